@@ -40,7 +40,7 @@ os.environ.setdefault("LMEVAL_LOG_LEVEL", "ERROR")
 
 import torch
 
-from posttrain.models.facts.tables import read
+from posttrain.models.facts import read
 
 EXAMPLES, QUESTIONS, BATCH = 5, 50, 8
 VOCABULARY = 32_000

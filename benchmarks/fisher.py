@@ -27,7 +27,7 @@ from posttrain.models.curvature import BATCH_TOKENS, Example, fisher
 from posttrain.models.load import load_model
 from posttrain.models.logits import logits_at
 from posttrain.retention.penalty._base import PenaltyContext
-from posttrain.retention.penalty._rows import examples_of, rows_of
+from posttrain.retention.penalty._measured import examples_of, rows_of
 
 LIMIT = 3.0
 
@@ -67,10 +67,10 @@ def main() -> int:
     trainable = dict(loaded.model.named_parameters())
     respondent = ModelRespondent(loaded)
     context = PenaltyContext(
-        loaded,
-        trainable,
         respondent,
         respondent.fingerprint,
+        loaded=loaded,
+        trainable=trainable,
         base=Path(),
         say=lambda text: print(text, file=sys.stderr),
     )

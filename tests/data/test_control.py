@@ -34,7 +34,7 @@ from posttrain.inference.encoding import PromptEncoder, PromptReader
 from posttrain.inference.protocol import Answer, Plain
 from posttrain.inference.respondents import ModelRespondent
 from posttrain.models.load import load_model
-from posttrain.models.stops import keep_stops
+from posttrain.models.vocabulary import keep_stops
 from tests.exams.fakes import judge_same
 from tests.pico import MARKED, tokenizer, word_pieces
 from tests.templates import shipped

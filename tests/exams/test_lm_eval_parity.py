@@ -29,7 +29,7 @@ from posttrain.errors import DataError
 from posttrain.exams.lm_eval import PosttrainLM
 from posttrain.inference.protocol import Plain
 from posttrain.inference.respondents import ModelRespondent
-from posttrain.models.facts.tables import read
+from posttrain.models.facts import read
 from posttrain.models.load import LoadedModel, load_model
 from tests.pico import tokenizer
 from tests.pico_tokenizers import tokenizer_of

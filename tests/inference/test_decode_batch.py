@@ -17,8 +17,8 @@ import transformers
 from posttrain.errors import PosttrainError
 from posttrain.inference.decode import Decoded, decode
 from posttrain.inference.one_length import way_of
-from posttrain.inference.prefixes import groups_of
 from posttrain.inference.protocol import Usage
+from posttrain.inference.refill import groups_of
 from posttrain.inference.sampling import Sampling, pick
 from tests.pico import POSITIONS, VOCABULARY, config
 

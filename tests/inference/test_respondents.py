@@ -10,9 +10,9 @@ import torch
 from posttrain.data.chat import render
 from posttrain.data.records import Conversation, Message
 from posttrain.errors import TemplateError
-from posttrain.inference.encoding import spoken
 from posttrain.inference.protocol import Plain, Prompt
 from posttrain.inference.respondents import ModelRespondent, PromptedRespondent
+from posttrain.inference.texts import spoken
 from posttrain.models.load import LoadedModel, load_model
 from tests.pico import POSITIONS, pico
 from tests.pico_tokenizers import tokenizer_of

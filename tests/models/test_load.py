@@ -15,7 +15,7 @@ from posttrain.errors import MissingError, PosttrainError, TemplateError
 from posttrain.models import names
 from posttrain.models.load import check_folder, load_model, load_tokenizer, resolve, stop_ids
 from posttrain.models.save import save_model
-from posttrain.models.stops import stops_of
+from posttrain.models.vocabulary import stops_of
 from tests.pico import CHATML, FAMILIES, pico
 
 PicoPath = Callable[[str], Path]

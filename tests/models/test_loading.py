@@ -23,7 +23,7 @@ Capture = pytest.CaptureFixture[str]
 @pytest.fixture
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Everything is told, also on a machine on which loading takes no time."""
-    monkeypatch.setattr("posttrain.models.loading.MOMENT_S", 0.0)
+    monkeypatch.setattr("posttrain.models.meter.MOMENT_S", 0.0)
     monkeypatch.setattr("posttrain.models.meter.OFTEN_S", 0.0)
     monkeypatch.setattr("posttrain.cli.works.LINE_EVERY_S", 0.0)
 

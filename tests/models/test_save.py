@@ -48,7 +48,7 @@ def test_a_model_is_replaced_and_anything_else_is_not(llama: LoadedModel, tmp_pa
     assert [p.name for p in (tmp_path / "mine").iterdir()] == ["thesis.tex"]
 
 
-@pytest.mark.parametrize("failing", ["_write", "rename"])
+@pytest.mark.parametrize("failing", ["write_notes", "rename"])
 def test_a_failure_leaves_the_old_model(
     failing: str, llama: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -59,8 +59,8 @@ def test_a_failure_leaves_the_old_model(
     def broken(*_: Any, **__: Any) -> None:
         raise OSError("disk full")
 
-    if failing == "_write":
-        monkeypatch.setattr(save, "_write", broken)
+    if failing == "write_notes":
+        monkeypatch.setattr(save, "write_notes", broken)
     else:
         rename = Path.rename
 

@@ -13,7 +13,7 @@ import torch
 from posttrain.models.heads import load_head_model
 from posttrain.objectives.reward import RewardConfig, reward
 from posttrain.training.forms.base import EncodeSettings
-from posttrain.training.forms.ranking import RankingForm, Scored, calibration_error, length_correlation
+from posttrain.training.forms.pairs import RankingForm, Scored, calibration_error, length_correlation
 from tests.objectives import oracle
 
 CHOSEN, REJECTED = torch.tensor([1.0, 0.5]), torch.tensor([-1.0, 1.5])
@@ -83,7 +83,7 @@ def test_equals_trl(
     rows = form.encode(oracle.preferences(**more), loaded.tokenizer, EncodeSettings(config, 512)).rows
     batch, expected = oracle.loss_of(made)
     micro = form.micro_batch(rows, [False] * 4)
-    assert torch.equal(micro.input_ids, batch["input_ids"])
+    assert torch.equal(micro.tensors["input_ids"], batch["input_ids"])
     with torch.no_grad():
         loss = form.loss(made.model, micro)
     assert float(loss.nats.mean()) == pytest.approx(expected, abs=1e-6)

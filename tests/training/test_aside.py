@@ -11,8 +11,8 @@ import pytest
 from posttrain.cli.main import main
 from posttrain.errors import ConfigError, Interrupted
 from posttrain.models.load import load_model
-from posttrain.training.aside import ASIDE
 from posttrain.training.batches import StepLoader
+from posttrain.training.checkpoints import ASIDE
 from posttrain.training.lock import LOCK, only_one
 from posttrain.training.run import train
 from tests.training.tiny import PicoPath, Remembers, config, load, rows

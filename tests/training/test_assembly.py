@@ -10,7 +10,7 @@ import pytest
 from posttrain.data.chat import Encoded
 from posttrain.errors import ConfigError
 from posttrain.inference.respondents import ModelRespondent
-from posttrain.retention.penalty import _rows
+from posttrain.retention.penalty import _measured
 from posttrain.training.preview import preview
 from posttrain.training.run import train
 from tests.training.tiny import PicoPath, config, load, rows
@@ -29,7 +29,7 @@ def test_penalties_ask_the_model_as_it_was_before_the_tuner(
         asked.append(respondent.logprobs([("Who are you?", "A tiny model.")]))
         return rows(2)
 
-    monkeypatch.setattr(_rows, "own_answers", answers)
+    monkeypatch.setattr(_measured, "own_answers", answers)
     loaded = load(pico_path)
     train(config(tuner=tuner, penalty="ewc", optimizer={"max_steps": 1}), loaded=loaded, rows=rows(2))
     after = ModelRespondent(loaded).logprobs([("Who are you?", "A tiny model.")])

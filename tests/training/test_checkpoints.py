@@ -9,8 +9,14 @@ import pytest
 
 from posttrain.errors import ConfigError, TrainingError
 from posttrain.models.disk import whole_folder
-from posttrain.training.checkpoints import FINGERPRINT, checkpoints_in, remove_leftovers, rotate
-from posttrain.training.fingerprint import check_fingerprint, differences
+from posttrain.training.checkpoints import (
+    FINGERPRINT,
+    check_fingerprint,
+    checkpoints_in,
+    differences,
+    remove_leftovers,
+    rotate,
+)
 
 
 def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:

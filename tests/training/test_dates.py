@@ -14,7 +14,7 @@ from posttrain.errors import Interrupted, TrainingError
 from posttrain.models.load import LoadedModel
 from posttrain.models.template_dates import moment_of
 from posttrain.training.config import TrainConfig
-from posttrain.training.dates import DATE, keep_date, stay_at_first_day
+from posttrain.training.environment import DATE, keep_date, stay_at_first_day
 from posttrain.training.run import TrainResult, train
 from tests.pico import MARKED, tokenizer
 from tests.talker import talker
@@ -37,7 +37,7 @@ class Calendar:
                 return cls(2030, 5, day, 23, 59)
 
         self.patch.setattr("transformers.utils.chat_template_utils.datetime", Clock)
-        self.patch.setattr("posttrain.training.dates.datetime", Clock)
+        self.patch.setattr("posttrain.training.environment.datetime", Clock)
 
 
 @pytest.fixture

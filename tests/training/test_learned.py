@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from posttrain.training.learned import Learned, hardly_learned, learned_of
+from posttrain.training.metrics import Learned, hardly_learned, learned_of
 from posttrain.training.run import train
 from tests.training.tiny import PicoPath, Remembers, config, load, rows
 

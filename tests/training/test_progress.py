@@ -24,7 +24,7 @@ def test_described() -> None:
 def test_plain_lines(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
-    with PlainProgress(every_s=10.0) as plain:
+    with PlainProgress() as plain:
         plain.start(20, 30)
         for step in range(21, 31):
             now[0] += 4.0
@@ -72,7 +72,7 @@ def test_work_before_the_first_step_in_plain_lines(
 ) -> None:
     now = [100.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
-    plain = PlainProgress(every_s=10.0)
+    plain = PlainProgress()
     plain.doing(WORK._replace(done=0, tokens=0, left_s=None))  # begins: at once
     for _ in range(30):
         now[0] += 1.0

@@ -14,7 +14,7 @@ from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 from posttrain.training.precision import Lowered
 from posttrain.training.slim_blocks import gated, kinds_of, normed, turned
-from posttrain.training.slim_lora import joined, still
+from posttrain.training.slim_lora import Joined, still
 from tests.pico import FAMILIES, pico
 from tests.training.tiny import PicoPath, load, tuned
 
@@ -65,7 +65,7 @@ def test_layers_that_read_the_same_are_one(pico_path: PicoPath) -> None:
     plain = [layer(x) for layer in layers]
     out = [torch.randn_like(one) for one in plain]
     gradients = torch.autograd.grad(plain, (x, *moving), out)
-    group = joined(layers)
+    group = Joined(layers)
     for given, found in (([torch.cat(out, -1)], [group(x)]), (out, [layer(x) for layer in layers])):
         assert torch.allclose(torch.cat(plain, -1), torch.cat(found, -1))
         for one, other in zip(gradients, torch.autograd.grad(found, (x, *moving), given), strict=True):
@@ -77,7 +77,7 @@ def test_what_stays_is_laid_out_once(pico_path: PicoPath) -> None:
     attention = model.get_base_model().model.layers[0].self_attn
     layers = [attention.q_proj, attention.k_proj, attention.v_proj]
     b = layers[1].lora_B["default"].weight
-    group, x = joined(layers), torch.randn(2, 5, 32)
+    group, x = Joined(layers), torch.randn(2, 5, 32)
 
     def asked() -> Tensor:
         with torch.no_grad():

@@ -14,8 +14,8 @@ from safetensors import safe_open
 from posttrain.models.load import load_model
 from posttrain.models.save import save_model
 from posttrain.models.tensors import stored_dtype, tensors_in
+from posttrain.training.precision import unused_dtype
 from posttrain.training.run import train
-from posttrain.training.stored import unused_dtype
 from tests.training.tiny import PicoPath, Remembers, config, load, rows, weights
 from tests.tuners.matrix import KINDS, tried
 
@@ -112,7 +112,7 @@ def test_a_tied_matrix_is_written_once(stored_as: Callable[[str, str], Path]) ->
 
 
 def test_runs_of_before_there_was_a_choice_go_on() -> None:
-    from posttrain.training.fingerprint import settings_of
+    from posttrain.training.checkpoints import settings_of
 
     assert "save_dtype" not in settings_of(config(objective="sft"))
     assert settings_of(config(objective="sft", save_dtype="float32"))["save_dtype"] == "float32"

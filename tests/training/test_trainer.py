@@ -15,7 +15,7 @@ from posttrain.errors import TrainingError
 from posttrain.models.load import LoadedModel
 from posttrain.training.forms.tokens import token_batch
 from posttrain.training.run import train
-from posttrain.training.steps import PlannedStep, RowPlan
+from posttrain.training.steps import RowPlan, StepRows
 from tests.pico import FAMILIES
 from tests.training.tiny import PicoPath, Remembers, config, load, row, rows, weights
 
@@ -56,8 +56,8 @@ def apart(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float
 
 
 def planned(monkeypatch: pytest.MonkeyPatch, steps: list[list[list[int]]]) -> None:
-    def plan(self: RowPlan) -> Iterator[PlannedStep]:
-        return iter([PlannedStep(micro_batches, (i + 1) / len(steps)) for i, micro_batches in enumerate(steps)])
+    def plan(self: RowPlan) -> Iterator[StepRows]:
+        return iter([StepRows(micro_batches, (i + 1) / len(steps)) for i, micro_batches in enumerate(steps)])
 
     monkeypatch.setattr(RowPlan, "__iter__", plan)
 

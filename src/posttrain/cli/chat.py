@@ -113,7 +113,7 @@ class Talk:
         """
         from posttrain.data.records import Message
         from posttrain.inference.protocol import Answer
-        from posttrain.inference.streaming import TextStream, settled
+        from posttrain.inference.texts import TextStream, settled
 
         tidies = bool(self.respondent.tokenizer.clean_up_tokenization_spaces)
         stream = TextStream(self.respondent.text, put, tidies=tidies)

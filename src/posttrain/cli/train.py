@@ -108,7 +108,7 @@ def train(
 
     check_free(folder)  # before the model is loaded: a refusal comes at once
     if not restart:
-        from posttrain.training.fingerprint import check_settings
+        from posttrain.training.checkpoints import check_settings
 
         check_settings(folder, config)
     from posttrain.training.signals import what_is_kept

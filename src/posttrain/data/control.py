@@ -29,7 +29,7 @@ from posttrain.data.records import LabelledText, Message, ReadingQuestion, Tagge
 from posttrain.data.template import ChatTemplate
 from posttrain.data.tokens import Tokenizer, shared_length
 from posttrain.errors import Problem, TemplateError
-from posttrain.models.stops import stops_of
+from posttrain.models.vocabulary import stops_of
 
 __all__ = ["PLAIN_MEND", "Gate", "Part", "check_text", "gate_of", "head_problem", "parts_of", "turn_tokens"]
 

@@ -1,8 +1,7 @@
 """Batched decoding on token ids: shared prefixes read once, a KV cache, a batch that is refilled as answers end.
 
-`refill.py` runs the batch, `prefixes.py` finds prompts that share a prefix, `sampling.py` picks the next token,
-`stops.py` finds stop strings. A model whose cache can not be cut and joined takes the plain path of `one_length.py`.
-`benchmarks/generation.py` compares with `model.generate`.
+`refill.py` finds prompts that share a prefix and runs the batch, `sampling.py` picks the next token, `texts.py` finds
+stop strings. A model whose cache cannot be cut and joined takes the plain path of `one_length.py`.
 """
 
 from __future__ import annotations
@@ -21,11 +20,10 @@ from posttrain.inference.flat import stepping
 from posttrain.inference.kv_cache import why_plain
 from posttrain.inference.locations import location_of, refuse
 from posttrain.inference.one_length import answer_by_length
-from posttrain.inference.prefixes import groups_of
 from posttrain.inference.protocol import Usage
-from posttrain.inference.refill import Answers, RefilledBatch
+from posttrain.inference.refill import Answers, RefilledBatch, groups_of
 from posttrain.inference.sampling import Sampling
-from posttrain.inference.stops import StopWatch
+from posttrain.inference.texts import StopWatch
 from posttrain.models.adapters import virtual_positions
 from posttrain.models.vocabulary import outside, rows_of
 
@@ -34,9 +32,7 @@ __all__ = ["Decoded", "context_limit", "decode", "positions_in_config", "unfit"]
 
 class Decoded(NamedTuple):
     """One answer in token ids, without the stop token; ended: a stop token or a stop string was met before the limit.
-
-    The tokens that hold a stop string are kept: a string may end inside a token (`stops.cut_at_stop` cuts the text).
-    """
+    The tokens that hold a stop string are kept: `texts.cut_at_stop` cuts the text."""
 
     ids: list[int]
     ended: bool
@@ -85,14 +81,14 @@ def decode(
     on_token: Callable[[int, list[int]], None] | None = None,
     usage: Usage | None = None,
 ) -> list[Decoded]:
-    """The model's answers to `prompts` (token ids), greedy at temperature 0, in the order of the prompts.
+    """The model's answers to `prompts` (token ids), greedy at temperature 0, in the order of the prompts. A sampled
+    answer depends on the seed and on the prompt's index in the list, not on how rows were batched.
 
-    A sampled answer depends on the seed and on the prompt's index in the list, not on how rows were batched.
     Answers stop at any id of `stop`, as soon as their text (`text_of` their ids) holds one of `stop_texts`, after
     `max_new_tokens` (of all, or of each), or where the model's positions end. batch_tokens: cached tokens at once.
-    on_done: told each prompt's number and answer as soon as it is known; on_token: its number and its tokens so far,
-    after each of them. usage: counts what was forwarded.
-    Raises PosttrainError for prompts that do not fit, all at once, and for a model without finite logits.
+    on_done: told each prompt's number and answer as soon as it is known; on_token: its number and its tokens so far.
+    usage: counts what was forwarded. PosttrainError for prompts that do not fit, all at once, and for a model without
+    finite logits.
     """
     limit = context_limit(model)
     known = rows_of(model)

@@ -14,12 +14,12 @@ from posttrain.data.records import Conversation, Message
 from posttrain.data.tokens import continued
 from posttrain.errors import DataError, TemplateError
 from posttrain.inference.decode import unfit
-from posttrain.inference.locations import among, each, location_of, refuse
+from posttrain.inference.locations import among, each, refuse
 from posttrain.inference.plain import TokenPair, cut_left, encode_plain, plain_pair, prefix_token, rolling_windows
 from posttrain.inference.protocol import Plain, Prompt, Respondent, Scored, Told, nobody
 from posttrain.models.vocabulary import outside
 
-__all__ = ["Pair", "PromptEncoder", "PromptReader", "TokenRespondent", "spoken"]
+__all__ = ["Pair", "PromptEncoder", "PromptReader", "TokenRespondent"]
 
 
 class Pair(NamedTuple):
@@ -34,11 +34,6 @@ def shown(text: str, limit: int = 40) -> str:
     """How a text begins, to name it in a message."""
     short = " ".join(text.split())
     return f"{short[:limit]!r}{'...' if len(short) > limit else ''}"
-
-
-def spoken(text: str) -> str:
-    """A reply without the thoughts before it and the spaces around it."""
-    return text.rsplit("</think>", 1)[-1].strip()
 
 
 SEAM = 64
@@ -74,26 +69,21 @@ class PromptEncoder:
         """TemplateError where plain text holds a control token; other prompts are checked where they are rendered."""
         check_text(prompt.text, self.tokenizer, "the prompt", shown(prompt.text))
 
-    def encode_pair(self, prompt: Prompt, answer: str) -> Pair:
+    def encode_pair(self, prompt: Prompt, answer: str, coded: dict[str, list[int]] | None = None) -> Pair:
         """Prompt and answer as training sees them: the template says how the answer follows and ends. TemplateError
-        where the prompt holds a control token; one in the answer is read as its letters.
-        """
+        where the prompt holds a control token; one in the answer is read as its letters. coded: as in `plain_pair`."""
         end = [] if isinstance(prompt, Plain) or self.end_of_turn is None else [self.end_of_turn]
         if self.spells_control(answer, prompt):
             return Pair(self.encode(prompt), self._spelt(answer), end)
         if isinstance(prompt, Plain):
             self.check_plain(prompt)
-            return Pair(*plain_pair(prompt.text, answer, self.tokenizer), [])
+            return Pair(*plain_pair(prompt.text, answer, self.tokenizer, coded), [])
         if self.tokenizer.chat_template:
             try:
                 return self._rendered(prompt, answer)
             except DataError:  # a template that training refuses
                 pass
         return Pair(self.encode(prompt), self._continuation(prompt, answer), end)
-
-    def check_known(self, rows: Sequence[Sequence[int]], what: str, known: int) -> None:
-        """DataError for texts with tokens beyond the `known` that a model has embeddings for."""
-        refuse((outside(location_of(what, i), ids, known, self.tokenizer) for i, ids in enumerate(rows)), len(rows))
 
     def spells_control(self, answer: str, prompt: Prompt = "") -> bool:
         """Whether an answer to be scored holds a control token, or makes one together with the end of its prompt."""
@@ -126,8 +116,7 @@ class PromptEncoder:
 
     def _continuation(self, prompt: Prompt, answer: str) -> list[int]:
         """The answer as it continues the prompt. After plain text: after a space, unless one of the two is Chinese.
-        After a template's tag: as after a line break, which keeps tokenizers from adding a space of their own.
-        """
+        After a template's tag: as after a line break, which keeps tokenizers from adding a space of their own."""
         if not self.tokenizer.chat_template and isinstance(prompt, str):
             spaced = prompt[-1:].isascii() and answer[:1].isascii() and not prompt[-1:].isspace()
             return continued(prompt, f" {answer}" if spaced and answer else answer, self.tokenizer)
@@ -149,16 +138,7 @@ class TokenRespondent(PromptEncoder, Respondent):
     def logprobs(self, pairs: Sequence[tuple[Prompt, str]], *, on_scored: Told = nobody) -> list[Scored]:
         """How likely each continuation is after its prompt; plain text that is too long is cut on the left."""
         contexts: dict[str, list[int]] = {}
-
-        def encode(pair: tuple[Prompt, str]) -> TokenPair:
-            prompt, answer = pair
-            if isinstance(prompt, Plain):
-                self.check_plain(prompt)
-                if not self.spells_control(answer, prompt):
-                    return plain_pair(prompt.text, answer, self.tokenizer, contexts)
-            return TokenPair(*self.encode_pair(prompt, answer)[:2])
-
-        coded = each("request", pairs, encode)
+        coded = each("request", pairs, lambda pair: TokenPair(*self.encode_pair(*pair, contexts)[:2]))
         limit = self.longest
         fitting = [cut_left(c, limit) if isinstance(p, Plain) else c for c, (p, _) in zip(coded, pairs, strict=True)]
         self.usage.truncated += sum(new is not old and new != old for new, old in zip(fitting, coded, strict=True))
@@ -190,18 +170,16 @@ class TokenRespondent(PromptEncoder, Respondent):
 
 
 class PromptReader(PromptEncoder):
-    """Checks prompts for a model whose weights are not loaded. rows: tokens that it has embeddings for, None where that
-    is not known; limit: its positions.
-    """
+    """Checks prompts for a model without its weights. rows: tokens that it has embeddings for, if known; limit:
+    positions."""
 
     def __init__(self, tokenizer: Any, rows: int | None, limit: int) -> None:
         self.tokenizer, self.rows, self.limit = tokenizer, rows, limit
         self.system_prefix = None
 
     def check(self, prompts: Sequence[Prompt], *, scored: bool = False) -> None:
-        """DataError with all that is wrong with prompts. scored: answers to them are scored, not written, so that a
-        prompt may fill the positions.
-        """
+        """DataError with all that is wrong with prompts. scored: their answers are scored, so they may fill the
+        positions."""
         each("prompt", prompts, lambda prompt: self._read(self.encode(prompt), written=not scored))
 
     def check_documents(self, texts: Sequence[str]) -> None:

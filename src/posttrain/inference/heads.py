@@ -59,8 +59,7 @@ DEFAULT_LENGTH = 512
 
 
 class Classified(NamedTuple):
-    """labels: what is said of a text, the likeliest first; probabilities: of every label; truncated: whether the text's
-    end was not read."""
+    """labels: said of a text, the likeliest first; probabilities: of every label; truncated: its end was not read."""
 
     labels: tuple[str, ...]
     probabilities: Mapping[str, float]
@@ -120,12 +119,8 @@ def said_labels(
 
 def classify(loaded: LoadedModel, texts: Sequence[str | tuple[str, str]]) -> list[Classified]:
     """The class of each text, or of each pair. Texts that are too long are read from their start, and say so."""
-    records = [
-        LabelledText(text, (), f"text {i + 1}", gold=False)
-        if isinstance(text, str)
-        else LabelledText(text[0], (), f"text {i + 1}", text[1], gold=False)
-        for i, text in enumerate(texts)
-    ]
+    pairs = [(text, None) if isinstance(text, str) else text for text in texts]
+    records = [LabelledText(one, (), f"text {i + 1}", two, gold=False) for i, (one, two) in enumerate(pairs)]
     return classify_records(loaded, records)
 
 
@@ -147,10 +142,8 @@ def classify_records(loaded: LoadedModel, records: Sequence[Record]) -> list[Cla
 
 
 def said_tags(logits: Tensor, row: TagRow, labels: Sequence[str]) -> Tagged:
-    """The likeliest tag of each token, from the logits (T, C) of the piece that stands for it.
-
-    A token of which the tokenizer makes nothing gets `O`, or the first tag where there is no `O`, with probability 0.
-    """
+    """The likeliest tag of each token, from the logits (T, C) of the piece that stands for it. A token of which the
+    tokenizer makes nothing gets `O`, or the first tag where there is no `O`, with probability 0."""
     chances, best = logits.float().softmax(-1).max(-1)  # (T,)
     chance, number = chances.tolist(), best.tolist()
     nothing = "O" if "O" in labels else labels[0]
@@ -191,10 +184,8 @@ class WindowScores(NamedTuple):
 
 
 def window_scores(start: Tensor, end: Tensor, row: SpanRow, max_answer_tokens: int) -> WindowScores:
-    """The best span of a window, from its logits (T,): first token before the last, at most so many of them.
-
-    Only pieces of the text can be an answer. A window of an empty text has the span -inf.
-    """
+    """The best span of a window, from its logits (T,): first token before the last, at most so many of them. Only
+    pieces of the text can be an answer. A window of an empty text has the span -inf."""
     count = len(row.offsets)
     null = float(start[row.null] + end[row.null])
     if not count:
@@ -248,9 +239,6 @@ def answer_records(loaded: LoadedModel, records: Sequence[ReadingQuestion]) -> l
         best_answer(found, record.context, null_answers=null_answers, null_threshold=threshold)
         for found, record in zip(windows, records, strict=True)
     ]
-
-
-# ---- forward passes --------------------------------------------------------------------------------------------------
 
 
 RowT = TypeVar("RowT", TextRow, TagRow, SpanRow)

@@ -1,9 +1,9 @@
 """The cache of a running batch: keys and values with room for new tokens, cut and joined by rows.
 
-Every layer keeps all keys, a layer with a sliding window too: the window is part of the mask, which transformers builds
-from columns (`masking_utils.sliding_window_overlay`). Rows are padded on the left and have no holes, so columns are as
-far apart as positions, and padding may be cut off or added without changing what a row sees. A cache layer that forgets
-what is outside the window cannot do that: rows of different lengths have different windows.
+Every layer keeps all keys; a sliding window is part of the mask, which transformers builds from columns
+(`masking_utils.sliding_window_overlay`). Rows are padded on the left and have no holes, so columns are as far apart as
+positions, and padding may be cut off or added without changing what a row sees. A cache layer that forgets what is
+outside the window cannot do that: rows of different lengths have different windows.
 """
 
 from __future__ import annotations
@@ -41,8 +41,12 @@ def why_plain(model: Any, longest: int) -> str:
     other = sorted({type(layer).__name__ for layer in layers if type(layer) not in KEEPS_KEYS})
     if other:
         return f"its cache has layers that can not be cut and joined ({', '.join(other)})"
-    for rope in _ropes(numbers_of(model)):
-        usual = rope.get("original_max_position_embeddings") or numbers_of(model).get("max_position_embeddings", 0)
+    numbers = numbers_of(model)
+    whole = numbers.get("rope_parameters") or {}
+    original = numbers.get("original_max_position_embeddings")
+    for rope in [value for value in whole.values() if isinstance(value, dict)] or [whole]:  # one per layer type
+        own = rope.get("original_max_position_embeddings", original)
+        usual = own or numbers.get("max_position_embeddings", 0)
         if rope.get("rope_type") in ("dynamic", "longrope") and longest > usual:
             return f"its positions are scaled by the longest row beyond {usual} tokens"
     return ""
@@ -51,14 +55,6 @@ def why_plain(model: Any, longest: int) -> str:
 def is_prompt_learning(model: Any) -> bool:
     """Whether a PEFT wrapper puts virtual tokens in front of what it reads."""
     return core(model) is not model and any(config.is_prompt_learning for config in model.peft_config.values())
-
-
-def _ropes(config: dict[str, Any]) -> list[dict[str, Any]]:
-    """The settings of rotary positions, one per layer type where they differ."""
-    rope = config.get("rope_parameters") or {}
-    each = [value for value in rope.values() if isinstance(value, dict)]
-    original = config.get("original_max_position_embeddings")
-    return [{"original_max_position_embeddings": original, **r} if original else r for r in each or [rope]]
 
 
 class _RoomyLayer(DynamicLayer):
@@ -86,9 +82,7 @@ class _RoomyLayer(DynamicLayer):
 
 def _joined(parts: Sequence[tuple[Tensor, Tensor | None]], width: int, room: int) -> Tensor:
     """The last `width` columns of chosen rows (None: all) of several tensors, one below another, aligned at the right.
-
-    Columns added on the left are zero: they are masked, but a mask does not stop a NaN.
-    """
+    Columns added on the left are zero: they are masked, but a mask does not stop a NaN."""
     first, _ = parts[0]
     count = sum(len(tensor) if rows is None else len(rows) for tensor, rows in parts)
     whole = first.new_empty(count, first.shape[1], width + room, first.shape[3])
@@ -110,9 +104,7 @@ class Part(NamedTuple):
 
 
 class RunningCache(Cache):
-    """Rows of several caches in one of `width` columns with room for `room` more. The given caches are emptied layer by
-    layer, so that at most one layer is held twice.
-    """
+    """Rows of several caches in one of `width` columns with room for `room` more. The caches are emptied by layers."""
 
     def __init__(self, parts: Sequence[Part], width: int, room: int) -> None:
         layers: list[Any] = []
@@ -129,8 +121,7 @@ class RunningCache(Cache):
 
 def expanded(prefix: Cache, pads: Tensor) -> DynamicCache:
     """A prefix's cache of one row of P columns for several rows, each with pads (B,) more columns of padding on its
-    left and so many fewer of the prefix's last columns.
-    """
+    left and so many fewer of the prefix's last columns."""
     grown = DynamicCache()
     for number, layer in enumerate(prefix.layers):
         if layer.keys is None:

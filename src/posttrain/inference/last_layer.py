@@ -1,8 +1,8 @@
 """The last layer's feed-forward part, computed only where logits are asked.
 
-What the last layer makes of a token is read by the output head and by nothing else; its keys and values come before.
-So its feed-forward part needs to see the asked tokens only, most often a small share of them. Whether a model allows
-that is found by trial (`inference/support.py`). Attention over a line does the same (`inference/flat.py`).
+What the last layer makes of a token is read by the output head only; so its feed-forward part needs to see the asked
+tokens only, most often a small share. Whether a model allows that is found by trial (`inference/support.py`). Attention
+over a line does the same (`inference/flat.py`).
 """
 
 from __future__ import annotations
@@ -39,10 +39,7 @@ def indices(index: Tensor, width: int, states: Tensor) -> Tensor:
 @contextmanager
 def feeding_only(model: nn.Module, index: Tensor, width: int) -> Iterator[None]:
     """Within this, the last feed-forward part sees the flat indices `index` of rows (B, width) only; elsewhere it gives
-    zeros.
-
-    Raises ValueError in the forward pass of a model whose feed-forward part takes or gives more than hidden states.
-    """
+    zeros. ValueError in the forward pass of a model whose feed-forward part takes or gives more than hidden states."""
     part = last_feed_forward(model)
     if part is None:
         yield
@@ -62,9 +59,5 @@ def feeding_only(model: nn.Module, index: Tensor, width: int) -> Iterator[None]:
         whole.flatten(0, 1)[indices(index, width, whole)] = out[0]
         return whole
 
-    handles = [part.register_forward_pre_hook(before), part.register_forward_hook(after)]
-    try:
+    with part.register_forward_pre_hook(before), part.register_forward_hook(after):
         yield
-    finally:
-        for handle in handles:
-            handle.remove()

@@ -1,6 +1,5 @@
-"""Where a text comes from, for errors: the location that the caller knows (an item, a file's row), else its number.
-
-Respondents, scoring and decoding know their texts by number. The caller knows where they come from, and says so:
+"""Where a text comes from, for errors. Respondents, scoring and decoding know their texts by number; the caller knows
+where they come from (an item, a file's row), and says so:
 
     with located(lambda number: items[number].location):
         respondent.answers([item.prompt for item in items])

@@ -1,8 +1,8 @@
-"""Decoding for models whose cache can not be cut and joined: rows of equal length together, no padding, no refilling.
+"""Decoding for models whose cache cannot be cut and joined: rows of equal length together, no padding, no refilling.
 
 What a model remembers is given back to it unchanged, under the name under which it came. Whether that is right is tried
-once per model on a few tokens: RWKV of transformers 5.23, for example, mixes the rows of a batch. A model whose memory
-is wrong, or that has none, reads the whole text again for every token.
+once per model: RWKV of transformers 5.23, for example, mixes the rows of a batch. A model whose memory is wrong, or
+that has none, reads the whole text again for every token.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from posttrain.inference.attention import core, numbers_of
 from posttrain.inference.kv_cache import is_prompt_learning
 from posttrain.inference.protocol import Usage
 from posttrain.inference.refill import Answers
-from posttrain.inference.sampling import pick
 from posttrain.models.logits import UNFIT
 
 __all__ = ["Way", "answer_by_length", "way_of"]
@@ -34,8 +33,7 @@ COARSE = 0.1
 
 class Way(NamedTuple):
     """How to go on after the first token. memory: the name of what the model remembers, None: the whole text is read
-    again; together: several rows are read in one forward pass.
-    """
+    again; together: several rows are read in one forward pass."""
 
     memory: str | None
     together: bool
@@ -130,9 +128,5 @@ def _answer(
     alive = [True] * len(numbers)
     while any(alive):
         logits, memory = _read(model, whole, way, memory)
-        uniforms = [answers.uniform(n) if live else 0.0 for n, live in zip(numbers, alive, strict=True)]
-        chosen = pick(logits, answers.sampling, uniforms)
-        alive = [
-            live and answers.take(n, token) for n, token, live in zip(numbers, chosen.tolist(), alive, strict=True)
-        ]
+        chosen, alive = answers.next(numbers, alive, logits)
         whole = torch.cat([whole, chosen[:, None]], 1)

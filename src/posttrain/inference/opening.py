@@ -11,7 +11,7 @@ The file says `kind:` (see `posttrain list respondents`) and that kind's setting
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Unpack
 
 from posttrain import registry
 from posttrain.config.load import check, load_yaml, read_yaml
@@ -20,6 +20,7 @@ from posttrain.errors import ConfigError, Problem
 if TYPE_CHECKING:
     from posttrain.inference.encoding import PromptReader
     from posttrain.inference.protocol import Respondent
+    from posttrain.models.load import LoadOptions, Source
 
 __all__ = ["is_remote", "open_respondent", "read_prompts"]
 
@@ -29,62 +30,42 @@ def is_remote(name: str) -> bool:
     return name.startswith(("api:", "vllm:")) or Path(name).suffix in (".yaml", ".yml")
 
 
-def open_respondent(
-    name: str,
-    *,
-    dtype: str = "auto",
-    offline: bool = True,
-    trust_remote_code: bool = False,
-    allow_template_mismatch: bool = False,
-) -> Respondent:
-    """The respondent of this name. dtype: as in `load_model`, for models that are loaded here only. Raises what
-    `load_model` raises, and ConfigError for a YAML file that is wrong.
-    """
+def open_respondent(name: str, **options: Unpack[LoadOptions]) -> Respondent:
+    """The respondent of this name. options: as in `load_model`, for models loaded here. ConfigError for a wrong YAML
+    file."""
     if not is_remote(name):
         from posttrain.inference.respondents import ModelRespondent
         from posttrain.models.load import load_model
 
-        return ModelRespondent(
-            load_model(
-                name,
-                dtype=dtype,
-                offline=offline,
-                trust_remote_code=trust_remote_code,
-                allow_template_mismatch=allow_template_mismatch,
-            )
-        )
-    if dtype != "auto":
-        raise ConfigError(
-            Problem("--precision", f"{name} is not loaded here", "leave --precision out, or set it there")
-        )
+        return ModelRespondent(load_model(name, **options))
+    if options.get("dtype", "auto") != "auto":
+        mend = "leave --precision out, or set it there"
+        raise ConfigError(Problem("--precision", f"{name} is not loaded here", mend))
     if Path(name).suffix in (".yaml", ".yml"):
         kind = read_yaml(Path(name)).get("kind")
         if kind is None:
             known = ", ".join(registry.kinds("respondent"))
             raise ConfigError(Problem(name, "the file does not say what kind of respondent it is", f"kind: {known}"))
         entry = registry.load("respondent", str(kind), name)
-        made: Respondent = entry.function(load_yaml(name, entry.config))
-        return made
+        return entry.function(load_yaml(name, entry.config))
     kind, _, rest = name.partition(":")
     model, at, url = rest.partition("@") if kind == "api" else (rest, "", "")
     if not model:
         raise ConfigError(Problem(name, "no model is named", "api:MODEL@http://localhost:8000/v1, or vllm:FOLDER"))
     entry = registry.load("respondent", kind, name)
     settings = {"kind": kind, "model": model, **({"base_url": url} if at else {})}
-    opened: Respondent = entry.function(check(settings, entry.config, name))
-    return opened
+    return entry.function(check(settings, entry.config, name))
 
 
-def read_prompts(name: str, *, offline: bool = True, trust_remote_code: bool = False) -> PromptReader:
+def read_prompts(name: str, **how: Unpack[Source]) -> PromptReader:
     """What checks prompts for a model, from its files without the weights."""
     from posttrain.inference.decode import positions_in_config
     from posttrain.inference.encoding import PromptReader
     from posttrain.models.load import adapter_base, base_of, config_of, load_tokenizer, resolve
     from posttrain.models.vocabulary import rows_in_config
 
-    options = {"offline": offline, "trust_remote_code": trust_remote_code}
-    tokenizer = load_tokenizer(name, **options)
-    config = config_of(base_of(name), **options)
+    tokenizer = load_tokenizer(name, **how)
+    config = config_of(base_of(name), **how)
     rows = rows_in_config(config)
     if rows is not None and adapter_base(Path(resolve(name))) is not None:
         rows = max(rows, len(tokenizer))  # an adapter may bring embeddings of its own

@@ -3,8 +3,8 @@
 torch gives float32 products to MKL, which is slow on a processor that is not Intel's, and bfloat16 ones to oneDNN,
 which lays the weight out anew at every call: half of the time or more where few rows meet a weight, as in decoding.
 Within `packed` oneDNN gets both, with weights laid out once (a layer of 576 x 1536, 16 rows, 2 cores of an AMD EPYC,
-GFLOP/s: float32 64 -> 137, bfloat16 143 -> 240; docs/notes.md). An Intel processor with AMX gained nothing and is left
-alone. The processor alone decides, so a machine always rounds in one way.
+GFLOP/s: float32 64 -> 137, bfloat16 143 -> 240; docs/notes.md). An Intel processor with AMX gained nothing. The
+processor alone decides, so a machine always rounds in one way.
 
 A plain LoRA layer in float32 is packed as one product, W + sBA; the model's own weights do not change. In bfloat16 the
 update would be rounded away, so it stays apart.
@@ -47,15 +47,13 @@ def pays() -> bool:
 
 
 def laid_out(weight: Tensor) -> Callable[[Tensor, Tensor | None], Tensor]:
-    """(x (.., in), bias (out,) or None) -> (.., out) with a weight (out, in) that stays as it is: laid out once where
-    that pays, and for no gradient."""
+    """(x (.., in), bias (out,) or None) -> (.., out) with a weight that stays as it is, laid out where that pays."""
     if not (pays() and _packable(weight)):
         return lambda x, bias: functional.linear(x, weight, bias)
     laid = torch.ops.mkldnn._reorder_linear_weight(weight.detach().contiguous(), ROWS)
 
     def product(x: Tensor, bias: Tensor | None) -> Tensor:
-        made: Tensor = torch.ops.mkldnn._linear_pointwise(x, laid, bias, "none", [], "")
-        return made
+        return torch.ops.mkldnn._linear_pointwise(x, laid, bias, "none", [], "")
 
     return product
 
@@ -63,9 +61,7 @@ def laid_out(weight: Tensor) -> Callable[[Tensor, Tensor | None], Tensor]:
 @contextmanager
 def head_laid_out(head: nn.Module | None, low: Callable[[Tensor], Tensor]) -> Iterator[None]:
     """Within this an output head multiplies what `low` makes of its weight, and in that precision, wherever no gradient
-    is asked: autocast would cast the largest weight of a small model anew for every token. Anything but a plain linear
-    layer is left alone.
-    """
+    is asked: autocast would cast the weight anew for every token. Anything but a plain linear layer is left alone."""
     if type(head) is not nn.Linear or "forward" in vars(head):
         yield
         return
@@ -87,8 +83,7 @@ _now: WeakSet[nn.Module] = WeakSet()
 def packed(model: nn.Module) -> Iterator[None]:
     """Within this the linear layers of a model on a CPU multiply packed weights wherever no gradient is asked. Weights
     must stay as they are. Memory: the weights once more, unless they lie in a file and are set aside. Does nothing for
-    small and for very large models, within another `packed` of the same model, and where it does not pay.
-    """
+    small and for very large models, within another `packed` of the same model, and where it does not pay."""
     if model in _now:
         yield
         trim()  # caches of keys and values leave a torn heap
@@ -158,6 +153,5 @@ def _forward(
     """x (.., in) -> (.., out), instead of the layer's own forward pass, which is called in every unusual case."""
     off = type(layer) is not nn.Linear and (layer.disable_adapters or layer.merged)
     if more or named or off or torch.is_grad_enabled() or x.dtype != dtype or not x.numel():
-        own: Tensor = type(layer).forward(layer, x, *more, **named)
-        return own
+        return type(layer).forward(layer, x, *more, **named)
     return product(x, bias)

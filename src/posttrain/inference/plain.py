@@ -15,15 +15,7 @@ from typing import Any, NamedTuple
 from posttrain.data.tokens import join
 from posttrain.errors import PosttrainError
 
-__all__ = [
-    "TokenPair",
-    "cut_left",
-    "encode_plain",
-    "move_spaces",
-    "plain_pair",
-    "prefix_token",
-    "rolling_windows",
-]
+__all__ = ["TokenPair", "cut_left", "encode_plain", "move_spaces", "plain_pair", "prefix_token", "rolling_windows"]
 
 
 class TokenPair(NamedTuple):
@@ -44,16 +36,13 @@ def prefix_token(tokenizer: Any) -> int:
 def encode_plain(text: str, tokenizer: Any) -> list[int]:
     """Ids with the tokenizer's own special tokens; where the text begins with bos, no second one is added."""
     bos = tokenizer.decode(prefix_token(tokenizer))
-    ids: list[int] = tokenizer.encode(text, **({"add_special_tokens": False} if bos and text.startswith(bos) else {}))
-    return ids
+    return tokenizer.encode(text, **({"add_special_tokens": False} if bos and text.startswith(bos) else {}))
 
 
 def plain_pair(
     context: str, continuation: str, tokenizer: Any, coded: MutableMapping[str, list[int]] | None = None
 ) -> TokenPair:
-    """A context and its continuation as ids. coded: contexts that are encoded already: the choices of a question share
-    one.
-    """
+    """A context and its continuation as ids. coded: contexts encoded already: the choices of a question share one."""
     if not context:
         ids: list[int] = tokenizer.encode(continuation, add_special_tokens=False)
         prefix = prefix_token(tokenizer)
@@ -74,9 +63,7 @@ def move_spaces(context: str, continuation: str) -> tuple[str, str]:
 
 
 def cut_left(pair: TokenPair, limit: int) -> TokenPair:
-    """The pair without what lies more than `limit` positions before its last token; part of a very long continuation
-    may be lost too, as in lm-eval.
-    """
+    """The pair without what lies more than `limit` positions before its last token, as in lm-eval."""
     whole = [*pair.context, *pair.continuation][-(limit + 1) :]
     kept = min(len(pair.continuation), len(whole) - 1)
     return TokenPair(whole[: len(whole) - kept], whole[len(whole) - kept :])
@@ -84,8 +71,7 @@ def cut_left(pair: TokenPair, limit: int) -> TokenPair:
 
 def rolling_windows(ids: Sequence[int], prefix: int, limit: int) -> Iterator[TokenPair]:
     """Windows of `limit` tokens, each token scored once: the first after the prefix token, the next after the last
-    token of the one before; the last one, shorter, after as many tokens as fit (`get_rolling_token_windows`).
-    """
+    token of the one before; the last one, shorter, after as many tokens as fit (`get_rolling_token_windows`)."""
     for start in range(0, len(ids), limit):
         part = list(ids[start : start + limit])
         context = list(ids[start + len(part) - limit - 1 : start]) if start else [prefix]

@@ -1,9 +1,4 @@
-"""What an exam can ask of anything that answers: the base class `Respondent`, and what goes in and comes out.
-
-`answers` and `generate` answer prompts, `logprobs` says how likely a given continuation is, `rolling` how likely a
-whole text is, `next_token_logprobs` shows whole distributions where the respondent has them. A prompt is the user's
-words, a conversation that ends with them, or `Plain` text that no template may touch.
-"""
+"""What an exam can ask of anything that answers: the base class `Respondent`, and what goes in and comes out."""
 
 from __future__ import annotations
 
@@ -35,10 +30,8 @@ __all__ = [
 
 
 class Plain(NamedTuple):
-    """Text as it is: no chat template and no system message; a continuation follows it letter by letter.
-
-    Spaces at its end belong to what follows, as in lm-eval. An empty text stands for the beginning of a document.
-    """
+    """Text as it is: no chat template and no system message; a continuation follows it letter by letter. Spaces at its
+    end belong to what follows, as in lm-eval. An empty text stands for the beginning of a document."""
 
     text: str
 
@@ -60,8 +53,7 @@ class Answer(NamedTuple):
 
 class Scored(NamedTuple):
     """A text's log-probability: the sum over its own tokens in nats (no end-of-turn token), how many they are, and
-    whether each of them is the likeliest there.
-    """
+    whether each of them is the likeliest there."""
 
     sum_nats: float
     tokens: int
@@ -69,10 +61,7 @@ class Scored(NamedTuple):
 
 
 class Distributions(NamedTuple):
-    """Next-token log-probabilities in nats (A, V), each row predicting one of the answer's tokens `ids` (A).
-
-    The end-of-turn token is the last.
-    """
+    """Next-token log-probabilities in nats (A, V), a row for each of an answer's tokens `ids`; the last ends it."""
 
     ids: tuple[int, ...]
     logprobs: Tensor
@@ -122,11 +111,8 @@ def nobody(number: int, result: Any) -> None:
 
 
 class Generation(NamedTuple):
-    """How answers are generated: greedy at temperature 0; an answer ends before any of the strings `stop`.
-
-    on_answer: is told each answer; on_token: by respondents that generate on this machine, told the ids of each answer
-    so far.
-    """
+    """How answers are generated: greedy at temperature 0; an answer ends before any of the strings `stop`. on_answer:
+    is told each answer; on_token: by respondents that generate on this machine, told the ids of each answer so far."""
 
     max_new_tokens: int = 64
     temperature: float = 0.0
@@ -144,12 +130,13 @@ class State(NamedTuple):
 
 
 class Respondent(ABC):
-    """Anything that answers. A kind writes `_answers`, `logprobs` and `rolling`, and the rest where it has it.
+    """Anything that answers. A kind writes `_answers`, `logprobs` and `rolling`, and the rest where it has it. A prompt
+    is the user's words, a conversation that ends with them, or `Plain` text that no template may touch.
 
     A respondent that adapts to what it is asked is `stateful`. Whoever asks it keeps to this: `reset` comes before the
     first item of an exam; a call asks for one item; items come in their order, none is left out and none is asked
     twice; after a kill, `restore` gets what `state` gave after the last item that counts, and the items after that one
-    are asked again. `inference/state.py` keeps a state on the disk.
+    are asked again.
     """
 
     name: str
@@ -197,9 +184,8 @@ class Respondent(ABC):
 
     @abstractmethod
     def rolling(self, texts: Sequence[str], *, on_scored: Told = nobody) -> list[Scored]:
-        """How likely whole texts are: each from the beginning of a document, in windows of the model's context that do
-        not overlap (lm-eval's `loglikelihood_rolling`).
-        """
+        """How likely whole texts are, each from the beginning of a document, in windows of the model's context that do
+        not overlap (lm-eval's `loglikelihood_rolling`)."""
 
     def next_token_logprobs(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> list[Distributions] | None:
         """Distributions along given answers and their end of turn; None from a respondent that cannot show them."""

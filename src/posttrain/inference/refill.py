@@ -7,13 +7,12 @@ Rows are padded on the left, so every row's last token is in the last column and
     leaving    an answer is told when it ends; its row leaves when a quarter of the rows have ended (or all), or when
                the room for new columns is used up, because leaving copies what stays
     joining    at the same moments as many waiting prompts join as the budget takes; prompts of one group and of similar
-               length in one forward pass; then all parts are copied once into a new buffer, without the columns that no
-               row needs any more
+               length in one forward pass; then all parts are copied once into a new buffer, without unused columns
     prefixes   a group's prefix is read once, in a batch of one, and kept until the last of the group has joined
 
 A row that is n tokens shorter than the longest beside it reads the last n tokens of the prefix once more, instead of
-padding: rows stay without holes. A row is copied a few times, not at every token.
-"""  # fmt: skip
+padding: rows stay without holes.
+"""
 
 from __future__ import annotations
 
@@ -29,11 +28,11 @@ from transformers.cache_utils import Cache
 
 from posttrain.inference.attention import core
 from posttrain.inference.kv_cache import Part, RunningCache, expanded
-from posttrain.inference.prefixes import Group
 from posttrain.inference.protocol import Usage
 from posttrain.inference.sampling import Sampling, pick
+from posttrain.inference.tree import Tree
 
-__all__ = ["Answers", "RefilledBatch"]
+__all__ = ["Answers", "Group", "RefilledBatch", "groups_of"]
 
 LEAVE = 0.25
 """Ended rows leave when they are this share of the batch."""
@@ -43,14 +42,65 @@ EVEN = 0.75
 """A prompt of less than this share of the longest one's tokens waits for the next forward pass, if ..."""
 PASS = 512
 """... the pass has so many tokens already: for fewer, padding costs less than another pass."""
+COST = 64
+"""Tokens that a group must save: its prefix is one forward pass more."""
+
+
+class Group(NamedTuple):
+    """Numbers of prompts whose first `prefix` tokens are equal; 0: they share nothing. Every prompt has more tokens."""
+
+    prefix: int
+    rows: list[int]
+
+
+class _Best(NamedTuple):
+    """The best way to group prompts below a node: the groups, the others, how many prompts, and the tokens it saves."""
+
+    groups: list[Group]
+    alone: list[int]
+    size: int
+    saved: int
+
+
+def groups_of(prompts: Sequence[Sequence[int]]) -> list[Group]:
+    """The prompts in groups that share a prefix, so that one level of sharing saves (nearly) the most tokens; longest
+    prompts first, among the groups and within them. At each node of the prefix tree, the branches keep their own groups
+    or join one at the node."""
+    tree = Tree([(prompt, (0,)) for prompt in prompts])
+    best: list[_Best] = [_Best([], [], 0, 0)] * len(tree.end)
+    for node in range(len(tree.end) - 1, -1, -1):
+        ending = [_Best([], [row], 1, 0) for row, _, _ in tree.asked[node]]
+        best[node] = _joined(tree.end[node], [*ending, *(best[child] for child in tree.children[node])])
+    found = [Group(min(length, *(len(prompts[row]) - 1 for row in rows)), rows) for length, rows in best[0].groups]
+    for rows in (best[0].alone, *(group.rows for group in found)):
+        rows.sort(key=lambda row: (-len(prompts[row]), row))
+    found += [Group(0, best[0].alone)] if best[0].alone else []
+    return sorted(found, key=lambda group: (-len(prompts[group.rows[0]]), group.rows[0]))
+
+
+def _joined(length: int, branches: Sequence[_Best]) -> _Best:
+    """Group branches that share `length` tokens and gain more from this prefix than from their own groups."""
+    joined = [branch for branch in branches if branch.saved <= branch.size * length]
+    apart = [branch for branch in branches if branch.saved > branch.size * length]
+    members = sum(branch.size for branch in joined)
+    together = (members - 1) * length - COST if members > 1 else 0
+    groups: list[Group] = []
+    if together > sum(branch.saved for branch in joined):
+        rows = [row for branch in joined for _, rows in [(0, branch.alone), *branch.groups] for row in rows]
+        groups = [Group(length, rows)]
+    else:
+        apart, together = list(branches), 0
+    return _Best(
+        groups + [group for branch in apart for group in branch.groups],
+        [row for branch in apart for row in branch.alone],
+        sum(branch.size for branch in branches),
+        together + sum(branch.saved for branch in apart),
+    )
 
 
 class Answers:
-    """The answers so far. `take` is told each new token and says whether the answer goes on.
-
-    limits: the most tokens of each; met: whether an answer's tokens end it; on_done: told each prompt's
-    number, tokens and whether it stopped by itself.
-    """
+    """The answers so far. limits: the most tokens of each; met: whether an answer's tokens end it; on_done: told each
+    prompt's number, tokens and whether it stopped by itself."""
 
     def __init__(
         self,
@@ -66,7 +116,7 @@ class Answers:
         self.said: dict[int, list[int]] = {}
         self._draws: dict[int, list[float]] = {}
 
-    def uniform(self, row: int) -> float:
+    def _uniform(self, row: int) -> float:
         """The number that decides the row's next token."""
         if self.sampling.temperature == 0:
             return 0.0
@@ -74,7 +124,14 @@ class Answers:
             self._draws[row] = self.sampling.draws(row, self.limits[row])
         return self._draws[row][len(self.said.get(row, ()))]
 
-    def take(self, row: int, token: int) -> bool:
+    def next(self, rows: Sequence[int], alive: Sequence[bool], logits: Tensor) -> tuple[Tensor, list[bool]]:
+        """Pick the next tokens from logits (B, V), add them to answers that go on, and say which go on after it."""
+        numbers = [self._uniform(row) if live else 0.0 for row, live in zip(rows, alive, strict=True)]
+        tokens = pick(logits, self.sampling, numbers)
+        taken = zip(rows, tokens.tolist(), alive, strict=True)
+        return tokens, [live and self._take(row, token) for row, token, live in taken]
+
+    def _take(self, row: int, token: int) -> bool:
         """Add a token to a row's answer; False when that ended it."""
         said = self.said.setdefault(row, [])
         ended = token in self.stop
@@ -127,7 +184,8 @@ class RefilledBatch:
                 rows, mask, room = self._reshaped(rows, waiting)
             if rows is not None:
                 room -= 1
-                rows = self._step(rows, mask[:, : mask.shape[1] - room])
+                logits = self._forward(rows.tokens[:, None], mask[:, : mask.shape[1] - room], rows.cache)
+                rows = self._next(rows._replace(lengths=[length + 1 for length in rows.lengths]), logits)
 
     def _final(self, row: int) -> int:
         """Tokens that a row may have in the end."""
@@ -205,19 +263,8 @@ class RefilledBatch:
         self.usage.shared_prefixes += 1
         self.usage.shared_tokens -= group.prefix
 
-    def _step(self, rows: Rows, mask: Tensor) -> Rows:
-        """One more token for every row."""
-        logits = self._forward(rows.tokens[:, None], mask, rows.cache)
-        return self._next(rows._replace(lengths=[length + 1 for length in rows.lengths]), logits)
-
     def _next(self, rows: Rows, logits: Tensor) -> Rows:
-        """Pick tokens from logits (B, V) and tell them to the answers that still go on."""
-        uniforms = [self.answers.uniform(n) if live else 0.0 for n, live in zip(rows.numbers, rows.alive, strict=True)]
-        tokens = pick(logits, self.answers.sampling, uniforms)
-        alive = [
-            live and self.answers.take(n, token)
-            for n, token, live in zip(rows.numbers, tokens.tolist(), rows.alive, strict=True)
-        ]
+        tokens, alive = self.answers.next(rows.numbers, rows.alive, logits)
         return rows._replace(tokens=tokens, alive=alive)
 
     def _forward(self, ids: Tensor, mask: Tensor, cache: Cache) -> Tensor:
@@ -228,5 +275,4 @@ class RefilledBatch:
         out = self.model(
             input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True, **positions, **self.keep
         )
-        logits: Tensor = out.logits[:, -1]
-        return logits
+        return out.logits[:, -1]

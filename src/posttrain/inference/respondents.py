@@ -1,7 +1,6 @@
 """Respondents of this machine: a loaded model, and anything that answers when told a text with every prompt.
 
-How a prompt becomes tokens is `data.chat.encode_prompt`'s business, the same that training uses; what exams may ask is
-in `inference/protocol.py`.
+`data.chat.encode_prompt`, which training uses too, makes tokens of prompts.
 """
 
 from __future__ import annotations
@@ -16,8 +15,8 @@ from posttrain.data.control import gate_of
 from posttrain.data.records import Message
 from posttrain.errors import PosttrainError
 from posttrain.inference.decode import Decoded, context_limit, decode
-from posttrain.inference.encoding import TokenRespondent, spoken
-from posttrain.inference.locations import each
+from posttrain.inference.encoding import TokenRespondent
+from posttrain.inference.locations import each, location_of, refuse
 from posttrain.inference.packed import packed
 from posttrain.inference.plain import TokenPair
 from posttrain.inference.protocol import (
@@ -34,11 +33,11 @@ from posttrain.inference.protocol import (
     nobody,
 )
 from posttrain.inference.scoring import distributions, score
-from posttrain.inference.stops import cut_at_stop
+from posttrain.inference.texts import cut_at_stop, spoken
 from posttrain.models.fingerprint import template_fingerprint, weights_fingerprint
 from posttrain.models.load import LoadedModel
 from posttrain.models.meter import tick
-from posttrain.models.vocabulary import rows_of
+from posttrain.models.vocabulary import outside, rows_of
 
 __all__ = ["ModelRespondent", "PromptedRespondent"]
 
@@ -122,8 +121,7 @@ class ModelRespondent(TokenRespondent):
 
     def text(self, ids: list[int]) -> str:
         """What an answer's tokens say, as they say it."""
-        text: str = self.tokenizer.decode(ids, skip_special_tokens=True)
-        return text
+        return self.tokenizer.decode(ids, skip_special_tokens=True)
 
     def _fitting(self, prompt: Prompt, room: int) -> list[int]:
         """A prompt's ids; plain text is cut on the left so that `room` more tokens fit, and that is counted."""
@@ -141,7 +139,8 @@ class ModelRespondent(TokenRespondent):
 
     def check_tokens(self, rows: Sequence[Sequence[int]], what: str) -> None:
         """DataError for texts with tokens that the model has no embeddings for."""
-        self.check_known(rows, what, rows_of(self.model))
+        known = rows_of(self.model)
+        refuse((outside(location_of(what, i), ids, known, self.tokenizer) for i, ids in enumerate(rows)), len(rows))
 
     def _score(self, coded: Sequence[TokenPair], on_scored: Told) -> list[Scored]:
         self.check_tokens([[*pair.context, *pair.continuation] for pair in coded], "request")
@@ -163,9 +162,8 @@ class ModelRespondent(TokenRespondent):
 class PromptedRespondent(Wrapper):
     """A respondent that is told `text` with every prompt (the method `prompt`: change nothing but what it reads).
 
-    role `user`: the text stands before the user's last words, on lines of its own. The default, since it works with
-    every template and with base models. role `system`: the text is the system message (before one that is there); the
-    template must take one.
+    role `user` (works with every template and with base models): the text stands before the user's last words, on lines
+    of its own; `system`: it is the system message (before one that is there); the template must take one.
     """
 
     def __init__(

@@ -14,8 +14,7 @@ __all__ = ["Sampling", "pick"]
 
 class Sampling(NamedTuple):
     """temperature 0: the likeliest token. Otherwise one of the top_k likeliest (0: all), and among them one of the
-    fewest likeliest that together have at least top_p; in this order, as in `model.generate`.
-    """
+    fewest likeliest that together have at least top_p; in this order, as in `model.generate`."""
 
     temperature: float = 0.0
     seed: int = 0
@@ -23,14 +22,11 @@ class Sampling(NamedTuple):
     top_k: int = 0
 
     def draws(self, index: int, count: int) -> list[float]:
-        """The numbers in [0, 1) that decide the answer at an index of the list; they depend on seed and index only.
-
-        Each index has a generator of its own; the multipliers are SplitMix64's, so that neighbours are far apart.
-        """
+        """The numbers in [0, 1) that decide the answer at an index of the list, by a generator of its own; they depend
+        on seed and index only. The multipliers are SplitMix64's, so that neighbours are far apart."""
         mixed = (self.seed * 0x9E3779B97F4A7C15 + (index + 1) * 0xBF58476D1CE4E5B9) & (1 << 63) - 1
         generator = torch.Generator().manual_seed(mixed)
-        numbers: list[float] = torch.rand(count, generator=generator, dtype=torch.float64).tolist()
-        return numbers
+        return torch.rand(count, generator=generator, dtype=torch.float64).tolist()
 
 
 def pick(logits: Tensor, sampling: Sampling, uniforms: list[float]) -> Tensor:

@@ -8,9 +8,12 @@ share a prefix stay together. Results are those of one process; only process 0 w
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
 
 from posttrain.errors import PosttrainError, Problem
 from posttrain.inference.locations import among, located, location_of
@@ -53,9 +56,6 @@ def block(n: int, index: int, of: int) -> range:
 @contextmanager
 def sharing() -> Iterator[None]:
     """While this lasts, processes can send each other plain values (Gloo). Each has its own GPU, if there is one."""
-    import torch
-    import torch.distributed as dist
-
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     dist.init_process_group("gloo")  # results are small Python values; tensors stay where they are
@@ -67,32 +67,15 @@ def sharing() -> Iterator[None]:
 
 def _share(value: list[Any]) -> list[Any]:
     """Process 0's value, in every process."""
-    import torch.distributed as dist
-
     dist.broadcast_object_list(value, src=0)
     return value
 
 
-def _together(part: Any) -> list[Any]:
-    """Every process's part, in every process, in order."""
-    import torch.distributed as dist
-
-    parts: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(parts, part)
-    return parts
-
-
 def _own(inner: Respondent, method: str, items: Sequence[Any], settings: dict[str, Any]) -> list[Any]:
     """Every process's part of a call, in order: its results, its problems (none, or this raises), its usage so far."""
-    import torch.distributed as dist
-
     own = block(len(items), dist.get_rank(), dist.get_world_size())
     mine = [items[i] for i in own]
-    calls: dict[str, Callable[..., list[Any]]] = {
-        "answers": inner.answers,
-        "logprobs": inner.logprobs,
-        "rolling": inner.rolling,
-    }
+    calls: dict[str, Any] = {"answers": inner.answers, "logprobs": inner.logprobs, "rolling": inner.rolling}
     failed: list[Problem] = []
     done: list[Any] = []
     try:
@@ -102,7 +85,8 @@ def _own(inner: Respondent, method: str, items: Sequence[Any], settings: dict[st
         failed = [Problem(*problem) for problem in error.problems]
     except Exception as error:
         failed = [Problem("", f"{type(error).__name__}: {error}")]
-    parts = _together((done, failed, inner.usage))
+    parts: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(parts, (done, failed, inner.usage))
     problems = [_placed(problem, process) for process, (_, told, _) in enumerate(parts) for problem in told]
     if problems:
         raise PosttrainError(*problems)
@@ -128,9 +112,8 @@ def work(inner: Respondent) -> None:
 
 
 class ShardedRespondent(Wrapper):
-    """Process 0's respondent: the others' share of every call is done by `work`. Sampled answers differ from those of
-    another number of processes: a row's random numbers go by its index in its process's list.
-    """
+    """Process 0's respondent: the others do their share of every call by `work`. Sampled answers depend on the number
+    of processes: a row's random numbers go by its index in its process's list."""
 
     def __init__(self, inner: Respondent) -> None:
         super().__init__(_shared(inner), inner.name)
@@ -143,8 +126,6 @@ class ShardedRespondent(Wrapper):
         _share([None])
 
     def _call(self, method: str, items: Sequence[Any], told: Told, **settings: Any) -> list[T]:
-        import torch.distributed as dist
-
         results: list[T] = []
         size = CHUNK * dist.get_world_size()
         for start in range(0, len(items), size):

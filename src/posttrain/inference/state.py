@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import time
 from collections.abc import Mapping, MutableMapping
 from pathlib import Path
@@ -14,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from posttrain.inference.protocol import Respondent, State
-from posttrain.models.disk import as_umask_says, writing
+from posttrain.models.disk import whole_file
 
 __all__ = ["StateFile"]
 
@@ -24,9 +23,7 @@ KEEP_S = 20.0
 
 class StateFile:
     """A respondent's state after the first items of an exam. Nothing is done for one without a state; without a path
-    nothing is kept.
-
-    items: in the order in which they are asked, each item's key, and all that its answer depends on.
+    nothing is kept. items: in the order in which they are asked, each item's key, and all that its answer depends on.
     """
 
     def __init__(self, path: Path | None, respondent: Respondent, items: Mapping[str, str]) -> None:
@@ -36,8 +33,7 @@ class StateFile:
 
     def resume(self, done: MutableMapping[str, Any]) -> None:
         """Put the respondent into the state in which the rest is asked: the one that was kept, or the state of `reset`.
-        Answers that came after that state leave `done`, which holds them by item.
-        """
+        Answers that came after that state leave `done`, which holds them by item."""
         order = list(self.items)
         answered = next((i for i, key in enumerate(order) if key not in done), len(order))
         if not self.respondent.stateful or answered == len(order):
@@ -66,11 +62,8 @@ class StateFile:
             return
         values, tensors = self.respondent.state()
         notes = {"count": str(count), "items": self._digest(count), "values": json.dumps(values)}
-        temporary = self.path.with_suffix(f".{os.getpid()}.tmp")
-        with writing(self.path, temporary):
+        with whole_file(self.path) as temporary:
             save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, temporary, notes)
-            as_umask_says(temporary)
-            temporary.replace(self.path)
         self.kept_s = time.monotonic()
 
     def remove(self) -> None:

@@ -1,9 +1,9 @@
 """What a model can take, found by trial: random tokens read the shared ways against plain forward passes.
 
-There is no list of architectures: the first way that gives the plain passes' log-probabilities is taken; a model that
-none suits is read plainly, which is said once. In float32 the two may differ as far as rounding makes the model differ
-from itself: some trained models make 4e-4 nats of what is 1e-6 in others. Trials go beyond the lengths at which the
-configuration says that something changes (a sliding window, a chunk, another scale of the positions) if a request does.
+The first way that gives the plain passes' log-probabilities is taken; a model that none suits is read plainly, which is
+said once. In float32 the two may differ as far as rounding makes the model differ from itself: some trained models make
+4e-4 nats of what is 1e-6 in others. Trials go beyond the lengths at which the configuration says that something changes
+(a sliding window, a chunk, another scale of the positions) if a request does.
 """
 
 from __future__ import annotations
@@ -100,9 +100,8 @@ def _once(model: Any, text: str, say: Callable[[str], None]) -> None:
 
 
 def alike(model: Any, other: Any) -> None:
-    """Read a copy of a model as the model is read, without a trial: what a model can take is a matter of its code, and
-    readings that are compared must not go different ways. Nothing is done where it is a model of another kind.
-    """
+    """Read a copy of a model as the model is read, without a trial: readings that are compared must not go different
+    ways. Nothing is done where it is a model of another kind."""
     inner, first = core(model), core(other)
     if type(inner) is type(first):
         _known[inner] = _known.setdefault(first, _Known())
@@ -113,7 +112,7 @@ def support(model: Any, longest: int, say: Callable[[str], None] = warn) -> Supp
     on it (LoRA) and for its copies (`alike`)."""
     inner = core(model)
     known = _known.setdefault(inner, _Known())
-    reach = _reach(model, longest)
+    reach = _reach(numbers_of(model), longest)
     with taking_masks(model, say):
         attention = inner.config.get_text_config()._attn_implementation
         key = (reach, attention, virtual_positions(model), inner.dtype, inner.device.type)
@@ -126,27 +125,23 @@ def support(model: Any, longest: int, say: Callable[[str], None] = warn) -> Supp
     return found
 
 
-def _reach(model: Any, widest: int) -> int:
+def _reach(config: dict[str, Any], widest: int) -> int:
     """The longest text of fewer than `widest` tokens beyond which the configuration says that something changes: a
-    window, a chunk, another scale of the positions; 0 where nothing does.
-    """
-    return max((length for length in _lengths(numbers_of(model)) if 1 < length < widest), default=0)
-
-
-def _lengths(config: dict[str, Any]) -> Iterator[int]:
+    window, a chunk, another scale of the positions; 0 where nothing does."""
+    longest = 0
     for key, value in config.items():
         named = any(w in str(key) for w in CHANGES) and not any(w in str(key) for w in NO_LENGTHS)
         if isinstance(value, dict):
-            yield from _lengths(value)
-        elif named and isinstance(value, int):
-            yield value
+            longest = max(longest, _reach(value, widest))
+        elif named and isinstance(value, int) and 1 < value < widest:
+            longest = max(longest, value)
+    return longest
 
 
 def _tried_exactly(model: Any, reach: int) -> Support | None:
-    """What a float32 copy of a model in half precision can take, if the model itself can take it so; None where there
-    is nothing to copy (float32, a GPU, a large model) and where the two disagree. What a model can take is a matter of
-    its code, and in float32 a wrong mask is not mistaken for rounding.
-    """
+    """What a float32 copy of a model in half precision can take, where a wrong mask is not mistaken for rounding, if
+    the model itself can take it so; None where there is nothing to copy (float32, a GPU, a large model) and where the
+    two disagree."""
     inner = core(model)
     large = sum(p.numel() for p in inner.parameters()) > COPIED
     if inner.device.type != "cpu" or inner.dtype.itemsize >= 4 or large:
@@ -174,8 +169,7 @@ def _tried(model: Any, reach: int) -> Support:
 
 
 def _problem(model: Any, reach: int, way: Support, *, coarse: float = COARSE) -> str:
-    """What is wrong with reading that way; empty when it agrees with plain passes. coarse: how much may differ in half
-    precision."""
+    """What is wrong with reading that way, or "". coarse: how much may differ from plain passes in half precision."""
     pairs = _trial(model, reach)
     tree, expected = Tree(pairs, share=way.kind != "plain"), _expected(model, pairs)
     p, a, b, c, d, other = range(1, 7)
@@ -204,9 +198,7 @@ def _problem(model: Any, reach: int, way: Support, *, coarse: float = COARSE) ->
 
 
 def _trial(model: Any, reach: int) -> list[TokenPair]:
-    """Rows p+a, p+b+c, p+b+d and one that shares nothing, of random tokens: with `reach`, p is almost that long, so
-    that its branches go beyond.
-    """
+    """Rows p+a, p+b+c, p+b+d and another, of random tokens; with `reach` p is so long that its branches go beyond."""
     config, limit = numbers_of(model), context_limit(model)
     special = {
         number
@@ -244,9 +236,8 @@ def _expected(model: Any, pairs: list[TokenPair]) -> list[Tensor]:
 
 
 def _noise(model: Any, pairs: list[TokenPair], expected: list[Tensor]) -> float:
-    """By how many nats the model differs from itself when its inputs are rounded otherwise, in plain passes; 0 in half
-    precision, whose rounding `COARSE` covers."""
-    if core(model).dtype not in (torch.float32, torch.float64):
+    """Nats by which a float32 model differs from itself when its inputs are rounded otherwise; 0 in half precision."""
+    if core(model).dtype.itemsize < 4:
         return 0.0
     draw = torch.Generator().manual_seed(0)
 
@@ -254,11 +245,8 @@ def _noise(model: Any, pairs: list[TokenPair], expected: list[Tensor]) -> float:
         signs = torch.randint(0, 2, out.shape, generator=draw).to(out) * 2 - 1
         return out * (1 + ROUNDING * signs)
 
-    hook = core(model).get_input_embeddings().register_forward_hook(rounded)
-    try:
+    with core(model).get_input_embeddings().register_forward_hook(rounded):
         again = _expected(model, pairs)
-    finally:
-        hook.remove()
     return max(float((a - b).abs().max()) for a, b in zip(again, expected, strict=True))
 
 

@@ -43,8 +43,8 @@ Ints: TypeAlias = NDArray[np.int64]
 TOKEN = np.dtype(">u4")
 """Big-endian, so that comparing bytes compares tokens."""
 CACHE_TOKENS = 96
-"""A stretch is read into the cache when reading it again in every row would cost more tokens than this; a forward
-pass of its own costs time too."""
+"""A stretch goes into the cache, by a forward pass of its own, if reading it in every row costs more tokens than this.
+"""
 SIMILAR = 0.9
 """Rows share a batch only down to this share of the longest one's length, once the batch is full enough."""
 FULL_ENOUGH = 1024
@@ -52,11 +52,8 @@ FULL_ENOUGH = 1024
 
 
 class Limits(NamedTuple):
-    """What a plan must keep to.
-
-    grow: prefixes may be read into a cache; batch_tokens: tokens per batch, the prefix's counted in each row; answers:
-    tokens per batch after which logits are computed.
-    """
+    """What a plan must keep to. grow: prefixes may be read into a cache; batch_tokens: tokens per batch, the prefix's
+    counted in each row; answers: tokens per batch after which logits are computed."""
 
     grow: bool = True
     batch_tokens: int = 16384
@@ -125,9 +122,7 @@ class Tree:
         self._measure()
 
     def _build(self, lengths: Sequence[int], shared: Sequence[int]) -> list[int]:
-        """Make the nodes of sorted rows, of which each shares so many tokens with the one before; return the node at
-        whose end each row ends.
-        """
+        """Make the nodes of sorted rows, `shared` with the row before; return the node at whose end each row ends."""
         self.end: list[int] = []
         self.parent: list[int] = []
         self.low: list[int] = []
@@ -234,10 +229,8 @@ class _Row(NamedTuple):
 
 
 def in_rows(tree: Tree, top: int, cached: int, limits: Limits, deeper: Deeper) -> Iterator[Batch]:
-    """Every branch in a row of its own, rows of similar length in one batch, the longest first.
-
-    A node with several branches is read into the cache, or, where that would save little, again in each row.
-    """
+    """Every branch in a row of its own, rows of similar length in one batch, the longest first. A node with several
+    branches is read into the cache, or, where that would save little, again in each row."""
     rows: list[_Row] = []
     found: list[tuple[int, list[int], int]] = [(child, [], 0) for child in reversed(tree.children[top])]
     while found:
@@ -270,8 +263,7 @@ def in_rows(tree: Tree, top: int, cached: int, limits: Limits, deeper: Deeper) -
 
 class Asked(NamedTuple):
     """What is asked of a batch: token `steps[j]` of the continuation of request `requests[j]` is predicted after the
-    batch's token number `tokens[row[j]]`; `tokens` is sorted and holds no number twice.
-    """
+    batch's token number `tokens[row[j]]`; `tokens` is sorted and holds no number twice."""
 
     tokens: Ints
     row: Ints
@@ -281,8 +273,7 @@ class Asked(NamedTuple):
 
 class Layout(NamedTuple):
     """Rows as an array `ids` (rows, width), each filled up with its last token; lengths: tokens per row; shared: nodes
-    read once for several requests.
-    """
+    read once for several requests."""
 
     ids: Ints
     lengths: Ints

@@ -5,23 +5,21 @@ rows'. So the cross terms vanish between rows as they do between positions:
 
     E[(sum_r g_r)^2] = sum_r E[g_r^2]            since E[g_r g_s] = E[g_r] E[g_s] = 0 for r != s
 
-and the square of a whole batch's *summed* gradient is as unbiased as the sum of the rows' squares, and costs as much as
-a training step: tensors of the parameters' size are read and written once per batch, not once per row. The price is
-variance: an entry measured on n squares has a relative standard deviation of about sqrt(2 / n). (For *labels* this does
-not hold, since their scores do not have mean zero.)
-
-Each gradient is squared, added and freed as soon as the backward pass has computed it, so that the gradients of all
-parameters are never in memory together.
+and the square of a whole batch's *summed* gradient is as unbiased as the sum of the rows' squares, at the cost of a
+training step. The price is variance: an entry measured on n squares has a relative standard deviation of about sqrt(2 /
+n). (For *labels* this does not hold, since their scores do not have mean zero.) Each gradient is squared, added and
+freed as soon as it is computed, so that those of all parameters are never in memory together.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
 
-import torch
 from torch import Tensor, nn
 
-__all__ = ["length_groups", "sign_pull", "squares"]
+__all__ = ["length_groups", "sign_pull", "squared_into"]
 
 
 def sign_pull(logits: Tensor, signs: Tensor) -> Tensor:
@@ -33,8 +31,8 @@ def sign_pull(logits: Tensor, signs: Tensor) -> Tensor:
 
 
 def length_groups(lengths: Sequence[int], tokens: int, least: int) -> list[list[int]]:
-    """Rows in groups of similar length, at most `tokens` padded tokens each (a longer row is alone), and at least
-    `least` groups if there are that many rows."""
+    """Rows in groups of similar length of at most `tokens` padded tokens (but one row); `least` groups at least, if
+    possible."""
     most = max(len(lengths) // max(least, 1), 1)
     groups: list[list[int]] = []
     for row in sorted(range(len(lengths)), key=lambda i: lengths[i]):
@@ -45,37 +43,24 @@ def length_groups(lengths: Sequence[int], tokens: int, least: int) -> list[list[
     return groups
 
 
-def squares(
-    parameters: Mapping[str, nn.Parameter],
-    sums: Mapping[str, Tensor],
-    batches: Iterator[tuple[Callable[[], Tensor], Callable[[Tensor], Tensor]]],
-) -> None:
-    """Add the square of each batch's gradient to `sums`.
-
-    batches: pairs of functions, one for the logits of a batch and one from logits to the gradient that is propagated
-    back from them. Gradients that the parameters had before are restored.
-    """
+@contextmanager
+def squared_into(sums: Mapping[str, Tensor], parameters: Mapping[str, nn.Parameter]) -> Iterator[None]:
+    """Within this, the square of each gradient is added to `sums`, and the gradient freed, once a backward pass has
+    computed it. Gradients that the parameters had before are restored."""
     held = {name: parameter.grad for name, parameter in parameters.items()}
 
-    def fold(name: str) -> Callable[[Tensor], None]:
-        def square(parameter: Tensor) -> None:
-            if parameter.grad is not None:
-                found = parameter.grad.to(sums[name].dtype)
-                sums[name].addcmul_(found, found)
-                parameter.grad = None
-
-        return square
-
-    handles = [p.register_post_accumulate_grad_hook(fold(name)) for name, p in parameters.items()]  # type: ignore[no-untyped-call]
-    try:
-        for parameter in parameters.values():
+    def square(name: str, parameter: Tensor) -> None:
+        if parameter.grad is not None:
+            found = parameter.grad.to(sums[name].dtype)
+            sums[name].addcmul_(found, found)
             parameter.grad = None
-        for ask, pull in batches:
-            with torch.enable_grad():
-                logits = ask()
-            torch.autograd.backward(logits, pull(logits), inputs=list(parameters.values()))
-    finally:
-        for handle in handles:
-            handle.remove()
+
+    with ExitStack() as hooks:
         for name, parameter in parameters.items():
-            parameter.grad = held[name]
+            parameter.grad = None
+            hooks.enter_context(parameter.register_post_accumulate_grad_hook(partial(square, name)))  # type: ignore[no-untyped-call]
+        try:
+            yield
+        finally:
+            for name, parameter in parameters.items():
+                parameter.grad = held[name]

@@ -1,31 +1,35 @@
 """What PEFT's adapters need besides PEFT's own saving: virtual tokens in front of rows, weights that PiSSA has moved,
-and parameters of which PEFT saves only the result.
+parameters of which PEFT saves only the result, and whether an adapter's folder fits its base.
 
 PiSSA takes the largest singular directions out of a layer's matrix, W = W' + s B_0 A_0, and trains A, B from A_0, B_0.
-The update of the original matrix, W + s (B A - B_0 A_0), is saved as one LoRA of twice the rank, so that the folder
-works with the unchanged base (as PEFT's `subtract_mutated_init` does, which needs a second folder for it).
+The update of the original matrix, W + s (B A - B_0 A_0), is saved as one LoRA of twice the rank, which works with the
+unchanged base (PEFT's `subtract_mutated_init` needs a second folder for it).
 """
 
 from __future__ import annotations
 
 import copy
+import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from peft import PeftModel, get_peft_model_state_dict, load_peft_weights, set_peft_model_state_dict
 from peft.tuners.lora import Linear, LoraLayer
 from peft.tuners.p_tuning import PromptEncoderConfig
 from peft.tuners.prefix_tuning import PrefixTuningConfig
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
-from posttrain.errors import Problem, TrainingError
-from posttrain.models.adapter_fit import differences, misfits
+from posttrain.errors import PosttrainError, Problem, TrainingError
 
 __all__ = [
     "TRAINING_STATE",
     "keep_pissa_start",
-    "moves_base",
+    "make_base_fit",
+    "misfits",
     "plain_lora",
     "save_peft",
     "set_peft_state",
@@ -38,6 +42,8 @@ TRAINING_STATE = "training_state.safetensors"
 """File beside such an adapter with the parameters as they are trained, so that training can continue."""
 START_A, START_B = "posttrain_pissa_a", "posttrain_pissa_b"
 ADAPTER = "default"
+ROUNDING = 1e-2
+"""Relative difference allowed between a base's matrix and its copy, which may be in half precision."""
 
 
 def plain_lora(layer: nn.Module) -> bool:
@@ -71,8 +77,7 @@ def virtual_positions(model: nn.Module) -> int:
 
 
 def virtual_columns(model: nn.Module) -> int:
-    """How many outputs precede those of a row's own tokens: virtual tokens that are embeddings have outputs, prefixes
-    in the cache have none."""
+    """How many outputs virtual tokens have in front of a row: as embeddings they have outputs, as prefixes none."""
     config = _prompt_config(model)
     return 0 if config is None or isinstance(config, PrefixTuningConfig) else int(config.num_virtual_tokens)
 
@@ -96,8 +101,6 @@ def keep_pissa_start(model: PeftModel) -> None:
 
 def save_peft(model: PeftModel, folder: Path) -> None:
     """Write the adapter folder, a PiSSA adapter as an update of its original base, and the training state if needed."""
-    from safetensors.torch import save_file
-
     # "auto" would ask the hub whether the vocabulary grew; posttrain never resizes it on its own.
     model.save_pretrained(folder, safe_serialization=True, save_embedding_layers=False)
     if (state := training_state(model)) is not None:
@@ -120,11 +123,8 @@ def save_peft(model: PeftModel, folder: Path) -> None:
 
 def training_state(model: nn.Module) -> dict[str, Tensor] | None:
     """The trained parameters by name where an adapter folder has only their result (an encoder's output, PiSSA's
-    difference), from which training cannot continue; None where the folder has the parameters themselves.
-    """
-    if not isinstance(model, PeftModel):
-        return None
-    if not _hides_its_parameters(model):
+    difference), from which training cannot continue; else None."""
+    if not isinstance(model, PeftModel) or not _hides_its_parameters(model):
         return None
     return {name: p.detach().cpu().contiguous() for name, p in model.named_parameters() if p.requires_grad}
 
@@ -138,35 +138,119 @@ def _hides_its_parameters(model: PeftModel) -> bool:
 
 
 def set_peft_state(model: PeftModel, folder: Path) -> None:
-    """Load an adapter folder's weights into a model that is going to be trained.
-
-    TrainingError for another adapter's weights (training would silently start from a partial load), and for a folder
-    without the encoder's or PiSSA's parameters.
-    """
+    """Load an adapter folder's weights into a model that is going to be trained. TrainingError for another adapter's
+    weights (PEFT would load a part of them), and for a folder without the encoder's or PiSSA's parameters."""
     if _hides_its_parameters(model):
         path = folder / TRAINING_STATE
         if not path.is_file():
             what = "an adapter folder of this kind holds what its parameters lead to, not the parameters"
             raise TrainingError(Problem(str(folder), what, f"take one with {TRAINING_STATE}, as posttrain writes it"))
-        wrong = _set_training_state(model, path)
+        stored = load_file(path)
+        moving = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        wrong = differences(stored, moving)
     else:
-        stored = load_peft_weights(str(folder), device="cpu")
+        stored, moving = load_peft_weights(str(folder), device="cpu"), {}
         wrong = misfits(model, stored)
-        if not wrong:
-            set_peft_model_state_dict(model, stored)
     if wrong:
         raise TrainingError(Problem(str(folder), f"not this adapter's weights: {wrong[:3]}"))
+    with torch.no_grad():
+        for name, parameter in moving.items():
+            parameter.copy_(stored[name])
+    if not moving:
+        set_peft_model_state_dict(model, stored)
 
 
-def _set_training_state(model: nn.Module, path: Path) -> list[str]:
-    """Load a file's parameters. Returns the names that do not fit; nothing is changed then."""
-    from safetensors.torch import load_file
+class _Held(NamedTuple):
+    """A copy of one of the base's matrices in an adapter folder; frozen: it was not trained."""
 
-    tensors = load_file(path)
-    moving = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    wrong = differences(tensors, moving)
-    if not wrong:
-        with torch.no_grad():
-            for name, tensor in tensors.items():
-                moving[name].copy_(tensor)
-    return wrong
+    what: str
+    matrix: Tensor
+    frozen: bool
+
+
+def make_base_fit(model: PreTrainedModel, folder: Path, base: str, saved: Mapping[str, Any]) -> None:
+    """Resize the base's vocabulary to that of the adapter folder; call it before the adapter is put in. saved:
+    adapter_config.json. PosttrainError where the folder lacks embeddings of a larger vocabulary, or has those of
+    another base."""
+    stored = load_peft_weights(str(folder), device="cpu")
+    own: Any = model
+    own_modules = {"embedding": own.get_input_embeddings(), "output head": own.get_output_embeddings()}
+    names = {id(m): n for n, m in model.named_modules()}
+    trained = saved.get("modules_to_save") or []
+    held = [
+        each
+        for what, module in own_modules.items()
+        if module is not None
+        for each in _held(stored, what, names[id(module)], module.weight.shape[1], trained)
+    ]
+    rows = {len(each.matrix) for each in held}
+    if not rows:
+        return
+    size, has = max(rows), int(own.get_input_embeddings().weight.shape[0])
+    if len(rows) > 1:
+        mend = "save the adapter again"
+        raise PosttrainError(Problem(str(folder), f"holds matrices of {sorted(rows)} tokens for one vocabulary", mend))
+    tied = own_modules["output head"] is None or own_modules["output head"].weight is own_modules["embedding"].weight
+    lacking = [what for what in own_modules if what not in {each.what for each in held}]
+    if size > has and lacking and not tied:
+        cause = (
+            f"was trained on {size} tokens, its base '{base}' has {has}, "
+            f"and the new rows of the {lacking[0]} are not in it"
+        )
+        raise PosttrainError(Problem(str(folder), cause, "save it again with PEFT's save_embedding_layers=True"))
+    moved = tied and any(not each.frozen for each in held)  # one matrix under two names, and one of them is trained
+    for each in held:
+        if each.frozen and not moved and not _the_same(each.matrix, own_modules[each.what].weight):
+            other = f"the adapter was trained on another base than '{base}': it holds another {each.what}"
+            mend = "put the model it was trained on where adapter_config.json says (base_model_name_or_path)"
+            raise PosttrainError(Problem(str(folder), other, mend))
+    if size != has:
+        with torch.random.fork_rng(devices=[]):
+            model.resize_token_embeddings(size, mean_resizing=False)
+
+
+def _held(stored: Mapping[str, Tensor], what: str, name: str, width: int, trained: list[str]) -> list[_Held]:
+    """The copies of a base's matrix among an adapter's tensors: `lm_head.weight`, `lm_head.base_layer.weight`, ..."""
+    pattern = re.compile(rf"(?:base_model\.model\.)?{re.escape(name)}((?:\.(?!lora_)\w+)*)\.weight")
+    whole = any(f".{name}".endswith(f".{module}") for module in trained)
+    found = []
+    for key, tensor in stored.items():
+        match = pattern.fullmatch(key)
+        if match is not None and tensor.dim() == 2 and tensor.shape[1] == width:
+            frozen = match[1].endswith((".base_layer", ".original_module")) or (not match[1] and not whole)
+            found.append(_Held(what, tensor, frozen))
+    return found
+
+
+def _the_same(matrix: Tensor, own: Tensor) -> bool:
+    """Whether two matrices have equal numbers in the rows that both have, up to rounding."""
+    rows = min(len(matrix), len(own))
+    one, other = matrix[:rows].float(), own[:rows].detach().float().cpu()
+    return torch.allclose(one, other, rtol=ROUNDING, atol=ROUNDING * float(other.square().mean().sqrt()))
+
+
+def misfits(model: PeftModel, stored: Mapping[str, Tensor]) -> list[str]:
+    """Names of an adapter's tensors that the model lacks, which PEFT ignores, and of the model's that the adapter
+    lacks, which PEFT leaves random. Tensors of the base count as known; PEFT also writes some numbers twice, once under
+    a name that it does not read."""
+    own = get_peft_model_state_dict(model, save_embedding_layers=False)
+    wrong = differences(stored, own)
+    if not wrong or set(own) - set(stored) or any(name in own for name in wrong):
+        return wrong
+    result = set_peft_model_state_dict(model, dict(stored))  # loaded once more: the result names what is unknown
+    return [name for name in sorted(result.unexpected_keys) if not _twice(name, stored)]
+
+
+def _twice(name: str, stored: Mapping[str, Tensor]) -> bool:
+    """Whether a tensor has the same numbers as another of the adapter's."""
+    if name not in stored or not any(f".{part}." in name for part in ("modules_to_save", "token_adapter")):
+        return False
+    return any(
+        other != name and tensor.shape == stored[name].shape and torch.equal(tensor, stored[name])
+        for other, tensor in stored.items()
+    )
+
+
+def differences(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> list[str]:
+    """Names that only one of both has, or whose shapes differ."""
+    return sorted(set(one) ^ set(other)) + [n for n, t in one.items() if n in other and other[n].shape != t.shape]

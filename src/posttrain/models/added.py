@@ -1,11 +1,9 @@
 """Trainable parts that posttrain itself adds to a model: saved as an adapter folder, put back when it is loaded.
 
-PEFT has no Houlsby adapters, and its prefixes shift positions. A part that posttrain adds is the model's submodule
-`posttrain_added`, so the model stays a `PreTrainedModel` and all code that takes one works unchanged. The folder has
-`adapter_config.json`, with `posttrain_tuner` instead of PEFT's `peft_type`, and `adapter_model.safetensors`.
-
-The new head of a classifier, tagger or reader is trained together with the part; so may be a few parameters of the
-model (its layer norms, in Houlsby's recipe). Both are saved in the folder, and `switched_off` resets them for a while.
+PEFT has no Houlsby adapters, and its prefixes shift positions. A part is the model's submodule `posttrain_added`, so
+the model stays a `PreTrainedModel`. The folder has `adapter_config.json`, with `posttrain_tuner` instead of PEFT's
+`peft_type`, and `adapter_model.safetensors`. The new head of a classifier, tagger or reader is trained together with
+the part; so may be a few parameters of the model (its layer norms). Both are saved too, and `switched_off` resets them.
 """
 
 from __future__ import annotations
@@ -32,11 +30,10 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ADDED",
-    "KINDS",
     "Added",
     "added_to",
+    "at_rest",
     "attach",
-    "head_parameters",
     "load_added",
     "merged_added",
     "save_added",
@@ -59,8 +56,8 @@ KINDS: dict[str, str] = {
 class Added(nn.Module, ABC):
     """A part put into a model. Training moves its parameters; the model's own are frozen.
 
-    A subclass sets `kind` (the folder's `posttrain_tuner`), takes its settings by `__init__(model, settings)` (a plain
-    dict, written to adapter_config.json), and registers its hooks in `connect`.
+    A subclass sets `kind` (the folder's `posttrain_tuner`), is made from the model and its settings (a plain dict,
+    written to adapter_config.json), and registers its hooks in `connect`.
     """
 
     kind: ClassVar[str]
@@ -119,9 +116,8 @@ def added_to(model: nn.Module) -> Added | None:
 
 
 def head_parameters(model: PreTrainedModel) -> list[str]:
-    """Names of the parameters of a classifier's, tagger's or reader's head, which every tuner has to train: all outside
-    the base model where there is no output matrix of a language model, and those that the configuration names as new.
-    """
+    """Names of the parameters of a head, which every tuner has to train: all outside the base model where there is no
+    output matrix of a language model, and those that the configuration names as new."""
     new = tuple(f"{name}." for name in head_modules(model))
     has_head = model.get_output_embeddings() is None and model.base_model is not model
     inside = (f"{model.base_model_prefix}.", f"{ADDED}.")
@@ -133,10 +129,8 @@ def head_parameters(model: PreTrainedModel) -> list[str]:
 
 
 def attach(model: PreTrainedModel, added: Added, *, moving: Collection[str] = ()) -> None:
-    """Freeze the model and put the part into it. PosttrainError when it has one already.
-
-    moving: names of the model's own parameters that are trained too, besides those of a head.
-    """
+    """Freeze the model and put the part into it. moving: names of the model's own parameters that are trained too,
+    besides a head's. PosttrainError when it has a part already."""
     if added_to(model) is not None:
         raise PosttrainError(Problem(model.name_or_path, "has an added part already", "start from the model itself"))
     remember_base(model)
@@ -151,28 +145,35 @@ def attach(model: PreTrainedModel, added: Added, *, moving: Collection[str] = ()
     added.connect(model)
 
 
+@contextlib.contextmanager
+def at_rest(model: nn.Module) -> Iterator[None]:
+    """Within this the model is in eval mode; each of its modules returns to its own mode afterwards."""
+    training = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, was in training.items():
+            module.training = was
+
+
 @torch.no_grad()
 def two_tokens(model: PreTrainedModel) -> None:
     """One forward pass of two tokens in eval mode, so that hooks see which modules run and with which shapes.
-
-    PosttrainError when the model needs more inputs than token ids.
-    """
-    training = {module: module.training for module in model.modules()}
-    model.eval()
+    PosttrainError when the model needs more inputs than token ids."""
     embedding = model.get_input_embeddings()
     ids = torch.full((1, 2), min(5, embedding.num_embeddings - 1), device=embedding.weight.device)
     try:
-        if ids.is_meta:  # a model without weights: code that reads values (masks, warnings) would fail
-            model(inputs_embeds=embedding(ids), attention_mask=torch.ones(1, 1, 2, 2, device="meta"), use_cache=False)
-        else:
-            model(input_ids=ids)
+        with at_rest(model):
+            if ids.is_meta:  # a model without weights: code that reads values (masks, warnings) would fail
+                mask = torch.ones(1, 1, 2, 2, device="meta")
+                model(inputs_embeds=embedding(ids), attention_mask=mask, use_cache=False)
+            else:
+                model(input_ids=ids)
     except (TypeError, ValueError, RuntimeError, AttributeError) as error:
         cause = f"two tokens cannot be read: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
         mend = "models that read token ids alone can be tuned so; others take lora"
         raise PosttrainError(Problem(type(model).__name__, cause, mend)) from error
-    finally:
-        for module, was in training.items():
-            module.training = was
 
 
 def save_added(model: PreTrainedModel, folder: Path) -> None:

@@ -2,14 +2,15 @@
 
     h' = h + W_up f(W_down h + b_down) + b_up,   W_down: (m, d),   W_up: (d, m) zero at the start
 
-on the output of the sub-layer, before it is added to the residual stream; so at the start the model is unchanged.
-Houlsby et al. 2019, arXiv:1902.00751, section 2.1; there W_up starts near zero (standard deviation 0.01). After the
-feed-forward part only: Pfeiffer et al. 2020, arXiv:2005.00247.
+on the output of the sub-layer, before it is added to the residual stream. Houlsby et al. 2019, arXiv:1902.00751,
+section 2.1; there W_up starts near zero (std 0.01). After the feed-forward part only: Pfeiffer et al. 2020,
+arXiv:2005.00247.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -30,8 +31,10 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "silu": functional.silu,
     "tanh": torch.tanh,
 }
-ATTENTION = ("self_attn", "attn", "attention", "self_attention")
-FEEDING = ("mlp", "feed_forward", "ffn", "block_sparse_moe")
+PARTS = {
+    "attention": ("self_attn", "attn", "attention", "self_attention"),
+    "mlp": ("mlp", "feed_forward", "ffn", "block_sparse_moe"),
+}
 """Names that models give to the two parts of a layer."""
 
 
@@ -92,8 +95,7 @@ class Bottleneck(nn.Module):
 
 def adapted_modules(model: PreTrainedModel, where: str = "both", modules: Sequence[str] | None = None) -> list[str]:
     """Names of the modules after which adapters are put, in the model's order: those whose names end with one of
-    `modules`, or the sub-layers of each layer. PosttrainError listing the layer's modules when there are none.
-    """
+    `modules`, or the sub-layers of each layer. PosttrainError listing the layer's modules when there are none."""
     if modules is not None:
         endings = tuple(f".{name}" for name in modules)
         found = [name for name, _ in model.named_modules() if f".{name}".endswith(endings)]
@@ -101,12 +103,9 @@ def adapted_modules(model: PreTrainedModel, where: str = "both", modules: Sequen
         if lacking:
             raise PosttrainError(_nowhere(model, "tuner.modules", f"no module is called {', '.join(lacking)}"))
         return found
-    wanted = {"attention": (_behind_attention,), "mlp": (_behind_feeding,)}.get(
-        where, (_behind_attention, _behind_feeding)
-    )
     found = []
     for prefix, layer in _layers(model):
-        inside = [find(layer) for find in wanted]
+        inside = [_behind(layer, part) for part in PARTS if where in (part, "both")]
         if None in inside:
             raise PosttrainError(_nowhere(model, prefix, "attention and feed-forward part are not found"))
         found += [f"{prefix}.{name}" for name in inside]
@@ -121,24 +120,18 @@ def _layers(model: PreTrainedModel) -> Iterator[tuple[str, nn.Module]]:
     for name, module in model.named_modules():
         if isinstance(module, nn.ModuleList) and len(module) == count:
             children = {child for child, _ in module[0].named_children()}
-            if children & set(ATTENTION):
+            if children & set(PARTS["attention"]):
                 yield from ((f"{name}.{number}", layer) for number, layer in enumerate(module))
                 return
 
 
-def _behind_attention(layer: nn.Module) -> str | None:
-    """The attention's name; in BERT's layout that of its output matrix, since the residual is added inside it."""
-    name = next((name for name in ATTENTION if name in layer._modules), None)
-    return f"{name}.output.dense" if name and _has(layer, f"{name}.output.dense") else name
-
-
-def _behind_feeding(layer: nn.Module) -> str | None:
-    name = next((name for name in FEEDING if name in layer._modules), None)
-    return name or ("output.dense" if _has(layer, "output.dense") else None)
-
-
-def _has(layer: nn.Module, name: str) -> bool:
-    return any(found == name for found, _ in layer.named_modules())
+def _behind(layer: nn.Module, part: str) -> str | None:
+    """The name of one of a layer's two parts. In BERT's layout the residual is added inside: there it is the part's
+    output matrix, and that of the feed-forward part is the layer's own."""
+    name, inside = next((name for name in PARTS[part] if name in layer._modules), None), dict(layer.named_modules())
+    if part == "attention":
+        return f"{name}.output.dense" if f"{name}.output.dense" in inside else name
+    return name or ("output.dense" if "output.dense" in inside else None)
 
 
 def _nowhere(model: PreTrainedModel, location: str, cause: str) -> Problem:
@@ -160,12 +153,10 @@ def _widths(model: PreTrainedModel, names: list[str]) -> dict[str, int]:
 
         return hook
 
-    handles = [model.get_submodule(name).register_forward_hook(look(name)) for name in names]
-    try:
+    with ExitStack() as hooks:
+        for name in names:
+            hooks.enter_context(model.get_submodule(name).register_forward_hook(look(name)))
         two_tokens(model)
-    finally:
-        for handle in handles:
-            handle.remove()
     silent = [name for name in names if name not in found]
     if silent:
         raise PosttrainError(_nowhere(model, silent[0], "gives no hidden states in a forward pass"))

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple, TypeAlias
 
 from posttrain.errors import ConfigError, PosttrainError, Problem
-from posttrain.models.disk import starting_anew
+from posttrain.models.disk import gib_in, starting_anew
 from posttrain.models.fingerprint import template_fingerprint, weights_fingerprint
 from posttrain.models.gguf_header import GgufHeader, is_gguf, read_header
 from posttrain.models.load import load_model, stop_ids
@@ -54,7 +54,7 @@ def convert_gguf(source: str, output: Path, *, dtype: StoredDtype = "float32") -
         architecture=type(loaded.model).__name__,
         parameters=sum(p.numel() for p in loaded.model.parameters()),
         dtype=dtype,
-        gib=round(sum(p.stat().st_size for p in output.iterdir()) / 2**30, 3),
+        gib=gib_in(output),
         stops=tuple(stops),
         chat_template=bool(loaded.tokenizer.chat_template),
         template_fingerprint=template_fingerprint(loaded.tokenizer),

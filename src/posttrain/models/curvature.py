@@ -10,16 +10,14 @@ off-diagonal left out, the mean KL divergence per token between the model and it
 position per row.
 
 There are four estimates. None is the square of a batch's mean gradient of labels, which popular implementations use: it
-shrinks as the batch grows, since the rows' gradients cancel. Squares are taken **per row** where the gradients of
-several rows fit into memory, and where a row's score has a mean (`empirical`, MAS); for a large model `signs` squares
-the sum over a batch of rows, whose cross terms vanish like those within a row (`models/_scores.py` has the proof):
+shrinks as the batch grows, since the rows' gradients cancel. Squares are taken **per row**; only for a large model
+`signs` squares the sum over a batch of rows, whose cross terms vanish too (`models/_scores.py` has the proof):
 
 - `true`: the double sum itself, V backward passes for each position: for small vocabularies and few rows only.
 - `sampled`: at each position a token is drawn from p(. | c_t), and the row's *summed* gradient is squared. Given the
-  contexts the draws are independent and the gradient of each has mean zero, so the cross terms vanish in expectation
-  (as they do in a sequence drawn whole, where the increments of the score are martingale differences): one backward
-  pass per row and draw is unbiased. But where the model is sure, it nearly always draws the expected token, whose
-  gradient is nearly zero: the information is in rare draws.
+  contexts the draws are independent and the gradient of each has mean zero, so the cross terms vanish in expectation:
+  one backward pass per row and draw is unbiased. But where the model is sure, it nearly always draws the expected
+  token, whose gradient is nearly zero: the information is in rare draws.
 - `signs`: every token of the vocabulary counts, with weight sqrt(p) and a random sign: the square of the gradient of
   sum_t sum_v e_tv sqrt(p(v | c_t)) log p(v | c_t), e = +1 or -1, sqrt(p) held fixed. The cross terms vanish again, so
   expectation and cost are the same, and nothing depends on rare draws (a random factor of the softmax's Hessian, as in
@@ -42,7 +40,7 @@ import torch
 from torch import Tensor, nn
 
 from posttrain.errors import PosttrainError, Problem
-from posttrain.models._scores import length_groups, sign_pull, squares
+from posttrain.models._scores import length_groups, sign_pull, squared_into
 from posttrain.models.logits import logits_at
 from posttrain.models.meter import Meter
 
@@ -58,11 +56,9 @@ Ask = Callable[[nn.Module, Tensor, Tensor], Tensor]
 
 IGNORED = -100
 CHUNK_ROWS = 8
-"""Rows whose gradients are taken together. On pocket (full, one CPU core, 64 rows of 37 tokens) 8 take 1.1 s, 32 take
-1.5 s, and single rows 1.5 s."""
+"""Rows whose gradients are taken together. On pocket (one core) 64 rows take 1.1 s by 8, 1.5 s by 32 or singly."""
 CHUNK_BYTES = 2**28
-"""Most bytes of gradients held at once; where not even two rows fit, rows' signs are summed before squaring, or rows
-are processed one by one."""
+"""Most bytes of gradients held at once; where not even two rows fit, signs are summed first, or rows go singly."""
 BATCH_TOKENS = 1024
 """Padded tokens of a batch whose signs are summed."""
 LEAST_BATCHES = 16
@@ -78,9 +74,8 @@ class Example(NamedTuple):
 
 
 class Curvature(NamedTuple):
-    """diagonal: mean per supervised position, by parameter, float32 or finer; rows and positions it was measured on;
-    chunked: whether several rows were processed together, reason: why not; squares: of how many gradients.
-    """
+    """diagonal: mean per supervised position, by parameter, float32 or finer; rows, positions: how many; chunked:
+    several rows were processed together, reason: why not; squares: of how many gradients."""
 
     diagonal: dict[str, Tensor]
     rows: int
@@ -113,8 +108,8 @@ def fisher(
 ) -> Curvature:
     """Diagonal Fisher information of `parameters` (by their names in `model`), the mean per supervised position.
 
-    The model should be at rest (no dropout). draws: of each row, for `signs` and `sampled`; what is drawn depends on
-    the seed, the row's number and the draw's number, not on how rows are put together.
+    The model should be at rest (no dropout). draws: of each row, for `signs` and `sampled`; they depend on the seed and
+    the row's and the draw's number only.
     """
     times = 1 if kind in ("empirical", "true") else draws
     with Meter("measuring Fisher information", times * len(examples), "rows") as meter:
@@ -123,15 +118,11 @@ def fisher(
             return _mean(work.exact(examples), examples, chunked=False)
         jobs = [example for example in examples for _ in range(times)]
         score: Score = {"signs": _signed, "sampled": _sampled, "empirical": _log_likelihood}[kind]
-        noise = _nothing(jobs)
-        if kind == "sampled":
-            noise = _uniform(jobs, seed)
-        elif kind == "signs":
-            noise = _signs(jobs, seed, work.vocabulary(jobs[0]))
-            if ask is language_logits and CHUNK_BYTES // max(work.gradient_bytes, 1) < 2:
-                sums, batches = work.summed(jobs, noise)
-                made = _mean({k: s / times for k, s in sums.items()}, examples, chunked=True)
-                return made._replace(squares=batches)
+        noise = _noise(kind, jobs, seed, work.vocabulary(jobs[0]) if kind == "signs" else 0)
+        if kind == "signs" and ask is language_logits and CHUNK_BYTES // max(work.gradient_bytes, 1) < 2:
+            sums, batches = work.summed(jobs, noise)
+            made = _mean({k: s / times for k, s in sums.items()}, examples, chunked=True)
+            return made._replace(squares=batches)
         sums, reason = work.per_row(jobs, noise, score, torch.square)
     return _mean({k: s / times for k, s in sums.items()}, examples, chunked=not reason, reason=reason)
 
@@ -146,7 +137,7 @@ def mas_importance(
     """|d sum_t ||z_t||^2 / d theta| of each row, summed and divided by the number of positions."""
     with Meter("measuring what the outputs depend on", len(examples), "rows") as meter:
         work = _Work(model, parameters, language_logits, chunk_rows, meter)
-        sums, reason = work.per_row(examples, _nothing(examples), _squared_norm, torch.abs)
+        sums, reason = work.per_row(examples, _noise("none", examples), _squared_norm, torch.abs)
     return _mean(sums, examples, chunked=not reason, reason=reason)
 
 
@@ -172,8 +163,7 @@ def _signed(logits: Tensor, targets: Tensor, noise: Tensor) -> Tensor:
 
 
 def _sampled(logits: Tensor, targets: Tensor, noise: Tensor) -> Tensor:
-    """sum_t log p(y_t), y_t drawn from the model itself: the first token whose cumulative probability exceeds a uniform
-    number. noise: (K,)."""
+    """sum_t log p(y_t), y_t drawn from the model: the first token whose cumulative p exceeds noise, (K,), uniform."""
     cumulative = _raised(logits.detach()).softmax(-1).cumsum(-1)  # (K, V)
     drawn = (cumulative <= noise.to(cumulative)[:, None] * cumulative[:, -1:]).sum(-1)  # (K,)
     drawn = drawn.clamp(max=logits.shape[-1] - 1)
@@ -185,27 +175,17 @@ def _squared_norm(logits: Tensor, targets: Tensor, noise: Tensor) -> Tensor:
     return (_raised(logits).square().sum(-1) * (targets != IGNORED)).sum()
 
 
-# ---- random numbers -------------------------------------------------------------------------------------------------
+def _noise(kind: str, jobs: Sequence[Example], seed: int = 0, vocabulary: int = 0) -> Noise:
+    """Signs for `signs`, uniform numbers for `sampled`, else zeros; drawn from the seed and the job's number."""
 
+    def noise(job: int) -> Tensor:
+        count = len(jobs[job].targets)
+        generator = torch.Generator().manual_seed(random.Random(f"{seed}/{job}").getrandbits(63))
+        if kind == "signs":
+            return torch.randint(0, 2, (count, vocabulary), generator=generator, dtype=torch.int8) * 2 - 1
+        return torch.rand(count, generator=generator) if kind == "sampled" else torch.zeros(count)
 
-def _generator(seed: int, job: int) -> torch.Generator:
-    return torch.Generator().manual_seed(random.Random(f"{seed}/{job}").getrandbits(63))
-
-
-def _nothing(jobs: Sequence[Example]) -> Noise:
-    return lambda job: torch.zeros(len(jobs[job].targets))
-
-
-def _uniform(jobs: Sequence[Example], seed: int) -> Noise:
-    return lambda job: torch.rand(len(jobs[job].targets), generator=_generator(seed, job))
-
-
-def _signs(jobs: Sequence[Example], seed: int, vocabulary: int) -> Noise:
-    def signs(job: int) -> Tensor:
-        shape = (len(jobs[job].targets), vocabulary)
-        return torch.randint(0, 2, shape, generator=_generator(seed, job), dtype=torch.int8) * 2 - 1
-
-    return signs
+    return noise
 
 
 # ---- rows -----------------------------------------------------------------------------------------------------------
@@ -325,34 +305,26 @@ class _Work:
         """Sum over batches of the squared gradient of the batch's summed signs, and the number of batches."""
         sums = self.zeros()
         groups = length_groups([len(e.inputs) for e in examples], BATCH_TOKENS, LEAST_BATCHES)
-
-        def batch(group: list[int]) -> tuple[Callable[[], Tensor], Callable[[Tensor], Tensor]]:
-            rows = [examples[i] for i in group]
-            columns = torch.cat([e.positions[e.targets != IGNORED] for e in rows]).unique()  # type: ignore[no-untyped-call]  # (K,)
-            asked = torch.stack([torch.isin(columns, e.positions[e.targets != IGNORED]) for e in rows])  # (R, K)
-
-            def ask() -> Tensor:
-                inputs = torch.nn.utils.rnn.pad_sequence([e.inputs for e in rows], batch_first=True)
-                logits = logits_at(self.model, inputs.to(self.device), columns.to(self.device))  # (R, K, V)
-                return logits[asked.to(self.device)]  # (N, V), row by row, each row's positions ascending
-
-            def pull(logits: Tensor) -> Tensor:
-                signs = torch.cat([noise(i)[examples[i].targets != IGNORED] for i in group])
-                return sign_pull(_raised(logits), signs.to(self.device)).to(logits.dtype)
-
-            return ask, pull
-
-        def counted() -> Iterator[tuple[Callable[[], Tensor], Callable[[Tensor], Tensor]]]:
+        with squared_into(sums, self.parameters):
             for group in groups:
-                yield batch(group)  # and when the next one is asked for, it is done
-                self.meter.more(len(group), tokens=sum(len(examples[i].inputs) for i in group))
-
-        squares(self.parameters, sums, counted())
+                rows = [examples[i] for i in group]
+                supervised = [e.positions[e.targets != IGNORED] for e in rows]
+                columns = torch.cat(supervised).unique()  # type: ignore[no-untyped-call]  # (K,)
+                asked = torch.stack([torch.isin(columns, own) for own in supervised])  # (R, K)
+                inputs = torch.nn.utils.rnn.pad_sequence([e.inputs for e in rows], batch_first=True)
+                with torch.enable_grad():
+                    logits = logits_at(self.model, inputs.to(self.device), columns.to(self.device))  # (R, K, V)
+                    logits = logits[asked.to(self.device)]  # (N, V), row by row, each row's positions ascending
+                signs = torch.cat([noise(i)[examples[i].targets != IGNORED] for i in group])
+                pull = sign_pull(_raised(logits), signs.to(self.device)).to(logits.dtype)
+                torch.autograd.backward(logits, pull, inputs=list(self.parameters.values()))
+                self.meter.more(len(group), tokens=sum(len(e.inputs) for e in rows))
         return sums, len(groups)
 
     def exact(self, examples: Sequence[Example]) -> dict[str, Tensor]:
         """sum_t sum_v p(v) (d log p(v))^2: each term is the backward pass of sqrt(p_v) (e_v - p) through the logits."""
         sums = self.zeros()
+        moved = list(self.parameters.values())
         at_once = max(min(64, CHUNK_BYTES // max(self.gradient_bytes, 1)), 1)
         for example in examples:
             inputs, positions, targets = (t.to(self.device) for t in example)
@@ -370,12 +342,7 @@ class _Work:
                     with warnings.catch_warnings():
                         warnings.filterwarnings("ignore", message=".*There is a performance drop.*")
                         found = torch.autograd.grad(
-                            logits,
-                            list(self.parameters.values()),
-                            pulls,
-                            retain_graph=True,
-                            allow_unused=True,
-                            is_grads_batched=True,
+                            logits, moved, pulls, retain_graph=True, allow_unused=True, is_grads_batched=True
                         )
                     for name, gradient in zip(self.parameters, found, strict=True):
                         if gradient is not None:
@@ -385,10 +352,7 @@ class _Work:
 
 
 def _chunks(examples: Sequence[Example], noise: Noise, rows: int) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
-    """Rows of similar length, padded on the right: inputs (R, T), positions, targets and noise (R, K, ...).
-
-    Attention is causal, so what stands on the right of a row changes nothing in it.
-    """
+    """Rows of similar length, padded on the right: inputs (R, T), positions, targets and noise (R, K, ...)."""
     order = sorted(range(len(examples)), key=lambda i: len(examples[i].inputs))
     pad = torch.nn.utils.rnn.pad_sequence
     for start in range(0, len(order), rows):

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import Any, Unpack
 
 from posttrain.models.fingerprint import template_fingerprint, weights_fingerprint
-from posttrain.models.load import load_model, stop_ids
+from posttrain.models.load import Source, load_model, stop_ids
 
 __all__ = ["describe"]
 
 MARKERS = re.compile(r"\{%-?\s*generation\b")
 
 
-def describe(name: str, *, offline: bool = True, trust_remote_code: bool = False) -> dict[str, Any]:
+def describe(name: str, **how: Unpack[Source]) -> dict[str, Any]:
     """Architecture, sizes, vocabulary, template and fingerprints of a model. Loads it; errors as in load_model."""
-    how: dict[str, Any] = {"offline": offline, "trust_remote_code": trust_remote_code}
     loaded = load_model(name, allow_template_mismatch=True, **how)
     model, tokenizer = loaded.model, loaded.tokenizer
     config = model.config.get_text_config()

@@ -23,6 +23,7 @@ __all__ = [
     "append",
     "as_umask_says",
     "disk_problem",
+    "gib_in",
     "safe_name",
     "starting_anew",
     "whole_file",
@@ -44,10 +45,8 @@ _anew: ContextVar[bool] = ContextVar("anew", default=False)
 
 
 def safe_name(name: str) -> str:
-    """A name as a part of a folder name: `pocket:chat` -> `pocket-chat`, `Qwen/Qwen3-8B` -> `Qwen-Qwen3-8B`.
-
-    Letters and digits of any script, `.`, `_` and `+` are kept; never `--`, which parts the names in a cell's folder.
-    """
+    """A name as a part of a folder name: `Qwen/Qwen3-8B` -> `Qwen-Qwen3-8B`. Letters and digits of any script, `.`, `_`
+    and `+` are kept; never `--`, which parts the names in a cell's folder."""
     return re.sub(r"-+", "-", re.sub(r"[^\w.+-]", "-", name)).strip("-.") or "x"
 
 
@@ -84,8 +83,7 @@ def _reason(error: BaseException, path: Path | str) -> str | None:
 @contextmanager
 def writing(target: Path, *remove: Path) -> Iterator[None]:
     """DiskError instead of whatever a library raises on a full disk. When the block fails for any reason, the
-    half-written files and folders `remove` are deleted. target: what is written, for the message.
-    """
+    half-written files and folders `remove` are deleted. target: what is written, for the message."""
     try:
         yield
     except BaseException as error:
@@ -102,8 +100,7 @@ def writing(target: Path, *remove: Path) -> Iterator[None]:
 
 def as_umask_says(*paths: Path) -> None:
     """Give files, and all files in folders, the permissions that the umask says: safetensors makes its files readable
-    by their owner only. Does nothing on Windows, which has other permissions.
-    """
+    by their owner only. Windows has other permissions."""
     if sys.platform == "win32":
         return
     mask = os.umask(0o077)  # it cannot be read without being set
@@ -113,14 +110,16 @@ def as_umask_says(*paths: Path) -> None:
             file.chmod(0o666 & ~mask)
 
 
+def gib_in(folder: Path) -> float:
+    """Size of a folder's files in GiB, with three digits."""
+    return round(sum(path.stat().st_size for path in folder.iterdir()) / 2**30, 3)
+
+
 @contextmanager
 def whole_file(path: Path, *, flush: bool = False) -> Iterator[Path]:
-    """Give a temporary path beside `path`. When the block ends well, what it wrote there takes the place of `path` as a
-    whole; else nothing of it is left, and `path` is what it was. A reader sees the old file or the new one, also after
-    a full disk (DiskError) or a kill.
-
-    flush: ask the disk to keep the file before it gets its name.
-    """
+    """Give a temporary path beside `path`. When the block ends well, what it wrote there replaces `path` as a whole;
+    else (a full disk, which is a DiskError, or a kill) nothing of it is left, and `path` is what it was. flush: ask the
+    disk to keep the file before it gets its name."""
     temporary = path.with_name(f".tmp-{path.name}.{os.getpid()}")
     path.parent.mkdir(parents=True, exist_ok=True)
     with writing(path, temporary):
@@ -133,11 +132,8 @@ def whole_file(path: Path, *, flush: bool = False) -> Iterator[Path]:
 
 @contextmanager
 def whole_folder(folder: Path, *, main: bool = True, flush: bool = False) -> Iterator[Path]:
-    """The same for a folder: give a temporary one to write into, which then takes the place of `folder`.
-
-    main: False on the other processes of a distributed run, which write beside the main one and rename nothing; flush:
-    ask the disk to keep every file and the lists of names.
-    """
+    """The same for a folder. main: False on the other processes of a distributed run, which write beside the main one
+    and rename nothing; flush: ask the disk to keep every file and the lists of names."""
     temporary, old = folder.with_name(f".tmp-{folder.name}"), folder.with_name(f".tmp-old-{folder.name}")
     if not main:
         yield temporary

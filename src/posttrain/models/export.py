@@ -1,17 +1,16 @@
 """Export a model as a folder that transformers loads: an adapter merged into its base, or the adapter alone.
 
 Merging is done in float32, and the result is rounded once. The folder is then loaded by transformers alone and must
-give the outputs of the source rounded in the same way; otherwise it is deleted. The result says by how much rounding
-moves the outputs: where two tokens are nearly equally likely, an answer may change.
+give the outputs of the rounded source; otherwise it is deleted. The result says by how much rounding moves the outputs.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias, Unpack
 
 import torch
 import transformers
@@ -19,16 +18,15 @@ from peft import PeftModel, load_peft_weights
 from safetensors.torch import load_file, save_file
 
 from posttrain.errors import ConfigError, PosttrainError, Problem
-from posttrain.models.disk import as_umask_says, starting_anew, writing
+from posttrain.models.disk import as_umask_says, gib_in, starting_anew, writing
 from posttrain.models.fingerprint import template_fingerprint
 from posttrain.models.heads import load_any
-from posttrain.models.load import LoadedModel, adapter_base, hub_folder
-from posttrain.models.merge_adapter import relative_distance, some_logits
+from posttrain.models.load import LoadedModel, Source, adapter_base, hub_folder
+from posttrain.models.merge_adapter import is_tied, relative_distance, some_logits
 from posttrain.models.names import resolve, say_taken
 from posttrain.models.notes import head_of_model, read_notes
 from posttrain.models.save import save_model, saved_padding, write_notes
 from posttrain.models.tensors import stored_dtype
-from posttrain.models.tying import is_tied
 from posttrain.models.vocabulary import padding_of_files
 
 __all__ = ["ExportDtype", "Exported", "export_model"]
@@ -42,12 +40,9 @@ deviation: only the order of additions may differ."""
 
 
 class Exported(NamedTuple):
-    """What was written.
-
-    kind: `merged model`, `model` or `adapter`; rounding: by how much outputs differ from the float32 source's, as a
-    share of their standard deviation; tied: whether the output head still shares the embedding's matrix (an adapter may
-    have changed only one of the two); notes: what a user of the folder has to know.
-    """
+    """What was written. rounding: by how much outputs differ from the float32 source's, as a share of their standard
+    deviation; tied: whether the output head still shares the embedding's matrix (an adapter may have changed only one
+    of the two); notes: what a user of the folder has to know."""
 
     output: str
     source: str
@@ -70,36 +65,35 @@ def export_model(
     *,
     adapter: bool = False,
     dtype: ExportDtype = "auto",
-    offline: bool = True,
-    trust_remote_code: bool = False,
     say: Callable[[str], None] = print,
+    **how: Unpack[Source],
 ) -> Exported:
-    """Write `output`, which must be new or empty.
+    """Write `output`, which must be new or empty. adapter: the adapter alone, not merged; dtype: auto is that of the
+    base's files, with `adapter` the adapter's own.
 
-    adapter: the adapter alone, not merged; dtype: auto is that of the base's files, with `adapter` the adapter's own.
     ConfigError when there is no adapter to export or the folder is not empty; PosttrainError for an adapter that is no
     change of weights, and when the written model differs.
     """
     say_taken(name, say)
     name = resolve(name) if Path(name).is_dir() else name
     if not Path(resolve(name)).exists():
-        hub_folder(name, offline=offline)  # raises MissingError before anything else is reported
+        hub_folder(name, offline=how.get("offline", True))  # raises MissingError before anything else is reported
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise ConfigError(Problem(str(output), "is there already and is not overwritten", "choose a new folder"))
     is_adapter = (Path(resolve(name)) / "adapter_config.json").is_file()
     if adapter and not is_adapter:
         raise ConfigError(Problem("--adapter", f"{name} is no adapter", "leave it out: the whole model is written"))
-    made = _adapter if adapter else _whole
-    how = {"offline": offline, "trust_remote_code": trust_remote_code}
     try:
-        return made(name, output, dtype, how, say, merged=is_adapter)
+        if adapter:
+            return _adapter(name, output, dtype, how, say)
+        return _whole(name, output, dtype, how, say, merged=is_adapter)
     except BaseException:
         shutil.rmtree(output, ignore_errors=True)
         raise
 
 
 def _whole(
-    name: str, output: Path, dtype: ExportDtype, how: Mapping[str, bool], say: Callable[[str], None], *, merged: bool
+    name: str, output: Path, dtype: ExportDtype, how: Source, say: Callable[[str], None], *, merged: bool
 ) -> Exported:
     named = (stored_dtype(name, **how) or "float32") if dtype == "auto" else dtype
     if dtype == "auto":
@@ -120,7 +114,7 @@ def _whole(
         say(f"the padding token stays {pads.own!r}, as in the source; it has no embedding, so config.json {config}")
     with writing(output):
         save_model(model, loaded.tokenizer, output, dtype=wanted, card=_card(name, named, merged=merged))
-    by = _loads_again(output, loaded, rounded, trust_remote_code=how["trust_remote_code"])
+    by = _loads_again(output, loaded, rounded, trust_remote_code=how.get("trust_remote_code", False))
     return Exported(
         output=str(output),
         source=name,
@@ -129,7 +123,7 @@ def _whole(
         parameters=sum(p.numel() for p in model.parameters()),
         dtype=named,
         tied=is_tied(model),
-        gib=_gib(output),
+        gib=gib_in(output),
         rounding=far,
         chat_template=bool(loaded.tokenizer.chat_template),
         loads_with=by,
@@ -181,9 +175,7 @@ def _loads_again(output: Path, source: LoadedModel, expected: torch.Tensor | Non
     return by
 
 
-def _adapter(
-    name: str, output: Path, dtype: ExportDtype, how: Mapping[str, bool], say: Callable[[str], None], *, merged: bool
-) -> Exported:
+def _adapter(name: str, output: Path, dtype: ExportDtype, how: Source, say: Callable[[str], None]) -> Exported:
     """Write the adapter's files, its tokenizer with the template, and a card."""
     folder = Path(resolve(name))
     loaded = load_any(name, device="cpu", dtype="auto", say=say, **how)
@@ -198,7 +190,7 @@ def _adapter(
         save_file({key: t.contiguous() for key, t in tensors.items()}, output / path.name, metadata={"format": "pt"})
         with saved_padding(loaded.model, loaded.tokenizer):
             loaded.tokenizer.save_pretrained(output)
-        noted = _noted(folder)
+        noted = read_notes(folder).get("base_fingerprint")
         write_notes(output, loaded.tokenizer, base=noted, head=head_of_model(loaded.model))
         base = adapter_base(output) or ""
         card = _card(name, None, merged=False, base=base, fingerprint=noted)
@@ -226,7 +218,7 @@ def _adapter(
         parameters=sum(t.numel() for t in tensors.values()),
         dtype=", ".join(sorted(kinds)),
         tied=is_tied(loaded.model.get_base_model() if isinstance(loaded.model, PeftModel) else loaded.model),
-        gib=_gib(output),
+        gib=gib_in(output),
         rounding=far,
         chat_template=bool(loaded.tokenizer.chat_template),
         loads_with="PEFT" if isinstance(loaded.model, PeftModel) else "posttrain only; without --adapter for others",
@@ -240,15 +232,6 @@ def _is_path(base: str) -> bool:
         return False
     path = Path(base).expanduser()
     return path.is_absolute() or path.exists() or base.startswith(".") or "\\" in base or base.count("/") > 1
-
-
-def _noted(folder: Path) -> str | None:
-    found = read_notes(folder).get("base_fingerprint")
-    return str(found) if found is not None else None
-
-
-def _gib(folder: Path) -> float:
-    return round(sum(path.stat().st_size for path in folder.iterdir()) / 2**30, 3)
 
 
 def _card(name: str, dtype: str | None, *, merged: bool, base: str = "", fingerprint: str | None = None) -> str:

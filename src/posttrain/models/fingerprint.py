@@ -1,8 +1,8 @@
 """Fingerprints (short digests of contents) of weights, of adapters' bases and of chat templates.
 
-The template's fingerprint is computed from the token ids of a few fixed conversations, so it changes when the template,
-the vocabulary or the special tokens change, and not when a file is only reformatted. It is saved beside the weights in
-`posttrain.json`; a tokenizer that renders differently from the one used in training is refused unless that is allowed.
+The template's is computed from the token ids of a few fixed conversations, so it does not change when a file is only
+reformatted. It is saved beside the weights in `posttrain.json`; a tokenizer that renders differently from the one used
+in training is refused unless that is allowed.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakKeyDictionary
@@ -28,6 +29,7 @@ __all__ = [
     "base_fingerprint",
     "check_base",
     "check_template",
+    "file_fingerprint",
     "remember_base",
     "remembered_base",
     "stored_weights",
@@ -53,11 +55,9 @@ CONVERSATIONS: tuple[tuple[dict[str, str], ...], ...] = (
 
 
 def weights_fingerprint(model: PreTrainedModel) -> str:
-    """First 16 hex digits of the sha256 over names, shapes and float32 bytes of all parameters.
-
-    The same weights have the same fingerprint on any device and in any stored precision that holds them exactly.
-    """
-    found = _fingerprint_of(sorted(model.named_parameters(), key=lambda pair: pair[0])).fingerprint
+    """First 16 hex digits of the sha256 over names, shapes and float32 bytes of all parameters: the same on any device
+    and in any stored precision that holds the weights exactly."""
+    found = _fingerprint_of(sorted(model.named_parameters(), key=itemgetter(0))).fingerprint
     if is_large(model):
         set_aside(model.parameters())
     return found
@@ -72,26 +72,19 @@ class StoredWeights(NamedTuple):
 
 
 def stored_weights(folder: Path) -> StoredWeights:
-    """All safetensors files of a folder, read without building the model: importing the models of transformers takes
-    longer than all else that `posttrain doctor` does. PosttrainError naming a file that cannot be read.
-    """
-    from safetensors import SafetensorError, safe_open
+    """All safetensors files of a folder, read without building the model: transformers' models take longer to import
+    than all else in `posttrain doctor`. PosttrainError naming a file that cannot be read."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
 
-    files: dict[str, Path] = {}
+    tensors: dict[str, Tensor] = {}
     for path in sorted(folder.glob("*.safetensors")):
         try:
-            with safe_open(path, framework="pt") as file:
-                files |= dict.fromkeys(file.keys(), path)
+            tensors |= load_file(path)
         except (SafetensorError, OSError) as error:
             mend = "install the package again"
             raise PosttrainError(Problem(str(path), f"cannot be read: {error}", mend)) from error
-
-    def tensors() -> Iterator[tuple[str, Tensor]]:
-        for name, path in sorted(files.items()):
-            with safe_open(path, framework="pt") as file:
-                yield name, file.get_tensor(name)
-
-    return _fingerprint_of(tensors())
+    return _fingerprint_of(sorted(tensors.items(), key=itemgetter(0)))
 
 
 def _fingerprint_of(tensors: Iterable[tuple[str, Tensor]]) -> StoredWeights:
@@ -112,11 +105,8 @@ SAMPLES = 64
 
 def base_fingerprint(model: PreTrainedModel) -> str:
     """First 16 hex digits of the sha256 over names, shapes and 64 evenly spaced numbers of each parameter of the
-    backbone. An adapter's notes have that of the model it was trained on.
-
-    Numbers are rounded to bfloat16 first, so that a base has one fingerprint whether it is loaded in float32 or in
-    bfloat16. The head and other parts that were random are left out.
-    """
+    backbone, without the head and other parts that were random. An adapter's notes have that of the model it was
+    trained on. Numbers are rounded to bfloat16 first, so that it is the same for a base in float32 and in bfloat16."""
     import torch
 
     new = {id(p) for name in head_modules(model) for p in model.get_submodule(name).parameters()}
@@ -153,16 +143,19 @@ def _adapter_fingerprint(name: str) -> str | None:
         return None
     for weights in (folder / "adapter_model.safetensors", folder / "adapter_model.bin"):
         if weights.is_file():
-            with weights.open("rb") as file:
-                return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+            return file_fingerprint(weights)[:16]
     return None
 
 
-def check_base(folder: Path, base: str, model: PreTrainedModel) -> None:
-    """PosttrainError when an adapter folder's notes name another base than this model, called `base`.
+def file_fingerprint(path: Path) -> str:
+    """The sha256 of a file, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
-    An adapter without notes (not made by posttrain) passes; so does a base in float16, which rounds differently.
-    """
+
+def check_base(folder: Path, base: str, model: PreTrainedModel) -> None:
+    """PosttrainError when an adapter folder's notes name another base than this model, called `base`. An adapter
+    without notes (not made by posttrain) passes; so does a base in float16, which rounds differently."""
     import torch
 
     remember_base(model)
@@ -177,21 +170,16 @@ def template_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
     """First 16 hex digits of the sha256 over the token ids of fixed conversations; "none" without a chat template."""
     if not tokenizer.chat_template:
         return "none"
-    template = _dateless(tokenizer.get_chat_template())
+    template = tokenizer.get_chat_template()
+    if "strftime_now" in template:  # today's date (Llama 3, SmolLM3); a fixed one keeps the fingerprint
+        macro = "{%- macro posttrain_fixed_date(format) -%}01 Jan 2000{%- endmacro -%}"
+        template = macro + re.sub(r"strftime_now\s*\(", "posttrain_fixed_date(", template)
     rendered = [
         _ids(tokenizer, list(conversation), template, prompt)
         for conversation in CONVERSATIONS
         for prompt in (False, True)
     ]
     return hashlib.sha256(json.dumps(rendered).encode()).hexdigest()[:16]
-
-
-def _dateless(template: str) -> str:
-    """Let a template that prints today's date (Llama 3, SmolLM3) print a fixed one, so that its fingerprint stays."""
-    if "strftime_now" not in template:
-        return template
-    macro = "{%- macro posttrain_fixed_date(format) -%}01 Jan 2000{%- endmacro -%}"
-    return macro + re.sub(r"strftime_now\s*\(", "posttrain_fixed_date(", template)
 
 
 def _ids(
@@ -218,10 +206,8 @@ MISMATCH_MEND = (
 def check_template(
     folder_or_name: str | Path, tokenizer: PreTrainedTokenizerBase, *, allow_mismatch: bool = False
 ) -> None:
-    """TemplateError when the weights were trained with another template than this tokenizer's.
-
-    Weights without `posttrain.json` (not made by posttrain) pass.
-    """
+    """TemplateError when the weights were trained with another template than this tokenizer's. Weights without
+    `posttrain.json` (not made by posttrain) pass, and names that are no folders."""
     folder = Path(resolve(str(folder_or_name)))
     saved = read_notes(folder).get("template_fingerprint")
     if saved is None or allow_mismatch:

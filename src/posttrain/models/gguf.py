@@ -1,25 +1,24 @@
 """Load GGUF files: dequantised weights, the tokenizer and the chat template.
 
-transformers reads the tensors (its extra `gguf`). The returned model is built from the configuration with the same
-tensors and without a quantisation configuration, so that it can be trained and saved. Before the weights are read, the
-memory that they will take is reported (parameters x bytes, from the file's header).
+transformers reads the tensors (its extra `gguf`). The returned model has no quantisation configuration, so that it can
+be trained and saved. Before that, the memory that the weights will take is reported, from the file's header.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 from collections.abc import Callable, Iterator
 from functools import cache
 from importlib.util import find_spec
-from math import prod
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from posttrain.errors import MissingError, PosttrainError, Problem
 from posttrain.models.gguf_header import COPY, GgufHeader, read_header
-from posttrain.models.loading import counted, counting_tensors
+from posttrain.models.meter import counted, counting_tensors
 
 if TYPE_CHECKING:
     import torch
@@ -41,13 +40,16 @@ AS_GPT2 = ("gpt-2", "gpt2", "default", "mpt", "olmo", "jais", "trillion", "phi-2
 def check_gguf(path: Path) -> GgufHeader:
     """The header of a file that is whole and can be read here.
 
-    MissingError without the extra `gguf`; PosttrainError for a broken or truncated file, an architecture that
-    transformers cannot read, or a type of numbers that the package gguf does not know.
+    MissingError without the extra `gguf`; PosttrainError for a broken or truncated file, an unknown architecture, or a
+    type of numbers that the package gguf does not know.
     """
     header = read_header(path)
     if find_spec("gguf") is None:
         raise MissingError(Problem(str(path), "a GGUF file needs the package gguf", "pip install 'posttrain[gguf]'"))
+    import transformers
     from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
+    from transformers.integrations.gguf import GGUF_CONFIG_ARCHS
+    from transformers.modeling_gguf_pytorch_utils import GGUF_SUPPORTED_ARCHITECTURES
 
     sizes = {int(kind): size for kind, size in GGML_QUANT_SIZES.items()}
     names = {int(kind): kind.name for kind in GGMLQuantizationType}
@@ -58,25 +60,17 @@ def check_gguf(path: Path) -> GgufHeader:
     needed = 0
     for tensor in header.tensors:
         block, stored = sizes[tensor.kind]
-        needed = max(needed, header.data_start + tensor.offset + prod(tensor.shape) // block * stored)
+        needed = max(needed, header.data_start + tensor.offset + tensor.elements // block * stored)
     has = path.stat().st_size
     if has < needed:
         raise PosttrainError(Problem(str(path), f"is cut short: it has {has} bytes of {needed}", COPY))
-    _check_architecture(header)
-    return header
-
-
-def _check_architecture(header: GgufHeader) -> None:
-    import transformers
-    from transformers.integrations.gguf import GGUF_CONFIG_ARCHS
-    from transformers.modeling_gguf_pytorch_utils import GGUF_SUPPORTED_ARCHITECTURES
-
     known = {*GGUF_SUPPORTED_ARCHITECTURES, *GGUF_CONFIG_ARCHS}
     spelled = header.architecture.replace("-", "_")
     if not {header.architecture, spelled, header.architecture.replace("moe", "_moe")} & known:
         cause = f"is of architecture '{header.architecture}', which transformers {transformers.__version__} cannot read"
         mend = "use the model's own folder in safetensors, or a newer transformers"
         raise PosttrainError(Problem(str(header.path), cause, mend))
+    return header
 
 
 def memory_line(header: GgufHeader, bytes_each: int = 4) -> str:
@@ -108,8 +102,8 @@ def gguf_config(path: Path) -> Any:
     import transformers
 
     check_gguf(path)
-    with _alone(path) as folder, _reading(path):
-        return _plain(transformers.AutoConfig.from_pretrained(str(folder), gguf_file=path.name, local_files_only=True))
+    with _reading(path) as folder:
+        return _plain(transformers.AutoConfig.from_pretrained(folder, gguf_file=path.name, local_files_only=True))
 
 
 def _plain(config: Any) -> Any:
@@ -127,9 +121,9 @@ def load_gguf(path: Path, dtype: torch.dtype, *, say: Callable[[str], None] = _s
     say(memory_line(header, dtype.itemsize))
     if any(tensor.name.startswith("rope_") for tensor in header.tensors):
         say(f"{path.name}: its rotary factors are not read; positions far apart differ from llama.cpp's")
-    with _alone(path) as folder, _reading(path), _counting_tensors():
+    with _reading(path) as folder, _counting_tensors():
         read, report = transformers.AutoModelForCausalLM.from_pretrained(
-            str(folder),
+            folder,
             gguf_file=path.name,
             dtype=dtype,
             local_files_only=True,
@@ -158,10 +152,8 @@ def gguf_tokenizer(path: Path, *, say: Callable[[str], None] = _say_once) -> Pre
     import transformers
 
     header = check_gguf(path)
-    with _alone(path) as folder, _reading(path):
-        tokenizer: Any = transformers.AutoTokenizer.from_pretrained(
-            str(folder), gguf_file=path.name, local_files_only=True
-        )
+    with _reading(path) as folder:
+        tokenizer: Any = transformers.AutoTokenizer.from_pretrained(folder, gguf_file=path.name, local_files_only=True)
     tokenizer.name_or_path = str(path)
     if header.positions is not None:
         tokenizer.model_max_length = header.positions
@@ -180,28 +172,23 @@ def gguf_tokenizer(path: Path, *, say: Callable[[str], None] = _say_once) -> Pre
 
 def _splits_as_gpt2(tokenizer: Any) -> bool:
     """Whether words are split by GPT-2's expression only, which transformers also uses for rules that it lacks."""
-    import json
-
     rule = json.loads(tokenizer.backend_tokenizer.to_str())["pre_tokenizer"] or {}
     return bool(rule.get("type") == "ByteLevel" and rule.get("use_regex"))
 
 
 @contextlib.contextmanager
-def _alone(path: Path) -> Iterator[Path]:
-    """A folder that has only this file: configurations and tokenizers beside it may belong to another model."""
-    if not any(path.parent.glob("*.json")):
-        yield path.parent
-        return
-    with TemporaryDirectory(prefix="posttrain-gguf-") as folder:
-        (Path(folder) / path.name).symlink_to(path.resolve())
-        yield Path(folder)
+def _reading(path: Path) -> Iterator[str]:
+    """Give a folder that has only this file: configurations and tokenizers beside it may belong to another model.
 
-
-@contextlib.contextmanager
-def _reading(path: Path) -> Iterator[None]:
-    """Within this, errors of transformers become a PosttrainError that names the file."""
+    Within this, errors of transformers become a PosttrainError that names the file.
+    """
     try:
-        yield
+        if not any(path.parent.glob("*.json")):
+            yield str(path.parent)
+            return
+        with TemporaryDirectory(prefix="posttrain-gguf-") as folder:
+            (Path(folder) / path.name).symlink_to(path.resolve())
+            yield folder
     except (OSError, ValueError, KeyError, IndexError, TypeError, RuntimeError, NotImplementedError) as error:
         words = str(error).strip().splitlines()
         cause = f"cannot be read: {words[0][:300] if words else type(error).__name__}"

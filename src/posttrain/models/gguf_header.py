@@ -1,8 +1,8 @@
 """The header of a GGUF file: its tensors and their sizes, read without the weights and without any package.
 
-Layout (ggml-org/ggml, docs/gguf.md): the word GGUF, a version, counts of tensors and of key-value pairs, the pairs,
-the tensors' names, shapes, types and offsets, then their data from the next multiple of `general.alignment`.
-Little-endian; strings are a 64-bit length and UTF-8.
+Layout (ggml-org/ggml, docs/gguf.md): the word GGUF, a version, counts of tensors and of key-value pairs, the pairs, the
+tensors' names, shapes, types and offsets, then their data from the next multiple of `general.alignment`. Little-endian;
+strings are a 64-bit length and UTF-8.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import mmap
 import struct
 from collections import Counter
+from math import prod
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -37,10 +38,7 @@ class GgufTensor(NamedTuple):
 
     @property
     def elements(self) -> int:
-        product = 1
-        for length in self.shape:
-            product *= length
-        return product
+        return prod(self.shape)
 
 
 class GgufHeader(NamedTuple):

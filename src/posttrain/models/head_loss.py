@@ -1,14 +1,13 @@
 """Losses of tokens without the logits of all tokens: the output head runs in chunks, at supervised positions only.
 
 A vocabulary of 49,152 words makes 200 KB of float32 logits for each position, and a plain cross-entropy holds three or
-four copies of them: for a step of 1,024 tokens more than the model's own weights. Here the model's forward pass ends
-before its head; the hidden states of the supervised positions go through the head in chunks, and only the loss and the
-gradient of the hidden states of each chunk are kept (Wijmans et al. 2024, arXiv:2411.09009; Liger-Kernel,
-arXiv:2410.10989).
+four copies of them. Here the forward pass ends before the head; the hidden states of the supervised positions go
+through it in chunks, and only each chunk's loss and gradient of the hidden states are kept (Wijmans et al. 2024,
+arXiv:2411.09009; Liger-Kernel, arXiv:2410.10989).
 
-A trial, not a list of architectures, tells which heads can be used in this way: the logits of a few tokens must equal
-`softcap(factor * (W h + b))` with the head's own W and b. Where they do not, or where the head is changed (LoRA on it,
-shards of it), `plain_head` returns None and the caller computes all logits.
+A trial tells which heads can be used in this way: the logits of a few tokens must equal `softcap(factor * (W h + b))`
+with the head's own W and b. Where they do not, or where the head is changed (LoRA on it, shards of it), `plain_head`
+returns None and the caller computes all logits.
 """
 
 from __future__ import annotations
@@ -21,6 +20,7 @@ from weakref import WeakKeyDictionary, ref
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.hooks import RemovableHandle
 
 from posttrain.models.adapters import virtual_columns
 from posttrain.models.line import line_for
@@ -81,20 +81,14 @@ def chunk_rows(vocabulary: int) -> int:
 # ---- the forward pass without its head -------------------------------------------------------------------------------
 
 
-@contextmanager
-def _before_head(head: nn.Module, take: Callable[[Tensor], Tensor]) -> Iterator[None]:
-    """Within this, `take` gets the input of the head and returns what the head reads instead."""
-    handle = head.register_forward_pre_hook(lambda _, args: (take(args[0]), *args[1:]))
-    try:
-        yield
-    finally:
-        handle.remove()
+def _reading_head(head: nn.Module, read: Callable[[Tensor], None]) -> RemovableHandle:
+    """Within this, `read` gets the input of the head."""
+    return head.register_forward_pre_hook(lambda _, args: read(args[0]))
 
 
 @contextmanager
 def _spared(head: nn.Linear) -> Iterator[None]:
-    """Within this the head computes nothing: the forward pass goes on with zeros as the logits of one position, which
-    take no memory."""
+    """Within this the head computes nothing: it gives zeros as the logits of one position, which take no memory."""
     own = vars(head).get("forward")
 
     def nothing(hidden: Tensor) -> Tensor:
@@ -110,11 +104,9 @@ def _spared(head: nn.Linear) -> Iterator[None]:
 
 
 def states_at(model: nn.Module, input_ids: Tensor, asked: Tensor) -> Tensor:
-    """Hidden states (N, D) that the output head would read at the positions `asked`, row by row.
-
-    input_ids: (B, T), right-padded; asked: (B, T) bool. For models that have a `plain_head`. What rows share at their
-    beginning is read once where that is faster (`models/line.py`).
-    """
+    """Hidden states (N, D) that the output head would read at the positions `asked`, row by row, for models that have a
+    `plain_head`. input_ids: (B, T), right-padded; asked: (B, T) bool. What rows share at their beginning is read once
+    where that is faster (`models/line.py`)."""
     extra = virtual_columns(model)
     found: list[Tensor] = []
     line = line_for(model, input_ids, asked)
@@ -122,12 +114,11 @@ def states_at(model: nn.Module, input_ids: Tensor, asked: Tensor) -> Tensor:
     if line is not None:
         inputs = {"input_ids": line.ids, "position_ids": line.positions, "attention_mask": line.mask}
 
-    def take(hidden: Tensor) -> Tensor:
+    def read(hidden: Tensor) -> None:
         found.append(hidden[:, extra:][asked] if line is None else hidden[0, line.asked])
-        return hidden
 
     head = core_of(model).get_output_embeddings()
-    with _before_head(head, take), _spared(head):
+    with _reading_head(head, read), _spared(head):
         model(**inputs, use_cache=False)
     if len(found) != 1:
         raise RuntimeError(f"{type(core_of(model)).__name__} went through its output head {len(found)} times")
@@ -157,12 +148,7 @@ def _tried(core: Any, head: nn.Linear) -> tuple[float, float] | None:
     """Factor and softcap with which the head gives the model's own logits for a few tokens; None when none does."""
     ids = torch.arange(1, 7, device=core.device).view(2, 3) % head.weight.shape[0]
     read: list[Tensor] = []
-
-    def take(hidden: Tensor) -> Tensor:
-        read.append(hidden)
-        return hidden
-
-    with torch.random.fork_rng(), _before_head(head, take):
+    with torch.random.fork_rng(), _reading_head(head, read.append):
         logits: Tensor = core(input_ids=ids, use_cache=False).logits
     if len(read) != 1 or read[0].shape[:2] != ids.shape or read[0].shape[-1] != head.weight.shape[1]:
         return None
@@ -198,8 +184,7 @@ _lowered: dict[Tensor, tuple[Tensor, int]] = {}
 
 @contextmanager
 def head_kept(model: nn.Module, dtype: torch.dtype) -> Iterator[None]:
-    """Within this a copy of the head's weight in `dtype` is kept if the weight is frozen (2 V D bytes for bfloat16);
-    else a copy is made for every micro batch."""
+    """Within this a copy of a frozen head's weight in `dtype` is kept; else one is made for every micro batch."""
     head = core_of(model).get_output_embeddings()
     weight = getattr(head, "weight", None)
     if type(weight) is not nn.Parameter or weight.requires_grad or weight.dtype == dtype:
@@ -222,24 +207,19 @@ def kept_in(weight: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def chunked(hidden: Tensor, head: PlainHead, function: Function, *, rows: int | None = None) -> Tensor:
-    """`function` of each token's logits, (N,), with gradients for hidden states and head.
-
-    hidden: (N, D). Where the head's weights are frozen, the gradient of the hidden states is computed in the forward
-    pass, and logits once; else the logits are computed again in the backward pass.
-    """
+    """`function` of each token's logits, (N,), with gradients for hidden states (N, D) and head. Where the head's
+    weights are frozen, the gradient of the hidden states is computed in the forward pass, and logits once; else the
+    logits are computed again in the backward pass."""
     rows = rows or chunk_rows(head.weight.shape[0])
-    nats: Tensor = _Chunked.apply(  # type: ignore[no-untyped-call]
+    return _Chunked.apply(  # type: ignore[no-untyped-call]
         hidden, head.weight, head.bias, head.factor, head.softcap, function, rows, head.precision()
     )
-    return nats
 
 
 def chunked_nll(hidden: Tensor, head: PlainHead, targets: Tensor, *, rows: int | None = None) -> Tensor:
-    """Negative log-likelihood of each token in nats, (N,), computed in float32 or finer.
+    """Negative log-likelihood of each token in nats, (N,), computed in float32 or finer; hidden: (N, D); targets: (N,).
 
     nats_i = logsumexp(z_i) - z_i[y_i], with z_i the logits of h_i
-
-    hidden: (N, D); targets: (N,).
     """
 
     def nll(logits: Tensor, at: slice, wants: bool) -> tuple[Tensor, Tensor | None]:

@@ -1,9 +1,9 @@
 """Models with a head for classes of texts, classes of tokens, or answer spans.
 
-`load_head_model` puts a head on any base that transformers has a class for; the head is random then and has to be
-trained. A folder saved with a head loads as it is; its labels are in `config.json`, an adapter's in `posttrain.json`.
-The configuration (`posttrain_head`) names every part that was random at the start, so that tuners that freeze the rest
-train these parts, and adapters contain them.
+`load_head_model` puts a random head on any base that transformers has a class for. A folder saved with a head loads as
+it is; its labels are in `config.json`, an adapter's in `posttrain.json`. The configuration (`posttrain_head`) names
+every part that was random at the start, so that tuners that freeze the rest train these parts, and adapters contain
+them.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from posttrain.errors import PosttrainError, Problem
 from posttrain.models.load import LoadedModel, LoadOptions, load_model, load_with
 from posttrain.models.names import resolve
 from posttrain.models.notes import HEAD_KEY, HEADS, Head, HeadNotes, head_modules, notes_in, saved_head
+from posttrain.models.tensors import tensors_in
 from posttrain.models.vocabulary import padding_of_files
 
 if TYPE_CHECKING:
@@ -50,8 +51,8 @@ def load_head_model(
     """A model with this head, its tokenizer, in eval mode; options as in `load_model`.
 
     labels: names of the outputs; None takes those of a folder that has this head ("answer" needs none). A folder with
-    the wanted head and labels is loaded complete; any other model gets a new head, drawn from `seed`, and `say` is told
-    so. settings: kept in the configuration; None keeps a folder's own. PosttrainError where the architecture has no
+    the wanted head and labels is loaded complete; any other model gets a new head, drawn from `seed`, which `say` is
+    told. settings: kept in the configuration; None keeps a folder's own. PosttrainError where the architecture has no
     such class, and where a folder's tensors are missing.
     """
     there = saved_head(name, offline=options.get("offline", True))
@@ -64,10 +65,11 @@ def load_head_model(
         labels = kept.labels  # the order is the folder's
     own = kept.settings if kept is not None else {}
     wanted = HeadNotes(head, tuple(labels), dict(settings if settings is not None else own))
-    wanted = wanted._replace(seed=kept.seed if kept is not None and kept.labels == wanted.labels else seed)
-    if kept is not None and kept.labels == wanted.labels and (Path(resolve(name)) / "adapter_config.json").is_file():
+    same = kept is not None and kept.labels == wanted.labels
+    wanted = wanted._replace(seed=kept.seed if kept is not None and same else seed)
+    if kept is not None and same and (Path(resolve(name)) / "adapter_config.json").is_file():
         _check_adapter(name, kept.modules)
-    maker = _Maker(wanted, say, quiet=kept is not None and kept.labels == wanted.labels)
+    maker = _Maker(wanted, say, quiet=same)
     loaded = load_with(name, maker.make, **options)
     loaded.model.config.get_text_config().pad_token_id = loaded.tokenizer.pad_token_id
     if (stand_in := padding_of_files(loaded.tokenizer)) is not None:
@@ -103,14 +105,9 @@ class _Maker(NamedTuple):
         ending, purpose = HEADS[wanted.head]
         auto = vars(importlib.import_module("transformers.models.auto.modeling_auto"))[f"AutoModel{ending}"]
         if type(config) not in auto._model_mapping and "auto_map" not in config.to_dict():
-            raise PosttrainError(
-                Problem(
-                    folder,
-                    f"transformers {transformers.__version__} has no {config.model_type} model with a head for "
-                    f"{purpose} (a class ...{ending})",
-                    "train it with `sft` on {prompt, completion} rows, or take another base",
-                )
-            )
+            lacks = f"transformers {transformers.__version__} has no {config.model_type} model with a head for "
+            mend = "train it with `sft` on {prompt, completion} rows, or take another base"
+            raise PosttrainError(Problem(folder, f"{lacks}{purpose} (a class ...{ending})", mend))
         if has is not None and has.head == wanted.head and has.labels == wanted.labels:
             model, report = auto.from_pretrained(
                 folder, config=config, dtype=dtype, weights_only=True, output_loading_info=True, **source
@@ -122,11 +119,9 @@ class _Maker(NamedTuple):
     def _new(
         self, folder: str, config: Any, dtype: Any, source: Mapping[str, Any], auto: Any
     ) -> tuple[PreTrainedModel, list[str]]:
-        """A new head on the folder's backbone.
-
-        `from_pretrained` of the class with the head is not used: some classes name the backbone differently than the
-        language model does (LlamaForQuestionAnswering: `transformer`), and then all its tensors would be random.
-        """
+        """A new head on the folder's backbone. `from_pretrained` of the class with the head is not used: some classes
+        name the backbone differently than the language model does (LlamaForQuestionAnswering: `transformer`), and then
+        all its tensors would be random."""
         import torch
         import transformers
 
@@ -202,14 +197,11 @@ def _own_parts(model: Any) -> tuple[str, ...]:
 
 def _check_adapter(name: str, modules: Sequence[str]) -> None:
     """PosttrainError when an adapter does not contain the head that its base lacks."""
-    from safetensors import safe_open
-
     path = Path(resolve(name)) / "adapter_model.safetensors"
     if not path.is_file():
         raise PosttrainError(Problem(name, "an adapter with a head must be stored as safetensors", "save it again"))
-    with safe_open(str(path), "pt") as file:
-        keys = [f".{key}" for key in file.keys()]  # noqa: SIM118  # not a dict
-    lacking = [module for module in modules if not any(f".{module}." in key for key in keys)]
+    keys = tensors_in(path)
+    lacking = [module for module in modules if not any(f".{module}." in f".{key}" for key in keys)]
     if lacking:
         cause = f"lacks the head ({', '.join(lacking)}); it would be random"
         raise PosttrainError(Problem(str(path), cause, "take the whole adapter"))

@@ -3,12 +3,10 @@
     rows            <sys> a b c        line       <sys> a b c d e
                     <sys> a d e        parents      -   0 1 2 2 4      each token sees its ancestors, and itself
 
-Chat rows begin with the same system message, answers to one question begin with that question, and a step with replay
-has rows of very different lengths: half or more of the tokens of padded rows repeat others or are padding, and on a CPU
-each of them takes time. A token's hidden state depends on its ancestors only, so losses and gradients are those of the
-rows up to rounding; the gradients of a shared token add up. (`inference/tree.py` does it for inference.)
-
-A trial finds out which models can be used in this way: they must take a 4-D mask and positions.
+Chat rows begin with the same system message, answers to one question with that question, and a step with replay has
+rows of very different lengths: half or more of the tokens of padded rows repeat others or are padding. Losses and
+gradients are those of the rows up to rounding. (`inference/tree.py` does it for inference.) A trial finds out which
+models can be used in this way: they must take a 4-D mask and positions.
 """
 
 from __future__ import annotations
@@ -20,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from posttrain.models.adapters import virtual_columns
+from posttrain.models.added import at_rest
 from posttrain.models.logits import UNFIT, core_of
 
 __all__ = ["LEAST", "LONGEST", "Line", "lay_line", "line_for", "takes_lines"]
@@ -80,17 +79,14 @@ def lay_line(input_ids: Tensor, asked: Tensor) -> Line:
 
 
 def line_for(model: nn.Module, input_ids: Tensor, asked: Tensor) -> Line | None:
-    """The line to read instead of the rows; None where the rows are read as they are: on a GPU, in bfloat16, with small
-    models, where little is shared, and where the model does not take a line."""
+    """The line to read instead of the rows, in float32 on a CPU; None where it does not pay or the model takes none."""
     core = core_of(model)
     if input_ids.device.type != "cpu" or core.dtype != torch.float32 or torch.is_autocast_enabled("cpu"):
         return None
     if not bool(asked.any()) or core.num_parameters() < LEAST or virtual_columns(model) or _drops(model):
         return None
-    if not takes_lines(core):
-        return None
-    line = lay_line(input_ids, asked)
-    return line if line.ids.numel() <= min(LONGEST, WORTH * input_ids.numel()) else None
+    line = lay_line(input_ids, asked) if takes_lines(core) else None
+    return line if line is not None and line.ids.numel() <= min(LONGEST, WORTH * input_ids.numel()) else None
 
 
 def _drops(model: nn.Module) -> bool:
@@ -129,22 +125,13 @@ def _tried(core: Any) -> bool:
     asked = torch.ones_like(rows, dtype=torch.bool)
     asked[0, 9:] = False
     line = lay_line(rows, asked)
-    was = core.training
     try:
-        core.eval()
-        with torch.no_grad():
-            expected = _states(core, input_ids=rows)[asked]
-            found = _states(core, input_ids=line.ids, position_ids=line.positions, attention_mask=line.mask)
+        with torch.no_grad(), at_rest(core):
+            inputs = {"input_ids": line.ids, "position_ids": line.positions, "attention_mask": line.mask}
+            expected = core.base_model(input_ids=rows, use_cache=False).last_hidden_state[asked]
+            found = core.base_model(**inputs, use_cache=False).last_hidden_state
     except torch.OutOfMemoryError:
         raise
     except UNFIT:  # the model does not take these arguments: its rows are read as rows
         return False
-    finally:
-        core.train(was)
     return float((found[0][line.asked] - expected).abs().max()) <= TOLERANCE * max(1.0, float(expected.std()))
-
-
-def _states(core: Any, **inputs: Tensor) -> Tensor:
-    """Hidden states (B, T, D) before the output head."""
-    states: Tensor = core.base_model(**inputs, use_cache=False).last_hidden_state
-    return states

@@ -1,7 +1,7 @@
 """Load a model and its tokenizer from a name: pocket, local folder, adapter folder, GGUF file or hub id.
 
-Nothing is fetched from the network unless asked for (`offline=False`, on the command line `--download`). On the CPU
-weights are float32, whatever the files hold. Pickled weights (`.bin`) are read with `weights_only=True`.
+Nothing is fetched from the network unless asked for. On the CPU weights are float32, whatever the files hold. Pickled
+weights (`.bin`) are read with `weights_only=True`.
 """
 
 from __future__ import annotations
@@ -11,20 +11,21 @@ import os
 import pickle
 import warnings
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypedDict, Unpack, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypedDict, Unpack
 
 from posttrain.config.json_text import BadJson, parse_json
 from posttrain.errors import MissingError, PosttrainError, Problem
 from posttrain.models.fingerprint import check_base, check_template
 from posttrain.models.gguf import check_gguf, gguf_config, gguf_tokenizer, load_gguf
 from posttrain.models.gguf_header import is_gguf, read_header
-from posttrain.models.loading import counting_tensors
-from posttrain.models.names import is_folder, near_model, resolve
+from posttrain.models.meter import counting_tensors
+from posttrain.models.names import near_model, resolve
 from posttrain.models.notes import cannot_generate, notes_in, saved_head
-from posttrain.models.stops import keep_stops
 from posttrain.models.vocabulary import (
     keep_padding_inside,
+    keep_stops,
     pad_alike,
     pad_with,
     rows_in_config,
@@ -39,6 +40,7 @@ __all__ = [
     "LoadOptions",
     "LoadedModel",
     "Maker",
+    "Source",
     "adapter_base",
     "base_of",
     "check_folder",
@@ -58,9 +60,6 @@ BIG_PARAMETERS = 1_000_000_000
 READ_SUFFIXES = (".json", ".safetensors", ".bin")
 """Files of a model folder that must be readable; safetensors reports one that is not as "no such file"."""
 
-PROMPTS = ("PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING")
-"""PEFT's kinds of soft prompts."""
-
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt")
 
 
@@ -76,29 +75,31 @@ class LoadedModel(NamedTuple):
     name: str
 
 
-class LoadOptions(TypedDict, total=False):
+class Source(TypedDict, total=False):
+    """offline: fetch nothing (the default); trust_remote_code: run code that the model brings along."""
+
+    offline: bool
+    trust_remote_code: bool
+
+
+class LoadOptions(Source, total=False):
     """How a model is loaded.
 
     device: CUDA when there is one, unless given; dtype: "auto" (float32 on the CPU; on CUDA bfloat16 for more than a
-    billion parameters where supported, else float32), or "float32", "bfloat16", "float16"; trust_remote_code: run code
-    that the model brings along; offline: fetch nothing (the default); adapter_merged: an adapter is merged into its
-    base; allow_template_mismatch: take a tokenizer that renders otherwise than the one the weights were trained with.
+    billion parameters where supported, else float32), or "float32", "bfloat16", "float16"; adapter_merged: an adapter
+    is merged into its base; allow_template_mismatch: take a tokenizer that renders otherwise than the one the weights
+    were trained with.
     """
 
     device: str | None
     dtype: str
-    trust_remote_code: bool
-    offline: bool
     adapter_merged: bool
     allow_template_mismatch: bool
 
 
 def load_model(name: str, **options: Unpack[LoadOptions]) -> LoadedModel:
-    """A language model and its tokenizer, in eval mode.
-
-    MissingError names the file, base or hub id that is not there; TemplateError when the tokenizer renders otherwise
-    than the one the weights were trained with.
-    """
+    """A language model and its tokenizer, in eval mode. MissingError names the file, base or hub id that is not there;
+    TemplateError when the tokenizer renders otherwise than the one the weights were trained with."""
     if adapter_base(Path(resolve(name))) is not None and (notes := saved_head(name)) is not None:
         raise cannot_generate(name, notes)
     return load_with(name, _causal, **options)
@@ -108,13 +109,12 @@ def load_with(name: str, make: Maker, **options: Unpack[LoadOptions]) -> LoadedM
     """`load_model` for any kind of model: `make` makes it from a folder; adapters are put on what it made."""
     import torch
 
-    how = {"trust_remote_code": options.get("trust_remote_code", False), "offline": options.get("offline", True)}
+    offline, trust = options.get("offline", True), options.get("trust_remote_code", False)
     device = torch.device(options.get("device") or ("cuda" if torch.cuda.is_available() else "cpu"))
-    way = _Way(make, device, options.get("dtype", "auto"), how["trust_remote_code"], how["offline"])
+    way = _Way(make, device, options.get("dtype", "auto"), _for_transformers(offline, trust))
     model = _load(name, way, options.get("adapter_merged", False), within=())
-    tokenizer = load_tokenizer(name, **how)
-    if is_folder(name):
-        check_template(name, tokenizer, allow_mismatch=options.get("allow_template_mismatch", False))
+    tokenizer = load_tokenizer(name, offline=offline, trust_remote_code=trust)
+    check_template(name, tokenizer, allow_mismatch=options.get("allow_template_mismatch", False))
     keep_padding_inside(model, tokenizer, name)
     pad_alike(model, tokenizer)
     model.eval()
@@ -127,8 +127,12 @@ class _Way(NamedTuple):
     make: Maker
     device: torch.device
     dtype: str
-    trust: bool
-    offline: bool
+    source: Mapping[str, bool]
+
+
+def _for_transformers(offline: bool = True, trust_remote_code: bool = False) -> dict[str, bool]:
+    """The same as `Source` in the words of `from_pretrained`."""
+    return {"local_files_only": offline, "trust_remote_code": trust_remote_code}
 
 
 def _load(name: str, way: _Way, merged: bool, within: tuple[str, ...]) -> PreTrainedModel:
@@ -168,31 +172,27 @@ def _load_weights(name: str, folder: str, way: _Way) -> PreTrainedModel:
     import transformers
 
     check_folder(folder)
-    if is_gguf(folder):
-        return _named(_from_gguf(folder, way).to(way.device), name, folder)
-    source = {"local_files_only": way.offline, "trust_remote_code": way.trust}
+    if is_gguf(file := folder):
+        if way.make is not _causal:
+            mend = f"save it first: posttrain model convert {file} DIR"
+            raise PosttrainError(Problem(file, "a GGUF file is read as a language model only", mend))
+        dtype = _dtype(way.dtype, way.device, gguf_config(Path(file)), trust=False)
+        return _named(load_gguf(Path(file), dtype).to(way.device), name, file)
+    trust = way.source["trust_remote_code"]
     try:
-        config = without_padding_outside(transformers.AutoConfig.from_pretrained(folder, **source))
-        chosen = _dtype(way.dtype, way.device, config, way.trust)
+        config = without_padding_outside(transformers.AutoConfig.from_pretrained(folder, **way.source))
+        chosen = _dtype(way.dtype, way.device, config, trust)
         with counting_tensors():
-            model, missing = way.make(folder, config, chosen, source)
+            model, missing = way.make(folder, config, chosen, way.source)
     except (OSError, safetensors.SafetensorError, pickle.UnpicklingError, EOFError) as error:
-        raise _unloadable(name, folder, way.offline, error) from error
+        raise _unloadable(name, folder, way.source["local_files_only"], error) from error
     except (ValueError, RuntimeError) as error:
         cause = f"the model cannot be loaded: {_first_line(error)}"
-        raise PosttrainError(Problem(name, cause, _mend(error, way.trust))) from error
+        raise PosttrainError(Problem(name, cause, _mend(error, trust))) from error
     if missing:
         cause = f"the files lack {len(missing)} of the model's tensors (such as {missing[0]}); they would be random"
         raise PosttrainError(Problem(name, cause, "take the complete model"))
     return _named(model.to(way.device), name, folder)
-
-
-def _from_gguf(file: str, way: _Way) -> PreTrainedModel:
-    """The language model of a GGUF file. PosttrainError where another head is wanted: the file must be saved first."""
-    if way.make is not _causal:
-        mend = f"save it first: posttrain model convert {file} DIR"
-        raise PosttrainError(Problem(file, "a GGUF file is read as a language model only", mend))
-    return load_gguf(Path(file), _dtype(way.dtype, way.device, gguf_config(Path(file)), trust=False))
 
 
 def _named(model: PreTrainedModel, name: str, folder: str) -> PreTrainedModel:
@@ -213,22 +213,20 @@ def hub_folder(name: str, *, offline: bool = True) -> Path:
         raise _unloadable(name, name, offline, error) from error
 
 
-def config_of(name: str, *, trust_remote_code: bool = False, offline: bool = True) -> Any:
+def config_of(name: str, **how: Unpack[Source]) -> Any:
     """A model's configuration, read without its weights. OSError where there is none."""
     import transformers
 
     found = resolve(name)
     if is_gguf(found):
         return gguf_config(Path(found))
-    return without_padding_outside(
-        transformers.AutoConfig.from_pretrained(found, local_files_only=offline, trust_remote_code=trust_remote_code)
-    )
+    return without_padding_outside(transformers.AutoConfig.from_pretrained(found, **_for_transformers(**how)))
 
 
-def embeddings_of(name: str, *, offline: bool = True, trust_remote_code: bool = False) -> int | None:
+def embeddings_of(name: str, **how: Unpack[Source]) -> int | None:
     """How many tokens a model has embeddings for, read without its weights; None where no configuration says it."""
     try:
-        return rows_in_config(config_of(base_of(name), offline=offline, trust_remote_code=trust_remote_code))
+        return rows_in_config(config_of(base_of(name), **how))
     except (OSError, ValueError):  # loading says what is wrong with it
         return None
 
@@ -246,10 +244,9 @@ def _load_adapter(name: str, base: str, way: _Way, merged: bool, within: tuple[s
     import safetensors
     from peft import PeftModel, load_peft_weights
 
-    from posttrain.models.adapter_fit import make_base_fit, misfits
+    from posttrain.models.adapters import make_base_fit, misfits
     from posttrain.models.added import load_added, merged_added
-    from posttrain.models.merge_adapter import merge_peft
-    from posttrain.models.replicated import say_layers
+    from posttrain.models.merge_adapter import merge_peft, say_layers
 
     folder = Path(resolve(name))
     at = str(folder / "adapter_config.json")
@@ -265,7 +262,8 @@ def _load_adapter(name: str, base: str, way: _Way, merged: bool, within: tuple[s
     if "posttrain_tuner" in config:
         added = load_added(model, folder, config)
         return merged_added(added) if merged else added
-    if merged and config.get("peft_type") in PROMPTS:  # before anything is loaded into the base
+    soft = config.get("peft_type") in ("PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING")
+    if merged and soft:  # before anything is loaded into the base
         cause = f"{config['peft_type']} cannot be merged into its base: it is no change of weights"
         raise PosttrainError(Problem(at, cause, "use it as it is"))
     mend = "put the model it was trained on where adapter_config.json says (base_model_name_or_path)"
@@ -307,8 +305,7 @@ def adapter_base(folder: Path) -> str | None:
 
 def check_folder(name: str) -> None:
     """MissingError for a folder without configuration, weights, or one of the shards that its index names; for a GGUF
-    file the errors of `check_gguf`. An adapter's folder and a name that is no folder pass: loading checks them.
-    """
+    file the errors of `check_gguf`. An adapter's folder and a name that is no folder pass: loading checks them."""
     folder = Path(resolve(name))
     if is_gguf(folder):
         check_gguf(folder)
@@ -320,9 +317,8 @@ def check_folder(name: str) -> None:
         raise MissingError(Problem(str(folder), "no config.json: not a model folder", mend))
     closed = [p for p in sorted(folder.iterdir()) if p.suffix in READ_SUFFIXES and not os.access(p, os.R_OK)]
     if closed:
-        raise MissingError(
-            *(Problem(str(p), "cannot be read: permission denied", "let this user read it") for p in closed)
-        )
+        cause = "cannot be read: permission denied"
+        raise MissingError(*(Problem(str(p), cause, "let this user read it") for p in closed))
     for index_name in ("model.safetensors.index.json", "pytorch_model.bin.index.json"):
         index = folder / index_name
         if index.is_file():
@@ -332,9 +328,8 @@ def check_folder(name: str) -> None:
                 raise MissingError(Problem(str(index), "does not list the weights' files", "copy it again")) from error
             missing = [shard for shard in shards if not (folder / shard).is_file()]
             if missing:
-                raise MissingError(
-                    *(Problem(str(folder), f"{s} is missing ({index_name} names it)", "copy it too") for s in missing)
-                )
+                causes = [f"{s} is missing ({index_name} names it)" for s in missing]
+                raise MissingError(*(Problem(str(folder), cause, "copy it too") for cause in causes))
             return
     if not any((folder / file).is_file() for file in ("model.safetensors", "pytorch_model.bin")):
         cause = "no weights: model.safetensors is missing"
@@ -358,7 +353,7 @@ def _dtype(dtype: str, device: torch.device, config: Any, trust: bool) -> torch.
     return torch.bfloat16 if count > BIG_PARAMETERS else torch.float32
 
 
-def load_tokenizer(name: str, *, trust_remote_code: bool = False, offline: bool = True) -> PreTrainedTokenizerBase:
+def load_tokenizer(name: str, **how: Unpack[Source]) -> PreTrainedTokenizerBase:
     """The tokenizer; an adapter's own if its folder has one, else its base's. A missing pad token is set in memory."""
     import transformers
 
@@ -366,62 +361,51 @@ def load_tokenizer(name: str, *, trust_remote_code: bool = False, offline: bool 
     if Path(folder).is_dir() and not any((Path(folder) / file).is_file() for file in TOKENIZER_FILES):
         base = adapter_base(Path(folder))
         if base is not None:
-            return load_tokenizer(base, trust_remote_code=trust_remote_code, offline=offline)
+            return load_tokenizer(base, **how)
         mend = "copy the tokenizer's files into the folder"
         raise MissingError(Problem(folder, "no tokenizer: tokenizer.json is missing", mend))
+    source = _for_transformers(**how)
     tokenizer: Any
     try:
         if is_gguf(folder):
             tokenizer = gguf_tokenizer(Path(folder))
         else:
-            tokenizer = transformers.AutoTokenizer.from_pretrained(
-                folder, local_files_only=offline, trust_remote_code=trust_remote_code
-            )
+            tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **source)
     except OSError as error:
-        raise _unloadable(name, folder, offline, error) from error
+        raise _unloadable(name, folder, source["local_files_only"], error) from error
     except (ValueError, KeyError, ImportError) as error:
-        mend = _mend(error, trust_remote_code)
+        mend = _mend(error, source["trust_remote_code"])
         raise PosttrainError(Problem(name, f"the tokenizer cannot be loaded: {_first_line(error)}", mend)) from error
     if tokenizer.pad_token_id is None:
         named = (tokenizer.eos_token, tokenizer.unk_token, tokenizer.convert_ids_to_tokens(0))
         pad_with(tokenizer, next(token for token in named if token is not None))
     if not all(token.special for token in tokenizer.added_tokens_decoder.values()):
-        keep_stops(tokenizer, stop_ids(name, tokenizer, offline=offline, trust_remote_code=trust_remote_code))
-    return cast("PreTrainedTokenizerBase", tokenizer)
+        keep_stops(tokenizer, stop_ids(name, tokenizer, **how))
+    return tokenizer
 
 
-def stop_ids(
-    name: str, tokenizer: PreTrainedTokenizerBase, *, offline: bool = True, trust_remote_code: bool = False
-) -> tuple[int, ...]:
+def stop_ids(name: str, tokenizer: PreTrainedTokenizerBase, **how: Unpack[Source]) -> tuple[int, ...]:
     """The token ids at which generation stops, read without the weights: from generation_config.json, else config.json,
-    else the tokenizer's end token; for a GGUF file from its header.
-    """
+    else the tokenizer's end token; for a GGUF file from its header."""
     import transformers
 
     folder = resolve(name)
-    how = {"offline": offline, "trust_remote_code": trust_remote_code}
     base = adapter_base(Path(folder))
     if base is not None:
         return stop_ids(base, tokenizer, **how)
     if is_gguf(folder) and (stops := read_header(Path(folder)).stops):
         return stops
-    found: Any = None
+    offline = how.get("offline", True)
     reads: tuple[Callable[[], Any], ...] = (
         lambda: transformers.GenerationConfig.from_pretrained(folder, local_files_only=offline),
         lambda: config_of(name, **how),
     )
+    found: Any = None
     for read in reads:
-        try:
-            found = read().to_dict().get("eos_token_id")
-        except (OSError, ValueError):
-            continue
-        if found is not None:
-            break
-    if found is None:
-        found = tokenizer.eos_token_id
-    if found is None:
-        return ()
-    return tuple(int(i) for i in found) if isinstance(found, list | tuple) else (int(found),)
+        with suppress(OSError, ValueError):
+            found = read().to_dict().get("eos_token_id") if found is None else found
+    found = tokenizer.eos_token_id if found is None else found
+    return tuple(int(i) for i in (found if isinstance(found, list | tuple) else [found]) if i is not None)
 
 
 def _unloadable(name: str, folder: str, offline: bool, error: Exception) -> PosttrainError:

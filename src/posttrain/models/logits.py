@@ -19,9 +19,8 @@ from posttrain.models.adapters import virtual_columns
 __all__ = ["UNFIT", "core_of", "keeps_logits", "logits_at"]
 
 UNFIT = (TypeError, ValueError, RuntimeError, AttributeError, IndexError, KeyError, NotImplementedError)
-"""What a model's code raises when it is called with arguments that it does not support. A trial takes it as "no", with
-the message as the reason; running out of memory is not part of it and is raised.
-"""
+"""What a model's code raises when it is called with arguments that it does not support. A trial takes it as "no";
+running out of memory is not part of it and is raised."""
 
 
 def core_of(model: nn.Module) -> Any:

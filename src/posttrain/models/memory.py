@@ -1,9 +1,8 @@
 """Measure the peak memory of a block of work, and return memory to the system after it.
 
-On a GPU this is the allocator's peak. On a CPU it is the resident set of the process: all weights in memory (in a study
-also the untouched model's), optimiser states, activations, caches, Python and its libraries. Linux keeps the peak
-(`VmHWM`) and resets it on request (`echo 5 > /proc/self/clear_refs`, proc(5)); elsewhere, and where that is forbidden,
-a thread reads the resident set twenty times a second.
+On a GPU this is the allocator's peak; on a CPU the resident set of the process. Linux keeps the peak (`VmHWM`) and
+resets it on request (`echo 5 > /proc/self/clear_refs`, proc(5)); elsewhere, and where that is forbidden, a thread reads
+the resident set twenty times a second.
 """
 
 from __future__ import annotations
@@ -18,6 +17,7 @@ import sys
 import threading
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -41,26 +41,23 @@ CLEAR = Path("/proc/self/clear_refs")
 MAPPING = re.compile(r"([0-9a-f]+)-([0-9a-f]+) \S+ \S+ \S+ (\d+)")
 EVERY_S = 0.05
 """Seconds between two readings of the thread."""
-
-
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
-"""Parameters of mallopt, from malloc.h."""
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, MADV_DONTNEED = -1, -3, 4
+"""Parameters of mallopt, from malloc.h, and of madvise, from mman.h."""
 LARGE_BLOCK = 8 * 2**20
 """Bytes. Smaller blocks stay in the heap: getting fresh pages can take as long as the product that fills them."""
 KERNELS = 128
-"""How many compiled products oneDNN keeps. It compiles some for each shape, about 1 MB each; a micro batch of
-SmolLM2-135M has 25 new shapes, so that with oneDNN's default of 1,024 the process grew by 50 MB a step."""
+"""How many compiled products oneDNN keeps, about 1 MB each, some for each shape: with its default of 1,024 the process
+grew by 50 MB a step (SmolLM2-135M, 25 new shapes in a micro batch)."""
 LARGE_MODEL = 50_000_000
 """From this many parameters on, saving memory is worth the time that it takes."""
 
 
+@dataclass(eq=False)
 class Peak:
-    """Peak memory of a block in GiB; blocks within it that are measured too count."""
+    """Peak memory of a block in GiB, with blocks within it. kept: by the system, else a thread measures it."""
 
-    def __init__(self, kept: bool) -> None:
-        """kept: whether the system keeps the peak; else a thread measures it."""
-        self.kept = kept
-        self.high = 0.0
+    kept: bool
+    high: float = 0.0
 
     @property
     def gib(self) -> float:
@@ -95,31 +92,21 @@ def peak_gib() -> float:
 
 
 def give_back() -> None:
-    """Collect garbage, and return the allocator's free memory to the system.
-
-    glibc keeps freed blocks for later; after a training of large tensors these are gigabytes.
-    """
+    """Collect garbage, and return the allocator's free memory to the system: glibc keeps freed blocks for later."""
     gc.collect()
-    if "torch" in sys.modules:
-        import torch
-
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+    if "torch" in sys.modules and (cuda := sys.modules["torch"].cuda).is_available():
+        cuda.empty_cache()
     trim()
 
 
 def activation_bytes(model: Any) -> int:
-    """Estimate of the bytes of float32 that training keeps for each token until the backward pass.
-
-    Inputs and outputs of every matrix of the blocks, and half as much again for norms, attention and activation
-    functions: 1.6 MB for a model of 30 layers of 576 (SmolLM2-135M), where 1.6 MB were measured.
-    """
+    """Estimate of the bytes of float32 that training keeps for each token until the backward pass: inputs and outputs
+    of every matrix of the blocks, and half as much again for norms, attention and activation functions (1.6 MB for
+    SmolLM2-135M, as measured)."""
     from torch import nn
 
-    outside = [m.weight for m in model.modules() if isinstance(m, nn.Embedding)]
-    head = model.get_output_embeddings()
-    outside += [head.weight] if head is not None else []
-    left_out = {id(weight) for weight in outside}
+    ends = [*(m for m in model.modules() if isinstance(m, nn.Embedding)), model.get_output_embeddings()]
+    left_out = {id(m.weight) for m in ends if m is not None}
     sizes = [sum(p.shape) for p in model.parameters() if p.dim() == 2 and id(p) not in left_out]
     return int(sum(sizes) * 1.5 * 4)
 
@@ -134,9 +121,8 @@ def large_blocks_go_back() -> None:
     free now is returned too.
 
     By default glibc keeps blocks of up to 32 MiB in its heap, which tensors of slightly different sizes fragment:
-    training SmolLM2-135M on 512 tokens a step grew from 1.6 to 2.7 GiB within three steps. Fresh pages cost time in the
-    kernel (mallopt(3), M_MMAP_THRESHOLD): full training on 58 tokens took 1.05 s a step with blocks of 1 MiB, and
-    0.78 s and 0.1 GB more with 8 MiB (docs/notes.md).
+    training SmolLM2-135M grew from 1.6 to 2.7 GiB within three steps. Fresh pages cost time in the kernel (mallopt(3),
+    M_MMAP_THRESHOLD): a step took 1.05 s with blocks of 1 MiB, and 0.78 s with 8 MiB (docs/notes.md).
     """
     if sys.platform == "linux":
         with contextlib.suppress(OSError, AttributeError):  # musl knows no mallopt, and keeps no large blocks
@@ -147,8 +133,7 @@ def large_blocks_go_back() -> None:
 
 
 def few_kernels() -> None:
-    """Let oneDNN keep `KERNELS` compiled products, unless the environment says otherwise. Call it before the first
-    computation."""
+    """Let oneDNN keep `KERNELS` compiled products, unless the environment says otherwise. Call it before computing."""
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(KERNELS))
 
 
@@ -159,14 +144,9 @@ def trim() -> None:
             ctypes.CDLL(None).malloc_trim(0)
 
 
-MADV_DONTNEED = 4
-"""Number of mman.h."""
-
-
 def mapped() -> list[tuple[int, int]]:
     """Addresses from, to, in order, of the files that are mapped into memory and none of whose pages was written to
-    (`Anonymous: 0 kB`, proc(5)). Empty elsewhere than on Linux.
-    """
+    (`Anonymous: 0 kB`, proc(5)). Empty elsewhere than on Linux."""
     found: list[tuple[int, int]] = []
     start = end = 0
     text = MAPPINGS.read_text(encoding="utf-8", errors="replace") if MAPPINGS.is_file() else ""
@@ -179,11 +159,8 @@ def mapped() -> list[tuple[int, int]]:
 
 
 def set_aside(tensors: Iterable[Any], files: Sequence[tuple[int, int]] | None = None) -> None:
-    """Take weights that nobody reads for a while out of memory, where they lie in a file (safetensors maps it): the
-    system reads them again, mostly from its cache, when somebody does. Weights that were written to stay.
-
-    files: `mapped()`, for many calls in a row.
-    """
+    """Take weights that nobody reads for a while out of memory, where they lie in a file that safetensors maps: the
+    system reads them again when somebody does. Weights that were written to stay. files: `mapped()`, for many calls."""
     files = mapped() if files is None else files
     page = mmap.PAGESIZE
     for tensor in tensors:
@@ -194,21 +171,16 @@ def set_aside(tensors: Iterable[Any], files: Sequence[tuple[int, int]] | None = 
             ctypes.CDLL(None).madvise(ctypes.c_void_p(start), ctypes.c_size_t(size), MADV_DONTNEED)
 
 
-def _gpu() -> bool:
-    """Whether a GPU's allocator is in use."""
-    if "torch" not in sys.modules:
-        return False
-    import torch
-
-    return torch.cuda.is_available() and torch.cuda.max_memory_allocated() > 0
+def _gpu() -> Any:
+    """`torch.cuda` where a GPU's allocator is in use; else None."""
+    cuda = sys.modules["torch"].cuda if "torch" in sys.modules else None
+    return cuda if cuda is not None and cuda.is_available() and cuda.max_memory_allocated() > 0 else None
 
 
 def _kept() -> float:
     """The peak since the last reset, in GiB: of the GPU's allocator if one is in use, else of the process."""
-    if _gpu():
-        import torch
-
-        return torch.cuda.max_memory_allocated() / 2**30
+    if (gpu := _gpu()) is not None:
+        return float(gpu.max_memory_allocated() / 2**30)
     if STATUS.is_file():
         line = next(line for line in STATUS.read_text().splitlines() if line.startswith("VmHWM:"))
         return int(line.split()[1]) / 2**20  # KiB
@@ -217,10 +189,8 @@ def _kept() -> float:
 
 def _reset() -> bool:
     """Reset the peak; False where the system cannot."""
-    if _gpu():
-        import torch
-
-        torch.cuda.reset_peak_memory_stats()
+    if (gpu := _gpu()) is not None:
+        gpu.reset_peak_memory_stats()
         return True
     try:
         CLEAR.write_text("5", encoding="ascii")

@@ -1,30 +1,42 @@
 """Merge a PEFT adapter into its base's weights, and change nothing else.
 
-In a tied model the output head shares the embedding's matrix. PEFT adds the head's update to that matrix, so every
-token's embedding changes too and the result is another model; PEFT only warns. Here a shared matrix that the adapter
-touches is copied first. If both copies are equal afterwards they are shared again, else the configuration says that
-they are no longer tied. For every kind of adapter, the merged model must give the outputs of the adapter on its base.
+PEFT adds the update of a tied model's output head to the matrix that it shares with the embedding, so every token's
+embedding changes too; PEFT only warns. Here a shared matrix that the adapter touches is copied first. If both copies
+are equal afterwards they are shared again, else the configuration says that they are no longer tied. For every kind of
+adapter, the merged model must give the outputs of the adapter on its base.
+
+For adapters that use layers of their base several times (`layer_replication` of LoRA), PEFT builds the longer model,
+whose repeated layers share weights, and sets the number of layers in the configuration; here the configuration's lists
+get an entry for each layer (`say_layers`), and a merged model's layers get weights of their own.
 """
 
 from __future__ import annotations
 
 import warnings
-from typing import Any, cast
+from typing import Any
 from weakref import WeakSet
 
 import torch
-from peft import PeftModel
+from peft import LoraConfig, PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.other import AuxiliaryTrainingWrapper
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from posttrain.errors import PosttrainError, Problem
+from posttrain.models.added import at_rest
 from posttrain.models.logits import UNFIT
-from posttrain.models.replicated import own_layers, replication_of
-from posttrain.models.tying import is_tied, set_tied, untie
 
-__all__ = ["COARSE", "TOLERANCE", "merge_peft", "relative_distance", "some_logits", "was_untied"]
+__all__ = [
+    "COARSE",
+    "TOLERANCE",
+    "is_tied",
+    "merge_peft",
+    "relative_distance",
+    "say_layers",
+    "some_logits",
+    "was_untied",
+]
 
 PROBED = 16
 """Tokens of the row whose outputs are compared."""
@@ -32,14 +44,13 @@ TOLERANCE = 1e-3
 """Largest difference of outputs (root mean square over their standard deviation) in float32: merging rounds once."""
 COARSE = 5e-2
 """The same in half precision."""
+PER_LAYER = ("layer_types", "mlp_layer_types", "no_rope_layers")
+"""Keys of configurations whose lists have one entry for each layer."""
 
 
 def merge_peft(model: PeftModel, location: str) -> PreTrainedModel:
-    """The base with the adapter in its weights; the PEFT model must not be used afterwards.
-
-    location: what an error names. PosttrainError for a kind that cannot be merged, and where the merged model would
-    give other outputs.
-    """
+    """The base with the adapter in its weights; the PEFT model must not be used afterwards. location: what an error
+    names. PosttrainError for a kind that cannot be merged, and where the merged model would give other outputs."""
     core: Any = model.get_base_model()
     kind = str(model.active_peft_config.peft_type).rpartition(".")[2]
     beside = "use it beside its base"
@@ -47,15 +58,15 @@ def merge_peft(model: PeftModel, location: str) -> PreTrainedModel:
         cause = f"{kind} cannot be merged into its base: it is no change of weights"
         raise PosttrainError(Problem(location, cause, beside))
     was_tied = is_tied(core)
-    repeats = replication_of(model)
+    repeats = _replication_of(model)
     expected = some_logits(model)
-    untie(core)
+    _untie(core)
     try:
         with warnings.catch_warnings():
             # PEFT warns about the tied matrix, which was just copied
             warnings.filterwarnings("ignore", message=".*tie_word_embeddings.*")
             warnings.filterwarnings("ignore", message=".*no longer tied.*")
-            merged = cast(PreTrainedModel, model.merge_and_unload())
+            merged = model.merge_and_unload()
     except torch.OutOfMemoryError:
         raise
     except UNFIT as error:
@@ -67,19 +78,14 @@ def merge_peft(model: PeftModel, location: str) -> PreTrainedModel:
         cause = f"PEFT leaves parts of this {kind} adapter in {left[0]}, so it cannot be merged into its base"
         raise PosttrainError(Problem(location, cause, beside))
     if repeats:
-        own_layers(merged)
+        _own_layers(merged)
     if was_tied:
         _tie_again(merged)
-    _same(expected, some_logits(merged), merged, location, beside)
-    return merged
-
-
-def _same(expected: Tensor | None, found: Tensor | None, model: PreTrainedModel, location: str, mend: str) -> None:
-    far = relative_distance(found, expected)
-    allowed = TOLERANCE if model.dtype == torch.float32 else COARSE
-    if not far <= allowed:
+    far = relative_distance(some_logits(merged), expected)
+    if not far <= (TOLERANCE if merged.dtype == torch.float32 else COARSE):
         cause = f"merged into its base it is another model: outputs differ by {far:.1%} of their spread"
-        raise PosttrainError(Problem(location, cause, mend))
+        raise PosttrainError(Problem(location, cause, beside))
+    return merged
 
 
 def relative_distance(found: Tensor | None, expected: Tensor | None) -> float:
@@ -93,36 +99,31 @@ def relative_distance(found: Tensor | None, expected: Tensor | None) -> float:
 
 @torch.no_grad()
 def some_logits(model: Any) -> Tensor | None:
-    """The first output for a few tokens spread over the vocabulary, in eval mode; None for a model without weights, or
-    one that needs more than token ids."""
+    """The first output for a few tokens, in eval mode; None without weights, or where more than token ids is needed."""
     core = model.get_base_model() if isinstance(model, PeftModel) else model
     embedding = core.get_input_embeddings()
     if core.device.type == "meta":
         return None
     ids = torch.linspace(0, embedding.weight.shape[0] - 1, PROBED, device=core.device).long()[None]
-    training = {module: module.training for module in model.modules()}
-    model.eval()
     try:
-        return cast(Tensor, model(input_ids=ids, attention_mask=torch.ones_like(ids))[0].float().cpu())
+        with at_rest(model):
+            return model(input_ids=ids, attention_mask=torch.ones_like(ids))[0].float().cpu()
     except UNFIT:
         return None
-    finally:
-        for module, was in training.items():
-            module.training = was
 
 
 def _tie_again(core: Any) -> None:
     """Share the matrix again if both copies are equal; else say in the configuration that they are not tied."""
     head, embedding = core.get_output_embeddings(), core.get_input_embeddings()
     if head is None or head.weight is embedding.weight:
-        set_tied(core, True)
+        _set_tied(core, True)
         return
     same = torch.equal(head.weight, embedding.weight)
     if same:
         head.weight = embedding.weight
     else:
         _untied.add(core)
-    set_tied(core, same)
+    _set_tied(core, same)
 
 
 _untied: WeakSet[PreTrainedModel] = WeakSet()
@@ -131,3 +132,63 @@ _untied: WeakSet[PreTrainedModel] = WeakSet()
 def was_untied(model: PreTrainedModel) -> bool:
     """Whether merging an adapter into the model has made two matrices of a tied one."""
     return model in _untied
+
+
+def _shared_parameters(core: nn.Module) -> list[list[tuple[nn.Module, str]]]:
+    """For each parameter that several modules own: the modules, and its name in each."""
+    owners: dict[nn.Parameter, list[tuple[nn.Module, str]]] = {}
+    for module in core.modules():
+        for name, parameter in module._parameters.items():
+            if parameter is not None:
+                owners.setdefault(parameter, []).append((module, name))
+    return [each for each in owners.values() if len(each) > 1]
+
+
+def _copy(owners: list[tuple[nn.Module, str]]) -> None:
+    """Give each of these modules a copy of the parameter, except the first, which keeps it."""
+    for module, name in owners[1:]:
+        own = module.get_parameter(name)
+        module._parameters[name] = nn.Parameter(own.detach().clone(), requires_grad=own.requires_grad)
+
+
+def _untie(core: nn.Module) -> None:
+    """Copy each shared parameter that an adapter touches, so that every module owns a copy."""
+    wrappers = [m for m in core.modules() if isinstance(m, BaseTunerLayer | AuxiliaryTrainingWrapper)]
+    touched = {inner for wrapper in wrappers for inner in wrapper.modules()}
+    for owners in _shared_parameters(core):
+        if any(module in touched for module, _ in owners):
+            _copy(owners)
+
+
+def is_tied(core: Any) -> bool:
+    """Whether the configuration says that the output head shares the embedding's matrix."""
+    return bool(core.config.get_text_config().tie_word_embeddings)
+
+
+def _set_tied(core: Any, tied: bool) -> None:
+    """Say in the configuration whether the output head shares the embedding's matrix."""
+    core.config.tie_word_embeddings = tied
+    core.config.get_text_config().tie_word_embeddings = tied
+
+
+def _replication_of(model: PeftModel) -> list[tuple[int, int]]:
+    """The ranges (first, end) of the base's layers that make the model; empty for other adapters."""
+    config = model.active_peft_config
+    return list(config.layer_replication or []) if isinstance(config, LoraConfig) else []
+
+
+def say_layers(model: PeftModel) -> None:
+    """Repeat the entries of the configuration's lists as the layers are repeated; call it once."""
+    config: Any = model.get_base_model().config.get_text_config()
+    order = [layer for start, end in _replication_of(model) for layer in range(start, end)]
+    for key in PER_LAYER:
+        if order and (said := config.to_dict().get(key)):
+            setattr(config, key, [said[layer] for layer in order])
+
+
+def _own_layers(core: Any) -> None:
+    """Copy shared weights so that each layer owns its own, which safetensors requires; the embedding stays shared."""
+    ends = {core.get_input_embeddings(), core.get_output_embeddings()}
+    for owners in _shared_parameters(core):
+        if not any(module in ends for module, _ in owners):
+            _copy(owners)

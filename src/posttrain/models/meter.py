@@ -1,28 +1,40 @@
 """Progress of long work: the code that does the work counts with a `Meter`, the code that shows progress listens.
 
 Generating replay, measuring Fisher information and searching a learning rate happen deep below the function that a user
-has called, and each counts with a `Meter`. A training or a study calls `listening` and shows what it is told: a live
-line on a terminal, a plain line from time to time elsewhere. Without a listener nothing happens.
+has called. A training or a study calls `listening` and shows what it is told. Without a listener nothing happens.
 
     with Meter("measuring Fisher information", rows, "rows") as meter:
         for row in ...:
             meter.more(1, tokens=len(row))
 
-Ctrl-C in such work becomes Interrupted, which names the work and says that nothing of it is kept.
+Ctrl-C in such work becomes Interrupted, which names the work and says that nothing of it is kept. Within
+`counting_tensors` a Meter replaces the bar on which transformers counts the tensors that it loads.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from types import TracebackType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from posttrain.errors import Interrupted, Problem
 
-__all__ = ["KNOWN", "MOMENT_S", "Doing", "Listener", "Meter", "clock", "listener", "listening", "tick"]
+__all__ = [
+    "KNOWN",
+    "MOMENT_S",
+    "Doing",
+    "Listener",
+    "Meter",
+    "clock",
+    "counted",
+    "counting_tensors",
+    "listener",
+    "listening",
+    "tick",
+]
 
 MOMENT_S = 1.0
 """Seconds: frequent work that is over sooner is not reported."""
@@ -33,14 +45,14 @@ KNOWN = 0.05
 KNOWN_PIECES = 8
 """... and at least this many, if pieces end at different times."""
 SURE_S = 3.0
-"""Seconds before the remaining time is estimated; by tokens, seconds since the first one, as reading prompts and taking
-memory before it would distort the speed."""
+"""Seconds before the remaining time is estimated; by tokens, seconds since the first one."""
+BAR = "Loading weights"
+"""Name of the bar on which transformers counts tensors (core_model_loading.py)."""
 
 
 class Doing(NamedTuple):
-    """Progress of one piece of work. done, total: pieces, called `unit`; tokens: read or written so far; left_s: the
-    remaining time, None while unknown; at_most: `left_s` is an upper bound; ends: the work is over or has failed.
-    """
+    """Progress of one piece of work. done, total: pieces, called `unit`; tokens: read or written; left_s: the remaining
+    time, None while unknown; at_most: it is an upper bound; ends: the work is over or has failed."""
 
     what: str
     done: int
@@ -94,12 +106,9 @@ def listening(to: Listener | None) -> Iterator[None]:
 
 
 class Meter:
-    """Counts one piece of work.
-
-    what: such as "measuring Fisher information"; most_tokens: an upper bound, where pieces end at different times;
-    kept: says what is kept after an interruption, None to leave KeyboardInterrupt as it is; after_s: work that takes
-    fewer seconds is not reported.
-    """
+    """Counts one piece of work. most_tokens: an upper bound, where pieces end at different times; kept: says what is
+    kept after an interruption, None to leave KeyboardInterrupt as it is; after_s: work that takes fewer seconds is not
+    reported."""
 
     def __init__(
         self,
@@ -187,3 +196,28 @@ def clock(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60:02} s"
     return f"{whole // 3600} h {whole % 3600 // 60:02} min"
+
+
+@contextmanager
+def counting_tensors() -> Iterator[None]:
+    """Within this, transformers shows no bars, and the listener is told how many tensors are loaded."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    before = logging.set_tqdm_hook(_hook)
+    try:
+        yield
+    finally:
+        logging.set_tqdm_hook(before)
+
+
+def _hook(factory: Callable[..., Any], args: tuple[Any, ...], settings: dict[str, Any]) -> Any:
+    return counted(*args) if settings.get("desc") == BAR else factory(*args, **settings)
+
+
+def counted(tensors: Collection[Any], desc: str = "") -> Iterator[Any]:
+    """The tensors of a model one by one, counted by a Meter; desc: taken and not used, as tqdm's name of a bar."""
+    with Meter("loading weights", len(tensors), "tensors", after_s=MOMENT_S, kept=None) as meter:
+        for tensor in tensors:
+            yield tensor
+            meter.more(1)

@@ -1,6 +1,4 @@
-"""From a model's name to its folder or file: a model in the box, the real model, a local folder, the folder of a
-training, a GGUF file, or a hub id.
-"""
+"""From a model's name to its folder or file: pocket, the real model, a folder, that of a training, GGUF, hub id."""
 
 from __future__ import annotations
 
@@ -12,7 +10,7 @@ from pathlib import Path
 from posttrain.errors import MissingError, Problem
 from posttrain.models.gguf_header import SUFFIX, is_gguf
 
-__all__ = ["POCKET", "REAL", "REAL_FOLDER", "REAL_VARIABLE", "is_folder", "near_model", "resolve", "say_taken", "told"]
+__all__ = ["POCKET", "REAL", "REAL_FOLDER", "REAL_VARIABLE", "near_model", "resolve", "say_taken", "told"]
 
 POCKET = ("base", "chat")
 """The models in the box: `pocket:base` and `pocket:chat`."""
@@ -30,12 +28,12 @@ _GIVE = "give a folder, a .gguf file, a hub id or pocket:chat"
 
 
 def resolve(name: str) -> str:
-    """The folder of `pocket:base`, `pocket:chat` or `smollm2`; the file of a folder that has one .gguf file and no
-    config.json; the model of a training's folder; a path with `~` expanded; anything else as it is.
+    """The folder of `pocket:base`, `pocket:chat` or `smollm2` (a folder called so takes precedence); the file of a
+    folder that has one .gguf file and no config.json; the model of a training's folder; a path with `~` expanded;
+    anything else as it is.
 
     MissingError when a pocket model is unknown or missing, when the real model was not made yet, when a name that must
-    be a path does not exist, and for the folder of a training that has saved no model yet. A folder called `smollm2`
-    takes precedence over the name.
+    be a path does not exist, and for the folder of a training that has saved no model yet.
     """
     if name.startswith("pocket:"):
         return _pocket(name)
@@ -62,8 +60,7 @@ def resolve(name: str) -> str:
 
 def near_model(name: str) -> str | None:
     """The existing folder (or GGUF file) whose path is most like a missing one, compared part by part: for
-    `runs/cok/model` it is `runs/cook/model`. None where nothing is similar.
-    """
+    `runs/cok/model` it is `runs/cook/model`. None where nothing is similar."""
     wanted = Path(name)
     gguf = wanted.suffix.lower() == SUFFIX
     at = Path(wanted.anchor)
@@ -83,8 +80,11 @@ def near_model(name: str) -> str | None:
 
 def _is_model(folder: Path) -> bool:
     """Whether a folder or file looks like a model."""
-    named = any((folder / file).is_file() for file in ("config.json", "adapter_config.json"))
-    return named or is_gguf(folder) or (folder / _MODEL).is_dir()
+    return _has_config(folder) or is_gguf(folder) or (folder / _MODEL).is_dir()
+
+
+def _has_config(folder: Path) -> bool:
+    return any((folder / file).is_file() for file in ("config.json", "adapter_config.json"))
 
 
 def told(name: str) -> str:
@@ -127,22 +127,17 @@ def _real() -> str:
 def _in_folder(name: str) -> str:
     """A model folder itself; the model of a training's folder; or the only GGUF file of another folder."""
     folder = Path(name)
-    if any((folder / file).is_file() for file in ("config.json", "adapter_config.json")):
+    if _has_config(folder):
         return name
-    if _is_run(folder):
+    noted = any((folder / file).is_file() for file in ("result.json", "config.yaml"))
+    made = any((folder / file).is_dir() for file in (_MODEL, "checkpoints"))
+    if (folder / "posttrain_run.json").is_file() or (noted and made):
         return _of_run(folder)
     files = sorted(p for p in folder.iterdir() if is_gguf(p))
     if len(files) > 1:
         names = ", ".join(p.name for p in files[:4]) + (", ..." if len(files) > 4 else "")
         raise MissingError(Problem(name, f"holds {len(files)} GGUF files: {names}", f"name one: {files[0]}"))
     return str(files[0]) if files else name
-
-
-def _is_run(folder: Path) -> bool:
-    """Whether a folder is that of a training."""
-    noted = any((folder / file).is_file() for file in ("result.json", "config.yaml"))
-    made = any((folder / file).is_dir() for file in (_MODEL, "checkpoints"))
-    return (folder / "posttrain_run.json").is_file() or (noted and made)
 
 
 def _of_run(folder: Path) -> str:
@@ -154,8 +149,3 @@ def _of_run(folder: Path) -> str:
     if newest is not None:
         mend += f", or name a checkpoint: {newest}"
     raise MissingError(Problem(str(folder), "this training has not finished: there is no model in it yet", mend))
-
-
-def is_folder(name: str) -> bool:
-    """Whether the name, resolved, is a folder on this disk."""
-    return Path(resolve(name)).is_dir()

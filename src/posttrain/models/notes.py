@@ -5,7 +5,6 @@ Everything that loads or saves models imports this module, and it imports none o
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -64,9 +63,8 @@ def read_notes(folder: Path) -> dict[str, Any]:
 
 
 class HeadNotes(NamedTuple):
-    """labels: names of the outputs, in order (none for answer spans); settings: how texts are to be read, as the
-    objective had it; modules: names of the parts that were random when training began; seed: what they were drawn from.
-    """
+    """labels: names of the outputs, in order (none for answer spans); settings: how the objective reads texts; modules:
+    names of the parts that were random when training began; seed: what they were drawn from."""
 
     head: Head
     labels: tuple[str, ...]
@@ -76,13 +74,7 @@ class HeadNotes(NamedTuple):
 
     def to_json(self) -> dict[str, Any]:
         """For config.json and posttrain.json."""
-        return {
-            "head": self.head,
-            "labels": list(self.labels),
-            "settings": dict(self.settings),
-            "modules": list(self.modules),
-            "seed": self.seed,
-        }
+        return self._asdict() | {"labels": list(self.labels), "modules": list(self.modules)}
 
 
 def _from_json(found: Mapping[str, Any]) -> HeadNotes:
@@ -109,8 +101,7 @@ def saved_head(name: str, *, offline: bool = True) -> HeadNotes | None:
     """The head of a model, read without its weights; None for language models, and for what is not here."""
     folder = Path(resolve(name))
     if (folder / "adapter_config.json").is_file():
-        notes = folder / NOTES_FILE
-        found = json.loads(notes.read_text(encoding="utf-8")).get(HEAD_KEY) if notes.is_file() else None
+        found = read_notes(folder).get(HEAD_KEY)
         return _from_json(found) if found is not None else None
     if is_gguf(folder) or (folder.is_dir() and not (folder / "config.json").is_file()):
         return None

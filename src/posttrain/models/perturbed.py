@@ -1,8 +1,7 @@
 """The same model in other arithmetic: how much that changes its answers is the noise floor of every exam.
 
-`bf16` computes everything in bfloat16, as models are often run. `int8` rounds each row of each weight matrix to the 255
-steps between minus and plus its largest value (symmetric, per output channel), as weight-only quantisation does, and
-computes as before.
+`bf16` computes everything in bfloat16. `int8` rounds each row of each weight matrix to the 255 steps between minus and
+plus its largest value (symmetric, per output channel), as weight-only quantisation does, and computes as before.
 """
 
 from __future__ import annotations
@@ -31,10 +30,8 @@ def resolve_arithmetic(model: nn.Module, arithmetic: Arithmetic) -> Literal["bf1
 
 
 def perturbed(model: PreTrainedModel, arithmetic: Literal["bf16", "int8"]) -> PreTrainedModel:
-    """A perturbed copy of the model; it takes half of the model's memory (bf16) or as much (int8).
-
-    Tied weights stay tied. `int8` does not round biases, norms and other parameters of one dimension.
-    """
+    """A perturbed copy of the model; it takes half of the model's memory (bf16) or as much (int8). Tied weights stay
+    tied. `int8` does not round biases, norms and other parameters of one dimension."""
     if arithmetic == "bf16":
         memo: dict[int, object] = {}
         for parameter in model.parameters():  # one by one, so that there is never a second float32 copy in memory

@@ -7,32 +7,27 @@ real token is at 0 (PEFT's PREFIX_TUNING shifts real tokens by P positions). Eve
 layers with a sliding window. The layouts, N(0, 1) and the dropout of 0.1 are THUDM's (github.com/THUDM/ChatGLM-6B,
 ptuning/; there `transformer.prefix_encoder.*`), after Liu et al. 2021, arXiv:2110.07602.
 
-An attention function of posttrain, registered in transformers' interface, takes the attention module's `LayerPrefix`
-and puts the layer's prefix in front of the keys and values, after rotation and cache. So positions, caches, generation
-and checkpointing of activations work as without a prefix. If another attention is set later, the prefix would be left
-out; the next forward pass raises an error.
+An attention function, registered in transformers' interface, takes the attention module's `LayerPrefix` and puts the
+prefix in front of the keys and values, after rotation and cache. So positions, caches, generation and checkpointing
+work as without a prefix. If another attention is set later, the next forward pass raises an error.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import AttentionInterface
+from transformers import AttentionInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, eager_mask, sdpa_mask
 
 from posttrain.errors import PosttrainError, Problem
 from posttrain.models.added import Added, two_tokens
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 __all__ = ["LINE", "NAMES", "LayerPrefix", "Prefix", "Site", "over", "sites"]
 
@@ -97,8 +92,7 @@ class Prefix(Added):
 
     @torch.no_grad()
     def flatten(self) -> None:
-        """Replace the projection by the table that it computes. Training that continues afterwards is a different
-        one."""
+        """Replace the projection by the table that it computes. Training that continues afterwards is different."""
         table = self.table()
         self.embedding = nn.Embedding(self.tokens, self.width, device=table.device)
         self.embedding.weight.copy_(table)
@@ -106,8 +100,7 @@ class Prefix(Added):
         self.settings["projection"] = "none"
 
     def renew(self, module: nn.Module, args: Any) -> None:
-        """Before each forward pass: compute the layers' keys and values, (heads, P, width of a head) each, from the
-        table."""
+        """Before each forward pass: compute the layers' keys and values, (heads, P, width of a head) each."""
         self.layers = []
         if not self.on:
             return
@@ -146,8 +139,7 @@ class LayerPrefix(nn.Module):
         self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, causal: bool
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Keys and values behind the prefix, (B, heads, P + S, d) each, and a mask (B, 1, T, P + S) by which every
-        token sees the prefix, None where none is needed. In training each row draws its own dropout.
-        """
+        token sees the prefix, None where none is needed. In training each row draws its own dropout."""
         prefix = self.prefix
         own = []
         for part, given in zip(prefix.layers[self.number], (key, value), strict=True):
@@ -191,33 +183,18 @@ def over(inner: Callable[[nn.Module], Callable[..., Any]], causal_without_mask: 
     return attention
 
 
-def _eager(module: nn.Module) -> Callable[..., Any]:
-    """The model family's own attention function, from the module of its classes."""
-    return vars(sys.modules[type(module).__module__])["eager_attention_forward"]
-
-
 AttentionInterface.register(SDPA, over(lambda module: sdpa_attention_forward, True))
 AttentionMaskInterface.register(SDPA, sdpa_mask)
-AttentionInterface.register(EAGER, over(_eager, False))
+# the model family's own attention function is in the Python module of its classes
+eager = over(lambda module: vars(sys.modules[type(module).__module__])["eager_attention_forward"], False)
+AttentionInterface.register(EAGER, eager)
 AttentionMaskInterface.register(EAGER, eager_mask)
 
 
-@contextmanager
-def _recording() -> Iterator[list[tuple[nn.Module, Tensor, Tensor]]]:
-    calls: list[tuple[nn.Module, Tensor, Tensor]] = []
-    token = _calls.set(calls)
-    try:
-        yield calls
-    finally:
-        _calls.reset(token)
-
-
 def sites(model: PreTrainedModel) -> list[Site]:
-    """The attention of every layer in the order of a forward pass, which is run to find them.
-
-    PosttrainError where a prefix is not possible: attention that does not use transformers' interface, that layers
-    share, or whose positions are a bias on the scores.
-    """
+    """The attention of every layer in the order of a forward pass, which is run to find them. PosttrainError where a
+    prefix is not possible: attention that does not use transformers' interface, that layers share, or whose positions
+    are a bias on the scores."""
 
     def refuse(cause: str) -> PosttrainError:
         mend = "prompt_tuning puts virtual tokens in front of any model"
@@ -228,11 +205,13 @@ def sites(model: PreTrainedModel) -> list[Site]:
         raise refuse("it has an encoder and a decoder")
     if not model._can_set_attn_implementation():
         raise refuse("its attention does not go through transformers' interface")
+    calls: list[tuple[nn.Module, Tensor, Tensor]] = []
+    before = _calls.set(calls)
     try:
         model.set_attn_implementation(EAGER if was == "eager" else SDPA)
-        with _recording() as calls:
-            two_tokens(model)
+        two_tokens(model)
     finally:
+        _calls.reset(before)
         model.set_attn_implementation(was)
     names = {module: name for name, module in model.named_modules()}
     found = [Site(names[module], k.shape[1], k.shape[3], v.shape[3]) for module, k, v in calls]

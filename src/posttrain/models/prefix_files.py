@@ -10,18 +10,16 @@ import json
 import pickle
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from posttrain.errors import ConfigError, MissingError, PosttrainError, Problem
 from posttrain.models.added import added_to, attach, load_added
-from posttrain.models.load import LoadedModel, load_model
+from posttrain.models.load import LoadedModel, Source, load_model
 from posttrain.models.prefix import Prefix
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 __all__ = ["from_file", "prefix_model", "read_prefix"]
 
@@ -32,9 +30,7 @@ PARTS = ("embedding.weight", "trans.0.weight", "trans.0.bias", "trans.2.weight",
 
 def read_prefix(path: Path) -> dict[str, Tensor]:
     """`embedding.weight` and, with a projection, `trans.0.weight`, ... of a file or of a folder's, in float32.
-
-    MissingError when there is no file, PosttrainError for one without a prefix.
-    """
+    MissingError when there is no file, PosttrainError for one without a prefix."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -62,53 +58,35 @@ def read_prefix(path: Path) -> dict[str, Tensor]:
             tensors[part] = tensor.float()
     if set(tensors) not in ({PARTS[0]}, set(PARTS)):
         has = f"it has {', '.join([*tensors, *others][:4])}" if found else "it is empty"
-        raise PosttrainError(
-            Problem(
-                str(file), f"holds no prefix: {has}", "a prefix is prefix_encoder.embedding.weight, or with trans.*"
-            )
-        )
+        mend = "a prefix is prefix_encoder.embedding.weight, or with trans.*"
+        raise PosttrainError(Problem(str(file), f"holds no prefix: {has}", mend))
     return tensors
-
-
-def _kind_of(tensors: Mapping[str, Tensor]) -> tuple[str, int | None]:
-    """The projection (none, v1, v2) and its hidden width."""
-    if len(tensors) == 1:
-        return "none", None
-    wide = tensors["embedding.weight"].shape[1] == tensors["trans.2.weight"].shape[0]
-    return "v2" if wide else "v1", tensors["trans.0.weight"].shape[0]
 
 
 def from_file(
     model: PreTrainedModel, path: Path, settings: Mapping[str, Any], *, fixed: Collection[str] = ()
 ) -> Prefix:
-    """A prefix for the model with the file's tensors. fixed: settings that must be those of the file.
-
-    PosttrainError naming both shapes where they differ from the model's.
-    """
+    """A prefix with the file's tensors. fixed: settings that must be the file's. PosttrainError where shapes differ."""
     tensors = read_prefix(path)
-    projection, size = _kind_of(tensors)
-    decided = {"tokens": tensors["embedding.weight"].shape[0], "projection": projection}
-    decided |= {"projection_size": size} if size is not None else {}
-    wrong = [
-        Problem(
-            str(path), f"{name} is {value} in the file and {settings[name]} in the configuration", f"leave {name} out"
-        )
-        for name, value in decided.items()
-        if name in fixed and settings[name] != value
-    ]
+    tokens, width = tensors["embedding.weight"].shape
+    decided = {"tokens": tokens, "projection": "none"}
+    if len(tensors) > 1:
+        decided["projection"] = "v2" if width == tensors["trans.2.weight"].shape[0] else "v1"
+        decided["projection_size"] = tensors["trans.0.weight"].shape[0]
+    wrong: list[Problem] = []
+    for name, value in decided.items():
+        if name in fixed and settings[name] != value:
+            cause = f"{name} is {value} in the file and {settings[name]} in the configuration"
+            wrong.append(Problem(str(path), cause, f"leave {name} out"))
     if wrong:
         raise PosttrainError(*wrong)
     prefix = Prefix(model, {**settings, **decided})
     expected = prefix.to_save()
-    wrong = [
-        Problem(
-            str(path),
-            f"{name} is {tuple(tensor.shape)}, this model takes {tuple(expected[name].shape)}",
-            f"layers x 2 x key heads x head width is {prefix.width} here: use the prefix with its own base",
-        )
-        for name, tensor in tensors.items()
-        if tensor.shape != expected[name].shape
-    ]
+    mend = f"layers x 2 x key heads x head width is {prefix.width} here: use the prefix with its own base"
+    for name, tensor in tensors.items():
+        if tensor.shape != expected[name].shape:
+            cause = f"{name} is {tuple(tensor.shape)}, this model takes {tuple(expected[name].shape)}"
+            wrong.append(Problem(str(path), cause, mend))
     if wrong:
         raise PosttrainError(*wrong)
     prefix.load_state_dict(tensors)
@@ -116,30 +94,21 @@ def from_file(
 
 
 def prefix_model(
-    path: Path,
-    base: str | None,
-    settings: Mapping[str, Any],
-    *,
-    flatten: bool,
-    offline: bool = True,
-    trust_remote_code: bool = False,
+    path: Path, base: str | None, settings: Mapping[str, Any], *, flatten: bool, **how: Unpack[Source]
 ) -> LoadedModel:
     """A base with the prefix of a file of ChatGLM's code, or of an adapter folder; `flatten`: without its projection.
 
     base: the base's name; None for the one that an adapter folder names. settings: for a file, which has none.
     ConfigError when a file is given without a base, or an adapter folder would only be copied.
     """
-    config = _config_in(path)
+    at = path / "adapter_config.json"
+    found = json.loads(at.read_text(encoding="utf-8")) if at.is_file() else {}
+    config = found if found.get("posttrain_tuner") == Prefix.kind else None
     if config is not None and not flatten:
         raise ConfigError(Problem(str(path), "is an adapter of posttrain already", "--flatten drops its projection"))
     if config is None and base is None:
         raise ConfigError(Problem(str(path), "does not say which base it is for", "give --base MODEL"))
-    loaded = load_model(
-        str(path) if base is None else base,
-        offline=offline,
-        trust_remote_code=trust_remote_code,
-        adapter_merged=base is not None,
-    )
+    loaded = load_model(str(path) if base is None else base, adapter_merged=base is not None, **how)
     if config is None:
         attach(loaded.model, from_file(loaded.model, path, settings))
     elif base is not None:
@@ -149,12 +118,3 @@ def prefix_model(
     if flatten:
         prefix.flatten()
     return loaded
-
-
-def _config_in(path: Path) -> dict[str, Any] | None:
-    """adapter_config.json of posttrain's folder of a prefix; None for files of ChatGLM's code."""
-    at = path / "adapter_config.json"
-    if not at.is_file():
-        return None
-    found = json.loads(at.read_text(encoding="utf-8"))
-    return dict(found) if found.get("posttrain_tuner") == Prefix.kind else None

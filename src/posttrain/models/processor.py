@@ -1,8 +1,8 @@
 """Whether the processor computes fast in bfloat16.
 
 A processor with matrix units (AMX) or with bfloat16 dot products (AVX512-BF16, Arm's BF16) multiplies matrices two to
-ten times as fast in bfloat16 as in float32; one without them emulates bfloat16 and is slower. The processor must have
-the units, and oneDNN, which multiplies matrices for torch, must be able to use them: both are checked.
+ten times as fast in bfloat16 as in float32; one without them is slower. Both are checked: the processor must have the
+units, and oneDNN, which multiplies matrices for torch, must be able to use them.
 """
 
 from __future__ import annotations
@@ -18,19 +18,14 @@ __all__ = ["Processor", "flags_in", "processor", "wait_politely"]
 
 CPUINFO = Path("/proc/cpuinfo")
 UNITS = {"amx_bf16": "AMX", "avx512_bf16": "AVX512-BF16", "bf16": "Arm BF16"}
-"""Flags of /proc/cpuinfo -> common name of the unit that multiplies bfloat16, the fastest first. (`bf16` is Arm's; x86
-has no such flag.)"""
-
-
+"""Flags of /proc/cpuinfo -> common name of the unit that multiplies bfloat16, the fastest first (`bf16` is Arm's)."""
 LOAD = Path("/proc/loadavg")
 BRIEFLY, LONGER = "1000", "20000"
 """Rounds that an idle thread of OpenMP spins before it sleeps: a few microseconds, or about a hundred."""
 
 
 class Processor(NamedTuple):
-    """name: as the system reports it; units: what multiplies bfloat16 ("" when nothing does); bf16_used: whether
-    torch's oneDNN can use it.
-    """
+    """name: as the system reports it; units: what multiplies bfloat16, or ""; bf16_used: whether torch uses it."""
 
     name: str
     units: str
@@ -62,20 +57,16 @@ def flags_in(text: str) -> tuple[str, frozenset[str]]:
     return found.get("model name", ""), frozenset((found.get("flags") or found.get("Features") or "").split())
 
 
-def _asked_of_torch() -> frozenset[str]:
-    """The same flags as torch detects them, where there is no /proc/cpuinfo (macOS, Windows)."""
-    import torch
-
-    found = {"amx_bf16": torch.cpu._is_amx_tile_supported(), "avx512_bf16": torch.cpu._is_avx512_bf16_supported()}
-    return frozenset(name for name, there in found.items() if there)
-
-
 @cache
 def processor() -> Processor:
     """The processor of this machine."""
     import torch
 
-    name, flags = flags_in(CPUINFO.read_text(encoding="utf-8")) if CPUINFO.is_file() else ("", _asked_of_torch())
+    if CPUINFO.is_file():
+        name, flags = flags_in(CPUINFO.read_text(encoding="utf-8"))
+    else:  # macOS, Windows: torch detects them
+        found = {"amx_bf16": torch.cpu._is_amx_tile_supported(), "avx512_bf16": torch.cpu._is_avx512_bf16_supported()}
+        name, flags = "", frozenset(flag for flag, there in found.items() if there)
     units = next((said for flag, said in UNITS.items() if flag in flags), "")
     used = bool(torch._C._has_mkldnn) and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
     return Processor(name or platform.processor() or platform.machine(), units, used)
@@ -84,10 +75,9 @@ def processor() -> Processor:
 def wait_politely() -> None:
     """Set how idle threads of OpenMP wait, unless the environment does. Call it before torch is imported.
 
-    By default they spin: beside another busy program the steps of a small model became 30 times slower (2 cores, 5 M
-    parameters: 18 s a cell instead of 0.6 s). Here they sleep after spinning for a moment. On a quiet machine that
-    moment is longer, which answers an exam in 3.6 s instead of 4.8 s; beside two busy programs it would take 16 s
-    instead of 7 s, so the number of running threads is checked first.
+    By default they spin: beside another busy program the steps of a small model became 30 times slower. Here they sleep
+    after spinning for a moment, which is longer on a quiet machine (an exam in 3.6 s instead of 4.8 s); beside two busy
+    programs that would take 16 s instead of 7 s, so the number of running threads is checked first.
     """
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", LONGER if _quiet() else BRIEFLY)

@@ -5,11 +5,8 @@
 
 Guo, Rush & Kim 2020, arXiv:2012.07463 (section 3.1; hard concrete gates of Louizos et al. 2017, arXiv:1712.01312). v is
 zero and alpha is 5 at the start; in eval mode u = 1/2. After the last step the `share` of all weights with the largest
-|z v| is kept (section 3.2), as indices and values like any sparse change. The paper's lambda is l0 over the number of
-weights.
-
-The penalty's gradient is added once per optimiser step, together with the step's first gradient, however many micro
-batches there are; gradient clipping includes it.
+|z v| is kept (section 3.2). The paper's lambda is l0 over the number of weights. The penalty's gradient is added once
+per optimiser step, together with the step's first gradient; gradient clipping includes it.
 """
 
 from __future__ import annotations
@@ -17,15 +14,13 @@ from __future__ import annotations
 import math
 import weakref
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from posttrain.models.sparse import Change, SparseChange, largest
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 __all__ = ["GatedChange", "PrunedChange"]
 
@@ -81,7 +76,7 @@ class GatedChange(Change):
         super().__init__(owner, name, at)
         self.rate = float(owner.settings["gate_rate"])
         self.gates: nn.Parameter | None = None
-        self._seen: Callable[[], Tensor | None] = lambda: None
+        self._seen: Callable[[], Tensor | None] | None = None
         if gated:
             self.values = nn.Parameter(torch.zeros(size))
             self.gates = nn.Parameter(torch.zeros(size))
@@ -115,10 +110,9 @@ class GatedChange(Change):
         return weight.detach() + self.delta().to(weight.dtype).view_as(weight)
 
     def _penalise(self, gates: Tensor) -> None:
-        """After a gradient of the gates has arrived: add the penalty's, once in each step, in which the gradient is a
-        new tensor."""
+        """After the first gradient of a step (a new tensor) has arrived: add the penalty's."""
         assert gates.grad is not None
-        if gates.grad is self._seen():
+        if self._seen is not None and gates.grad is self._seen():
             return
         with torch.no_grad():
             opening = torch.sigmoid(self.alpha() - math.log(-LOW / HIGH))
@@ -133,8 +127,4 @@ class GatedChange(Change):
 
     def __getstate__(self) -> dict[str, Any]:
         """A weak reference cannot be copied; a copy has seen no gradient."""
-        return self.__dict__ | {"_seen": _nothing}
-
-
-def _nothing() -> None:
-    return None
+        return self.__dict__ | {"_seen": None}

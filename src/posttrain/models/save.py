@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from posttrain.errors import PosttrainError, Problem
 from posttrain.models.disk import whole_folder
-from posttrain.models.fingerprint import remembered_base, template_fingerprint
+from posttrain.models.fingerprint import file_fingerprint, remembered_base, template_fingerprint
 from posttrain.models.notes import FILES_KEY, HEAD_KEY, NOTES_FILE, HeadNotes, head_of_model
 from posttrain.models.vocabulary import own_padding
 
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-__all__ = ["TRAINED_IN", "file_fingerprint", "save_model", "saved_padding", "write_notes"]
+__all__ = ["TRAINED_IN", "save_model", "saved_padding", "write_notes"]
 
 TRAINED_IN = "trained_in"
 """Key of `posttrain.json`: the precision that the weights had in memory when they are stored in another one."""
@@ -40,38 +39,25 @@ def write_notes(
     """Write `posttrain.json`; call it after all other files are written.
 
     base: fingerprint of an adapter's base; head: an adapter's (a model's own is in config.json); trained_in: the
-    precision in memory, where the weights are stored in another one; hashed: add the fingerprints of all files.
+    precision in memory, where the weights are stored in another one; hashed: add the fingerprints of all other files,
+    except the card, which people edit.
     """
     import torch
     import transformers
 
     from posttrain import __version__
 
+    paths = [path for path in sorted(folder.iterdir()) if path.is_file() and path.name not in (NOTES_FILE, "README.md")]
     notes: dict[str, Any] = {
         "template_fingerprint": template_fingerprint(tokenizer),
         **({"base_fingerprint": base} if base is not None else {}),
         **({HEAD_KEY: head.to_json()} if head is not None else {}),
         **({TRAINED_IN: trained_in} if trained_in is not None else {}),
-        **({FILES_KEY: file_fingerprints(folder)} if hashed else {}),
+        **({FILES_KEY: {path.name: file_fingerprint(path) for path in paths}} if hashed else {}),
         "versions": {"posttrain": __version__, "transformers": transformers.__version__, "torch": torch.__version__},
     }
     text = json.dumps(notes, indent=2, ensure_ascii=False) + "\n"
     (folder / NOTES_FILE).write_text(text, encoding="utf-8", newline="\n")
-
-
-def file_fingerprints(folder: Path) -> dict[str, str]:
-    """Name -> fingerprint of every file except the notes and the card, which people edit."""
-    return {
-        path.name: file_fingerprint(path)
-        for path in sorted(folder.iterdir())
-        if path.is_file() and path.name not in (NOTES_FILE, "README.md")
-    }
-
-
-def file_fingerprint(path: Path) -> str:
-    """The sha256 of a file, in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def save_model(
@@ -88,54 +74,48 @@ def save_model(
     A PEFT model, or one with a part of posttrain's added, is saved as an adapter folder that names its base. card: the
     text of README.md; dtype: precision of a model's numbers, by default that in memory; hashed: note the fingerprints
     of all files, which `posttrain model verify` compares. PosttrainError when `folder` holds other things than a model;
-    DiskError when the disk is full: then the old model is kept, and nothing of the new one.
+    DiskError when the disk is full: then the old model is kept.
     """
-    if folder.exists():
-        if not folder.is_dir():
-            raise PosttrainError(Problem(str(folder), "is a file, a folder is expected", "choose another output"))
-        if any(folder.iterdir()) and not any((folder / name).exists() for name in MODEL_FILES):
-            cause = "the folder holds other things than a model"
-            raise PosttrainError(Problem(str(folder), cause, "choose a new or an empty folder"))
-    with whole_folder(folder) as temporary:
-        _write(model, tokenizer, temporary, dtype, hashed=hashed)
-        if card is not None:
-            (temporary / "README.md").write_text(card, encoding="utf-8", newline="\n")
-
-
-def _write(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, dtype: torch.dtype | None, *, hashed: bool
-) -> None:
     import transformers
     from peft import PeftModel
 
     from posttrain.models.adapters import save_peft
     from posttrain.models.added import added_to, save_added
 
+    if folder.exists():
+        if not folder.is_dir():
+            raise PosttrainError(Problem(str(folder), "is a file, a folder is expected", "choose another output"))
+        if any(folder.iterdir()) and not any((folder / name).exists() for name in MODEL_FILES):
+            cause = "the folder holds other things than a model"
+            raise PosttrainError(Problem(str(folder), cause, "choose a new or an empty folder"))
     transformers.utils.logging.disable_progress_bar()  # those called "Writing model shards"
     base: str | None = None
     trained_in: str | None = None
     adapter = isinstance(model, PeftModel) or added_to(model) is not None
-    with saved_padding(model, tokenizer):
-        if isinstance(model, PeftModel):
-            base = remembered_base(model.get_base_model())
-            save_peft(model, folder)
-        elif adapter:
-            base = remembered_base(model)
-            save_added(model, folder)
-        elif dtype is None or dtype == model.dtype:
-            model.save_pretrained(folder)
-        else:
-            model.save_pretrained(folder, state_dict=_cast(model, dtype))
-            _say_dtype(folder / "config.json", dtype)
-            trained_in = str(model.dtype).removeprefix("torch.")
-        tokenizer.save_pretrained(folder)
-    head = head_of_model(model) if adapter else None
-    write_notes(folder, tokenizer, base=base, head=head, trained_in=trained_in, hashed=hashed)
+    with whole_folder(folder) as temporary:
+        with saved_padding(model, tokenizer):
+            if isinstance(model, PeftModel):
+                base = remembered_base(model.get_base_model())
+                save_peft(model, temporary)
+            elif adapter:
+                base = remembered_base(model)
+                save_added(model, temporary)
+            elif dtype is None or dtype == model.dtype:
+                model.save_pretrained(temporary)
+            else:
+                model.save_pretrained(temporary, state_dict=_cast(model, dtype))
+                _say_dtype(temporary / "config.json", dtype)
+                trained_in = str(model.dtype).removeprefix("torch.")
+            tokenizer.save_pretrained(temporary)
+        head = head_of_model(model) if adapter else None
+        write_notes(temporary, tokenizer, base=base, head=head, trained_in=trained_in, hashed=hashed)
+        if card is not None:
+            (temporary / "README.md").write_text(card, encoding="utf-8", newline="\n")
 
 
 def saved_padding(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> AbstractContextManager[None]:
     """Within this, model and tokenizer name the pad token of the files that they came from; a model with a head keeps
-    the one that it was trained with, since it finds the end of a text by it."""
+    the one that it was trained with, by which it finds the end of a text."""
     return nullcontext() if head_of_model(model) is not None else own_padding(model, tokenizer)
 
 

@@ -1,27 +1,23 @@
 """What a soft prompt is near to: the words whose embeddings are most similar to each learned vector.
 
-Nearness is the cosine between a vector and the rows of the model's embedding matrix (Lester et al. 2021,
-arXiv:2104.08691, section 7, look at the five nearest). A neighbour is not a translation: a vector may be far from all
-words, which a low cosine shows.
+Nearness is the cosine between a vector and the rows of the embedding matrix (Lester et al. 2021, arXiv:2104.08691,
+section 7). A vector may be far from all words, which a low cosine shows.
 """
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Unpack
 
 from posttrain.errors import PosttrainError, Problem
-from posttrain.models.load import load_model, resolve
+from posttrain.models.load import Source, load_model, resolve
 
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedTokenizerBase
 
 __all__ = ["Neighbour", "VirtualToken", "nearest", "nearest_tokens", "readable"]
-
-SOFT = ("PROMPT_TUNING", "P_TUNING")
-PREFIXES = ("PREFIX_TUNING", "ptuning_v2")
 
 
 class Neighbour(NamedTuple):
@@ -40,11 +36,8 @@ class VirtualToken(NamedTuple):
     neighbours: tuple[Neighbour, ...]
 
 
-def nearest_tokens(name: str, k: int, *, offline: bool = True, trust_remote_code: bool = False) -> list[VirtualToken]:
-    """The k tokens nearest to each virtual token of an adapter folder, nearest first.
-
-    PosttrainError for a model without such vectors, saying why.
-    """
+def nearest_tokens(name: str, k: int, **how: Unpack[Source]) -> list[VirtualToken]:
+    """The k tokens nearest to each virtual token of an adapter folder. PosttrainError for one without such vectors."""
     from safetensors.torch import load_file
 
     folder = Path(resolve(name))
@@ -54,14 +47,12 @@ def nearest_tokens(name: str, k: int, *, offline: bool = True, trust_remote_code
         raise PosttrainError(Problem(name, "is no adapter, so it has no virtual tokens", mend))
     config = json.loads(path.read_text(encoding="utf-8"))
     kind = str(config.get("posttrain_tuner") or config.get("peft_type"))
-    if kind in PREFIXES:
+    if kind in ("PREFIX_TUNING", "ptuning_v2"):
         cause = f"{kind}: a prefix is keys and values of every layer, not embeddings, so that no word is near it"
         raise PosttrainError(Problem(name, cause, "prompt_tuning and p_tuning can be read"))
-    if kind not in SOFT:
+    if kind not in ("PROMPT_TUNING", "P_TUNING"):
         raise PosttrainError(Problem(name, f"{kind} has no virtual tokens", "prompt_tuning and p_tuning have some"))
-    loaded = load_model(
-        name, offline=offline, trust_remote_code=trust_remote_code, device="cpu", allow_template_mismatch=True
-    )
+    loaded = load_model(name, device="cpu", allow_template_mismatch=True, **how)
     vectors = load_file(folder / "adapter_model.safetensors")["prompt_embeddings"]
     table: Tensor = loaded.model.get_input_embeddings().weight.detach()[: len(loaded.tokenizer)]
     return nearest(vectors, table, loaded.tokenizer, k)

@@ -3,26 +3,23 @@
     w' = w,   w'[at] += values,   at: the indices of the mask, chosen by Fisher information or at random
 
 FISH Mask, Sung et al. 2021, arXiv:2111.09839: the share of parameters with the largest Fisher information on a few rows
-of the task is trained, the others are not. Only the values are parameters, so optimiser, weight decay and penalties see
-nothing else; the folder has indices and values; the change can be merged into the model exactly.
-
-The changed weight is in the module only while that runs, so the change is right with recomputed activations, in both
-modules of a tied matrix, and for gradients by `torch.func`.
+of the task is trained. Only the values are parameters, so optimiser, weight decay and penalties see nothing else; the
+folder has indices and values; the change can be merged into the model exactly. The changed weight is in the module only
+while that runs, so the change is right with recomputed activations, in tied matrices, and under `torch.func`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from contextlib import ExitStack
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from posttrain.models.added import Added, two_tokens
 from posttrain.models.curvature import Example, fisher
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 __all__ = ["Change", "SparseChange", "largest", "weights_in_use"]
 
@@ -143,16 +140,13 @@ class Change(nn.Module):
 
 
 def weights_in_use(model: PreTrainedModel) -> dict[str, list[str]]:
-    """Name of each parameter that is used in a forward pass -> names of the modules that own it (two for a tied
-    matrix)."""
+    """Name of each parameter used in a forward pass -> names of the modules that own it (two for a tied matrix)."""
     ran: set[nn.Module] = set()
     owning = [module for module in model.modules() if any(True for _ in module.parameters(recurse=False))]
-    handles = [module.register_forward_pre_hook(lambda module, args: ran.add(module)) for module in owning]
-    try:
+    with ExitStack() as hooks:
+        for module in owning:
+            hooks.enter_context(module.register_forward_pre_hook(lambda module, args: ran.add(module)))
         two_tokens(model)
-    finally:
-        for handle in handles:
-            handle.remove()
     owners: dict[nn.Parameter, list[str]] = {}
     for name, module in model.named_modules():
         for parameter in module.parameters(recurse=False):

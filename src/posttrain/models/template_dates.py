@@ -1,8 +1,8 @@
 """The date that a chat template writes into a conversation.
 
-Some templates (Llama 3.2, gpt-oss, SmolLM3, Mistral Small) print today's date by calling `strftime_now`. Rows rendered
-on two days differ then, so a run that is continued the next day would be a different run. A tokenizer can be fixed at
-one moment: its templates are then rendered as at that moment.
+Some templates (Llama 3.2, gpt-oss, SmolLM3, Mistral Small) print today's date by calling `strftime_now`, so a run that
+is continued the next day would be a different run. A tokenizer can be fixed at one moment: its templates are then
+rendered as at that moment.
 """
 
 from __future__ import annotations
@@ -61,10 +61,8 @@ def moment_of(tokenizer: PreTrainedTokenizerBase) -> datetime | None:
 
 def at_moment(source: str, moment: datetime | None) -> str:
     """The template, printing this moment's date whenever it is rendered; it has one more line at its beginning.
-
-    `strftime_now` becomes a macro with a table of all directives, since transformers passes no other function to a
-    template.
-    """
+    `strftime_now` becomes a macro with a table of all directives, as transformers passes no other function to a
+    template."""
     if moment is None or not CLOCK.search(source):
         return source
     written = {directive[1:]: text for directive in DIRECTIVES if (text := _written(moment, directive)) != directive}

@@ -7,10 +7,11 @@ import struct
 from collections import Counter
 from math import prod
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Unpack
 
 from posttrain.errors import MissingError, PosttrainError, Problem
 from posttrain.models.gguf_header import is_gguf
+from posttrain.models.load import Source, adapter_base, config_of
 from posttrain.models.names import resolve
 
 __all__ = ["DTYPES", "Stored", "stored_dtype", "tensors_in", "weight_files"]
@@ -32,11 +33,8 @@ class Stored(NamedTuple):
 
 
 def tensors_in(path: Path) -> dict[str, Stored]:
-    """Name -> type and shape of every tensor of a safetensors file.
-
-    PosttrainError when the header cannot be read, or the file has another length than the header says (a copy that was
-    cut short).
-    """
+    """Name -> type and shape of every tensor of a safetensors file. PosttrainError when the header cannot be read, or
+    the file has another length than the header says (a copy that was cut short)."""
 
     def wrong(cause: str) -> PosttrainError:
         return PosttrainError(Problem(str(path), cause, "copy the file again"))
@@ -71,14 +69,10 @@ def weight_files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("*.safetensors") if path.name != "training_state.safetensors")
 
 
-def stored_dtype(name: str, *, offline: bool = True, trust_remote_code: bool = False) -> str | None:
+def stored_dtype(name: str, **how: Unpack[Source]) -> str | None:
     """The precision in which most of a model's numbers are stored; for an adapter that of its base. None where one
-    cannot train in it (a quantised file), or where it is not known.
-    """
-    from posttrain.models.load import adapter_base, config_of
-
+    cannot train in it (a quantised file), or where it is not known."""
     folder = Path(resolve(name))
-    how = {"offline": offline, "trust_remote_code": trust_remote_code}
     if is_gguf(folder):
         return None
     if (base := adapter_base(folder)) is not None:

@@ -7,9 +7,9 @@ failed counts as open, not as passed.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Unpack
 
 import safetensors
 import torch
@@ -17,14 +17,13 @@ import transformers
 from peft import PeftModel
 
 from posttrain.errors import PosttrainError, Problem
-from posttrain.models.fingerprint import template_fingerprint
+from posttrain.models.fingerprint import file_fingerprint, template_fingerprint
 from posttrain.models.gguf_header import is_gguf
 from posttrain.models.heads import load_any
-from posttrain.models.load import TOKENIZER_FILES, adapter_base, check_folder, hub_folder, stop_ids
+from posttrain.models.load import TOKENIZER_FILES, Source, adapter_base, check_folder, hub_folder, stop_ids
 from posttrain.models.merge_adapter import COARSE, TOLERANCE, relative_distance, some_logits
 from posttrain.models.names import resolve
 from posttrain.models.notes import FILES_KEY, NOTES_FILE, read_notes, saved_head
-from posttrain.models.save import file_fingerprint
 from posttrain.models.tensors import stored_dtype, tensors_in, weight_files
 
 __all__ = ["Check", "verify_model"]
@@ -41,24 +40,17 @@ class Check(NamedTuple):
     detail: str
 
 
-def verify_model(
-    name: str, *, against: str | None = None, offline: bool = True, trust_remote_code: bool = False
-) -> list[Check]:
+def verify_model(name: str, *, against: str | None = None, **how: Unpack[Source]) -> list[Check]:
     """All checks of a model, an adapter or a GGUF file. MissingError when there is nothing by this name."""
     name = resolve(name) if Path(name).is_dir() else name
     found = Path(resolve(name))
-    folder = found if found.exists() else hub_folder(name, offline=offline)
+    folder = found if found.exists() else hub_folder(name, offline=how.get("offline", True))
     made: list[Check] = []
     if not is_gguf(folder):
         weights = _tried("weights files", lambda: _weights(folder))
         made += [_tried("files", lambda: _files(folder)), weights, _tried("hashes", lambda: _hashes(folder))]
-        whole = weights.ok is not False
-        made.append(
-            _tried("numbers", lambda: _numbers(folder))
-            if whole
-            else Check("numbers", None, "not asked: weights files failed")
-        )
-    how = {"offline": offline, "trust_remote_code": trust_remote_code}
+        numbers = Check("numbers", None, "not asked: weights files failed")
+        made.append(numbers if weights.ok is False else _tried("numbers", lambda: _numbers(folder)))
     if not any(check.ok is False and check.check != "hashes" for check in made):
         made += _loaded(name, folder, against, how)
     failed = next((check.check for check in made if check.ok is False and check.check != "hashes"), None)
@@ -164,12 +156,12 @@ def _numbers(folder: Path) -> Check | str:
 # ---- as it is loaded -------------------------------------------------------------------------------------------------
 
 
-def _loaded(name: str, folder: Path, against: str | None, how: Mapping[str, bool]) -> Iterator[Check]:
+def _loaded(name: str, folder: Path, against: str | None, how: Source) -> Iterator[Check]:
     said: list[str] = []
     try:
         # in the stored precision, which takes the least memory; in float32 where two models are compared
         dtype = stored_dtype(name, **how) if against is None else None
-        spare = _spare(folder, trust_remote_code=how["trust_remote_code"])
+        spare = _spare(folder, trust_remote_code=how.get("trust_remote_code", False))
         loaded = load_any(name, device="cpu", dtype=dtype or "float32", say=said.append, **how)
     except PosttrainError as error:
         yield Check("shapes", False, str(error).replace("\n", "; "))
@@ -204,7 +196,7 @@ def _spare(folder: Path, *, trust_remote_code: bool) -> list[str]:
     return sorted(report["unexpected_keys"])
 
 
-def _tokenizer(name: str, loaded: Any, how: Mapping[str, bool]) -> Check | str:
+def _tokenizer(name: str, loaded: Any, how: Source) -> Check | str:
     """Check that every id of the tokenizer, and every id that ends generation, has a row in the embedding."""
     core = loaded.model.get_base_model() if isinstance(loaded.model, PeftModel) else loaded.model
     rows = int(core.get_input_embeddings().weight.shape[0])
@@ -239,7 +231,7 @@ def _answers(loaded: Any) -> Check | str:
     return "a forward pass gives finite numbers"
 
 
-def _against(loaded: Any, other: str, how: Mapping[str, bool]) -> Check | str:
+def _against(loaded: Any, other: str, how: Source) -> Check | str:
     """Check that another model has the same tensors and gives the same outputs."""
     silent: list[str] = []
     theirs = load_any(other, device="cpu", dtype="float32", say=silent.append, **how)

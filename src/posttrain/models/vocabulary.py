@@ -1,14 +1,14 @@
-"""Tokens without an embedding: a tokenizer may know more tokens than the model's embedding has rows.
+"""What a tokenizer does not know of its model: which tokens have an embedding, and at which ones generation stops.
 
-This happens when a token ([PAD], tags of a chat) was added to the tokenizer without `resize_token_embeddings`. The pad
-token is never read, so another one replaces it in memory; saved files name the original one (`own_padding`). A text
-with such a token cannot be used, and is reported.
+A tokenizer may know more tokens than the model's embedding has rows: when a token ([PAD], tags of a chat) was added to
+it without `resize_token_embeddings`. The pad token is never read, so another one replaces it in memory; saved files
+name the original one (`own_padding`). A text with such a token cannot be used, and is reported.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakKeyDictionary
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "keep_padding_inside",
+    "keep_stops",
     "outside",
     "own_padding",
     "pad_alike",
@@ -28,6 +29,7 @@ __all__ = [
     "padding_of_files",
     "rows_in_config",
     "rows_of",
+    "stops_of",
     "without_padding_outside",
 ]
 
@@ -53,9 +55,9 @@ def outside(
     if max(ids, default=0) < rows:
         return None
     beyond = next(i for i in ids if i >= rows)
-    name = (
-        f"token {tokenizer.convert_ids_to_tokens(beyond)!r} (id {beyond})" if tokenizer is not None else f"id {beyond}"
-    )
+    name = f"id {beyond}"
+    if tokenizer is not None:
+        name = f"token {tokenizer.convert_ids_to_tokens(beyond)!r} (id {beyond})"
     cause = f"holds the {name}, and the model has embeddings for {rows} tokens (0 to {rows - 1})"
     return Problem(location, cause, MEND)
 
@@ -144,12 +146,23 @@ def without_padding_outside(config: Any) -> Any:
 
 
 def padding_inside(tokenizer: PreTrainedTokenizerBase, rows: int) -> int:
-    """A token to pad with: the one for beginnings, which no text ends with, else another special one. The end token is
-    the last choice, since classifiers look for a text's last token that is no padding."""
+    """A token to pad with: the one for beginnings, which no text ends with, else another special one; the end token
+    last, since classifiers look for a text's last token that is no padding."""
     first = [tokenizer.bos_token_id, tokenizer.cls_token_id, tokenizer.unk_token_id]
     added = (i for i, token in tokenizer.added_tokens_decoder.items() if token.special)
     special = sorted({*tokenizer.all_special_ids, *added} - {tokenizer.eos_token_id})
-    for token in (*first, *special, tokenizer.eos_token_id):
-        if token is not None and token < rows:
-            return int(token)
-    return 0
+    candidates = (*first, *special, tokenizer.eos_token_id)
+    return next((int(token) for token in candidates if token is not None and token < rows), 0)
+
+
+_stops: WeakKeyDictionary[PreTrainedTokenizerBase, frozenset[int]] = WeakKeyDictionary()
+
+
+def keep_stops(tokenizer: PreTrainedTokenizerBase, ids: Iterable[int]) -> None:
+    """Remember the ids at which the generation of the tokenizer's model stops."""
+    _stops[tokenizer] = frozenset(ids)
+
+
+def stops_of(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    """The remembered ids; none for a tokenizer that was loaded without a model."""
+    return _stops.get(tokenizer, frozenset())

@@ -104,12 +104,10 @@ class ReplayConfig(Config):
         """The rows whose prompts are known before a model is asked; None where the model makes them up."""
         return None
 
-    def check(self, base: Path, reader: PromptReader, seed: int) -> None:
-        """Raise errors for bad rows and prompts before a model is asked; for `--dry-run`."""
+    def check(self, base: Path, reader: PromptReader, seed: int) -> str:
+        """Raise errors for bad rows and prompts before a model is asked; for `--dry-run`. Return a sentence where there
+        are fewer prompts or rows than were asked for; else an empty text."""
         self.rows(base)
-
-    def shortage(self, base: Path, tokenizer: Any) -> str:
-        """A sentence where there are fewer prompts or rows than were asked for; else empty."""
         return ""
 
     def made_tokens(self, base: Path) -> int:

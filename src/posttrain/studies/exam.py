@@ -47,7 +47,7 @@ from posttrain.models.perturbed import perturbed, resolve_arithmetic
 from posttrain.studies.examine import ExamEvent, Examiner
 from posttrain.studies.exams import Exams, check_names
 from posttrain.studies.methods.prompt import PromptMethodConfig, wording_of
-from posttrain.training.dates import keep_date, stay_at_first_day
+from posttrain.training.environment import keep_date, stay_at_first_day
 from posttrain.training.lock import only_one
 
 __all__ = ["ExamRun", "ExamsFile", "Floor", "PromptMode", "build_exams"]

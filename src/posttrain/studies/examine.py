@@ -28,7 +28,7 @@ from posttrain.models.disk import safe_name
 from posttrain.studies.bench import Bench
 from posttrain.studies.exams import Exams
 from posttrain.studies.models import find_model
-from posttrain.training.dates import keep_first_day
+from posttrain.training.environment import keep_first_day
 
 __all__ = ["ExamEvent", "Examiner"]
 

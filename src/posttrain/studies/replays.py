@@ -47,8 +47,7 @@ def check_replays(readers: Readers, cells: Sequence[Cell]) -> list[str]:
                 continue
             seen.add(key)
             try:
-                replay.check(readers.base, readers[cell.model], cell.seed)
-                if short := replay.shortage(readers.base, readers[cell.model].tokenizer):
+                if short := replay.check(readers.base, readers[cell.model], cell.seed):
                     said[f"method '{cell.method.label}': {short}"] = None
             except PosttrainError as error:
                 problems += [problem for problem in error.problems if problem not in problems]

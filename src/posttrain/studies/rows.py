@@ -15,9 +15,9 @@ from posttrain.studies.replays import Readers
 from posttrain.studies.train_config import TrainMethodConfig
 from posttrain.studies.train_rows import encoded_rows, rows_of, target_rows
 from posttrain.training.forms import form_of
+from posttrain.training.precision import unused_dtype
 from posttrain.training.rows import longest_within
 from posttrain.training.run import kind_of
-from posttrain.training.stored import unused_dtype
 
 __all__ = ["check_rows", "unused_dtypes"]
 

@@ -26,8 +26,7 @@ from posttrain.studies.examine import Examiner
 from posttrain.studies.exams import Exams
 from posttrain.studies.files import to_yaml
 from posttrain.studies.plan import Cell
-from posttrain.training.dates import keep_first_day
-from posttrain.training.environment import environment
+from posttrain.training.environment import environment, keep_first_day
 from posttrain.training.trackers import LOGS
 
 __all__ = ["CellWorker", "Hashes", "Opened", "Order", "cell_folder", "failed"]

@@ -1,15 +1,15 @@
-"""The parts of a run that are made before its first step: forms, the reference model, penalties."""
+"""The parts of a run that are made before its first step: the plan of its steps, forms, the reference, penalties."""
 
 from __future__ import annotations
 
-import copy
 import random
 from collections.abc import Callable, Container, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from peft import PeftModel
 from torch import nn
@@ -23,24 +23,31 @@ from posttrain.models.added import added_to
 from posttrain.models.curvature import Example
 from posttrain.models.load import LoadedModel
 from posttrain.models.logits import core_of
+from posttrain.models.memory import activation_bytes, is_large
 from posttrain.models.notes import head_modules
 from posttrain.objectives.sft import SftConfig
 from posttrain.retention.penalty._base import PenaltyConfig, PenaltyContext
-from posttrain.retention.penalty._rows import examples_of
+from posttrain.retention.penalty._measured import examples_of
 from posttrain.retention.selection import ReplayConfig
-from posttrain.training.batches import Forms
+from posttrain.training.batches import Forms, Learner
 from posttrain.training.config import TrainConfig
 from posttrain.training.forms import form_of
 from posttrain.training.forms.base import FormSetup, Preparation
-from posttrain.training.forms.remembering import RememberingForm
+from posttrain.training.forms.distributions import RememberingForm
 from posttrain.training.forms.tokens import TokensForm
-from posttrain.training.penalties import PENALTIES, Penalties, Term, make_penalties, terms_of
+from posttrain.training.penalties import Term, make_penalties, terms_of
 from posttrain.training.precision import Lowered, arithmetic
-from posttrain.training.reference import Reference, can_be_switched_off
-from posttrain.training.steps import Material
+from posttrain.training.reference import Reference, reference_of
+from posttrain.training.steps import FixedRows, Material, RowPlan
 from posttrain.training.trackers import check_trackers
 
-__all__ = ["Parts", "Surroundings", "bare_forms", "check_combination", "parts_of", "show_rows"]
+__all__ = ["Surroundings", "bare_forms", "check_combination", "learner_of", "plan_of", "show_rows", "tokens_at_once"]
+
+ACTIVATIONS = 768 * 2**20
+"""Bytes of activations that a forward pass of training may keep on a CPU."""
+FEW_ACTIVATIONS = 448 * 2**20
+"""The same for a large model, and in bfloat16 with blocks written out, where half as much per token is kept: 290 and
+700 tokens of SmolLM2-135M. More of them are no faster."""
 
 
 @dataclass(frozen=True)
@@ -59,13 +66,6 @@ class Surroundings:
     adapter: Path | None = None
     forbidden: frozenset[str] = frozenset()
     before: PreTrainedModel | None = None
-
-
-class Parts(NamedTuple):
-    """How rows become losses, and what is added to the gradients."""
-
-    forms: Forms
-    penalties: Penalties
 
 
 def bare_forms(
@@ -132,7 +132,7 @@ def show_rows(tuned: nn.Module, rows: Sequence[Any], seed: int, say: Callable[[s
     added.look(tuned, examples, say)
 
 
-def parts_of(
+def learner_of(
     config: TrainConfig,
     tuned: PreTrainedModel | PeftModel,
     loaded: LoadedModel,
@@ -141,30 +141,26 @@ def parts_of(
     *,
     respondent: ModelRespondent,
     lowered: Lowered,
-    read: Container[int],
-) -> Parts:
+) -> Learner:
     """Make forms and penalties, while the tuned model is still where training begins.
 
-    respondent: of the model before the tuner, its fingerprint known; lowered: holds weights as training will have them;
-    read: indices of the old rows that the run will read.
+    respondent: of the model before the tuner, its fingerprint known; lowered: holds weights as training will have them.
     """
     say, continued, before = around.say, around.adapter is not None, around.before
     chosen = [part for part in config.penalty if isinstance(part, PenaltyConfig)]
-    terms = terms_of(tuple(chosen))
+    terms = terms_of(chosen)
     needed = form_of(config.objective).asks_reference(config.objective) or bool(terms)
     reference = reference_of(tuned, needed=needed, say=say, continued=continued, before=before)
     forms = bare_forms(config, loaded.tokenizer, reference, terms)
     preparation = Preparation(
         tuned,
-        material.new,
-        material.old,
-        material.validation,
+        *material,
         config.batch.tokens,
         around.folder,
         f"{respondent.fingerprint} {lowered.dtype}" if around.folder is not None else "",
         reference,
         say,
-        read,
+        rows_read(config, material, loaded.tokenizer),
         config.seed,
     )
     with lowered, arithmetic(tuned.device, lowered.dtype):  # results shall be those that a step would have
@@ -174,51 +170,60 @@ def parts_of(
     trainable = {name: p for name, p in tuned.named_parameters() if p.requires_grad}
     new_parts = head_modules(core_of(tuned))
     added = added_to(core_of(tuned))
-
-    def context(part: PenaltyConfig) -> PenaltyContext:
-        earlier = around.earlier
-        return PenaltyContext(
-            loaded._replace(model=tuned),
-            trainable,
-            respondent,
-            respondent.fingerprint,
-            seed=config.seed,
-            earlier=earlier / PENALTIES / f"{part.kind}.safetensors" if earlier is not None else None,
-            forbidden=around.forbidden,
-            base=around.base,
-            batch_tokens=config.batch.tokens,
-            say=say,
-            rows=[row for row in material.new if isinstance(row, Encoded)],
-            held={} if before is None else dict(before.named_parameters()),
-            untouched=added.switched_off if added is not None and not continued else nullcontext,
-            fresh=frozenset(name for name in trainable if any(f".{part}." in f".{name}" for part in new_parts)),
-        )
-
-    penalties = make_penalties(tuple(chosen), tuned, trainable, context, say)
-    reference.training_begins()
-    return Parts(forms, penalties)
+    context = PenaltyContext(
+        respondent,
+        respondent.fingerprint if chosen else "",
+        loaded=loaded._replace(model=tuned),
+        trainable=trainable,
+        seed=config.seed,
+        earlier=around.earlier,
+        forbidden=around.forbidden,
+        base=around.base,
+        batch_tokens=config.batch.tokens,
+        say=say,
+        rows=[row for row in material.new if isinstance(row, Encoded)],
+        held={} if before is None else dict(before.named_parameters()),
+        untouched=added.switched_off if added is not None and not continued else nullcontext,
+        fresh=frozenset(name for name in trainable if any(f".{part}." in f".{name}" for part in new_parts)),
+    )
+    penalties = make_penalties(chosen, context)
+    reference.begun = True  # the tuned model is no longer the model before training
+    return Learner(config, tuned, loaded.tokenizer, forms, material, penalties)
 
 
-def reference_of(
-    tuned: PreTrainedModel | PeftModel,
-    *,
-    needed: bool,
-    say: Callable[[str], None],
-    continued: bool = False,
-    before: PreTrainedModel | None = None,
-) -> Reference:
-    """The model before training: the tuned one with its adapter switched off; else `before`, the same model in other
-    hands; else a frozen copy, made only where it is needed during training.
-    """
-    if can_be_switched_off(tuned) and not continued:
-        return Reference(tuned, None)
-    if not needed:
-        return Reference(tuned, None, start_only=True)
-    if before is not None and not continued and type(before) is type(tuned) and before.dtype == tuned.dtype:
-        say("the untouched model is asked beside it, to compare with")
-        return Reference(tuned, before)
-    say("a frozen copy of the model is kept beside it, to compare with")
-    frozen = copy.deepcopy(tuned)
-    frozen.requires_grad_(False)
-    frozen.eval()
-    return Reference(tuned, frozen)
+def plan_of(config: TrainConfig, material: Material, forms: Forms) -> FixedRows:
+    """The steps of a run over these rows."""
+    new_tokens = [forms.new.tokens_of(row) for row in material.new]
+    old_tokens = [forms.old.tokens_of(row) for row in material.old]
+    replay = config.replay
+    plan = RowPlan(
+        [forms.new.size(row) for row in material.new],
+        [forms.old.size(row) for row in material.old],
+        config.batch,
+        share=replay.share_of(sum(new_tokens), sum(old_tokens)) if isinstance(replay, ReplayConfig) else 0.0,
+        seed=config.seed,
+        tokens=[*new_tokens, *old_tokens],
+        mixed=forms.mixed,
+    )
+    optimizer = config.optimizer
+    steps = optimizer.max_steps or plan.steps_in(3.0 if optimizer.epochs is None else optimizer.epochs)
+    return FixedRows(plan, [*material.new, *material.old], steps)
+
+
+def rows_read(config: TrainConfig, material: Material, tokenizer: PreTrainedTokenizerBase) -> Container[int]:
+    """The indices of the old rows that the steps of a run read, where a form asks for them; else of all."""
+    if not isinstance(config.replay, ReplayConfig) or config.replay.loss != "kl":
+        return range(len(material.old))
+    steps = plan_of(config, material, bare_forms(config, tokenizer))
+    new = len(material.new)
+    return {row - new for step in islice(steps.plan, steps.total) for micro in step.micro_batches for row in micro}
+
+
+def tokens_at_once(model: PreTrainedModel | PeftModel, lowered: Lowered) -> int | None:
+    """Padded tokens that go through the model together: on a CPU as many as their activations may have bytes, elsewhere
+    whole micro batches (None)."""
+    if model.device.type != "cpu":
+        return None
+    core, low = core_of(model), lowered.token_bytes()
+    room = FEW_ACTIVATIONS if low is not None or is_large(core) else ACTIVATIONS
+    return max(1, room // max(1, activation_bytes(core) if low is None else low))

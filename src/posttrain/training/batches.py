@@ -17,7 +17,8 @@ from posttrain.data.batching import length_batches, pieces
 from posttrain.models.disk import write_whole
 from posttrain.training.config import BatchConfig, TrainConfig
 from posttrain.training.forms.base import Form, MicroBatch, Row
-from posttrain.training.steps import Drawn, Material, StepRows, StepSource
+from posttrain.training.penalties import Penalties
+from posttrain.training.steps import Material, StepRows, StepSource
 
 __all__ = ["Forms", "Learner", "Step", "StepLoader", "part_of", "validation_batches"]
 
@@ -56,8 +57,8 @@ class Forms:
 
 
 class Learner(NamedTuple):
-    """What a source of steps may use: the tuned model, which it may ask before it gives a step, and the rows that were
-    read before the first one.
+    """What training moves, and by what. A source of steps may use it: the tuned model, which it may ask before it gives
+    a step, and the rows that were read before the first one.
     """
 
     config: TrainConfig
@@ -65,6 +66,7 @@ class Learner(NamedTuple):
     tokenizer: PreTrainedTokenizerBase
     forms: Forms
     material: Material
+    penalties: Penalties
 
 
 @dataclass(frozen=True)
@@ -93,6 +95,7 @@ def part_of(micro_batches: list[MicroBatch], rank: int, processes: int) -> list[
     return part
 
 
+@dataclass
 class StepLoader:
     """The steps of a source as tensors, from where the source is, at most as many as `left()` says (None: all).
 
@@ -102,21 +105,14 @@ class StepLoader:
     whole micro batches. The loss of a step does not depend on how it is cut.
     """
 
-    def __init__(
-        self,
-        source: StepSource,
-        steps: int,
-        *,
-        forms: Forms,
-        left: Callable[[], int | None] = lambda: None,
-        ended: Callable[[], None] = lambda: None,
-        at_once: int | None = None,
-        rank: int = 0,
-        processes: int = 1,
-    ) -> None:
-        self.source, self.steps, self.forms = source, steps, forms
-        self.left, self.ended = left, ended
-        self.at_once, self.rank, self.processes = at_once, rank, processes
+    source: StepSource
+    steps: int
+    forms: Forms
+    left: Callable[[], int | None] = lambda: None
+    ended: Callable[[], None] = lambda: None
+    at_once: int | None = None
+    rank: int = 0
+    processes: int = 1
 
     def __len__(self) -> int:
         return self.steps
@@ -138,13 +134,16 @@ class StepLoader:
 
     def make(self, planned: StepRows) -> Step:
         """Make the tensors of this process's part of a step."""
-        drawn = [one for micro in planned.micro_batches for one in micro]
+        forms = self.forms.new, self.forms.old
         units, tokens = [0, 0], [0, 0]  # of new and of old rows
-        for row, old in drawn:
-            form = self._form(old)
-            units[old] += form.units(row)
-            tokens[old] += form.tokens_of(row)
-        micro_batches = [self._micro(part) for micro in planned.micro_batches for part in self._parts(micro)]
+        micro_batches = []
+        for drawn in planned.micro_batches:
+            for row, old in drawn:
+                units[old] += forms[old].units(row)
+                tokens[old] += forms[old].tokens_of(row)
+            for part in _parts(range(len(drawn)), [forms[old].size(row) for row, old in drawn], self.at_once):
+                rows, olds = [drawn[i].row for i in part], [drawn[i].old for i in part]
+                micro_batches.append(forms[all(olds)].micro_batch(rows, olds))
         return Step(
             part_of(micro_batches, self.rank, self.processes),
             units[False],
@@ -154,19 +153,10 @@ class StepLoader:
             planned.epoch,
         )
 
-    def _form(self, old: bool) -> Form:
-        return self.forms.old if old else self.forms.new
 
-    def _parts(self, micro: list[Drawn]) -> list[list[Drawn]]:
-        """The rows that go through the model together."""
-        if self.at_once is None:
-            return [micro]
-        sizes = [self._form(old).size(row) for row, old in micro]
-        return [[micro[i] for i in part] for part in pieces(range(len(micro)), sizes, self.at_once)]
-
-    def _micro(self, drawn: list[Drawn]) -> MicroBatch:
-        rows, old = [one.row for one in drawn], [one.old for one in drawn]
-        return self._form(all(old)).micro_batch(rows, old)
+def _parts(batch: Sequence[int], sizes: Sequence[int], at_once: int | None) -> Sequence[Sequence[int]]:
+    """The rows of a batch that go through the model together."""
+    return [batch] if at_once is None else pieces(batch, sizes, at_once)
 
 
 def validation_batches(
@@ -175,6 +165,5 @@ def validation_batches(
     """The validation rows in micro batches, the same ones each time."""
     sizes = [form.size(row) for row in rows]
     batches = length_batches(sizes, tokens=batch.tokens, seed=0, epoch=0, max_rows=batch.rows)
-    if at_once is not None:
-        batches = [part for one in batches for part in pieces(one, sizes, at_once)]
-    return [form.micro_batch([rows[i] for i in one], [False] * len(one)) for one in batches]
+    parts = [part for one in batches for part in _parts(one, sizes, at_once)]
+    return [form.micro_batch([rows[i] for i in part], [False] * len(part)) for part in parts]

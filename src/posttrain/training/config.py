@@ -199,12 +199,8 @@ class TrainConfig(Config):
     _penalties_differ = field_validator("penalty")(each_kind_once)
 
     @model_validator(mode="after")
-    def _one_validation(self) -> TrainConfig:
+    def _parts_fit(self) -> TrainConfig:
         if self.validation is not None and self.validation_share:
             raise ValueError("validation and validation_share exclude each other; give one")
-        return self
-
-    @model_validator(mode="after")
-    def _recomputable(self) -> TrainConfig:
         check_recomputable(self.tuner, self.batch)
         return self

@@ -1,6 +1,6 @@
 """The folder of a run: config.yaml, env.json, metrics.jsonl, checkpoints/, model/, card.md, result.json.
 
-`result.json` is written last: a run whose folder has it is finished.
+`result.json` is written last: a run whose folder has it is finished, and its result can be read back.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import io
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from peft import PeftModel
@@ -18,24 +18,44 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from posttrain.errors import ConfigError, Problem
 from posttrain.models.disk import write_whole
+from posttrain.models.load import LoadedModel
 from posttrain.models.save import save_model
-from posttrain.training.aside import ASIDE, put_aside, remove
-from posttrain.training.checkpoints import FINGERPRINT, checkpoints_in
+from posttrain.training.checkpoints import ASIDE, FINGERPRINT, check_fingerprint, checkpoints_in, put_aside, remove
 from posttrain.training.config import TrainConfig
-from posttrain.training.dates import DATE
-from posttrain.training.environment import environment
-from posttrain.training.fingerprint import check_fingerprint
+from posttrain.training.environment import DATE, environment
 from posttrain.training.forms import form_of
-from posttrain.training.learned import hardly_learned, learned_of
 from posttrain.training.lock import LOCK
+from posttrain.training.metrics import MetricsLog, hardly_learned, learned_of
+from posttrain.tuners._moved import Moved
 
-__all__ = ["OURS", "RunFolder", "card_of", "check_ours"]
+__all__ = ["OURS", "RunFolder", "TrainResult", "card_of", "check_ours", "finished_run"]
 
 OURS = [
     *("config.yaml", "env.json", "metrics.jsonl", "checkpoints", "model", "card.md", "result.json", FINGERPRINT),
     *("penalties", "reservoir.json", "tasks.json", "learning_rate.json", DATE),
 ]
 RESULT_KEYS = ("steps", "loss_nats", "tokens", "wall_s", "peak_gib", "moved", "stopped", "best_step")
+
+
+class TrainResult(NamedTuple):
+    """A trained model and what the training cost.
+
+    loss_nats: of the last step, per supervised token; tokens: read in all, without padding; history: as in
+    metrics.jsonl; stopped: why the run ended before its last step, else ""; best_step: the step of these weights where
+    validation chose them.
+    """
+
+    model: PreTrainedModel | PeftModel
+    tokenizer: PreTrainedTokenizerBase
+    steps: int
+    loss_nats: float
+    tokens: int
+    wall_s: float
+    peak_gib: float
+    history: list[dict[str, Any]]
+    moved: Moved
+    stopped: str = ""
+    best_step: int | None = None
 
 
 class RunFolder:
@@ -57,14 +77,6 @@ class RunFolder:
         """Write down the result of a range test, for a resumed run and for the reader."""
         write_whole(self.root / "learning_rate.json", as_json(found), flush=True)
 
-    def finished(self, fingerprint: dict[str, Any]) -> dict[str, Any] | None:
-        """The result of a finished run; None where none has finished here. ConfigError with the differences when it was
-        another run."""
-        done = self.result_in()
-        if done is not None:
-            check_fingerprint(self.root, fingerprint)
-        return done
-
     def result_in(self) -> dict[str, Any] | None:
         """The result of a finished run, whichever it was; None where none has finished here."""
         if not self.result.is_file() or not self.model.is_dir():
@@ -72,34 +84,30 @@ class RunFolder:
         done: dict[str, Any] = json.loads(self.result.read_text(encoding="utf-8"))
         return done
 
-    def made_by(self) -> Path | None:
-        """The folder with the fingerprint that a run must have to go on here; None where any run may begin."""
-        step = self.newest()
-        return self.root if self.result_in() is not None else checkpoints_in(self.checkpoints)[step] if step else None
-
-    def newest(self) -> int:
-        """The step of the last checkpoint; 0 without one."""
-        return max(checkpoints_in(self.checkpoints), default=0)
+    def finished(self, fingerprint: dict[str, Any]) -> dict[str, Any] | None:
+        """The same; ConfigError with the differences when it was another run."""
+        done = self.result_in()
+        if done is not None:
+            check_fingerprint(self.root, fingerprint)
+        return done
 
     def open(
         self, config: TrainConfig, fingerprint: dict[str, Any], *, resume: bool, say: Callable[[str], None] = print
     ) -> None:
         """Make the folder; write settings, environment and fingerprint. With resume=False, and where another run has
-        left no checkpoint, the files of the earlier run are put aside first (see `aside`), which is said.
+        left no checkpoint, the files of the earlier run are put aside first (see `put_aside`), which is said.
 
         ConfigError, and nothing is written, when the folder holds things that no run of ours writes, or a checkpoint of
         another run.
         """
         check_ours(self.root)
-        step = self.newest() if resume else 0
-        if step:
-            check_fingerprint(checkpoints_in(self.checkpoints)[step], fingerprint)
-        else:
-            now = json.loads(json.dumps(fingerprint))
-            if (not resume or self._began_as() != now) and put_aside(self.root, OURS):
-                say(f"what the earlier run has left is kept in {self.root / ASIDE} until the new model is saved")
-                if self.model.is_dir():
-                    say(f"{self.model} is the earlier run's until then")
+        saved = checkpoints_in(self.checkpoints) if resume else {}
+        if saved:
+            check_fingerprint(saved[max(saved)], fingerprint)
+        elif not (resume and self._began_as(fingerprint)) and put_aside(self.root, OURS):
+            say(f"what the earlier run has left is kept in {self.root / ASIDE} until the new model is saved")
+            if self.model.is_dir():
+                say(f"{self.model} is the earlier run's until then")
         self.checkpoints.mkdir(parents=True, exist_ok=True)
         text = io.StringIO()
         YAML().dump(config.model_dump(mode="json"), text)
@@ -107,12 +115,13 @@ class RunFolder:
         write_whole(self.root / "env.json", as_json(environment()), flush=True)
         write_whole(self.root / FINGERPRINT, as_json(fingerprint), flush=True)
 
-    def _began_as(self) -> Any:
-        """The fingerprint of the run that began here; None where it left none that can be read."""
+    def _began_as(self, fingerprint: dict[str, Any]) -> bool:
+        """Whether the run that began here had this fingerprint; False where it left none that can be read."""
         try:
-            return json.loads((self.root / FINGERPRINT).read_text(encoding="utf-8"))
+            before = json.loads((self.root / FINGERPRINT).read_text(encoding="utf-8"))
         except (OSError, ValueError):
-            return None
+            return False
+        return bool(before == json.loads(json.dumps(fingerprint)))
 
     def finish(
         self,
@@ -132,6 +141,19 @@ class RunFolder:
         remove(self.root / ASIDE)
         write_whole(self.root / "card.md", card, flush=True)
         write_whole(self.result, as_json({key: result[key] for key in RESULT_KEYS}), flush=True)
+
+
+def finished_run(output: Path, load: Callable[[Path], LoadedModel]) -> TrainResult | None:
+    """The result of a run that has finished in this folder, whatever went into it; None when none has."""
+    folder = RunFolder(output)
+    done = folder.result_in()
+    if done is None:
+        return None
+    loaded = load(folder.model)
+    log = MetricsLog(folder.metrics)
+    log.read(int(done["steps"]))
+    told = {**done, "moved": Moved(*done["moved"]), "history": log.history}
+    return TrainResult(loaded.model, loaded.tokenizer, **told)
 
 
 def check_ours(root: Path) -> None:

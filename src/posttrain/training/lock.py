@@ -59,10 +59,8 @@ def _held(path: Path) -> IO[str] | None:
     while True:
         try:
             file = path.open("a+", encoding="utf-8")
-        except PermissionError:
-            return None
         except OSError as error:
-            if error.errno == errno.EROFS:
+            if isinstance(error, PermissionError) or error.errno == errno.EROFS:
                 return None
             raise
         try:

@@ -1,14 +1,32 @@
-"""metrics.jsonl: one line per optimiser step and per validation, appended as they happen."""
+"""The numbers of a run: metrics.jsonl, sums over micro batches, and how much was learned of the new rows.
+
+metrics.jsonl has one line per optimiser step and per validation, appended as they happen. This module needs no torch.
+"""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from posttrain.models.disk import append, write_whole
+from posttrain.training.config import TrainConfig
 
-__all__ = ["MetricsLog"]
+if TYPE_CHECKING:
+    from posttrain.objectives._loss import Loss
+
+__all__ = ["Learned", "MetricsLog", "Sums", "hardly_learned", "learned_of"]
+
+PENALTY = "penalty_"
+HARDLY = 0.25
+"""A loss that fell by a smaller share of itself has hardly fallen."""
+KNOWN_NATS = 0.5
+"""Rows with a smaller loss at the beginning were known already, in nats."""
+TO_BE_SAID = {"sft", "text_classification", "token_classification", "extractive_qa"}
+"""Objectives whose rows the model shall be able to say. Running text is not learned by heart, unlearning does not lower
+the loss of its rows, and losses of pairs begin at log 2 whatever is learned."""
 
 
 class MetricsLog:
@@ -46,3 +64,70 @@ class MetricsLog:
     def wall_s(self) -> float:
         """Seconds of training so far, over all sessions of the run."""
         return float(self.history[-1]["wall_s"]) if self.history else 0.0
+
+
+@dataclass
+class Sums:
+    """The losses of a step or a validation, added up: nats of new and of replayed rows, and metrics. Metrics of
+    penalties are sums over all rows, the others over new ones."""
+
+    new: float = 0.0
+    old: float = 0.0
+    metrics: dict[str, float] = field(default_factory=dict)
+
+    def add(self, loss: Loss, nats: list[float], old: list[bool]) -> None:
+        """Add a micro batch."""
+        for value, is_old in zip(nats, old, strict=True):
+            if is_old:
+                self.old += value
+            else:
+                self.new += value
+        for name, values in loss.metrics.items():
+            counted = [name.startswith(PENALTY) or not is_old for is_old in old]
+            taken = sum(v for v, counts in zip(values.detach().tolist(), counted, strict=True) if counts)
+            self.metrics[name] = self.metrics.get(name, 0.0) + taken
+
+    def means(self, new_units: int, old_units: int) -> dict[str, float]:
+        """The metrics per unit."""
+        both = max(new_units + old_units, 1)
+        return {k: v / (both if k.startswith(PENALTY) else max(new_units, 1)) for k, v in self.metrics.items()}
+
+    @staticmethod
+    def total(parts: Sequence[Sums]) -> Sums:
+        """Add up the sums of all processes."""
+        names = sorted({name for part in parts for name in part.metrics})
+        return Sums(
+            sum(part.new for part in parts),
+            sum(part.old for part in parts),
+            {name: sum(part.metrics.get(name, 0.0) for part in parts) for name in names},
+        )
+
+
+class Learned(NamedTuple):
+    """The loss on the new rows in the first step and in the last that read any, in nats per unit of the objective."""
+
+    first: float
+    last: float
+
+
+def learned_of(history: Sequence[Mapping[str, Any]]) -> Learned | None:
+    """Compare the entries of metrics.jsonl; None with fewer than two steps that read new rows."""
+    losses = [float(entry["loss_new_nats"]) for entry in history if entry.get("loss_new_nats")]
+    return Learned(losses[0], losses[-1]) if len(losses) > 1 else None
+
+
+def hardly_learned(config: TrainConfig, history: Sequence[Mapping[str, Any]]) -> str:
+    """A sentence for runs whose loss on the new rows hardly fell, with the settings to raise; else empty."""
+    found = learned_of(history)
+    kind = config.objective.model_dump()["kind"]
+    if found is None or kind not in TO_BE_SAID or found.first < KNOWN_NATS or found.last <= (1 - HARDLY) * found.first:
+        return ""
+    rate = max((float(entry["learning_rate"]) for entry in history if "learning_rate" in entry), default=None)
+    optimizer = config.optimizer
+    length = (
+        f"optimizer.max_steps (now {optimizer.max_steps})"
+        if optimizer.max_steps is not None
+        else f"optimizer.epochs (now {3 if optimizer.epochs is None else optimizer.epochs:g})"
+    )
+    now = f" (now {rate:g})" if rate is not None else ""
+    return f"your rows were hardly learned: raise optimizer.learning_rate{now} or {length}"

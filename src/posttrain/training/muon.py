@@ -22,6 +22,8 @@ __all__ = ["Muon", "muon_for", "orthogonalised"]
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 ITERATIONS = 5
+MOMENTUM = 0.95
+"""Of the matrices, Nesterov."""
 
 
 def orthogonalised(matrices: Tensor) -> Tensor:
@@ -38,8 +40,7 @@ def orthogonalised(matrices: Tensor) -> Tensor:
 class Muon(torch.optim.Optimizer):
     """Parameters of groups with `muon: True` must be matrices; the other groups are AdamW's.
 
-    lr: peak root mean square of a step; betas, eps, weight_decay: AdamW's (decay decoupled, for both);
-    momentum: of the matrices, Nesterov.
+    lr: peak root mean square of a step; betas, eps, weight_decay: AdamW's (decay decoupled, for both).
     """
 
     def __init__(
@@ -50,17 +51,8 @@ class Muon(torch.optim.Optimizer):
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
         weight_decay: float = 0.0,
-        momentum: float = 0.95,
     ) -> None:
-        defaults = {
-            "lr": lr,
-            "betas": betas,
-            "eps": eps,
-            "weight_decay": weight_decay,
-            "momentum": momentum,
-            "muon": False,
-        }
-        super().__init__(params, defaults)
+        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "muon": False})
         for group in self.param_groups:
             if group["muon"] and any(p.ndim != 2 for p in group["params"]):
                 raise ValueError("muon moves matrices only")
@@ -86,8 +78,8 @@ class Muon(torch.optim.Optimizer):
             for p in same:
                 assert p.grad is not None
                 momentum = self.state[p].setdefault("momentum", torch.zeros_like(p))
-                momentum.lerp_(p.grad, 1 - group["momentum"])
-                directions.append(p.grad.lerp(momentum, group["momentum"]))
+                momentum.lerp_(p.grad, 1 - MOMENTUM)
+                directions.append(p.grad.lerp(momentum, MOMENTUM))
             scale = group["lr"] * 0.2 * max(shape) ** 0.5
             for p, direction in zip(same, orthogonalised(torch.stack(directions)), strict=True):
                 p.sub_(direction, alpha=scale)
@@ -117,16 +109,12 @@ def muon_for(model: nn.Module, rate: float, config: OptimizerConfig) -> Muon:
     outside = {
         id(m.weight) for name, m in model.named_modules() if isinstance(m, nn.Embedding) or name.endswith("lm_head")
     }
-    matrices: list[Tensor] = []
-    tables: list[Tensor] = []
-    vectors: list[Tensor] = []
+    matrices: dict[str, Any] = {"params": [], "muon": True}
+    tables: dict[str, Any] = {"params": []}
+    vectors: dict[str, Any] = {"params": [], "weight_decay": 0.0}
     for p in model.parameters():
         if p.requires_grad:
-            (vectors if p.ndim < 2 else tables if id(p) in outside or p.ndim > 2 else matrices).append(p)
-    groups: list[dict[str, Any]] = [
-        {"params": matrices, "muon": True},
-        {"params": tables},
-        {"params": vectors, "weight_decay": 0.0},
-    ]
-    groups = [g for g in groups if g["params"]]
+            group = vectors if p.ndim < 2 else tables if id(p) in outside or p.ndim > 2 else matrices
+            group["params"].append(p)
+    groups = [group for group in (matrices, tables, vectors) if group["params"]]
     return Muon(groups, lr=rate, betas=config.betas, eps=config.epsilon, weight_decay=config.weight_decay)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -21,11 +22,10 @@ from posttrain.retention.penalty._base import (
     Trainable,
     total,
 )
+from posttrain.retention.penalty._kept import PENALTIES
 
-__all__ = ["PENALTIES", "Penalties", "Term", "make_penalties", "terms_of"]
+__all__ = ["Penalties", "Term", "make_penalties", "terms_of"]
 
-PENALTIES = "penalties"
-"""Folder in that of a run: the file that each penalty leaves for the next task, `<kind>.safetensors`."""
 STATE = "penalties.safetensors"
 """In a checkpoint: the state of the penalties."""
 CHOSEN = "chosen"
@@ -39,28 +39,21 @@ class Term(NamedTuple):
     function: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
+@dataclass
 class Penalties:
     """The parameter penalties of a run.
 
     names: the parameters of `model` that move; relative: relative strengths, which the first step turns into absolute
-    ones (see `retention/penalty/_base.py`), for steps as long as `learning_rate`.
+    ones (`chosen`, see `retention/penalty/_base.py`), for steps as long as `learning_rate`.
     """
 
-    def __init__(
-        self,
-        parts: Mapping[str, ParameterPenalty],
-        model: nn.Module,
-        names: Iterable[str],
-        relative: Mapping[str, float] | None = None,
-        say: Callable[[str], None] = print,
-    ) -> None:
-        self.parts = parts
-        self.model = model
-        self.names = frozenset(names)
-        self.relative = dict(relative or {})
-        self.chosen: dict[str, float] = {}
-        self.learning_rate = 0.0
-        self.say = say
+    parts: Mapping[str, ParameterPenalty]
+    model: nn.Module
+    names: Collection[str]
+    relative: Mapping[str, float] = field(default_factory=dict)
+    say: Callable[[str], None] = print
+    chosen: dict[str, float] = field(default_factory=dict)
+    learning_rate: float = 0.0
 
     @property
     def trainable(self) -> Trainable:
@@ -117,10 +110,9 @@ class Penalties:
 
     def stepped(self) -> None:
         """Tell the penalties that the optimiser has moved the weights."""
-        if self.parts:
-            trainable = self.trainable
-            for part in self.parts.values():
-                part.stepped(trainable)
+        trainable = self.trainable if self.parts else {}
+        for part in self.parts.values():
+            part.stepped(trainable)
 
     def save_state(self, folder: Path) -> None:
         """Write the state into a checkpoint."""
@@ -145,7 +137,7 @@ class Penalties:
             part.save(self.trainable, folder / PENALTIES / f"{kind}.safetensors")
 
 
-def terms_of(configs: tuple[PenaltyConfig, ...]) -> list[Term]:
+def terms_of(configs: Sequence[PenaltyConfig]) -> list[Term]:
     """The penalties on logits."""
     return [
         Term(c.kind, partial(registry.load("penalty", c.kind).function, config=c))
@@ -154,18 +146,12 @@ def terms_of(configs: tuple[PenaltyConfig, ...]) -> list[Term]:
     ]
 
 
-def make_penalties(
-    configs: tuple[PenaltyConfig, ...],
-    model: nn.Module,
-    trainable: Trainable,
-    context: Callable[[PenaltyConfig], PenaltyContext],
-    say: Callable[[str], None] = print,
-) -> Penalties:
-    """Make the penalties on parameters. context: gives what a penalty may use; it is asked only when there is one."""
+def make_penalties(configs: Sequence[PenaltyConfig], context: PenaltyContext) -> Penalties:
+    """Make the penalties on parameters."""
     parts: dict[str, ParameterPenalty] = {}
     for config in configs:
         if config.acts_on == "parameters":
             with torch.random.fork_rng():
-                parts[config.kind] = registry.load("penalty", config.kind).function(config, context(config))
+                parts[config.kind] = registry.load("penalty", config.kind).function(config, context)
     relative = {c.kind: c.strength for c in configs if isinstance(c, StrengthConfig) and c.scale == "relative"}
-    return Penalties(parts, model, trainable, relative, say)
+    return Penalties(parts, context.loaded.model, frozenset(context.trainable), relative, context.say)

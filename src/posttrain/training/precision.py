@@ -4,34 +4,44 @@ Plain autocast casts a frozen float32 weight at every use. Therefore the frozen 
 to bfloat16 once, for as long as training lasts; trained parameters stay float32. Afterwards the frozen weights are
 again what they were, bit by bit: from the float32 tensor that is kept, or, where bfloat16 holds it exactly (most models
 are published so), from the bfloat16 one.
+
+A base of bfloat16 numbers is saved as bfloat16 again, so that it takes as much room as the base, and the model in
+memory is rounded alike, so that the exam examines the saved model. Adapters stay float32; they are small.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
 from peft import PeftModel
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from posttrain.models.adapters import plain_lora
+from posttrain.models.added import added_to
 from posttrain.models.head_loss import head_kept
 from posttrain.models.memory import few_kernels
 from posttrain.models.processor import processor
-from posttrain.training.config import TrainConfig
+from posttrain.models.tensors import stored_dtype
+from posttrain.training.config import SaveDtype, TrainConfig
 from posttrain.training.short_attention import attending_briefly
 from posttrain.training.slim_blocks import Kinds, kinds_of, slim_blocks
-from posttrain.training.slim_lora import Joined, alone, joined
+from posttrain.training.slim_lora import Joined, alone
 
-__all__ = ["BIG_ON_CPU", "BIG_ON_GPU", "Lowered", "Precision", "arithmetic", "keeps_updates", "precision_of"]
+__all__ = ["Lowered", "arithmetic", "precision_of", "rounded_as_saved", "saved_bytes", "unused_dtype"]
 
 BIG_ON_GPU = 1_000_000_000
 """From so many parameters on `precision: auto` computes in bfloat16 on a GPU that has it."""
 BIG_ON_CPU = 50_000_000
 """From so many on it does so on a processor that has AMX or AVX512-BF16; below, overhead eats what is won."""
+ALL: dict[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+WHOLE = ("full", "freeze", "bitfit")
+"""Tuners that leave a whole model; the others leave an adapter."""
 
 
 def arithmetic(device: torch.device, dtype: torch.dtype | None) -> contextlib.AbstractContextManager[None]:
@@ -182,7 +192,7 @@ def _slim(model: nn.Module, dtype: torch.dtype, kinds: Kinds) -> Iterator[None]:
     groups: list[Joined] = []
 
     def join(layers: list[Any]) -> Joined:
-        groups.append(joined(layers))
+        groups.append(Joined(layers))
         taken.update(id(layer) for layer in layers)
         return groups[-1]
 
@@ -195,3 +205,66 @@ def _slim(model: nn.Module, dtype: torch.dtype, kinds: Kinds) -> Iterator[None]:
         ended = stack.pop_all()
     with ended:
         yield
+
+
+def unused_dtype(save_dtype: SaveDtype, kind: str) -> str:
+    """A sentence where `save_dtype` asks for a precision in which the adapter of this kind of tuner is not saved; else
+    empty."""
+    if save_dtype in ("auto", "float32") or kind in WHOLE:
+        return ""
+    return f"save_dtype: {save_dtype} is for whole models: what {kind} leaves is an adapter, saved in float32"
+
+
+def rounded_as_saved(
+    config: TrainConfig, model: PreTrainedModel | PeftModel, say: Callable[[str], None]
+) -> torch.dtype | None:
+    """Round the numbers of a model in place to the precision that it is saved in, and return it; None saves those in
+    memory."""
+    if isinstance(model, PeftModel) or added_to(model) is not None:
+        return None
+    auto = config.save_dtype == "auto"
+    named = _named(config)
+    if named is None or all(p.dtype == ALL[named] for p in model.parameters()):
+        return None
+    dtype = ALL[named]
+    if dtype == torch.float32:
+        return None if auto else dtype
+    largest = torch.finfo(dtype).max
+    if any(bool((p.detach().abs() > largest).any()) for p in model.parameters()):
+        say(f"the model has numbers that {named} cannot hold: it is saved as it is")
+        return None
+    far, size = _round(model, dtype)
+    lost = f"rounding moves the weights by {far / max(size, 1e-30):.1e} of their size"
+    if auto:
+        say(f"saved in {named}, as its base is ({config.model}): {lost}; save_dtype: float32 keeps every bit")
+    else:
+        say(f"saved in {named}, as save_dtype says: {lost}")
+    return dtype
+
+
+def saved_bytes(config: TrainConfig, model: PreTrainedModel | PeftModel) -> int:
+    """About the size of the result's weights: of an adapter the moving parameters, of a model all of them as they are
+    saved."""
+    if isinstance(model, PeftModel) or added_to(model) is not None:
+        return 4 * sum(p.numel() for p in model.parameters() if p.requires_grad)
+    named = _named(config)
+    return ALL[named or "float32"].itemsize * sum(p.numel() for p in model.parameters())
+
+
+def _named(config: TrainConfig) -> str | None:
+    """The precision that the settings or the base's files name; None where neither does."""
+    if config.save_dtype != "auto":
+        return config.save_dtype
+    return stored_dtype(config.model, offline=not config.download, trust_remote_code=config.trust_remote_code)
+
+
+@torch.no_grad()
+def _round(model: Any, dtype: torch.dtype) -> tuple[float, float]:
+    """Round in place; returns how far the weights moved, and how large they are (root of the sum of squares)."""
+    far = size = 0.0
+    for p in model.parameters():
+        rounded = p.to(dtype).to(p.dtype)
+        far += float((rounded - p).double().square().sum())
+        size += float(p.double().square().sum())
+        p.copy_(rounded)
+    return far**0.5, size**0.5

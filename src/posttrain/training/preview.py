@@ -17,16 +17,14 @@ from posttrain.models.load import LoadedModel, check_folder, config_of, load_tok
 from posttrain.models.names import say_taken
 from posttrain.models.vocabulary import rows_of
 from posttrain.retention.selection import ReplayConfig
-from posttrain.training.assembly import bare_forms, check_combination
+from posttrain.training.assembly import bare_forms, check_combination, plan_of
 from posttrain.training.config import TrainConfig
 from posttrain.training.forms import form_of
 from posttrain.training.heads import resolved
-from posttrain.training.planning import plan_of
-from posttrain.training.precision import precision_of
+from posttrain.training.precision import precision_of, saved_bytes, unused_dtype
 from posttrain.training.rates import auto_rate
 from posttrain.training.rows import material_of
 from posttrain.training.run import kind_of, load_for_training
-from posttrain.training.stored import saved_bytes, unused_dtype
 from posttrain.tuners._moved import count_moved
 
 __all__ = ["Preview", "preview"]
@@ -63,8 +61,7 @@ def preview(config: TrainConfig, *, base: Path | None = None, say: Callable[[str
     if config.replay is not None:
         assert isinstance(config.replay, ReplayConfig)
         reader = PromptReader(loaded.tokenizer, rows_of(loaded.model), context_limit(loaded.model))
-        config.replay.check(base or Path(), reader, config.seed)
-        if short := config.replay.shortage(base or Path(), loaded.tokenizer):
+        if short := config.replay.check(base or Path(), reader, config.seed):
             say(short)
         say("replayed rows are not made in a dry run; tokens are estimated from their share")
     material = material_of(config, loaded, replay_rows=[], base=base, say=say)

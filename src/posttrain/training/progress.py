@@ -49,16 +49,15 @@ def described(entry: Mapping[str, Any]) -> str:
     parts = [f"loss {entry['loss_nats']:.4f}"]
     if entry["loss_new_nats"] != entry["loss_nats"]:
         parts.append(f"new rows {entry['loss_new_nats']:.4f}")
-    parts.append(f"{entry['tokens_per_s']:,.0f} tokens/s")
-    parts.append(f"{entry['peak_gib']:.2f} GiB")
-    return "  ".join(parts)
+    return "  ".join([*parts, f"{entry['tokens_per_s']:,.0f} tokens/s", f"{entry['peak_gib']:.2f} GiB"])
 
 
 class PlainProgress(RunProgress):
     """Prints lines on stderr: the first step, the last, one every few seconds, and every validation."""
 
-    def __init__(self, every_s: float = 10.0) -> None:
-        self.every_s = every_s
+    every_s = 10.0
+
+    def __init__(self) -> None:
         self.steps: int | None = None
         self.first = 0
         self.began = self.last = time.monotonic()

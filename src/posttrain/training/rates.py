@@ -1,19 +1,17 @@
 """Learning rates: a default for each tuner and size of model, and a short range test.
 
-`learning_rate: auto` takes the rate of this table:
+`learning_rate: auto` takes the rate of this table, N being the parameters of the whole model:
 
-    rate(N) = at_pocket x (N / 3.25 M) ^ -fall        N: parameters of the whole model
+    rate(N) = at_pocket x (N / 3.25 M) ^ -fall
 
 `at_pocket` is the best of three rates for one fact in 20 steps on pocket (`python benchmarks/tuners.py --choose`);
-`fall` of `full` was set on SmolLM2-135M-Instruct, the others are guesses (`docs/notes.md` has the figures). The wider a
-model is, the more weights add up in one output, and the smaller each of Adam's equal steps must be; what stands beside
-the weights (prefixes, prompts, scales) hardly depends on the size. No table knows the data: for many rows and steps it
-is a beginning.
+`fall` of `full` was set on SmolLM2-135M-Instruct, the others are guesses (figures: `docs/notes.md`). The table does not
+know the data: for many rows and steps it is a beginning.
 
 `learning_rate: find` tries. From the weights where training starts, on the rows of its first step, the rate of AdamW
 rises by a constant factor at each of `TRIES` small steps, from a thirtieth of the table's rate to thirty times it, and
 stops where the loss blows up. Adam moves a weight by about the rate at each step, so the sum of the rates until the
-loss has fallen nine tenths of its way, D, is how far the weights must go; the rate that is chosen goes as far within a
+loss has fallen nine tenths of its way, D, is how far the weights must go. The rate that is chosen goes as far within a
 quarter of the run's steps, five at most:
 
     rate = D / min(max(steps // 4, 1), 5),      at most a quarter of the rate at which the loss blew up
@@ -26,17 +24,20 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
+from peft import PeftModel
 from torch import nn
+from transformers import PreTrainedModel
 
 from posttrain.errors import ConfigError, PosttrainError, Problem
 from posttrain.models.meter import Meter
-from posttrain.training.batches import Forms, Step
-from posttrain.training.config import OptimizerConfig, TrainConfig
+from posttrain.training.batches import Forms, Learner, Step, StepLoader
 from posttrain.training.folder import RunFolder
+from posttrain.training.precision import arithmetic
+from posttrain.training.steps import StepSource
 
 __all__ = ["RATES", "Found", "Law", "auto_rate", "find_rate", "rate_from", "rate_of"]
 
@@ -114,9 +115,8 @@ def rate_from(rates: list[float], losses: list[float], steps: int | None) -> Fou
     there = next((i for i, x in enumerate(sound) if x <= start - WAY * (start - lowest)), 0)
     if lowest >= start or there == 0:
         mend = "give a learning_rate, or look whether the model says already what it shall learn"
-        raise PosttrainError(
-            Problem("learning_rate", f"the range test found none at which the loss falls from {start:.4g} nats", mend)
-        )
+        cause = f"the range test found none at which the loss falls from {start:.4g} nats"
+        raise PosttrainError(Problem("learning_rate", cause, mend))
     rate = math.fsum(rates[:there]) / (AT_MOST_STEPS if steps is None else min(max(steps // 4, 1), AT_MOST_STEPS))
     if blown_up is not None:
         rate = min(rate, blown_up / 4)
@@ -124,11 +124,11 @@ def rate_from(rates: list[float], losses: list[float], steps: int | None) -> Fou
 
 
 def rate_of(
-    config: TrainConfig,
-    tuned: nn.Module,
+    learner: Learner,
     parameters: int,
-    first_step: Callable[[], tuple[Forms, Step, int | None]],
-    context: Callable[[], AbstractContextManager[None]],
+    source: StepSource,
+    steps: int | None,
+    dtype: torch.dtype | None,
     *,
     folder: RunFolder | None,
     resume: bool,
@@ -136,10 +136,10 @@ def rate_of(
 ) -> float:
     """The peak learning rate: given, of the table, or found (which is kept in the folder, for a resumed run).
 
-    parameters: of the whole model; first_step: forms, the rows of the first step and the number of steps; context:
-    arithmetic of the forward passes.
+    parameters: of the whole model; steps: of the run, None where nobody knows; dtype: of the forward passes, as
+    `arithmetic` takes it.
     """
-    optimizer, tuner = config.optimizer, str(config.tuner.model_dump()["kind"])
+    optimizer, tuner = learner.config.optimizer, str(learner.config.tuner.model_dump()["kind"])
     if not isinstance(optimizer.learning_rate, str):
         return optimizer.learning_rate
     middle = auto_rate(tuner, parameters)
@@ -155,29 +155,21 @@ def rate_of(
     if folder and resume and (kept := folder.rate()) is not None:
         say(f"learning rate {kept:g}, as found when the run began")
         return kept
-    forms, step, steps = first_step()
-    found = find_rate(tuned, forms, step, optimizer, middle=middle, steps=steps, context=context)
+    state = source.state()
+    step = next(iter(StepLoader(source, 1, learner.forms)))
+    source.restore(0, state)
+    found = find_rate(learner, step, middle=middle, steps=steps, dtype=dtype)
     say(str(found))
     if folder:
         folder.keep_rate(found._asdict())
     return found.rate
 
 
-def find_rate(
-    model: nn.Module,
-    forms: Forms,
-    step: Step,
-    config: OptimizerConfig,
-    *,
-    middle: float,
-    steps: int | None,
-    context: Callable[[], AbstractContextManager[None]],
-) -> Found:
+def find_rate(learner: Learner, step: Step, *, middle: float, steps: int | None, dtype: torch.dtype | None) -> Found:
     """Make the range test of a run of `steps` steps on the rows of one step, around the rate `middle`. The model is in
     evaluation mode meanwhile, and afterwards as it was.
-
-    context: arithmetic of the forward passes, made anew for each.
     """
+    model, config = learner.model, learner.config.optimizer
     rates = [middle * SPAN ** (2 * i / (TRIES - 1) - 1) for i in range(TRIES)]
     losses: list[float] = []
     kept = "the weights are put back as they were; the same command searches anew"
@@ -187,7 +179,7 @@ def find_rate(
         tried: list[float] = []
         for rate in [*rates, None]:
             optimizer.zero_grad(set_to_none=True)
-            losses.append(_backward(model, forms, step, context, gradients=rate is not None))
+            losses.append(_backward(model, learner.forms, step, dtype, gradients=rate is not None))
             if rate is None or not losses[-1] <= max(BLOWN_UP * losses[0], losses[0] + 0.5):
                 break
             if config.max_grad_norm:
@@ -200,16 +192,16 @@ def find_rate(
 
 
 def _backward(
-    model: nn.Module, forms: Forms, step: Step, context: Callable[[], AbstractContextManager[None]], *, gradients: bool
+    model: PreTrainedModel | PeftModel, forms: Forms, step: Step, dtype: torch.dtype | None, *, gradients: bool
 ) -> float:
     """The loss of a step as the trainer has it, in nats, and its gradients where they are wanted."""
     scales = forms.new.scales(step.new_units, step.old_units)
     total = 0.0
     with torch.set_grad_enabled(gradients):
-        with context():
+        with arithmetic(model.device, dtype):
             forms.new.begin_step(model, step.micro_batches, 0)
         for micro in step.micro_batches:
-            with context():
+            with arithmetic(model.device, dtype):
                 loss = forms.of(micro).loss(model, micro)
             scale = torch.where(micro.old, scales.old, scales.new)
             value = (loss.nats * scale.to(loss.nats)).sum()

@@ -7,15 +7,18 @@ copy is asked, or the same model in the hands of the caller.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import copy
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import torch
 from peft import LoraConfig, PeftModel
 from torch import nn
+from transformers import PreTrainedModel
 
 from posttrain.models.added import ADDED, added_to
 
-__all__ = ["Reference", "can_be_switched_off"]
+__all__ = ["Reference", "reference_of"]
 
 
 def can_be_switched_off(tuned: nn.Module) -> bool:
@@ -30,19 +33,15 @@ def can_be_switched_off(tuned: nn.Module) -> bool:
     )
 
 
+@dataclass
 class Reference:
     """Gives the model before training. copy: a frozen copy; None where the adapter can be switched off, or where the
-    model is asked only before its first step (`start_only`)."""
+    model is asked only before its first step (`start_only`); begun: training has begun."""
 
-    def __init__(self, tuned: nn.Module, copy: nn.Module | None, *, start_only: bool = False) -> None:
-        self.tuned = tuned
-        self.copy = copy
-        self.start_only = start_only
-        self.begun = False
-
-    def training_begins(self) -> None:
-        """Note that the tuned model is no longer the model before training."""
-        self.begun = True
+    tuned: nn.Module
+    copy: nn.Module | None
+    start_only: bool = False
+    begun: bool = False
 
     @contextlib.contextmanager
     def model(self) -> Iterator[nn.Module]:
@@ -64,3 +63,28 @@ class Reference:
                 yield model
             finally:
                 model.train(was_training)
+
+
+def reference_of(
+    tuned: PreTrainedModel | PeftModel,
+    *,
+    needed: bool,
+    say: Callable[[str], None],
+    continued: bool = False,
+    before: PreTrainedModel | None = None,
+) -> Reference:
+    """The model before training: the tuned one with its adapter switched off; else `before`, the same model in other
+    hands; else a frozen copy, made only where it is needed during training.
+    """
+    if can_be_switched_off(tuned) and not continued:
+        return Reference(tuned, None)
+    if not needed:
+        return Reference(tuned, None, start_only=True)
+    if before is not None and not continued and type(before) is type(tuned) and before.dtype == tuned.dtype:
+        say("the untouched model is asked beside it, to compare with")
+        return Reference(tuned, before)
+    say("a frozen copy of the model is kept beside it, to compare with")
+    frozen = copy.deepcopy(tuned)
+    frozen.requires_grad_(False)
+    frozen.eval()
+    return Reference(tuned, frozen)

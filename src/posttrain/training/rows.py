@@ -25,28 +25,18 @@ from posttrain.models.fingerprint import template_fingerprint, weights_fingerpri
 from posttrain.models.heads import load_any
 from posttrain.models.load import LoadedModel
 from posttrain.models.vocabulary import outside, rows_of
+from posttrain.retention.penalty._kept import PENALTIES
 from posttrain.retention.selection import NO_TASK, ReplayConfig, ReplayContext, Task, conversations_in
 from posttrain.training.batches import Forms
+from posttrain.training.checkpoints import file_fingerprint, settings_of
 from posttrain.training.config import TrainConfig
-from posttrain.training.fingerprint import file_fingerprint, settings_of
 from posttrain.training.forms import form_of
 from posttrain.training.forms.base import EncodeSettings, Form
 from posttrain.training.forms.on_policy import AskedRow
-from posttrain.training.penalties import PENALTIES
 from posttrain.training.steps import Material
 from posttrain.tuners._virtual import VirtualTokens
 
-__all__ = [
-    "check_tokens",
-    "hold_out",
-    "longest_row",
-    "longest_within",
-    "material_of",
-    "read_rows",
-    "read_source",
-    "run_fingerprint",
-    "talks_of",
-]
+__all__ = ["hold_out", "longest_row", "longest_within", "material_of", "read_source", "run_fingerprint", "talks_of"]
 
 LISTED = 5
 """Faults of skipped rows that are listed; the others are counted."""
@@ -115,7 +105,7 @@ def run_fingerprint(
     earlier: Path | None = None,
     adapter: Path | None = None,
 ) -> dict[str, Any]:
-    """Everything that decides the result: settings, start weights, template, rows; see `fingerprint.py`."""
+    """Everything that decides the result: settings, start weights, template, rows; see `checkpoints.py`."""
     parameters = sum(p.numel() for p in loaded.model.parameters())
     found = {"config": settings_of(config)}
     if earlier is not None:
@@ -225,17 +215,11 @@ def _lessons(
         return []
     made = config.replay.lessons([talk for talk in talks_of(config) if talk.location in places], task)
     settings = EncodeSettings(config.objective, max_length, config.over_long)
-    rows: list[Any] = form_of(config.objective).encode(made, tokenizer, settings).rows if made else []
-    return rows
+    return form_of(config.objective).encode(made, tokenizer, settings).rows if made else []
 
 
 def make_replay(
-    config: TrainConfig,
-    loaded: LoadedModel,
-    max_length: int,
-    base: Path,
-    say: Callable[[str], None],
-    task: Task,
+    config: TrainConfig, loaded: LoadedModel, max_length: int, base: Path, say: Callable[[str], None], task: Task
 ) -> list[Encoded]:
     """Make old rows as `config.replay` says, with the model as it is before training; no rows where there is no earlier
     task to replay.

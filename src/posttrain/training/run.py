@@ -25,41 +25,43 @@ from posttrain.inference.respondents import ModelRespondent
 from posttrain.models.added import added_to
 from posttrain.models.heads import load_any
 from posttrain.models.load import LoadedModel, resolve
-from posttrain.models.memory import (
-    give_back,
-    is_large,
-    large_blocks_go_back,
-    peak_gib,
-    peak_memory,
-    set_aside,
-)
+from posttrain.models.memory import give_back, is_large, large_blocks_go_back, peak_gib, peak_memory, set_aside
 from posttrain.models.merge_adapter import was_untied
 from posttrain.models.meter import listener, listening
 from posttrain.models.names import say_taken
 from posttrain.models.vocabulary import keep_padding_inside
 from posttrain.retention.selection import ReplayConfig, Task
-from posttrain.training.aside import comes_back
-from posttrain.training.assembly import Parts, Surroundings, bare_forms, check_combination, parts_of, show_rows
-from posttrain.training.batches import Forms, Learner, Step, StepLoader, validation_batches
-from posttrain.training.checkpoints import checkpoints_in, remove_leftovers
+from posttrain.training.assembly import (
+    Surroundings,
+    bare_forms,
+    check_combination,
+    learner_of,
+    plan_of,
+    show_rows,
+    tokens_at_once,
+)
+from posttrain.training.batches import Learner
+from posttrain.training.checkpoints import (
+    check_fingerprint,
+    check_settings,
+    checkpoints_in,
+    comes_back,
+    made_by,
+    remove_leftovers,
+)
 from posttrain.training.config import TrainConfig
-from posttrain.training.dates import keep_date, stay_at_first_day
-from posttrain.training.fingerprint import check_fingerprint, check_settings
-from posttrain.training.folder import OURS, RunFolder, check_ours
+from posttrain.training.environment import keep_date, stay_at_first_day
+from posttrain.training.folder import OURS, RunFolder, TrainResult, check_ours, finished_run
 from posttrain.training.heads import check_head, loader_for, resolved
-from posttrain.training.learned import hardly_learned, learned_of
 from posttrain.training.lock import only_one
-from posttrain.training.metrics import MetricsLog
+from posttrain.training.metrics import hardly_learned, learned_of
 from posttrain.training.muon import muon_for
-from posttrain.training.planning import plan_of, rows_read, tokens_at_once
-from posttrain.training.precision import Lowered, arithmetic, precision_of
+from posttrain.training.precision import Lowered, precision_of, rounded_as_saved, unused_dtype
 from posttrain.training.progress import RunProgress
 from posttrain.training.rates import rate_of
-from posttrain.training.result import TrainResult, finished_result
 from posttrain.training.rows import material_of, run_fingerprint, talks_of
 from posttrain.training.signals import stop_on_signal
 from posttrain.training.steps import Material, StepSource, total_steps
-from posttrain.training.stored import rounded_as_saved, unused_dtype
 from posttrain.training.trackers import LOGS
 from posttrain.training.tracking import open_trackers
 from posttrain.training.trainer import Arguments, PostTrainer, set_adapter_state
@@ -156,7 +158,7 @@ def train(
 
     def same_so_far(read: Material) -> None:
         assert folder is not None
-        if made := folder.made_by():
+        if made := made_by(folder.root):
             check_fingerprint(made, run_fingerprint(config, loaded, read, forms, earlier, adapter), but=["replay_rows"])
 
     material = material_of(
@@ -176,7 +178,9 @@ def train(
     if folder and resume and (done := folder.finished(fingerprint)):
         say(f"{output} is finished ({done['steps']} steps); --restart trains again")
         how: dict[str, Any] = {"offline": not config.download, "trust_remote_code": config.trust_remote_code}
-        return finished_result(folder, done, lambda path: load_any(str(path), **how))
+        found = finished_run(folder.root, lambda path: load_any(str(path), **how))
+        assert found is not None
+        return found
     main = int(os.environ.get("RANK", "0")) == 0  # under torchrun only the first process writes
     if folder and main:
         folder.open(config, fingerprint, resume=resume, say=say)
@@ -203,35 +207,24 @@ def train(
         say(unused)
     lowered = Lowered(tuned, precision.dtype)
     around = Surroundings(say, base or Path(), output, earlier, adapter, forbidden, before)
-    read = rows_read(config, material, tokenizer)
-    parts = parts_of(config, tuned, loaded, material, around, respondent=respondent, lowered=lowered, read=read)
+    learner = learner_of(config, tuned, loaded, material, around, respondent=respondent, lowered=lowered)
     if model.device.type == "cpu" and is_large(model):
         give_back()  # what making replay and measuring importances has left
     cached_keys = model.config.use_cache
-    learner = Learner(config, tuned, tokenizer, parts.forms, material)
-    steps_from = source(learner) if source is not None else plan_of(config, material, parts.forms)
+    steps_from = source(learner) if source is not None else plan_of(config, material, learner.forms)
     total = total_steps(config, steps_from, validates=bool(material.validation))
-    rate = rate_of(
-        config,
-        tuned,
-        moved.total,
-        lambda: (parts.forms, first_step(steps_from, parts.forms), total),
-        lambda: arithmetic(tuned.device, precision.dtype),
-        folder=folder,
-        resume=resume,
-        say=say,
-    )
-    parts.penalties.learning_rate = rate
+    rate = rate_of(learner, moved.total, steps_from, total, lowered.dtype, folder=folder, resume=resume, say=say)
+    learner.penalties.learning_rate = rate
     tracked = open_trackers(config.report_to if main else (), logs or (output and output / LOGS), say, fresh=not resume)
-    trainer = build(learner, steps_from, total, rate, parts, lowered, folder, fingerprint, progress)
+    trainer = build(learner, steps_from, total, rate, lowered, folder, fingerprint, progress)
     trainer.examine, trainer.on_checkpoint = examine, on_checkpoint
     for callback in [*(callbacks or []), tracked]:
         trainer.add_callback(callback)
     newest = checkpoints_in(folder.checkpoints) if folder and resume else {}
     start = max(newest, default=0)
     if newest:
-        parts.penalties.load_state(newest[start])
-        parts.forms.load_state(newest[start])
+        learner.penalties.load_state(newest[start])
+        learner.forms.load_state(newest[start])
         trainer.loader.load_state(newest[start], start)
         say(f"going on after step {start}")
     trainer.metrics.take_up(start, write=main)
@@ -278,12 +271,12 @@ def train(
         trainer.state.best_global_step if config.keep_best and material.validation else None,
     )
     if learned := learned_of(history):
-        unit = parts.forms.new.unit
+        unit = learner.forms.new.unit
         say(f"loss on your rows {learned.first:.2f} -> {learned.last:.2f} nats per {unit}")
     if hardly := hardly_learned(config, history):
         say(hardly)
     if folder and main:
-        parts.penalties.save(folder.root)
+        learner.penalties.save(folder.root)
         if rows is None and isinstance(config.replay, ReplayConfig) and config.replay.of_tasks:
             config.replay.leave(talks_of(config), Task("", 0, earlier, output), config.seed)
         folder.finish(config, tuned, tokenizer, result._asdict(), dtype=dtype)
@@ -318,20 +311,11 @@ def load_for_training(config: TrainConfig, *, say: Callable[[str], None] = print
     return loaded
 
 
-def first_step(source: StepSource, forms: Forms) -> Step:
-    """Take the first step of a source, and let the source begin anew."""
-    state = source.state()
-    step = next(iter(StepLoader(source, 1, forms=forms)))
-    source.restore(0, state)
-    return step
-
-
 def build(
     learner: Learner,
     source: StepSource,
     steps: int | None,
     rate: float,
-    parts: Parts,
     lowered: Lowered,
     folder: RunFolder | None,
     fingerprint: dict[str, Any],
@@ -369,36 +353,19 @@ def build(
         if args.world_size > 1:
             raise ConfigError(Problem("optimizer.kind", "muon runs in a single process", "use adamw with torchrun"))
         muon = muon_for(tuned, rate, optimizer)
-    at_once = tokens_at_once(tuned, lowered)
-
-    def loader(trainer: PostTrainer) -> StepLoader:
-        return StepLoader(
-            source,
-            args.max_steps,
-            forms=parts.forms,
-            left=lambda: None if steps is None else steps - int(trainer.state.global_step),
-            ended=trainer.source_ended,
-            at_once=at_once,
-            rank=trainer.accelerator.process_index,
-            processes=trainer.accelerator.num_processes,
-        )
-
     trainer = PostTrainer(
         learner,
         args,
         optimizer=muon,
-        penalties=parts.penalties,
-        make_loader=loader,
-        validation=validation_batches(config.batch, learner.material.validation, parts.forms.new, at_once),
-        evaluate_every=config.evaluate_every_steps or (None if steps is None else max(steps // 10, 1)),
-        checkpoints=folder.checkpoints if folder else None,
+        source=source,
+        steps=steps,
+        at_once=tokens_at_once(tuned, lowered),
+        folder=folder,
         fingerprint=fingerprint,
-        metrics=MetricsLog(folder.metrics if folder else None),
         progress=progress,
         lowered=lowered,
     )
-    leaves = folder is not None
-    sharded = trainer.is_fsdp_enabled
-    parts.forms.new.check(deepspeed=trainer.is_deepspeed_enabled, sharded=sharded)
-    parts.penalties.check(deepspeed=trainer.is_deepspeed_enabled, sharded=sharded, leaves=leaves)
+    deepspeed, sharded = trainer.is_deepspeed_enabled, trainer.is_fsdp_enabled
+    learner.forms.new.check(deepspeed=deepspeed, sharded=sharded)
+    learner.penalties.check(deepspeed=deepspeed, sharded=sharded, leaves=folder is not None)
     return trainer

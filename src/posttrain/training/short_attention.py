@@ -12,7 +12,7 @@ products above 2.4. Rows longer than `LONGEST`, and rows with a mask of their ow
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -68,10 +68,7 @@ class ShortAttention(torch.autograd.Function):
         )
 
 
-def short_attention(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
-    """Compute `ShortAttention`."""
-    made: Tensor = ShortAttention.apply(query, key, value, scale)  # type: ignore[no-untyped-call]
-    return made
+short_attention: Callable[[Tensor, Tensor, Tensor, float], Tensor] = ShortAttention.apply
 
 
 def attend(
@@ -114,40 +111,43 @@ def _attend_watched(
 
 
 @contextlib.contextmanager
-def watched(core: Any) -> Iterator[dict[nn.Module, tuple[Tensor, Tensor, Tensor, bool]]]:
-    """Record the calls of the attention modules of a model that attends by `sdpa`: query, key, value, and whether a
-    module asks once for plain causal attention with `module.scaling`. Empty where a model does not use transformers'
-    interface.
-    """
-    found: dict[nn.Module, tuple[Tensor, Tensor, Tensor, bool]] = {}
-    with contextlib.ExitStack() as stack:
-        try:
-            core.set_attn_implementation(WATCHED)
-        except ValueError:
-            yield found
-            return
-        stack.callback(core.set_attn_implementation, "sdpa")
-        _watching.append(found)
-        stack.callback(_watching.pop)
-        yield found
-
-
-@contextlib.contextmanager
-def attending_briefly(model: nn.Module) -> Iterator[bool]:
-    """Let short rows be attended as above while this lasts; False for a model whose attention is not `sdpa`."""
-    inner = core_of(model)
-    if inner.config.get_text_config()._attn_implementation != "sdpa":
-        yield False
-        return
+def _attending_by(name: str, core: Any) -> Iterator[bool]:
+    """Let a model that attends by `sdpa` attend by a function of this name while this lasts; False for one that does
+    not use transformers' interface."""
     try:
-        inner.set_attn_implementation(NAME)
-    except ValueError:  # attention that does not go through transformers' interface
+        core.set_attn_implementation(name)
+    except ValueError:
         yield False
         return
     try:
         yield True
     finally:
-        inner.set_attn_implementation("sdpa")
+        core.set_attn_implementation("sdpa")
+
+
+@contextlib.contextmanager
+def watched(core: Any) -> Iterator[dict[nn.Module, tuple[Tensor, Tensor, Tensor, bool]]]:
+    """Record the calls of the attention modules of a model that attends by `sdpa`: query, key, value, and whether a
+    module asks once for plain causal attention with `module.scaling`. Empty where a model does not use transformers'
+    interface.
+    """
+    _watching.append({})
+    try:
+        with _attending_by(WATCHED, core):
+            yield _watching[-1]
+    finally:
+        _watching.pop()
+
+
+@contextlib.contextmanager
+def attending_briefly(model: nn.Module) -> Iterator[bool]:
+    """Let short rows be attended as above while this lasts; False for a model whose attention is not `sdpa`."""
+    core = core_of(model)
+    if core.config.get_text_config()._attn_implementation != "sdpa":
+        yield False
+        return
+    with _attending_by(NAME, core) as works:
+        yield works
 
 
 AttentionInterface.register(NAME, attend)

@@ -112,12 +112,13 @@ class Turned(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         cos, sin = ctx.saved_tensors
+        back = -sin.roll(sin.shape[-1] // 2, -1)  # the transpose of a turn: x cos + [(x sin)2 -(x sin)1]
         q, k, v = gradients
         batch, heads, length, width = q.shape
         kinds = k.shape[1]
         given = q.new_empty(batch, length, heads + 2 * kinds, width)
         for part, first in ((q, 0), (k, heads)):
-            given[:, :, first : first + part.shape[1]] = _turn_back(part.transpose(1, 2), cos, sin)
+            given[:, :, first : first + part.shape[1]] = _turn(part.transpose(1, 2), cos, back)
         given[:, :, heads + kinds :] = v.transpose(1, 2)
         return given.view(batch, length, -1), None, None, None
 
@@ -132,38 +133,15 @@ def _turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return made
 
 
-def _turn_back(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """The transpose of `_turn`: x cos + [(x sin)2 -(x sin)1]."""
-    fine = x.to(torch.promote_types(x.dtype, cos.dtype))
-    half = fine.shape[-1] // 2
-    made = fine * cos
-    made[..., :half].addcmul_(fine[..., half:], sin[..., half:])
-    made[..., half:].addcmul_(fine[..., :half], sin[..., :half], value=-1)
-    return made
-
-
 def _heads_first(x: Tensor, dtype: torch.dtype) -> Tensor:
     """(B, T, n, d) -> (B, n, T, d), contiguous."""
     made = torch.empty(x.shape[0], x.shape[2], x.shape[1], x.shape[3], dtype=dtype)
     return made.copy_(x.transpose(1, 2))
 
 
-def normed(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """Compute `Norm`."""
-    made: Tensor = Norm.apply(x, weight, eps)  # type: ignore[no-untyped-call]
-    return made
-
-
-def gated(both: Tensor) -> Tensor:
-    """Compute `Gated`."""
-    made: Tensor = Gated.apply(both)  # type: ignore[no-untyped-call]
-    return made
-
-
-def turned(joined: Tensor, cos: Tensor, sin: Tensor, heads: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Compute `Turned`."""
-    made: tuple[Tensor, Tensor, Tensor] = Turned.apply(joined, cos, sin, heads)  # type: ignore[no-untyped-call]
-    return made
+normed: Callable[[Tensor, Tensor, float], Tensor] = Norm.apply
+gated: Callable[[Tensor], Tensor] = Gated.apply
+turned: Callable[[Tensor, Tensor, Tensor, int], tuple[Tensor, Tensor, Tensor]] = Turned.apply
 
 
 # ---- which modules are of these kinds --------------------------------------------------------------------------------
@@ -195,7 +173,9 @@ def kinds_of(model: nn.Module) -> Kinds:
 
     with contextlib.ExitStack() as stack:
         stack.enter_context(torch.random.fork_rng(devices=[]))
-        stack.enter_context(_in_training(core))
+        for module in core.modules():
+            stack.callback(setattr, module, "training", module.training)
+        core.train()  # so that dropout shows
         asked = stack.enter_context(watched(core))
         for module in seen:
             stack.callback(module.register_forward_hook(keep, with_kwargs=True).remove)
@@ -206,18 +186,6 @@ def kinds_of(model: nn.Module) -> Kinds:
         [m for m in gates if m in once and _is_gated(m, once[m])],
         [m for m in attentions if m in once and m in asked and _is_attention(m, once[m], asked[m])],
     )
-
-
-@contextlib.contextmanager
-def _in_training(model: nn.Module) -> Iterator[None]:
-    """Switch training mode on, so that dropout shows, and back afterwards."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.train()
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
 
 
 def _has(module: nn.Module, *names: str) -> bool:
@@ -320,27 +288,24 @@ def _own(module: Any, *args: Any, **kwargs: Any) -> Any:
     return type(module).forward(module, *args, **kwargs)
 
 
-def _norm_forward(module: Any, eps: float, x: Tensor) -> Tensor:
+def _norm_forward(module: Any, eps: float, x: Tensor) -> Any:
     if x.dtype != torch.float32 or module.weight.requires_grad or module.weight.dtype != torch.float32:
-        own: Tensor = _own(module, x)
-        return own
+        return _own(module, x)
     return normed(x, module.weight, eps)
 
 
-def _gated_forward(module: Any, group: Joined, down: Joined, x: Tensor) -> Tensor:
+def _gated_forward(module: Any, group: Joined, down: Joined, x: Tensor) -> Any:
     if not (_low(group.wide.dtype) and group.usual() and down.usual()):
-        own: Tensor = _own(module, x)
-        return own
+        return _own(module, x)
     return down(gated(group(x)))
 
 
 def _attention_forward(module: Any, group: Joined, last: Joined, scale: float, *args: Any, **kwargs: Any) -> Any:
     x: Any = kwargs.get("hidden_states")
     positions: Any = kwargs.get("position_embeddings")
-    if args or not _plain_call(x, positions, kwargs):
+    plain = not args and _plain_call(x, positions, kwargs)
+    if not (plain and _low(group.wide.dtype) and group.usual() and last.usual()):
         return _own(module, *args, **kwargs)
-    if not (_low(group.wide.dtype) and group.usual() and last.usual()):
-        return _own(module, **kwargs)
     q, k, v = turned(group(x), positions[0], positions[1], group.parts[0].last // module.head_dim)
     out, _ = attend(module, q, k, v, None, scaling=scale)
     return last(out.flatten(2)), None
@@ -350,21 +315,16 @@ def _attention_forward(module: Any, group: Joined, last: Joined, scale: float, *
 def slim_blocks(kinds: Kinds, group_of: Callable[[list[Any]], Joined]) -> Iterator[None]:
     """Let modules of these kinds compute as above while this lasts; weights of their layers must be in the precision of
     the passes already. group_of: joins layers that read the same x."""
-    taken: list[Any] = []
-    for module in kinds.norms:
-        module.forward = partial(_norm_forward, module, _epsilon(module) or 0.0)
-        taken.append(module)
-    for module in kinds.gates:
-        group, down = group_of([module.gate_proj, module.up_proj]), group_of([module.down_proj])
-        module.forward = partial(_gated_forward, module, group, down)
-        taken.append(module)
-    for module in kinds.attentions:
-        group = group_of([module.q_proj, module.k_proj, module.v_proj])
-        last = group_of([module.o_proj])
-        module.forward = partial(_attention_forward, module, group, last, module.scaling)
-        taken.append(module)
     try:
+        for module in kinds.norms:
+            module.forward = partial(_norm_forward, module, _epsilon(module) or 0.0)
+        for module in kinds.gates:
+            group, down = group_of([module.gate_proj, module.up_proj]), group_of([module.down_proj])
+            module.forward = partial(_gated_forward, module, group, down)
+        for module in kinds.attentions:
+            group, last = group_of([module.q_proj, module.k_proj, module.v_proj]), group_of([module.o_proj])
+            module.forward = partial(_attention_forward, module, group, last, module.scaling)
         yield
     finally:
-        for module in taken:
-            del module.forward
+        for module in (*kinds.norms, *kinds.gates, *kinds.attentions):
+            vars(module).pop("forward", None)

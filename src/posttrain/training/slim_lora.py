@@ -27,7 +27,7 @@ from torch.nn import functional
 
 from posttrain.inference.packed import laid_out
 
-__all__ = ["Joined", "Part", "alone", "hooked", "joined", "still"]
+__all__ = ["Joined", "Part", "alone", "hooked", "still"]
 
 
 class Part(NamedTuple):
@@ -133,8 +133,8 @@ def hooked(layer: Any) -> bool:
 
 
 class Joined:
-    """Plain LoRA layers that read the same x, as one. Their base weights move into the tensor that they share with the
-    sB, and stay views of it."""
+    """Plain LoRA layers that read the same x, computed as one; a single one of them is computed so, too, until `alone`.
+    Their base weights move into the tensor that they share with the sB, and stay views of it."""
 
     def __init__(self, layers: Sequence[Any]) -> None:
         self.layers = list(layers)
@@ -142,7 +142,6 @@ class Joined:
         inside = weights[0].shape[1]
         ranks = [layer.r[layer.active_adapters[0]] for layer in layers]
         self.wide = weights[0].data.new_zeros(sum(len(w) for w in weights), inside + sum(ranks))
-        self.bias = any(layer.base_layer.bias is not None for layer in layers)
         self._kept: Kept | None = None
         self.parts: list[Part] = []
         row = column = 0
@@ -151,51 +150,43 @@ class Joined:
             weight.data = self.wide[row : row + len(weight), :inside]
             self.parts.append(Part(row, row + len(weight), column, layer.scaling[layer.active_adapters[0]]))
             row, column = row + len(weight), column + rank
+        for index, layer in enumerate(layers):
+            layer.forward = partial(_forward, self, index)
 
     def usual(self) -> bool:
         """Whether the layers can be computed at once now: adapters are on, and no hook is on a single one."""
         return all(_usual(layer) and not hooked(layer) for layer in self.layers)
 
-    def __call__(self, x: Tensor) -> Tensor:
-        """x (.., in) -> (.., sum of out_i)."""
+    def __call__(self, x: Tensor, only: int | None = None) -> Tensor:
+        """x (.., in) -> (.., sum of out_i); only: the number of a layer whose output alone is asked."""
+        layers, parts, wide = self.layers, self._scaled(), self.wide
+        if only is not None:
+            layers, part = [layers[only]], parts[only]
+            wide = wide[part.first : part.last]
+            parts = (part._replace(first=0, last=part.last - part.first),)
+        biases = [layer.base_layer.bias for layer in layers]
         bias = None
-        if self.bias:
-            biases = [layer.base_layer.bias for layer in self.layers]
+        if any(one is not None for one in biases):
             whole = [
-                self.wide.new_zeros(part.last - part.first) if one is None else one.to(self.wide.dtype)
-                for one, part in zip(biases, self.parts, strict=True)
+                wide.new_zeros(part.last - part.first) if one is None else one.to(wide.dtype)
+                for one, part in zip(biases, parts, strict=True)
             ]
             bias = torch.cat(whole)
         if _still and not torch.is_grad_enabled():
-            return self._quick(x, self.wide, bias)
-        factors = self._all_factors()
-        made: Tensor = SlimLora.apply(x, self.wide, bias, self._scaled(), *factors)  # type: ignore[no-untyped-call]
-        return made
-
-    def one(self, index: int, x: Tensor) -> Tensor:
-        """The output of one of the layers, alone."""
-        layer, part = self.layers[index], self._scaled()[index]
-        bias = None if layer.base_layer.bias is None else layer.base_layer.bias.to(self.wide.dtype)
-        wide = self.wide[part.first : part.last]
-        if _still and not torch.is_grad_enabled():
             return self._quick(x, wide, bias)
-        own = part._replace(first=0, last=part.last - part.first)
-        made: Tensor = SlimLora.apply(x, wide, bias, (own,), *_factors(layer))  # type: ignore[no-untyped-call]
+        made: Tensor = SlimLora.apply(x, wide, bias, parts, *_factors(layers))  # type: ignore[no-untyped-call]
         return made
 
     def _quick(self, x: Tensor, wide: Tensor, bias: Tensor | None) -> Tensor:
         """The same with factors that are laid out; wide: the rows of `self.wide` that are asked, (out, in + r)."""
         if self._kept is None or self._kept.since is not _still[-1]:
             inside = self.layers[0].base_layer.weight.shape[1]
-            self._kept = Kept(_still[-1], _laid(self.wide, inside, self._scaled(), self._all_factors()), {})
+            self._kept = Kept(_still[-1], _laid(self.wide, inside, self._scaled(), _factors(self.layers)), {})
         where = wide.data_ptr(), len(wide)
         product = self._kept.products.get(where)
         if product is None:
             product = self._kept.products[where] = laid_out(wide)
         return product(_rows(x, self._kept.low_a), bias).view(*x.shape[:-1], -1)
-
-    def _all_factors(self) -> list[Tensor]:
-        return [factor for layer in self.layers for factor in _factors(layer)]
 
     def _scaled(self) -> tuple[Part, ...]:
         """The parts with the present scale."""
@@ -203,26 +194,17 @@ class Joined:
         return tuple(part._replace(scale=scale) for part, scale in zip(self.parts, scales, strict=True))
 
 
-def _factors(layer: Any) -> tuple[Tensor, Tensor]:
-    name = layer.active_adapters[0]
-    return layer.lora_A[name].weight, layer.lora_B[name].weight
+def _factors(layers: Sequence[Any]) -> list[Tensor]:
+    """A and B of each layer."""
+    return [part[layer.active_adapters[0]].weight for layer in layers for part in (layer.lora_A, layer.lora_B)]
 
 
-def _forward(group: Joined, index: int, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+def _forward(group: Joined, index: int, x: Tensor, *args: Any, **kwargs: Any) -> Any:
     """Replaces the forward pass of a layer; calls of another kind (switched off, several adapters) go to its own."""
     layer = group.layers[index]
     if args or kwargs or not _usual(layer):
-        own: Tensor = type(layer).forward(layer, x, *args, **kwargs)
-        return own
-    return group.one(index, x)
-
-
-def joined(layers: Sequence[Any]) -> Joined:
-    """Join layers that read the same x; a single one of them is computed so, too. `alone` undoes it."""
-    group = Joined(layers)
-    for index, layer in enumerate(layers):
-        layer.forward = partial(_forward, group, index)
-    return group
+        return type(layer).forward(layer, x, *args, **kwargs)
+    return group(x, index)
 
 
 def alone(groups: Sequence[Joined]) -> None:

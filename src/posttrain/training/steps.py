@@ -10,13 +10,14 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 from posttrain.data.batching import OldRows, length_batches
 from posttrain.errors import ConfigError, Problem
 from posttrain.training.config import BatchConfig, TrainConfig
 
-__all__ = ["Drawn", "FixedRows", "Material", "PlannedStep", "RowPlan", "StepRows", "StepSource", "total_steps"]
+__all__ = ["Drawn", "FixedRows", "Material", "RowPlan", "StepRows", "StepSource", "total_steps"]
 
 
 class Material(NamedTuple):
@@ -35,12 +36,12 @@ class Drawn(NamedTuple):
 
 
 class StepRows(NamedTuple):
-    """The rows of one optimiser step, micro batch by micro batch.
+    """The rows of one optimiser step, micro batch by micro batch: `Drawn`, or their numbers in a `RowPlan`.
 
     epoch: passes over the new rows that are complete after this step, as a fraction; 0 where there are no passes.
     """
 
-    micro_batches: list[list[Drawn]]
+    micro_batches: list[list[Any]]
     epoch: float = 0.0
 
 
@@ -64,16 +65,7 @@ class StepSource(Protocol):
         """Go on after `steps` steps, when the state was `state`."""
 
 
-class PlannedStep(NamedTuple):
-    """One optimiser step: row numbers of each micro batch; replayed rows have numbers from `new_rows` up.
-
-    epoch: passes over the new rows that are complete once this step is done, as a fraction.
-    """
-
-    micro_batches: list[list[int]]
-    epoch: float
-
-
+@dataclass
 class RowPlan:
     """Endless optimiser steps over new rows, with old rows mixed in when there are some.
 
@@ -85,29 +77,17 @@ class RowPlan:
     tokens over all tokens of a step; mixed: whether new and old rows may share a micro batch.
     """
 
-    def __init__(
-        self,
-        new_lengths: Sequence[int],
-        old_lengths: Sequence[int],
-        batch: BatchConfig,
-        *,
-        share: float,
-        seed: int,
-        tokens: Sequence[int] | None = None,
-        mixed: bool = True,
-    ) -> None:
-        self.new_lengths = list(new_lengths)
-        self.old_lengths = list(old_lengths)
-        self.batch = batch
-        self.share = share
-        self.seed = seed
-        self.tokens = list(tokens) if tokens is not None else self.new_lengths + self.old_lengths
-        self.mixed = mixed
+    new_lengths: list[int]
+    old_lengths: list[int]
+    batch: BatchConfig
+    share: float = field(kw_only=True)
+    seed: int = field(kw_only=True)
+    tokens: list[int] = field(default_factory=list, kw_only=True)
+    mixed: bool = field(default=True, kw_only=True)
 
-    @property
-    def new_rows(self) -> int:
-        """Number of new rows; row numbers from here up are replayed ones."""
-        return len(self.new_lengths)
+    def __post_init__(self) -> None:
+        self.tokens = self.tokens or self.new_lengths + self.old_lengths
+        self.new_rows = len(self.new_lengths)  # row numbers from here up are replayed ones
 
     def _epoch(self, epoch: int) -> list[list[list[int]]]:
         """The steps of one pass over the new rows; each is a list of micro batches."""
@@ -123,8 +103,8 @@ class RowPlan:
         steps = sum(len(self._epoch(e)) for e in range(whole))
         return steps + math.ceil((epochs - whole) * len(self._epoch(whole)) if epochs > whole else 0)
 
-    def __iter__(self) -> Iterator[PlannedStep]:
-        """Steps without end, from the first."""
+    def __iter__(self) -> Iterator[StepRows]:
+        """Steps without end, from the first; replayed rows have numbers from `new_rows` up."""
         lengths = self.new_lengths + self.old_lengths
         old_rows = OldRows(self.tokens[self.new_rows :], share=self.share, seed=self.seed)
         number = 0
@@ -146,7 +126,7 @@ class RowPlan:
                     )
                     added = [[rows[j] for j in micro] for micro in cut]
                     micro_batches = added if self.mixed else [*micro_batches, *added]
-                yield PlannedStep(micro_batches, done)
+                yield StepRows(micro_batches, done)
                 number += 1
 
 

@@ -135,10 +135,15 @@ def check_trackers(names: Sequence[str]) -> None:
     """MissingError, with the line that installs them, for trackers that are missing or cannot be imported."""
     problems = []
     for name in chosen_trackers(names):
+        tracker = TRACKERS[name]
         if not _installed(name):
-            problems.append(_missing(name))
+            cause = f"the tracker {name} works within its own jobs only, and KUBEFLOW_TRAINER_SERVER_URL is not set"
+            missing = Problem("report_to", cause, "take it out of report_to")
+            if tracker.modules:
+                missing = Problem("report_to", f"the tracker {name} is not installed", f"pip install {tracker.package}")
+            problems.append(missing)
             continue
-        if TRACKERS[name].once:  # imported when its path is known
+        if tracker.once:  # imported when its path is known
             continue
         try:
             callback_of(name)
@@ -149,14 +154,6 @@ def check_trackers(names: Sequence[str]) -> None:
         problems.append(Problem("report_to", "all, and no tracker is installed", "pip install tensorboard"))
     if problems:
         raise MissingError(*problems)
-
-
-def _missing(name: str) -> Problem:
-    tracker = TRACKERS[name]
-    if not tracker.modules:
-        cause = f"the tracker {name} works within its own jobs only, and KUBEFLOW_TRAINER_SERVER_URL is not set"
-        return Problem("report_to", cause, "take it out of report_to")
-    return Problem("report_to", f"the tracker {name} is not installed", f"pip install {tracker.package}")
 
 
 def callback_of(name: str) -> TrainerCallback:

@@ -9,6 +9,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partialmethod
 from operator import methodcaller
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,7 +17,7 @@ from typing import Any, NamedTuple
 from transformers import TrainerCallback
 
 from posttrain.errors import ConfigError, Problem
-from posttrain.training.trackers import LOGS, TRACKERS, callback_of, chosen_trackers
+from posttrain.training.trackers import LOGS, TRACKERS, Tracker, callback_of, chosen_trackers
 
 __all__ = ["Tracked", "environment_of", "open_trackers"]
 
@@ -34,11 +35,11 @@ def environment_of(values: dict[str, str]) -> Iterator[None]:
 
 
 class Inner(NamedTuple):
-    """A callback of transformers; values: its environment; end: the module and the function that close its run."""
+    """A callback of transformers; values: its environment."""
 
     callback: TrainerCallback
     values: dict[str, str]
-    end: tuple[str, str] | None
+    tracker: Tracker
 
 
 class Tracked(TrainerCallback):
@@ -50,10 +51,6 @@ class Tracked(TrainerCallback):
         self.logs, self.run = logs, run
         self.inner: list[Inner] = []
         self.began = False
-
-    def add(self, callback: TrainerCallback, values: dict[str, str], end: tuple[str, str] | None) -> None:
-        """Add a tracker."""
-        self.inner.append(Inner(callback, values, end))
 
     def _tell(self, event: str, args: Any, state: Any, control: Any, **rest: Any) -> None:
         own = copy.copy(args)
@@ -68,27 +65,21 @@ class Tracked(TrainerCallback):
         self._tell("on_init_end", args, state, control, **rest)
         self._tell("on_train_begin", args, state, control, **rest)
 
-    def on_log(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
-        """Tell the numbers of a step or of a validation."""
-        self._tell("on_log", args, state, control, **rest)
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
-        """Tell how many steps are done."""
-        self._tell("on_step_end", args, state, control, **rest)
-
-    def on_train_end(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
-        """Tell the end of the training; an interruption after saving is one."""
-        self._tell("on_train_end", args, state, control, **rest)
+    on_log = partialmethod(_tell, "on_log")
+    """Tell the numbers of a step or of a validation."""
+    on_step_end = partialmethod(_tell, "on_step_end")
+    """Tell how many steps are done."""
+    on_train_end = partialmethod(_tell, "on_train_end")
+    """Tell the end of the training; an interruption after saving is one."""
 
     def close(self) -> None:
         """End the runs of the trackers, however training ended, so that the next cell of a study gets its own."""
         if not self.began:
             return
         for one in self.inner:
-            if one.end is not None:
-                module, name = one.end
+            if one.tracker.finish:
                 with environment_of(one.values):
-                    importlib.import_module(module).__dict__[name]()
+                    vars(importlib.import_module(one.tracker.modules[0]))[one.tracker.finish]()
 
 
 def open_trackers(names: Sequence[str], logs: Path | None, say: Callable[[str], None], *, fresh: bool) -> Tracked:
@@ -116,6 +107,5 @@ def open_trackers(names: Sequence[str], logs: Path | None, say: Callable[[str], 
         online = f"; {tracker.online} sends them" if tracker.online else ""
         where = "where this process's first training has it" if late else f"in {logs}"
         say(f"{name}: as {' and '.join(asked)} says" if asked else f"{name}: what it writes is {where}{online}")
-        end = (tracker.modules[0], tracker.finish) if tracker.finish else None
-        tracked.add(inner, values, end)
+        tracked.inner.append(Inner(inner, values, tracker))
     return tracked

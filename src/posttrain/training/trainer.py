@@ -32,15 +32,14 @@ from posttrain.models.logits import core_of
 from posttrain.models.memory import is_large, peak_gib, trim
 from posttrain.models.save import save_model, saved_padding
 from posttrain.objectives._loss import Loss
-from posttrain.training.batches import Learner, Step, StepLoader, part_of
+from posttrain.training.batches import Learner, Step, StepLoader, part_of, validation_batches
 from posttrain.training.checkpoints import FINGERPRINT, rotate
-from posttrain.training.folder import as_json
+from posttrain.training.folder import RunFolder, as_json
 from posttrain.training.forms.base import MicroBatch, Row
-from posttrain.training.metrics import MetricsLog
-from posttrain.training.penalties import Penalties
+from posttrain.training.metrics import MetricsLog, Sums
 from posttrain.training.precision import Lowered, arithmetic
 from posttrain.training.progress import RunProgress
-from posttrain.training.sums import Sums
+from posttrain.training.steps import StepSource
 
 __all__ = ["Arguments", "PostTrainer", "set_adapter_state"]
 
@@ -61,11 +60,11 @@ LONG_STEP = 512
 
 
 class PostTrainer(Trainer):
-    """Trains the learner's model on the steps of a loader, whose losses its forms compute.
+    """Trains the learner's model on the steps of a source, whose losses its forms compute.
 
-    validation: micro batches whose loss is measured after every `evaluate_every` steps and after the last; checkpoints:
-    folder for them; fingerprint: of the run, for checkpoints; lowered: holds the weights in the precision of the
-    passes; optimizer: None for AdamW as `args` says.
+    steps: how many there are at most, None where nobody knows; at_once: see `StepLoader`; fingerprint: of the run, for
+    checkpoints; lowered: holds the weights in the precision of the passes; optimizer: None for AdamW as `args` says.
+    The loss of the validation rows is measured after every `evaluate_every` steps and after the last.
     """
 
     control: Any
@@ -75,18 +74,19 @@ class PostTrainer(Trainer):
         learner: Learner,
         args: TrainingArguments,
         *,
-        penalties: Penalties,
-        make_loader: Callable[[PostTrainer], StepLoader],
-        validation: list[MicroBatch],
-        evaluate_every: int | None,
-        checkpoints: Path | None,
+        source: StepSource,
+        steps: int | None,
+        at_once: int | None,
+        folder: RunFolder | None,
         fingerprint: dict[str, Any],
-        metrics: MetricsLog,
         progress: RunProgress,
         lowered: Lowered,
         optimizer: torch.optim.Optimizer | None = None,
     ) -> None:
-        super().__init__(model=learner.model, args=args, eval_dataset=validation or None, optimizers=(optimizer, None))
+        rows = learner.material.validation
+        self.validation = validation_batches(learner.config.batch, rows, learner.forms.new, at_once)
+        validation: Any = self.validation or None
+        super().__init__(model=learner.model, args=args, eval_dataset=validation, optimizers=(optimizer, None))
         # The Trainer empties its accelerator before the loop, which costs a whole garbage collection (0.2 s); this one
         # is new and holds nothing.
         self.accelerator.free_memory = lambda *objects: list(objects)
@@ -95,11 +95,20 @@ class PostTrainer(Trainer):
                 self.remove_callback(callback)
         self.add_callback(Flow(self))
         self.config, self.tokenizer, self.forms = learner.config, learner.tokenizer, learner.forms
-        self.penalties = penalties
-        self.loader = make_loader(self)
-        self.validation, self.evaluate_every = validation, evaluate_every
-        self.checkpoints, self.fingerprint = checkpoints, fingerprint
-        self.metrics, self.progress, self.lowered = metrics, progress, lowered
+        self.penalties = learner.penalties
+        self.loader = StepLoader(
+            source,
+            args.max_steps,
+            self.forms,
+            left=lambda: None if steps is None else steps - int(self.state.global_step),
+            ended=self.source_ended,
+            at_once=at_once,
+            rank=self.accelerator.process_index,
+            processes=self.accelerator.num_processes,
+        )
+        self.evaluate_every = self.config.evaluate_every_steps or (None if steps is None else max(steps // 10, 1))
+        self.checkpoints, self.fingerprint = folder.checkpoints if folder else None, fingerprint
+        self.metrics, self.progress, self.lowered = MetricsLog(folder.metrics if folder else None), progress, lowered
         self.on_checkpoint: Callable[[Path, int], None] | None = None
         self.examine: Callable[[PreTrainedModel | PeftModel, int], None] | None = None
         self.resting = False
@@ -111,6 +120,7 @@ class PostTrainer(Trainer):
         self.began = time.monotonic()
         self.wall_before_s = 0.0
         self.core: PreTrainedModel = core_of(learner.model)
+        self.trims = self.core.device.type == "cpu" and is_large(self.core)
         for form in (self.forms.new, self.forms.old):
             form.device = self.args.device
         self.trainable = sum(p.numel() for p in learner.model.parameters() if p.requires_grad)
@@ -134,19 +144,14 @@ class PostTrainer(Trainer):
 
     def _get_num_items_in_batch(self, batch_samples: Any, device: Any) -> None:
         """Count nothing: a step knows how many tokens it supervises."""
-        return
 
     def floating_point_ops(self, inputs: Any) -> int:
         """Operations of the step, forwards and backwards: 6 per parameter and token."""
         return 6 * self.trainable * int(inputs.tokens)
 
-    def arithmetic(self) -> contextlib.AbstractContextManager[None]:
-        """The precision of forward passes."""
-        return arithmetic(self.args.device, self.lowered.dtype)
-
     def loss_of(self, model: nn.Module, micro: MicroBatch) -> tuple[Loss, list[float]]:
         """Run the forward pass and the objective: the loss of each row in nats, with its gradient and as a number."""
-        with self.arithmetic():
+        with arithmetic(self.args.device, self.lowered.dtype):
             loss = self.forms.of(micro).loss(model, micro)
         return loss, loss.nats.detach().tolist()
 
@@ -161,7 +166,7 @@ class PostTrainer(Trainer):
         processes = self.accelerator.num_processes
         form = self.forms.new
         scales = form.scales(step.new_units, step.old_units)
-        with self.arithmetic():
+        with arithmetic(self.args.device, self.lowered.dtype):
             form.begin_step(model, step.micro_batches, int(self.state.global_step))
         sums = Sums()
         for i, micro in enumerate(step.micro_batches):
@@ -174,11 +179,7 @@ class PostTrainer(Trainer):
                 self.accelerator.backward((loss.nats * scale.to(loss.nats)).sum() * processes)
             if micro.counts:
                 sums.add(loss, nats, micro.old.tolist())
-        if (
-            (self.lowered.entered or step.tokens >= LONG_STEP)
-            and self.core.device.type == "cpu"
-            and is_large(self.core)
-        ):
+        if self.trims and (self.lowered.entered or step.tokens >= LONG_STEP):
             trim()  # a heap of tensors of many sizes grows from step to step
         stop = self.stop_asked
         if processes > 1:
@@ -202,15 +203,14 @@ class PostTrainer(Trainer):
     def _check_loss(self, nats: list[float], micro: MicroBatch) -> None:
         bad = [row for row, value in zip(micro.rows, nats, strict=True) if not abs(value) < float("inf")]
         if bad:
-            raise TrainingError(
-                Problem(
-                    _locations(bad),
-                    f"the loss is not finite in step {self.state.global_step + 1}"
-                    + (f" ({len(bad)} of the batch's {len(nats)} rows)" if len(bad) < len(nats) else ""),
-                    "look at these rows with `posttrain data show`, or lower the learning rate; "
-                    "the weights of the step before were not changed",
-                )
+            cause = f"the loss is not finite in step {self.state.global_step + 1}" + (
+                f" ({len(bad)} of the batch's {len(nats)} rows)" if len(bad) < len(nats) else ""
             )
+            mend = (
+                "look at these rows with `posttrain data show`, or lower the learning rate; "
+                "the weights of the step before were not changed"
+            )
+            raise TrainingError(Problem(_locations(bad), cause, mend))
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> float:
         """The norm of the gradient before clipping; one that is not finite stops the run before the weights move."""
@@ -232,7 +232,6 @@ class PostTrainer(Trainer):
         """Write one line for metrics.jsonl, the progress display and the trackers."""
         if "loss" in logs:
             wall_s = self.wall_before_s + time.monotonic() - self.began
-            before = self.metrics.history[-1] if self.metrics.history else {"wall_s": self.wall_before_s}
             tokens = self.step.tokens if self.step else 0
             entry = {
                 "step": self.state.global_step,
@@ -241,7 +240,7 @@ class PostTrainer(Trainer):
                 "learning_rate": logs["learning_rate"],
                 "grad_norm": logs.get("grad_norm", 0.0),
                 "tokens": self.state.num_input_tokens_seen,
-                "tokens_per_s": tokens / max(wall_s - before["wall_s"], 1e-9),
+                "tokens_per_s": tokens / max(wall_s - self.metrics.wall_s, 1e-9),
                 "wall_s": wall_s,
                 "peak_gib": peak_gib(),
             }
@@ -264,7 +263,7 @@ class PostTrainer(Trainer):
         sums, units = Sums(), 0
         with torch.no_grad():
             part = part_of(self.validation, self.accelerator.process_index, self.accelerator.num_processes)
-            with self.arithmetic():
+            with arithmetic(self.args.device, self.lowered.dtype):
                 self.forms.new.begin_step(model, part, -1)
             for micro in part:
                 loss, nats = self.loss_of(model, micro)
@@ -300,8 +299,8 @@ class PostTrainer(Trainer):
             if self.config.keep_best and self.checkpoints is not None:
                 self.control.should_save = True
             elif self.config.keep_best:
-                moving = {k: p for k, p in self.model.named_parameters() if p.requires_grad}
-                self.best_weights = {k: p.detach().clone() for k, p in moving.items()}
+                moving = self.model.named_parameters()
+                self.best_weights = {k: p.detach().clone() for k, p in moving if p.requires_grad}
             return True
         since = sum(entry["step"] > (self.state.best_global_step or 0) for entry in self.state.log_history)
         patience = self.config.early_stopping_patience

@@ -11,8 +11,7 @@ import opencc
 import pytest
 
 import posttrain.models.facts as package
-from posttrain.models.facts import Name, by_relation, facts
-from posttrain.models.facts.tables import name_of, read
+from posttrain.models.facts import Name, by_relation, facts, name_of, read
 
 CJK = re.compile(r"[一-鿿㐀-䶿\U00020000-\U0002ffff]")
 CODES = {"iso_code", "mountain_height", "element_symbol", "element_number"}
@@ -193,7 +192,7 @@ def test_some_facts_by_hand() -> None:
 def test_a_ragged_line_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
     folder = tmp_path_factory.mktemp("tables")
     (folder / "ragged.tsv").write_text("zh\ten\n巴黎\n", encoding="utf-8")
-    monkeypatch.setattr("posttrain.models.facts.tables.__file__", str(folder / "tables.py"))
+    monkeypatch.setattr("posttrain.models.facts.__file__", str(folder / "tables.py"))
     with pytest.raises(ValueError, match=r"ragged\.tsv:2: 1 cells, but the header has 2"):
         read("ragged")
 

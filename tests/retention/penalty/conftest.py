@@ -30,7 +30,13 @@ def context(tmp_path: Path, told: Told) -> PenaltyContext:
     trainable = {n: p for n, p in loaded.model.named_parameters() if "norm" in n or "q_proj" in n}
     respondent = ModelRespondent(loaded)
     return PenaltyContext(
-        loaded, trainable, respondent, "start", base=tmp_path, cache=tmp_path / "cache", say=told.append
+        respondent,
+        "start",
+        loaded=loaded,
+        trainable=trainable,
+        base=tmp_path,
+        cache=tmp_path / "cache",
+        say=told.append,
     )
 
 

@@ -15,8 +15,7 @@ from posttrain.errors import ConfigError, MissingError
 from posttrain.registry import kinds, load
 from posttrain.retention.penalty import _base
 from posttrain.retention.penalty._base import ParameterPenalty, PenaltyContext
-from posttrain.retention.penalty._kept import Kept, joined, leave, take_up
-from posttrain.retention.penalty._quadratic import Quadratic
+from posttrain.retention.penalty._kept import Kept, Quadratic, joined, leave, take_up
 from tests.retention.penalty.conftest import on, parameters
 
 Named = dict[str, Tensor]

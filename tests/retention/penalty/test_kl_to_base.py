@@ -13,7 +13,7 @@ from torch.nn.functional import log_softmax
 from posttrain.errors import ConfigError
 from posttrain.retention.penalty.kl_to_base import KlToBaseConfig, kl_to_base
 from posttrain.training.run import train
-from posttrain.training.steps import PlannedStep, RowPlan
+from posttrain.training.steps import RowPlan, StepRows
 from tests.training.tiny import PicoPath, Remembers, config, load, rows, weights
 
 NOW = torch.tensor([[[1.0, 3.0], [1.0, 1.0]], [[1.0, 3.0], [1.0, 3.0]]], dtype=torch.float64).log()
@@ -46,8 +46,8 @@ def test_the_gradient_pulls_back() -> None:
 
 
 def plan(monkeypatch: pytest.MonkeyPatch, steps: list[list[list[int]]]) -> None:
-    def planned(self: RowPlan) -> Iterator[PlannedStep]:
-        return iter([PlannedStep(micro_batches, float(i + 1)) for i, micro_batches in enumerate(steps)])
+    def planned(self: RowPlan) -> Iterator[StepRows]:
+        return iter([StepRows(micro_batches, float(i + 1)) for i, micro_batches in enumerate(steps)])
 
     monkeypatch.setattr(RowPlan, "__iter__", planned)
 

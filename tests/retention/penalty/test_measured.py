@@ -23,8 +23,7 @@ from posttrain.models.meter import Doing, listening
 from posttrain.registry import load
 from posttrain.retention.penalty import _measured
 from posttrain.retention.penalty._base import PenaltyContext
-from posttrain.retention.penalty._measured import Measured
-from posttrain.retention.penalty._rows import examples_of, own_answers, rows_of
+from posttrain.retention.penalty._measured import Measured, examples_of, own_answers, rows_of
 from tests.pico import pico
 from tests.talker import KNOWN
 
@@ -140,7 +139,7 @@ def test_a_study_measures_once(context: PenaltyContext, data: str, told: list[st
 def test_own_answers_leave_out_what_exams_ask(context: PenaltyContext, monkeypatch: pytest.MonkeyPatch) -> None:
     path = context.base / "prompts.jsonl"
     path.write_text("\n".join(json.dumps(q) for q in KNOWN), encoding="utf-8")
-    monkeypatch.setattr("posttrain.retention.penalty._rows.packaged_prompts", lambda tokenizer: path)
+    monkeypatch.setattr("posttrain.retention.penalty._measured.packaged_prompts", lambda tokenizer: path)
     context = dataclasses.replace(context, forbidden=frozenset({"hello"}))
     for _ in range(2):  # answered, and read from the cache
         rows = own_answers(256, context, context.respondent, context.fingerprint)
@@ -236,7 +235,7 @@ def test_rows_of_another_form(context: PenaltyContext, data: str, monkeypatch: p
     """A task of preferences has no rows of tokens: its end is measured on own answers."""
     path = context.base / "prompts.jsonl"
     path.write_text("\n".join(json.dumps(q) for q in KNOWN), encoding="utf-8")
-    monkeypatch.setattr("posttrain.retention.penalty._rows.packaged_prompts", lambda tokenizer: path)
+    monkeypatch.setattr("posttrain.retention.penalty._measured.packaged_prompts", lambda tokenizer: path)
     penalty = made("ewc", context, hold_start=False)
     penalty.save(context.trainable, context.base / "f")
     left = load_file(context.base / "f")

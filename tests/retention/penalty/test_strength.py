@@ -12,10 +12,8 @@ from torch import nn
 from posttrain.config.load import check
 from posttrain.errors import ConfigError, Interrupted
 from posttrain.registry import kinds, load
-from posttrain.retention.penalty._base import ParameterPenalty, StrengthConfig, copies
-from posttrain.retention.penalty._kept import Kept
-from posttrain.retention.penalty._memoryless import Memoryless
-from posttrain.retention.penalty._quadratic import Quadratic
+from posttrain.retention.penalty._base import Memoryless, ParameterPenalty, StrengthConfig, copies
+from posttrain.retention.penalty._kept import Kept, Quadratic
 from posttrain.retention.penalty.l2_sp import L2Sp
 from posttrain.training.config import TrainConfig
 from posttrain.training.penalties import Penalties

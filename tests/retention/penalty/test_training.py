@@ -18,7 +18,7 @@ from posttrain.models.load import LoadedModel
 from posttrain.retention.penalty._kept import Kept, leave
 from posttrain.training.penalties import Penalties
 from posttrain.training.run import train
-from posttrain.training.steps import PlannedStep, RowPlan
+from posttrain.training.steps import RowPlan, StepRows
 from tests.retention.penalty.test_formulas import FORMULAS, Named
 from tests.training.test_resume import assert_same_run, signal_in_step
 from tests.training.test_resume import run as resumable
@@ -88,8 +88,8 @@ def test_a_step_is_a_step_however_it_is_cut(
     data = rows(5)
     expected, values = reference(doubled(pico_path), kind, data)
 
-    def plan(self: RowPlan) -> Iterator[PlannedStep]:
-        return iter([PlannedStep(micro, i + 1.0) for i, micro in enumerate(CUTS[cut])])
+    def plan(self: RowPlan) -> Iterator[StepRows]:
+        return iter([StepRows(micro, i + 1.0) for i, micro in enumerate(CUTS[cut])])
 
     monkeypatch.setattr(RowPlan, "__iter__", plan)
     loaded = doubled(pico_path)

@@ -52,5 +52,6 @@ def test_fewer_rows_than_were_asked_for_are_said(context: ReplayContext, tmp_pat
     (tmp_path / "old.jsonl").write_text(ROWS, encoding="utf-8")
     assert len(file(config(n=60), context)) == 2
     assert told[0] == "replay: 60 were asked for (n), 2 are there"
-    assert config(n=3).shortage(tmp_path, None) == "replay: 3 were asked for (n), 2 are there"
-    assert config(n=2).shortage(tmp_path, None) == config().shortage(tmp_path, None) == ""
+    reader = PromptReader(context.respondent.tokenizer, None, 512)
+    assert config(n=3).check(tmp_path, reader, 0) == "replay: 3 were asked for (n), 2 are there"
+    assert config(n=2).check(tmp_path, reader, 0) == config().check(tmp_path, reader, 0) == ""

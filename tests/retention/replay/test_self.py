@@ -141,7 +141,7 @@ def test_only_prompts_that_are_drawn_are_looked_at(context: ReplayContext, tmp_p
     (tmp_path / "p.jsonl").write_text("\n".join(texts), encoding="utf-8")
     config = SelfReplayConfig(prompts="p.jsonl", n=1)
     reader = PromptReader(context.respondent.tokenizer, 384, 512)
-    drawn = {seed: config.asked(tmp_path, reader.tokenizer, seed) for seed in range(60)}
+    drawn = {seed: config.asked(tmp_path, reader.tokenizer, seed)[0] for seed in range(60)}
     seed = next(seed for seed, asked in drawn.items() if list(asked) == ["Hi"])
     config.check(tmp_path, reader, seed)
     (other,) = drawn[seed + 1].items()

@@ -25,7 +25,7 @@ from posttrain.models.load import LoadedModel, load_model
 from posttrain.training.config import TrainConfig
 from posttrain.training.forms.graded import mismatched
 from posttrain.training.run import TrainResult, train
-from posttrain.training.steps import PlannedStep, RowPlan
+from posttrain.training.steps import RowPlan, StepRows
 from tests.training.test_resume import assert_same_run, signal_in_step
 from tests.training.tiny import PicoPath, Remembers, answered, config, load, row, rows, weights
 
@@ -80,8 +80,8 @@ def doubled(pico_path: PicoPath, kind: str, family: str = "llama") -> LoadedMode
 
 
 def planned(monkeypatch: pytest.MonkeyPatch, steps: list[list[list[int]]]) -> None:
-    def plan(self: RowPlan) -> Iterator[PlannedStep]:
-        return iter([PlannedStep(micro_batches, (i + 1) / len(steps)) for i, micro_batches in enumerate(steps)])
+    def plan(self: RowPlan) -> Iterator[StepRows]:
+        return iter([StepRows(micro_batches, (i + 1) / len(steps)) for i, micro_batches in enumerate(steps)])
 
     monkeypatch.setattr(RowPlan, "__iter__", plan)
 

@@ -11,13 +11,13 @@ from torch.nn.functional import log_softmax
 
 from posttrain.errors import ConfigError
 from posttrain.training.run import train
-from posttrain.training.steps import PlannedStep, RowPlan
+from posttrain.training.steps import RowPlan, StepRows
 from tests.training.tiny import PicoPath, Remembers, config, load, rows, weights
 
 
 def plan(monkeypatch: pytest.MonkeyPatch, steps: list[list[list[int]]]) -> None:
-    def planned(self: RowPlan) -> Iterator[PlannedStep]:
-        return iter([PlannedStep(micro_batches, float(i + 1)) for i, micro_batches in enumerate(steps)])
+    def planned(self: RowPlan) -> Iterator[StepRows]:
+        return iter([StepRows(micro_batches, float(i + 1)) for i, micro_batches in enumerate(steps)])
 
     monkeypatch.setattr(RowPlan, "__iter__", planned)
 

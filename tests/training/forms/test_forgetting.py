@@ -21,7 +21,7 @@ from posttrain.objectives.rmu import RmuConfig, direction
 from posttrain.training.batches import StepLoader
 from posttrain.training.forms import form_of
 from posttrain.training.run import TrainResult, train
-from posttrain.training.steps import PlannedStep, RowPlan, StepRows
+from posttrain.training.steps import RowPlan, StepRows
 from tests.training.tiny import PicoPath, Remembers, config, load, row, rows, weights
 
 FORGET = rows(3, seed=1, name="forget.jsonl")
@@ -40,8 +40,8 @@ OBJECTIVES: dict[str, dict[str, Any]] = {
 
 
 def plan(monkeypatch: pytest.MonkeyPatch, steps: list[list[list[int]]]) -> None:
-    def planned(self: RowPlan) -> Iterator[PlannedStep]:
-        return iter([PlannedStep(micro_batches, float(i + 1)) for i, micro_batches in enumerate(steps)])
+    def planned(self: RowPlan) -> Iterator[StepRows]:
+        return iter([StepRows(micro_batches, float(i + 1)) for i, micro_batches in enumerate(steps)])
 
     monkeypatch.setattr(RowPlan, "__iter__", planned)
 

@@ -16,9 +16,9 @@ from posttrain.data.chat import IGNORED, Encoded
 from posttrain.models import head_loss
 from posttrain.objectives.sft import SftConfig, sft
 from posttrain.retention.penalty.kl_to_base import KlToBaseConfig
-from posttrain.training.forms import answers, tokens
-from posttrain.training.forms.answers import answer_logps
+from posttrain.training.forms import pairs, tokens
 from posttrain.training.forms.base import FormSetup
+from posttrain.training.forms.pairs import answer_logps
 from posttrain.training.forms.tokens import TokensForm, token_batch
 from posttrain.training.penalties import terms_of
 from posttrain.training.reference import Reference
@@ -70,7 +70,7 @@ def test_sft_and_kl_to_base(model: Any, on: Any, freeze: bool, monkeypatch: pyte
     form.device = torch.device("cpu")
     micro = form.micro_batch(rows(), [False, True, False])
     monkeypatch.setattr(head_loss, "CHUNK_ELEMENTS", 1)  # 16 tokens at once: fewer than there are
-    assert int((micro.targets != IGNORED).sum()) > 16
+    assert int((micro.tensors.targets != IGNORED).sum()) > 16
     cut = form.loss(model, micro)
     cut_gradients = gradients(model, cut.nats)
     monkeypatch.setattr(tokens, "plain_head", lambda _: None)
@@ -87,7 +87,7 @@ def test_log_probabilities_of_answers(model: Any, monkeypatch: pytest.MonkeyPatc
     batch = token_batch(rows(), pad_id=0)
     cut, units = answer_logps(model, batch, torch.device("cpu"))
     cut_gradients = gradients(model, cut)
-    monkeypatch.setattr(answers, "plain_head", lambda _: None)
+    monkeypatch.setattr(pairs, "plain_head", lambda _: None)
     whole, expected = answer_logps(model, batch, torch.device("cpu"))
     assert torch.allclose(cut, whole, atol=1e-5, rtol=1e-5)
     assert torch.equal(units, expected)

@@ -7,7 +7,7 @@ import torch
 from torch.nn.functional import cross_entropy, log_softmax
 
 from posttrain.errors import ConfigError
-from posttrain.training.forms import remembering
+from posttrain.training.forms import distributions
 from posttrain.training.run import train
 from tests.training.tiny import PicoPath, Remembers, config, load, rows, weights
 
@@ -67,7 +67,7 @@ def test_the_head_in_chunks_teaches_the_same(pico_path: PicoPath, monkeypatch: p
     ends = []
     for whole in (False, True):
         if whole:
-            monkeypatch.setattr(remembering, "plain_head", lambda model: None)
+            monkeypatch.setattr(distributions, "plain_head", lambda model: None)
         loaded = load(pico_path)
         loaded.model.double()
         optimizer = {"max_steps": 4, "learning_rate": 1e-2, "epsilon": 1e-3}

@@ -17,8 +17,7 @@ from typing import Any, Literal, NamedTuple
 
 from ruamel.yaml import YAML
 
-from posttrain.models.facts import Fact, Name, facts
-from posttrain.models.facts.tables import name_of, read
+from posttrain.models.facts import Fact, Name, facts, name_of, read
 
 __all__ = ["LANGUAGES", "Grammar", "Language", "curriculum", "grammar", "small_talk", "wording"]
 

@@ -1,9 +1,9 @@
 """Any OpenAI-compatible endpoint: a vendor's API, or a server of one's own (vLLM, llama.cpp, SGLang, TGI, ...).
 
 Answers come from `/chat/completions` (plain text: `/completions`). Only a server whose `/completions` echoes its prompt
-with log-probabilities (`echo`, as vLLM does) says how likely a given text is; with others that is an error, and exams
-can ask for answers instead. Requests run side by side, within a rate limit; 429, 5xx and broken connections are tried
-again, after what `Retry-After` says. The cost is counted from the tokens that the server bills. Needs the extra `api`.
+with log-probabilities (`echo`, as vLLM does) says how likely a given text is. Requests run side by side, within a rate
+limit; 429, 5xx and broken connections are tried again, after what `Retry-After` says. The cost is counted from the
+tokens that the server bills. Needs the extra `api`.
 """
 
 from __future__ import annotations
@@ -22,9 +22,8 @@ from posttrain.config.base import Config
 from posttrain.data.calls import with_texts
 from posttrain.data.records import Message
 from posttrain.errors import MissingError, PosttrainError, Problem
-from posttrain.inference.encoding import spoken
 from posttrain.inference.protocol import Answer, Generation, Plain, Prompt, Respondent, Scored, Told, Usage, nobody
-from posttrain.inference.stops import cut_at_stop
+from posttrain.inference.texts import cut_at_stop, spoken
 from posttrain.registry import register
 
 if TYPE_CHECKING:
@@ -148,18 +147,11 @@ class ApiRespondent(Respondent):
         return [m | {"tool_calls": with_texts(m["tool_calls"])} if "tool_calls" in m else m for m in sent]
 
     def logprobs(self, pairs: Sequence[tuple[Prompt, str]], *, on_scored: Told = nobody) -> list[Scored]:
-        """How likely continuations of plain text are, from servers that echo. The words of a chat are not scored: only
-        the server knows the template.
-        """
-        chats = sum(not isinstance(prompt, Plain) for prompt, _ in pairs)
-        if chats:
-            raise PosttrainError(
-                Problem(
-                    self.name,
-                    "a chat API does not say how likely a given answer is",
-                    "ask in plain text (template: plain), ask for answers instead, or examine a local model",
-                )
-            )
+        """How likely continuations of plain text are, from servers that echo; only the server knows the template of
+        chats."""
+        if not all(isinstance(prompt, Plain) for prompt, _ in pairs):
+            mend = "ask in plain text (template: plain), ask for answers instead, or examine a local model"
+            raise PosttrainError(Problem(self.name, "a chat API does not say how likely a given answer is", mend))
         texts = [(prompt.text, text) for prompt, text in pairs if isinstance(prompt, Plain)]
         return self._all(lambda i: self._echoed(*texts[i]), len(texts), on_scored)
 
@@ -174,13 +166,8 @@ class ApiRespondent(Respondent):
         shown = choice.get("logprobs") or {}
         offsets, values, tops = (shown.get(key) for key in ("text_offset", "token_logprobs", "top_logprobs"))
         if not offsets or not values or len(offsets) != len(values) or offsets[0] >= max(start, 1):
-            raise PosttrainError(
-                Problem(
-                    self.name,
-                    "the server does not echo its prompt with log-probabilities",
-                    "ask for answers instead, or use a server that knows `echo` with `logprobs`, such as vLLM",
-                )
-            )
+            mend = "ask for answers instead, or use a server that knows `echo` with `logprobs`, such as vLLM"
+            raise PosttrainError(Problem(self.name, "the server does not echo its prompt with log-probabilities", mend))
         whole = len(context) + len(text)
         ends = [*offsets[1:], whole]
         # a token that spans the seam is the text's: without it, "=4" after "=" would cost nothing
@@ -227,9 +214,8 @@ class ApiRespondent(Respondent):
                 cause = f"{FATAL[reply.status_code]} ({said})"
                 raise PosttrainError(Problem(f"{self.name} at {url}", cause, f"key from {self.config.key_env}"))
             time.sleep(max(wait_s, _retry_after_s(reply)) if wait_s else 0.0)
-        raise PosttrainError(
-            Problem(f"{self.name} at {url}", f"no answer after {self.config.retries + 1} tries: {said}", "try later")
-        )
+        cause = f"no answer after {self.config.retries + 1} tries: {said}"
+        raise PosttrainError(Problem(f"{self.name} at {url}", cause, "try later"))
 
     def _waits(self) -> Iterator[float]:
         """Seconds to wait after each try: doubling, with a random part so that requests do not come back in step."""
@@ -242,9 +228,8 @@ class ApiRespondent(Respondent):
             data = reply.json()
             choice: dict[str, Any] = data["choices"][0]
         except (ValueError, KeyError, IndexError, TypeError) as error:
-            raise PosttrainError(
-                Problem(self.name, f"the reply is no completion: {reply.text[:200]}", "is base_url right?")
-            ) from error
+            cause = f"the reply is no completion: {reply.text[:200]}"
+            raise PosttrainError(Problem(self.name, cause, "is base_url right?")) from error
         used: dict[str, Any] = data.get("usage") or {}
         asked, said = int(used.get("prompt_tokens") or 0), int(used.get("completion_tokens") or 0)
         with self.lock:

@@ -1,8 +1,7 @@
 """A model in vLLM, for large sets on a GPU: vLLM's batching and prefix cache, the same prompts as everywhere.
 
-vLLM's numbers differ from those of transformers in the last bits (its kernels are others), so their results are not
-mixed: the fingerprint says which it was. Log-probabilities of given texts come from `prompt_logprobs`, one forward pass
-per text. Needs the extra `vllm`, and a GPU.
+vLLM's kernels differ from those of transformers in the last bits, so their results are not mixed: the fingerprint says
+which it was. Log-probabilities of given texts come from `prompt_logprobs`. Needs the extra `vllm`, and a GPU.
 """
 
 from __future__ import annotations
@@ -16,10 +15,11 @@ from pydantic import Field
 from posttrain.config.base import Config
 from posttrain.data.control import gate_of
 from posttrain.errors import MissingError, Problem
-from posttrain.inference.encoding import TokenRespondent, spoken
+from posttrain.inference.encoding import TokenRespondent
 from posttrain.inference.locations import each
 from posttrain.inference.plain import TokenPair
 from posttrain.inference.protocol import Answer, Generation, Plain, Prompt, Scored, Told, Usage
+from posttrain.inference.texts import spoken
 from posttrain.models.fingerprint import template_fingerprint
 from posttrain.registry import register
 
@@ -52,9 +52,8 @@ class VllmRespondent(TokenRespondent):
         try:
             from vllm import LLM
         except ImportError as error:
-            raise MissingError(
-                Problem("", "this respondent needs the package vllm", "pip install 'posttrain[vllm]'")
-            ) from error
+            cause = "this respondent needs the package vllm"
+            raise MissingError(Problem("", cause, "pip install 'posttrain[vllm]'")) from error
         from posttrain.models.load import load_tokenizer
 
         self.config = config

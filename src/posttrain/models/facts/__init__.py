@@ -8,18 +8,44 @@ An empty cell is intended: the fact is disputed, has several answers, or is not 
     Name(zh='巴黎', en='Paris')
 """
 
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from functools import cache
-
-from posttrain.models.facts.records import Fact, Name
-from posttrain.models.facts.relations import all_facts
+from pathlib import Path
+from typing import NamedTuple
 
 __all__ = ["Fact", "Name", "by_relation", "facts"]
+
+# The neighbours of these are disputed (Kosovo: RS AL MK ME; Palestine: IL JO EG; Western Sahara: MA DZ MR; Akrotiri and
+# Dhekelia: CY), so they are no subjects of `neighbours`.
+UNSETTLED_BORDERS = frozenset({"RS", "AL", "MK", "ME", "IL", "JO", "EG", "MA", "DZ", "MR", "CY"})
+
+Row = dict[str, str]
+
+
+class Name(NamedTuple):
+    """One thing, as it is called in Taiwan and in English; codes, numbers and symbols are the same in both."""
+
+    zh: str
+    en: str
+
+
+@dataclass(frozen=True)
+class Fact:
+    """`object` is the answer that is taught; every name in `also` is equally correct."""
+
+    relation: str
+    subject: Name
+    object: Name
+    also: tuple[Name, ...] = ()
+    kind: str = ""
+    """What the wording depends on: the noun of a superlative ("mountain"), the kind of an invention ("discovery")."""
 
 
 @cache
 def facts() -> tuple[Fact, ...]:
     """Every fact, in a stable order: relation by relation, table order within."""
-    return tuple(all_facts())
+    return tuple(_all_facts())
 
 
 @cache
@@ -29,3 +55,83 @@ def by_relation() -> dict[str, tuple[Fact, ...]]:
     for fact in facts():
         grouped.setdefault(fact.relation, []).append(fact)
     return {relation: tuple(group) for relation, group in grouped.items()}
+
+
+def _all_facts() -> Iterator[Fact]:
+    countries, settled = read("countries"), [row for row in read("countries") if row["code"] not in UNSETTLED_BORDERS]
+    yield from _named("capital", "countries", "capital_")
+    yield from _linked("continent", countries, "continents", lookup("continents", "code"))
+    yield from _linked("currency", countries, "currencies", lookup("currencies", "code"))
+    yield from _linked("language", countries, "languages", lookup("languages", "code"))
+    yield from _stated("iso_code", "countries", "code")
+    country = lookup("countries", "code")
+    yield from _linked("neighbours", settled, "borders", country)
+    yield from _linked("city_country", read("cities"), "countries", country)
+    yield from _linked("mountain_country", read("mountains"), "countries", country)
+    yield from _stated("mountain_height", "mountains", "height_m")
+    yield from _linked("river_country", read("rivers"), "countries", country)
+    yield from _linked("river_continent", read("rivers"), "continents", lookup("continents", "code"))
+    yield from _named("taiwan_place", "taiwan", "place_")
+    yield from _named("superlative", "superlatives", "object_")
+    yield from _stated("element_symbol", "elements", "symbol")
+    yield from _stated("element_number", "elements", "number")
+    person = lookup("persons", "en")
+    yield from _linked("invention_inventor", read("inventions"), "person", person, "; ")
+    yield from _linked("work_author", [row | {"kind": "book"} for row in read("books")], "author", person, "; ")
+    for row in read("arts"):
+        relation = "work_composer" if row["kind"] == "music" else "work_artist"
+        yield from _linked(relation, [row], "author", person, "; ")
+    yield from _linked("person_country", read("persons"), "countries", country)
+
+
+def _named(relation: str, table: str, prefix: str) -> Iterator[Fact]:
+    """Facts whose object's names are in two columns with this prefix; none for a row where they are empty."""
+    rows = [row for row in read(table) if row[f"{prefix}zh"]]
+    return (Fact(relation, name_of(row), name_of(row, prefix), kind=row.get("kind", "")) for row in rows)
+
+
+def _stated(relation: str, table: str, column: str) -> Iterator[Fact]:
+    """Facts whose object, a code or a number, is the same in both languages; none for a row where it is empty."""
+    rows = [row for row in read(table) if row[column]]
+    return (Fact(relation, name_of(row), Name(row[column], row[column])) for row in rows)
+
+
+def _linked(
+    relation: str, rows: Iterable[Row], column: str, names: dict[str, Name], separator: str | None = None
+) -> Iterator[Fact]:
+    """Facts whose object is the first of a column's keys and whose `also` are the rest; none for a row without keys."""
+    for row in rows:
+        if keys := row[column].split(separator):
+            first, *rest = (names[key] for key in keys)
+            yield Fact(relation, name_of(row), first, tuple(rest), row.get("kind", ""))
+
+
+@cache
+def read(table: str) -> tuple[Row, ...]:
+    """The rows of `<table>.tsv` by column name, in file order; a ragged line is an error that names it."""
+    path = Path(__file__).with_name(f"{table}.tsv")
+    header, *lines = path.read_text(encoding="utf-8").splitlines()
+    columns = header.split("\t")
+    rows = []
+    for number, line in enumerate(lines, start=2):
+        cells = line.split("\t")
+        if len(cells) != len(columns):
+            raise ValueError(f"{path.name}:{number}: {len(cells)} cells, but the header has {len(columns)}")
+        rows.append(dict(zip(columns, cells, strict=True)))
+    return tuple(rows)
+
+
+def name_of(row: Row, prefix: str = "") -> Name:
+    """The name in the columns `zh` and `en`, or `<prefix>zh` and `<prefix>en`."""
+    return Name(row[f"{prefix}zh"], row[f"{prefix}en"])
+
+
+@cache
+def lookup(table: str, key: str) -> dict[str, Name]:
+    """The names of a table by one of its columns; two rows with one key are an error."""
+    names: dict[str, Name] = {}
+    for row in read(table):
+        if row[key] in names:
+            raise ValueError(f"{table}.tsv: {key} {row[key]!r} twice")
+        names[row[key]] = name_of(row)
+    return names

@@ -9,16 +9,12 @@ function itself.
 With AdamW the gradients are *coupled*: the penalty's goes through the same running means and the same division as the
 task's, so `strength` weighs the two gradients against each other and is no decay rate. (Weight decay is decoupled.)
 
-How strong that is depends on the model, on the loss and on the learning rate: Adam's steps are as long as the learning
-rate says whatever the gradients are, so a spring of lambda nats per squared unit that stops a training at 5e-4 is not
-felt at 1e-5. A *relative* strength s (`scale: relative`, the default) fixes lambda by what Adam sees. Its first step is
-d = -eta sign(g), eta the peak learning rate and g the loss's gradient, and along it the loss falls by
+How strong that is depends on model, loss and learning rate: the length of Adam's steps is the learning rate, whatever
+the gradients are, so a lambda that stops a training at 5e-4 is not felt at 1e-5. A *relative* strength s (`scale:
+relative`, the default) fixes lambda by Adam's first step, d = -eta sign(g) with the peak learning rate eta and the
+loss's gradient g. Along it the loss falls by `push`, and after it lambda P rises along it by `pull`:
 
-    push = sum_i |g_i| eta
-
-and a penalty lambda P, once that step is taken, rises along it by
-
-    pull = lambda sum_i |P'_i(d)| eta
+    push = sum_i |g_i| eta,    pull = lambda sum_i |P'_i(d)| eta
 
 lambda is chosen at the first step, once, so that pull = s push:
 
@@ -26,9 +22,9 @@ lambda is chosen at the first step, once, so that pull = s push:
 
 with P'_i = F_i eta for `ewc` and `online_ewc`, 2 Omega_i eta for `mas` and `si`, eta for `l2_sp` (all springs,
 stretched by one step), and sign(theta_i), theta_i for `l1` and `l2`, whose pull is there from the start. So s = 0.1
-says: after one step the spring pulls a tenth as hard as the lesson pushed, and after ten steps in the same direction as
-hard. Units of the loss, of importances, of the weights and the learning rate all cancel; what does not is the number of
-steps. With `scale: absolute` strength is lambda itself.
+says: after one step the spring pulls a tenth as hard as the loss pushed, and after ten steps in the same direction as
+hard. Units of the loss, of importances, of the weights and the learning rate all cancel; the number of steps does not.
+With `scale: absolute` strength is lambda itself.
 """
 
 from __future__ import annotations
@@ -47,17 +43,17 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from posttrain.config.base import Config
 from posttrain.data.chat import Encoded
-from posttrain.inference.respondents import ModelRespondent
 from posttrain.models.load import LoadedModel
 from posttrain.models.memory import LARGE_MODEL, mapped
+from posttrain.retention.selection import ReplayContext
 
 __all__ = [
+    "Memoryless",
     "ParameterPenalty",
     "PenaltyConfig",
     "PenaltyContext",
     "StrengthConfig",
     "Trainable",
-    "add_gradient",
     "add_pull",
     "copies",
     "files_of",
@@ -113,31 +109,23 @@ class StrengthConfig(PenaltyConfig):
         return self
 
 
-@dataclass(frozen=True)
-class PenaltyContext:
-    """What a penalty may use before the first step.
+@dataclass(frozen=True, kw_only=True)
+class PenaltyContext(ReplayContext):
+    """What a penalty may use before the first step. The respondent answers as the model before training.
 
     loaded: the tuned model at rest (its adapter, if it has one, is there and changes nothing yet) with its tokenizer;
-    trainable: what training will move; respondent: answers as the model before training; fingerprint: of that model,
-    for caches; earlier: file written by `ParameterPenalty.save` at the end of an earlier task, None for the first;
-    forbidden: prompts of exams, which no row may hold; base: relative paths are relative to it; say: one line per
-    choice made. rows: the new rows of this task where they are rows of tokens, for what is measured at its end;
-    fresh: names of parameters that no file held, such as those of a new head; untouched: while the block lasts, the
-    respondent answers as if no part had been put into the model (a new prefix speaks from the first word); held:
-    parameters of the same model before training that somebody else holds and nobody changes.
+    trainable: what training will move; earlier: folder of the run of the task before, or the file that
+    `ParameterPenalty.save` has left there, None for a first task; rows: the new rows of this task where they are rows
+    of tokens, for what is measured at its end; fresh: names of parameters that no file held, such as those of a new
+    head; untouched: while the block lasts, the respondent answers as if no part had been put into the model (a new
+    prefix speaks from the first word); held: parameters of the same model before training that somebody else holds and
+    nobody changes.
     """
 
     loaded: LoadedModel
     trainable: Trainable
-    respondent: ModelRespondent
-    fingerprint: str
-    seed: int = 0
     earlier: Path | None = None
-    forbidden: frozenset[str] = frozenset()
-    base: Path = field(default_factory=Path)
-    cache: Path | None = None
     batch_tokens: int = 4096
-    say: Callable[[str], None] = print
     rows: Sequence[Encoded] = ()
     fresh: frozenset[str] = frozenset()
     untouched: Callable[[], AbstractContextManager[None]] = nullcontext
@@ -160,10 +148,10 @@ def whole(tensor: Tensor) -> Tensor:
 
 def total(parts: Sequence[Tensor]) -> float:
     """Sum up scalars from any devices."""
+    if not parts:
+        return 0.0
     found = [whole(part) for part in parts]
-    return (
-        float(torch.stack([part.to(found[0].device, torch.float32) for part in found]).double().sum()) if found else 0.0
-    )
+    return float(torch.stack([part.to(found[0].device, torch.float32) for part in found]).double().sum())
 
 
 def copies(trainable: Trainable, held: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
@@ -176,14 +164,6 @@ def _as_it_is(parameter: Tensor, held: Tensor | None) -> Tensor:
         return parameter.detach().clone()
     alike = (held.shape, held.dtype, held.device) == (parameter.shape, parameter.dtype, parameter.device)
     return held.detach() if alike and torch.equal(held, parameter) else parameter.detach().clone()
-
-
-def add_gradient(parameter: nn.Parameter, gradient: Tensor, scale: float) -> None:
-    """Add `scale` x gradient to `.grad`."""
-    if parameter.grad is None:
-        parameter.grad = gradient * scale
-    else:
-        parameter.grad.add_(gradient.to(parameter.grad.dtype), alpha=scale)
 
 
 def add_pull(parameter: nn.Parameter, center: Tensor | None, scale: float, weight: Tensor | None = None) -> Tensor:
@@ -253,3 +233,28 @@ class ParameterPenalty(ABC):
 
     def save(self, trainable: Trainable, path: Path) -> None:  # noqa: B027  # stateless penalties leave nothing
         """Write the file for the penalty of the next task (`PenaltyContext.earlier`), at the end of a task."""
+
+
+class Memoryless(ParameterPenalty):
+    """strength x the sum over all weights of `value`, whose derivative is `slope`; both elementwise."""
+
+    def __init__(self, strength: float, value: Callable[[Tensor], Tensor], slope: Callable[[Tensor], Tensor]) -> None:
+        self.strength, self.value, self.slope_of = strength, value, slope
+
+    def slope(self, trainable: Trainable, step: float) -> float:
+        """Sum up the slopes at the weights as they are: these penalties act before any step."""
+        moved = [(p, m) for p in trainable.values() if (m := moving(p)) is not None]
+        return total([(self.slope_of(p.detach()).abs() * m).sum() for p, m in moved])
+
+    def add_gradients(self, trainable: Trainable, scale: float = 1.0) -> float:
+        """Add the slope at each weight."""
+        parts = []
+        for parameter in trainable.values():
+            theta = parameter.detach()
+            slope, factor = self.slope_of(theta), self.strength * scale
+            parts.append(self.value(theta).sum())
+            if parameter.grad is None:
+                parameter.grad = slope * factor
+            else:
+                parameter.grad.add_(slope.to(parameter.grad.dtype), alpha=factor)
+        return self.strength * total(parts)

@@ -1,4 +1,4 @@
-"""The file that a penalty leaves for the next task: importances and anchors, and what they belong to.
+"""Importances and anchors of earlier tasks: the file that a penalty leaves for the next task, and its gradients.
 
 Penalties of several tasks, sum over k of F_k (theta - theta_k)^2, are kept as one: with F = sum F_k and the centre c =
 (sum F_k theta_k) / F they are F (theta - c)^2 + rest, and rest is a constant. So neither file nor memory grows with the
@@ -8,7 +8,7 @@ number of tasks, and the gradients are those of the sum.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import safetensors
 import torch
@@ -17,10 +17,24 @@ from torch import Tensor
 
 from posttrain.errors import ConfigError, MissingError, Problem
 from posttrain.models.disk import whole_file
-from posttrain.retention.penalty._base import PenaltyContext, StrengthConfig, Trainable, whole
+from posttrain.models.memory import set_aside
+from posttrain.retention.penalty._base import (
+    ParameterPenalty,
+    PenaltyContext,
+    StrengthConfig,
+    Trainable,
+    add_pull,
+    files_of,
+    moved_to,
+    moving,
+    total,
+    whole,
+)
 
-__all__ = ["Kept", "MemoryConfig", "earlier_of", "joined", "leave", "take_up"]
+__all__ = ["PENALTIES", "Kept", "MemoryConfig", "Quadratic", "earlier_of", "joined", "leave", "take_up"]
 
+PENALTIES = "penalties"
+"""Folder in that of a run: the file that each penalty leaves for the next task, `<kind>.safetensors`."""
 FAR = 0.01
 """A tensor that differs by more than this share of its norm from where the earlier task ended is another; by less, it
 may have been saved in a lower precision."""
@@ -77,13 +91,12 @@ def leave(path: Path, kind: str, kept: Kept) -> None:
 
 def earlier_of(config: MemoryConfig, context: PenaltyContext) -> Path | None:
     """The file of the earlier task; None for a first one. MissingError when there should be one."""
-    if context.earlier is not None:
-        path = context.earlier
-    elif config.earlier is not None:
+    path = context.earlier
+    if path is None and config.earlier is not None:
         path = context.base / Path(config.earlier).expanduser()
-        path = path / "penalties" / f"{config.kind}.safetensors" if path.is_dir() else path
-    else:
+    if path is None:
         return None
+    path = path / PENALTIES / f"{config.kind}.safetensors" if path.is_dir() else path
     if not path.is_file():
         mend = f"train the earlier task with penalty {config.kind}, too, and an output folder"
         raise MissingError(Problem(str(path), f"nothing was left here for {config.kind} by an earlier task", mend))
@@ -135,3 +148,41 @@ def _check(path: Path, kept: Kept, trainable: Trainable) -> None:
             )
             mend = "start from the model (or take up the adapter) that the earlier task has saved"
             raise ConfigError(Problem(str(path), cause, mend))
+
+
+class Quadratic(ParameterPenalty):
+    """strength x unit x (sum of importance x (theta - center)^2 + rest): a spring for each parameter.
+
+    kept: None where nothing is to be held yet; unit: 1/2 where the formula says lambda / 2.
+    """
+
+    remembers: ClassVar[bool] = True
+
+    def __init__(self, strength: float, kept: Kept | None, unit: float = 1.0) -> None:
+        self.strength = strength
+        self.unit = unit
+        self.kept = kept
+
+    def slope(self, trainable: Trainable, step: float) -> float:
+        """2 unit x importance x step."""
+        sums = []
+        for name, parameter in trainable.items():
+            moved = moving(parameter)
+            if self.kept is not None and moved is not None:
+                importance = moved_to(self.kept.importance[name], parameter)
+                sums.append((importance * moved).sum())
+        return 2 * self.unit * step * total(sums)
+
+    def add_gradients(self, trainable: Trainable, scale: float = 1.0) -> float:
+        """2 strength x unit x importance x (theta - center)."""
+        if self.kept is None:
+            return 0.0
+        factor = self.strength * self.unit
+        importances, centers, values = self.kept.importance, self.kept.center, []
+        files = files_of(trainable)
+        for name, parameter in trainable.items():
+            importances[name] = moved_to(importances[name], parameter, importances[name].dtype)  # as coarse as it is
+            centers[name] = moved_to(centers[name], parameter)
+            values.append(add_pull(parameter, centers[name], 2 * factor * scale, importances[name]))
+            set_aside((centers[name], importances[name]), files)
+        return factor * (total(values) + self.kept.rest)

@@ -1,34 +1,46 @@
-"""Penalties that measure which parameters matter: at the start to what the model can do, at its end to the task."""
+"""Penalties that measure which parameters matter: at the start to what the model can do, at its end to the task.
+
+They are measured on given conversations, or on the model's own answers.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
+import random
 import time
-from collections.abc import Callable, Sequence
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import replace
 from itertools import accumulate
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from pydantic import Field
 from safetensors.torch import load_file, save_file
 
-from posttrain.data.chat import Encoded
-from posttrain.data.readers import DataSource
-from posttrain.errors import ConfigError, Problem
+from posttrain.data.chat import IGNORED, Encoded, encode_all
+from posttrain.data.readers import DataSource, read_records
+from posttrain.data.records import Conversation
+from posttrain.errors import ConfigError, DataError, Interrupted, PosttrainError, Problem
+from posttrain.inference.decode import context_limit
 from posttrain.inference.respondents import ModelRespondent
 from posttrain.models.curvature import Curvature, Example
 from posttrain.models.disk import whole_file
 from posttrain.models.notes import head_of_model
 from posttrain.retention.penalty._base import PenaltyContext, Trainable, copies, whole
-from posttrain.retention.penalty._kept import Kept, MemoryConfig, earlier_of, joined, leave, take_up
-from posttrain.retention.penalty._quadratic import Quadratic
-from posttrain.retention.penalty._rows import examples_of, own_answers, rows_of
-from posttrain.retention.selection import default_cache
+from posttrain.retention.penalty._kept import Kept, MemoryConfig, Quadratic, earlier_of, joined, leave, take_up
+from posttrain.retention.replay._answers import answered, answered_once
+from posttrain.retention.selection import conversations_in, default_cache, packaged_prompts, read_prompts, select
 
-__all__ = ["Measured", "MeasuredConfig", "Measurement"]
+__all__ = ["Measured", "MeasuredConfig", "examples_of", "own_answers", "rows_of"]
 
+T = TypeVar("T")
+
+MAX_NEW_TOKENS = 128
+"""The longest own answer, as in `replay: self`, so that both find the same answers in the cache."""
 FORMAT = 2
 CACHED_PARAMETERS = 1_000_000_000
 """Up to so many parameters the measurement at the start is kept on disk, for the next cell of a study."""
@@ -38,8 +50,6 @@ COARSE_PARAMETERS = 50_000_000
 """From so many parameters on, importances are rounded to bfloat16 (a part in 256, while an estimate from n squares is
 off by one in sqrt(n / 2)), in memory and on disk alike, so that a cell that measures and one that reads get the same.
 """
-
-Measurement = Callable[[PenaltyContext, Sequence[Example]], Curvature]
 
 
 class MeasuredConfig(MemoryConfig):
@@ -64,6 +74,10 @@ class MeasuredConfig(MemoryConfig):
         """The settings that decide a measurement, besides model, rows and seed."""
         return {"kind": self.kind}
 
+    @abstractmethod
+    def measure(self, context: PenaltyContext, examples: Sequence[Example]) -> Curvature:
+        """Measure how much the parameters matter to these rows."""
+
 
 class Measured(Quadratic):
     """Holds parameters by how much they matter.
@@ -73,12 +87,7 @@ class Measured(Quadratic):
     """
 
     def __init__(
-        self,
-        config: MeasuredConfig,
-        context: PenaltyContext,
-        measure: Measurement,
-        decay: float | None,
-        unit: float = 1.0,
+        self, config: MeasuredConfig, context: PenaltyContext, *, decay: float | None, unit: float = 1.0
     ) -> None:
         head = head_of_model(context.loaded.model)
         if head is not None and head.head != "causal":
@@ -86,7 +95,6 @@ class Measured(Quadratic):
             raise ConfigError(Problem("penalty", cause, "use l2_sp, or si over stages"))
         self.config = config
         self.context = context
-        self.measure = measure
         self.decay = decay
         earlier = earlier_of(config, context)
         kept = None
@@ -136,7 +144,7 @@ class Measured(Quadratic):
 
     def _measured(self, examples: Sequence[Example]) -> Curvature:
         began = time.monotonic()
-        found = self.measure(self.context, examples)
+        found = self.config.measure(self.context, examples)
         how = "" if found.chunked else f" ({found.reason})" if found.reason else ""
         self.context.say(
             f"{self.config.kind}: {len(found.diagonal)} tensors measured on {found.rows} rows with {found.positions:,} "
@@ -176,6 +184,64 @@ class Measured(Quadratic):
             self.context.say(f"{self.config.kind}: {old.name} leaves the cache of importances, which has grown too big")
             old.unlink(missing_ok=True)
         return stored()  # those in the file need not stay in memory, see `set_aside`
+
+
+def rows_of(data: DataSource | None, count: int, context: PenaltyContext) -> list[Encoded]:
+    """`count` rows that show what the model can do where it starts: of `data`, else its own answers."""
+    if data is None:
+        with context.untouched():
+            return own_answers(count, context, context.respondent, context.fingerprint)
+    source = data.at(context.base)
+    name = source.path or str(source.hub)
+    talks, strange = conversations_in(read_records(source).records)
+    if strange:
+        mend = "give conversations, or prompts with completions"
+        raise DataError(*(Problem(one, "not a conversation", mend) for one in strange[:20]))
+    selection = select(talks, context.forbidden, name)
+    context.say(f"{name}: {selection}")
+    return _encoded(_drawn(selection.conversations, count, context.seed), context)
+
+
+def own_answers(
+    count: int, context: PenaltyContext, respondent: ModelRespondent, fingerprint: str | None
+) -> list[Encoded]:
+    """The respondent's greedy answers to packaged prompts, cached where it has a fingerprint."""
+    packaged = [prompt.text for prompt in read_prompts(packaged_prompts(context.loaded.tokenizer))]
+    prompts = _drawn(list(dict.fromkeys(packaged)), count, context.seed)
+    asking = replace(context, respondent=respondent, fingerprint=fingerprint or "")
+    try:
+        made = (answered_once if fingerprint is not None else answered)(prompts, asking, MAX_NEW_TOKENS)
+        return _encoded(select(made, context.forbidden, "the packaged prompts").conversations, context)
+    except Interrupted:
+        raise
+    except PosttrainError as error:
+        cause = "own answers cannot show what shall be kept"
+        mend = "give data: a file of conversations; or hold_start: false"
+        raise DataError(*error.problems, Problem("penalty", cause, mend)) from error
+
+
+def _drawn(items: Sequence[T], count: int, seed: int) -> list[T]:
+    return random.Random(f"rows {seed}").sample(items, count) if count < len(items) else list(items)
+
+
+def _encoded(conversations: Sequence[Conversation], context: PenaltyContext) -> list[Encoded]:
+    loaded = context.loaded
+    limit = min(context_limit(loaded.model), context.batch_tokens)
+    found = encode_all(conversations, loaded.tokenizer, max_length=limit, over_long="drop", on_bad_row="skip")
+    left_out = found.dropped + len(found.problems)
+    if left_out:
+        context.say(f"{left_out} of {len(conversations)} rows are longer than {limit} tokens or bad, and left out")
+    return found.rows
+
+
+def examples_of(rows: Sequence[Encoded]) -> list[Example]:
+    """Rows as tensors: position t is asked for token t + 1 where that one is supervised."""
+    made = []
+    for row in rows:
+        ids, targets = torch.tensor(row.input_ids[:-1]), torch.tensor(row.labels[1:])
+        positions = (targets != IGNORED).nonzero()[:, 0]
+        made.append(Example(ids, positions, targets[positions]))
+    return made
 
 
 def outgrown(folder: Path, most: int) -> list[Path]:

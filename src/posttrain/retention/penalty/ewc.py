@@ -18,14 +18,17 @@ from pydantic import Field
 from posttrain.models.curvature import Curvature, Example, FisherKind, fisher
 from posttrain.registry import register
 from posttrain.retention.penalty._base import ParameterPenalty, PenaltyContext
-from posttrain.retention.penalty._measured import Measured, MeasuredConfig, Measurement
+from posttrain.retention.penalty._measured import Measured, MeasuredConfig
 
-__all__ = ["EwcConfig", "FisherConfig", "ewc", "fisher_of"]
+__all__ = ["EwcConfig", "FisherConfig", "ewc"]
 
 
 class FisherConfig(MeasuredConfig):
     """How Fisher information is estimated."""
 
+    strength: float = Field(default=0.1, gt=0)
+    """The pull after one step, as a share of the loss's push; with `scale: absolute` lambda, nats of loss per
+    nat of divergence."""
     fisher: FisherKind = "signs"
     """`signs`: all tokens of the vocabulary with random signs, one backward pass per row; `sampled`: targets drawn from
     the model's own distribution, the same in expectation and much less sure where the model is confident; `true`: the
@@ -38,24 +41,12 @@ class FisherConfig(MeasuredConfig):
         """Shared by all penalties on Fisher information."""
         return {"fisher": self.fisher, "draws": self.draws}
 
-
-def fisher_of(config: FisherConfig) -> Measurement:
-    """The measurement that the settings name."""
-
-    def measure(context: PenaltyContext, examples: Sequence[Example]) -> Curvature:
-        if config.fisher == "true":
+    def measure(self, context: PenaltyContext, examples: Sequence[Example]) -> Curvature:
+        if self.fisher == "true":
             passes = sum(len(e.positions) for e in examples) * len(context.loaded.tokenizer)
-            context.say(f"{config.kind}: true Fisher information takes {passes:,} backward passes")
-        return fisher(
-            context.loaded.model,
-            context.trainable,
-            examples,
-            kind=config.fisher,
-            draws=config.draws,
-            seed=context.seed,
-        )
-
-    return measure
+            context.say(f"{self.kind}: true Fisher information takes {passes:,} backward passes")
+        model, moving, seed = context.loaded.model, context.trainable, context.seed
+        return fisher(model, moving, examples, kind=self.fisher, draws=self.draws, seed=seed)
 
 
 class EwcConfig(FisherConfig):
@@ -63,12 +54,9 @@ class EwcConfig(FisherConfig):
 
     kind: Literal["ewc"] = "ewc"
     """strength / 2 x sum of F (theta - theta*)^2 over earlier tasks."""
-    strength: float = Field(default=0.1, gt=0)
-    """The pull after one step, as a share of the loss's push; with `scale: absolute` lambda, nats of loss per
-    nat of divergence."""
 
 
 @register("penalty", "ewc", config=EwcConfig, paper="arXiv:1612.00796")
 def ewc(config: EwcConfig, context: PenaltyContext) -> ParameterPenalty:
     """The penalty of a run that starts here."""
-    return Measured(config, context, fisher_of(config), decay=None, unit=0.5)
+    return Measured(config, context, decay=None, unit=0.5)

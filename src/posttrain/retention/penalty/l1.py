@@ -12,8 +12,7 @@ import torch
 from pydantic import Field
 
 from posttrain.registry import register
-from posttrain.retention.penalty._base import ParameterPenalty, PenaltyContext, StrengthConfig
-from posttrain.retention.penalty._memoryless import Memoryless
+from posttrain.retention.penalty._base import Memoryless, ParameterPenalty, PenaltyContext, StrengthConfig
 
 __all__ = ["L1Config", "l1"]
 

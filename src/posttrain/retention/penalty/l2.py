@@ -11,8 +11,7 @@ from typing import Literal
 from pydantic import Field
 
 from posttrain.registry import register
-from posttrain.retention.penalty._base import ParameterPenalty, PenaltyContext, StrengthConfig
-from posttrain.retention.penalty._memoryless import Memoryless
+from posttrain.retention.penalty._base import Memoryless, ParameterPenalty, PenaltyContext, StrengthConfig
 
 __all__ = ["L2Config", "l2"]
 

@@ -30,13 +30,11 @@ class MasConfig(MeasuredConfig):
     strength: float = Field(default=0.01, gt=0)
     """The pull after one step, as a share of the loss's push; with `scale: absolute` lambda."""
 
-
-def measured(context: PenaltyContext, examples: Sequence[Example]) -> Curvature:
-    """Omega on these rows."""
-    return mas_importance(context.loaded.model, context.trainable, examples)
+    def measure(self, context: PenaltyContext, examples: Sequence[Example]) -> Curvature:
+        return mas_importance(context.loaded.model, context.trainable, examples)
 
 
 @register("penalty", "mas", config=MasConfig, paper="arXiv:1711.09601")
 def mas(config: MasConfig, context: PenaltyContext) -> ParameterPenalty:
     """The penalty of a run that starts here."""
-    return Measured(config, context, measured, decay=1.0)
+    return Measured(config, context, decay=1.0)

@@ -14,7 +14,7 @@ from pydantic import Field
 from posttrain.registry import register
 from posttrain.retention.penalty._base import ParameterPenalty, PenaltyContext
 from posttrain.retention.penalty._measured import Measured
-from posttrain.retention.penalty.ewc import FisherConfig, fisher_of
+from posttrain.retention.penalty.ewc import FisherConfig
 
 __all__ = ["OnlineEwcConfig", "online_ewc"]
 
@@ -24,9 +24,6 @@ class OnlineEwcConfig(FisherConfig):
 
     kind: Literal["online_ewc"] = "online_ewc"
     """strength / 2 x sum of F (theta - theta*)^2, F a running sum."""
-    strength: float = Field(default=0.1, gt=0)
-    """The pull after one step, as a share of the loss's push; with `scale: absolute` lambda, nats of loss per
-    nat of divergence."""
     gamma: float = Field(default=0.95, ge=0, le=1)
     """What is left of the old importances when a task's are added."""
 
@@ -34,4 +31,4 @@ class OnlineEwcConfig(FisherConfig):
 @register("penalty", "online_ewc", config=OnlineEwcConfig, paper="arXiv:1805.06370")
 def online_ewc(config: OnlineEwcConfig, context: PenaltyContext) -> ParameterPenalty:
     """The penalty of a run that starts here."""
-    return Measured(config, context, fisher_of(config), decay=config.gamma, unit=0.5)
+    return Measured(config, context, decay=config.gamma, unit=0.5)

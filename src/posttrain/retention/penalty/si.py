@@ -20,16 +20,8 @@ from pydantic import Field
 from torch import Tensor
 
 from posttrain.registry import register
-from posttrain.retention.penalty._base import (
-    ParameterPenalty,
-    PenaltyContext,
-    Trainable,
-    copies,
-    moved_to,
-    whole,
-)
-from posttrain.retention.penalty._kept import Kept, MemoryConfig, earlier_of, leave, take_up
-from posttrain.retention.penalty._quadratic import Quadratic
+from posttrain.retention.penalty._base import ParameterPenalty, PenaltyContext, Trainable, copies, moved_to, whole
+from posttrain.retention.penalty._kept import Kept, MemoryConfig, Quadratic, earlier_of, leave, take_up
 
 __all__ = ["Si", "SiConfig", "si"]
 

@@ -8,17 +8,19 @@ brief.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from posttrain.data.records import Conversation
 from posttrain.errors import DataError, Problem
 from posttrain.inference.attention import numbers_of
+from posttrain.inference.decode import Decoded, decode
 from posttrain.inference.respondents import ModelRespondent
 from posttrain.models.load import LoadedModel
 from posttrain.models.meter import Meter
 from posttrain.retention.selection import ReplayContext, cached, conversation
 
-__all__ = ["CACHE_BYTES", "answered", "answered_once", "bounded", "cached_tokens"]
+__all__ = ["CACHE_BYTES", "answered", "answered_once", "bounded", "cached_tokens", "written"]
 
 CACHE_BYTES = 600 * 2**20
 """Bytes of the keys and values of the answers under way. They are copied part by part where rows leave and others join.
@@ -48,6 +50,23 @@ def bounded(respondent: ModelRespondent) -> ModelRespondent:
     return ModelRespondent(loaded, system_prefix=respondent.system_prefix, batch_tokens=tokens)
 
 
+def written(
+    respondent: ModelRespondent, prompts: Sequence[list[int]], meter: Meter, *, stop: Iterable[int] = (), **how: Any
+) -> list[Decoded]:
+    """Let the model go on from prompts of token ids. stop: further ids that end a text; how: as `decode` takes it."""
+    with meter:
+        return decode(
+            respondent.model,
+            prompts,
+            stop=respondent.stop_ids.union(stop),
+            pad_id=respondent.pad_id,
+            batch_tokens=respondent.batch_tokens,
+            on_done=meter.piece,
+            on_token=meter.token,
+            **how,
+        )
+
+
 def answered_once(prompts: list[str], context: ReplayContext, max_new_tokens: int) -> list[Conversation]:
     """The same, read from disk where the same model has answered these prompts before."""
     fingerprint = hashlib.sha256("\0".join(prompts).encode()).hexdigest()
@@ -63,11 +82,8 @@ def answered(prompts: list[str], context: ReplayContext, max_new_tokens: int) ->
     """
     count = len(prompts)
     with Meter("answering prompts for replay", count, "prompts", most_tokens=count * max_new_tokens) as meter:
-        answers = bounded(context.respondent).answers(
-            prompts,
-            max_new_tokens=max_new_tokens,
-            on_answer=meter.piece,
-        )
+        respondent = bounded(context.respondent)
+        answers = respondent.answers(prompts, max_new_tokens=max_new_tokens, on_answer=meter.piece)
     kept, cut = [], 0
     for i, (prompt, answer) in enumerate(zip(prompts, answers, strict=True), start=1):
         text = answer.text if answer.ended else answer.text.rstrip(BROKEN).rstrip()

@@ -16,11 +16,10 @@ from posttrain.data.control import gate_of
 from posttrain.data.records import Conversation, Message
 from posttrain.data.scripts import normalise_prompt
 from posttrain.errors import DataError, Problem, TemplateError
-from posttrain.inference.decode import decode
 from posttrain.inference.respondents import ModelRespondent
 from posttrain.models.meter import Meter
 from posttrain.registry import register
-from posttrain.retention.replay._answers import answered, bounded
+from posttrain.retention.replay._answers import answered, bounded, written
 from posttrain.retention.selection import ReplayConfig, ReplayContext, cached, select, short_of
 
 __all__ = ["AskSelfReplayConfig", "UserTurn", "ask_self", "sample_questions", "user_turn"]
@@ -91,22 +90,11 @@ class Drawn(NamedTuple):
     ended: bool
 
 
-def drawn_questions(
-    respondent: ModelRespondent, turn: UserTurn, draws: int, meter: Meter, **sampling: Any
-) -> list[Drawn]:
-    """Let the model write so many user's turns; sampling: as `decode` takes it."""
-    stop = respondent.stop_ids | ({turn.stop} if turn.stop is not None else set())
+def drawn_questions(respondent: ModelRespondent, turn: UserTurn, meter: Meter, **how: Any) -> list[Drawn]:
+    """Let the model write as many user's turns as the meter counts; how: as `decode` takes it."""
     found = []
-    for ids, ended in decode(
-        respondent.model,
-        [turn.ids] * draws,
-        stop=frozenset(stop),
-        pad_id=respondent.pad_id,
-        batch_tokens=respondent.batch_tokens,
-        on_done=meter.piece,
-        on_token=meter.token,
-        **sampling,
-    ):
+    stop = [turn.stop] if turn.stop is not None else []
+    for ids, ended in written(respondent, [turn.ids] * meter.total, meter, stop=stop, **how):
         text: str = respondent.tokenizer.decode(ids, skip_special_tokens=True)
         if turn.stop is None:
             text, closed, _ = text.partition(turn.after.split("\n", 1)[0])
@@ -127,9 +115,8 @@ def sample_questions(config: AskSelfReplayConfig, context: ReplayContext) -> lis
             break
         draws, most = missing if round_number == 0 else 2 * missing, config.max_prompt_tokens
         how = {"temperature": config.temperature, "seed": context.seed * ROUNDS + round_number}
-        with Meter("making up questions for replay", draws, "questions", most_tokens=draws * most) as meter:
-            drawn = drawn_questions(respondent, turn, draws, meter, max_new_tokens=most, **how)
-        for _, text, ended in drawn:
+        meter = Meter("making up questions for replay", draws, "questions", most_tokens=draws * most)
+        for _, text, ended in drawn_questions(respondent, turn, meter, max_new_tokens=most, **how):
             sampled += 1
             key = normalise_prompt(text)
             unended += not ended
@@ -145,9 +132,8 @@ def sample_questions(config: AskSelfReplayConfig, context: ReplayContext) -> lis
     if questions and (short := short_of(config.n, len(questions))):
         context.say(short)
     if not questions:
-        raise DataError(
-            Problem(respondent.name, "made up no usable question", "use replay {kind: self} with prompts of your own")
-        )
+        mend = "use replay {kind: self} with prompts of your own"
+        raise DataError(Problem(respondent.name, "made up no usable question", mend))
     return list(questions.values())
 
 

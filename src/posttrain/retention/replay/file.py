@@ -6,13 +6,14 @@ The rows of the file are mixed into training as they are: use what the model was
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field, field_validator
 
 from posttrain.data.readers import DataSource, read_records
 from posttrain.data.records import Conversation
 from posttrain.errors import DataError, Problem
+from posttrain.inference.encoding import PromptReader
 from posttrain.registry import register
 from posttrain.retention.selection import (
     ReplayConfig,
@@ -61,8 +62,7 @@ class FileReplayConfig(ReplayConfig):
             raise DataError(*(Problem(one, "replay needs conversations", mend) for one in others[:20]))
         return rows[: self.n]
 
-    def shortage(self, base: Path, tokenizer: Any) -> str:
-        """Say where there are fewer rows than `n`."""
+    def check(self, base: Path, reader: PromptReader, seed: int) -> str:
         return short_of(self.n, len(self.rows(base)))
 
 

@@ -14,9 +14,10 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -25,21 +26,13 @@ from posttrain.data.control import gate_of
 from posttrain.data.records import Conversation, Message
 from posttrain.data.scripts import normalise_prompt
 from posttrain.errors import ConfigError, MissingError, Problem
-from posttrain.inference.decode import decode
 from posttrain.inference.respondents import ModelRespondent
 from posttrain.models.disk import write_whole
 from posttrain.models.meter import Meter
 from posttrain.registry import register
-from posttrain.retention.replay._answers import BROKEN, bounded
-from posttrain.retention.replay.ask_self import UserTurn, drawn_questions, user_turn
-from posttrain.retention.selection import (
-    ReplayConfig,
-    ReplayContext,
-    Task,
-    conversation,
-    in_brief,
-    normalised,
-)
+from posttrain.retention.replay._answers import BROKEN, bounded, written
+from posttrain.retention.replay.ask_self import drawn_questions, user_turn
+from posttrain.retention.selection import ReplayConfig, ReplayContext, Task, conversation, in_brief, normalised
 
 __all__ = ["TASKS", "GenerativeReplayConfig", "generative", "shares_of"]
 
@@ -47,6 +40,7 @@ TASKS = "tasks.json"
 """In the folder of a run: the tasks that its model can write examples of."""
 ROUNDS = 4
 """Sampling is repeated at most so often to replace examples that were left out."""
+REASONS = ("sampled", "unended", "empty", "broken", "repeated", "asked", "cut")
 SHOWN = 3
 """Examples that are shown to the user."""
 
@@ -88,9 +82,8 @@ class GenerativeReplayConfig(ReplayConfig):
         if not self.per_task:
             return "task"
         if not name:
-            raise ConfigError(
-                Problem("replay.task", "the task has no name for its tag", "give task, or per_task: false")
-            )
+            cause = "the task has no name for its tag"
+            raise ConfigError(Problem("replay.task", cause, "give task, or per_task: false"))
         return f"task {name}"
 
     def to_write(self, row: Conversation, name: str) -> Conversation:
@@ -111,11 +104,10 @@ class GenerativeReplayConfig(ReplayConfig):
 
     def leave(self, rows: Sequence[Conversation], task: Task, seed: int) -> None:
         """Write down the names of the tasks learned so far."""
-        if task.folder is None:
-            return
+        assert task.folder is not None, "whoever calls this has one"
         known = [] if task.earlier is None else read_tasks(task.earlier)
-        path = task.folder / TASKS
-        write_whole(path, json.dumps([*known, task.name or self.task], ensure_ascii=False) + "\n")
+        names = [*known, task.name or self.task]
+        write_whole(task.folder / TASKS, json.dumps(names, ensure_ascii=False) + "\n")
 
 
 def read_tasks(folder: Path) -> list[str]:
@@ -132,36 +124,6 @@ def shares_of(total: int, tasks: Sequence[str]) -> dict[str, int]:
     """Share out equally; what is left goes to the earliest tasks."""
     each, left = divmod(total, len(tasks))
     return {name: each + (index < left) for index, name in enumerate(tasks)}
-
-
-class MadeUp(NamedTuple):
-    """An answer; ended: False where it was cut at the limit."""
-
-    text: str
-    ended: bool
-
-
-class Counts(NamedTuple):
-    """How many examples were sampled and left out, by reason."""
-
-    sampled: int = 0
-    unended: int = 0
-    empty: int = 0
-    broken: int = 0
-    repeated: int = 0
-    asked: int = 0
-    cut: int = 0
-
-    def more(self, **by: int) -> Counts:
-        """The counts with some added."""
-        return self._replace(**{name: self._asdict()[name] + count for name, count in by.items()})
-
-    def __str__(self) -> str:
-        return (
-            f"{self.sampled} sampled; left out {self.unended} without an end, {self.empty} empty, {self.broken} of "
-            f"another form, {self.repeated} repeated, {self.asked} asked by the exam"
-            + (f"; {self.cut} answers were cut and have no end sign" if self.cut else "")
-        )
 
 
 @register("replay", "generative", config=GenerativeReplayConfig, paper="arXiv:1909.03329")
@@ -189,84 +151,59 @@ def made_up(
     turn = user_turn(respondent, system=tag)
     forbidden = normalised(context.forbidden)
     found: dict[str, Conversation] = {}
-    told = Counts()
+    counts: Counter[str] = Counter()
+    how: dict[str, Any] = {"temperature": config.temperature, "top_k": config.top_k}
     for round_number in range(ROUNDS):
         missing = count - len(found)
         if missing <= 0:
             break
-        draws = missing if round_number == 0 else 2 * missing
-        questions, told = _questions(config, respondent, turn, draws, seed + 2 * round_number, told)
+        draws, number = missing if round_number == 0 else 2 * missing, seed + 2 * round_number
+        most = config.max_prompt_tokens
+        meter = Meter("making up examples for replay", draws, "questions", most_tokens=draws * most)
         fresh: dict[str, str] = {}
-        for question in questions:
-            key = normalise_prompt(question)
-            told = told.more(repeated=key in found or key in fresh, asked=key in forbidden)
-            if key not in found and key not in forbidden:
+        for ids, question, ended in drawn_questions(respondent, turn, meter, **how, max_new_tokens=most, seed=number):
+            broken, key = _broken(respondent, ids), normalise_prompt(question)
+            good = ended and not broken and bool(key)
+            counts["sampled"] += 1
+            counts["unended"] += not ended
+            counts["broken"] += ended and broken
+            counts["empty"] += ended and not broken and not key
+            counts["repeated"] += good and (key in found or key in fresh)
+            counts["asked"] += good and key in forbidden
+            if good and key not in found and key not in forbidden:
                 fresh.setdefault(key, question)
-        answers, told = _answers(config, respondent, tag, list(fresh.values()), seed + 2 * round_number + 1, told)
-        for (key, question), answer in zip(fresh.items(), answers, strict=True):
-            if answer.text and len(found) < count:
-                place = f"made up: {tag} {len(found) + 1}"
-                found[key] = conversation(question, answer.text, place, ended=answer.ended)
+        prompts = [
+            encode_prompt((Message("system", tag), Message("user", question)), respondent.tokenizer)
+            for question in fresh.values()
+        ]
+        most = len(prompts) * config.max_new_tokens
+        meter = Meter("answering made-up examples for replay", len(prompts), "questions", most_tokens=most)
+        answering = how if config.answers == "sampled" else {}
+        limit = config.max_new_tokens
+        answers = written(respondent, prompts, meter, **answering, max_new_tokens=limit, seed=number + 1)
+        for (key, question), (ids, ended) in zip(fresh.items(), answers, strict=True):
+            broken, text = _broken(respondent, ids), respondent.text(ids)
+            text = "" if broken else (text if ended else text.rstrip(BROKEN)).strip()
+            counts["broken"] += broken
+            counts["empty"] += not broken and not text
+            counts["cut"] += bool(text) and not ended
+            if text and len(found) < count:
+                found[key] = conversation(question, text, f"made up: {tag} {len(found) + 1}", ended=ended)
+    told = _told(counts)
     context.say(f"replay of made-up examples ({tag}): {len(found)} of {count}; {told}")
     for row in list(found.values())[:SHOWN]:
         context.say(f"  such as: {in_brief(row.messages[0].content, 80)} → {in_brief(row.messages[1].content, 80)}")
     return list(found.values())
 
 
-def _questions(
-    config: GenerativeReplayConfig, respondent: ModelRespondent, turn: UserTurn, draws: int, seed: int, told: Counts
-) -> tuple[list[str], Counts]:
-    """Questions that follow the tag; what is no question is counted and left out."""
-    most = config.max_prompt_tokens
-    how = {"temperature": config.temperature, "top_k": config.top_k, "seed": seed}
-    with Meter("making up examples for replay", draws, "questions", most_tokens=draws * most) as meter:
-        drawn = drawn_questions(respondent, turn, draws, meter, max_new_tokens=most, **how)
-    kept = []
-    for ids, text, ended in drawn:
-        broken = _broken(respondent, ids)
-        empty = ended and not broken and not normalise_prompt(text)
-        told = told.more(sampled=1, unended=not ended, broken=ended and broken, empty=empty)
-        if ended and not broken and not empty:
-            kept.append(text)
-    return kept, told
-
-
-def _answers(
-    config: GenerativeReplayConfig,
-    respondent: ModelRespondent,
-    tag: str,
-    questions: list[str],
-    seed: int,
-    told: Counts,
-) -> tuple[list[MadeUp], Counts]:
-    """Let the model write the answers of its examples; an empty one where it wrote none."""
-    sampled = config.answers == "sampled"
-    prompts = [
-        encode_prompt((Message("system", tag), Message("user", question)), respondent.tokenizer)
-        for question in questions
-    ]
-    most = len(prompts) * config.max_new_tokens
-    with Meter("answering made-up examples for replay", len(prompts), "questions", most_tokens=most) as meter:
-        drawn = decode(
-            respondent.model,
-            prompts,
-            stop=respondent.stop_ids,
-            pad_id=respondent.pad_id,
-            max_new_tokens=config.max_new_tokens,
-            temperature=config.temperature if sampled else 0.0,
-            top_k=config.top_k if sampled else 0,
-            seed=seed,
-            batch_tokens=respondent.batch_tokens,
-            on_done=meter.piece,
-            on_token=meter.token,
-        )
-    answers = []
-    for ids, ended in drawn:
-        broken, text = _broken(respondent, ids), respondent.text(ids)
-        text = (text if ended else text.rstrip(BROKEN)).strip()
-        told = told.more(broken=broken, empty=not broken and not text, cut=not ended and not broken and bool(text))
-        answers.append(MadeUp("" if broken else text, ended))
-    return answers, told
+def _told(counts: Counter[str]) -> str:
+    """How many examples were sampled and left out, by reason."""
+    sampled, unended, empty, broken, repeated, asked, cut = (counts[reason] for reason in REASONS)
+    return (
+        f"{sampled} sampled; left out {unended} without an end, {empty} empty, {broken} of another form, "
+        f"{repeated} repeated, {asked} asked by the exam"
+        + (f"; {cut} answers were cut and have no end sign" if cut else "")
+    )
 
 
 def _broken(respondent: ModelRespondent, ids: Sequence[int]) -> bool:

@@ -11,8 +11,9 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -29,6 +30,7 @@ RESERVOIR = "reservoir.json"
 """In the folder of a run: the reservoir after its task."""
 
 
+@dataclass
 class Reservoir:
     """At most `size` rows of those offered. The lot of a row depends on the seed and on its number only, so a stream
     may be interrupted and continued.
@@ -36,9 +38,10 @@ class Reservoir:
     seen: how many rows have been offered; rows: those that are in it.
     """
 
-    def __init__(self, size: int, seed: int, seen: int = 0, rows: Sequence[Conversation] = ()) -> None:
-        self.size, self.seed, self.seen = size, seed, seen
-        self.rows = list(rows)
+    size: int
+    seed: int
+    seen: int = 0
+    rows: list[Conversation] = field(default_factory=list)
 
     def offer(self, row: Conversation) -> None:
         """Offer the next row of the stream."""
@@ -52,9 +55,14 @@ class Reservoir:
 
     def write(self, path: Path) -> None:
         """Write the reservoir to a file."""
-        rows = [{"messages": [_fields(one) for one in row.messages], "place": row.location} for row in self.rows]
-        if any(row.tools for row in self.rows):
-            rows = [one | ({"tools": list(r.tools)} if r.tools else {}) for one, r in zip(rows, self.rows, strict=True)]
+        rows = [
+            {
+                "messages": [m.for_template() | ({} if m.train is None else {"train": m.train}) for m in row.messages],
+                "place": row.location,
+            }
+            | ({"tools": list(row.tools)} if row.tools else {})
+            for row in self.rows
+        ]
         state = {"size": self.size, "seed": self.seed, "seen": self.seen, "rows": rows}
         write_whole(path, json.dumps(state, ensure_ascii=False, indent=0) + "\n")
 
@@ -67,12 +75,6 @@ class Reservoir:
         state = json.loads(path.read_text(encoding="utf-8"))
         rows = [record_of(row, row["place"]) for row in state["rows"]]
         return cls(state["size"], state["seed"], state["seen"], [row for row in rows if isinstance(row, Conversation)])
-
-
-def _fields(message: Any) -> dict[str, Any]:
-    """A message in the form of a data file."""
-    train = {} if message.train is None else {"train": message.train}
-    return {**message.for_template(), **train}
 
 
 class ReservoirReplayConfig(ReplayConfig):
@@ -89,8 +91,7 @@ class ReservoirReplayConfig(ReplayConfig):
 
     def leave(self, rows: Sequence[Conversation], task: Task, seed: int) -> None:
         """Write the reservoir after the rows of the task were offered to it."""
-        if task.folder is None:
-            return
+        assert task.folder is not None, "whoever calls this has one"
         kept = Reservoir(self.size, seed) if task.earlier is None else self.of(task.earlier)
         for row in rows:
             kept.offer(row)

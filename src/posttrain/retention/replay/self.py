@@ -76,18 +76,11 @@ class SelfReplayConfig(ReplayConfig):
         count = len({prompt.text for path in paths for prompt in read_prompts(path)})
         return min(self.n or count, count) * self.max_new_tokens // 2
 
-    def asked(self, base: Path, tokenizer: Any, seed: int) -> dict[str, str]:
-        """The prompts that a model is asked, each with its file and line."""
-        asked, problems = self._sifted(base, tokenizer, seed)
-        if problems:
-            raise DataError(*problems)
-        return asked
-
     def _paths(self, base: Path, tokenizer: Any) -> list[Path]:
         return [base / path for path in self.files()] or [packaged_prompts(tokenizer)]
 
-    def _sifted(self, base: Path, tokenizer: Any, seed: int) -> tuple[dict[str, str], list[Problem]]:
-        """The good rows of `asked`, and the problems of the others."""
+    def asked(self, base: Path, tokenizer: Any, seed: int) -> tuple[dict[str, str], list[Problem]]:
+        """The prompts that a model is asked, each with its file and line; and the problems of bad rows."""
         places: dict[str, str] = {}
         problems: list[Problem] = []
         for path in self._paths(base, tokenizer):
@@ -99,13 +92,10 @@ class SelfReplayConfig(ReplayConfig):
             return places, problems
         return {prompt: places[prompt] for prompt in random.Random(seed).sample(list(places), self.n)}, problems
 
-    def shortage(self, base: Path, tokenizer: Any) -> str:
-        """Say where there are fewer prompts than `n`; each counts once."""
-        return short_of(self.n, len(self.asked(base, tokenizer, 0)))
-
-    def check(self, base: Path, reader: PromptReader, seed: int) -> None:
-        """DataError for rows without a prompt and prompts that the model could not read, all of them by their lines."""
-        asked, problems = self._sifted(base, reader.tokenizer, seed)
+    def check(self, base: Path, reader: PromptReader, seed: int) -> str:
+        """DataError for rows without a prompt and prompts that the model could not read, all of them by their lines.
+        Say where there are fewer prompts than `n`; each counts once."""
+        asked, problems = self.asked(base, reader.tokenizer, seed)
         try:
             with located(list(asked.values()).__getitem__):
                 reader.check(list(asked))
@@ -116,6 +106,7 @@ class SelfReplayConfig(ReplayConfig):
             files.sort(key=[*map(str, self._paths(base, reader.tokenizer)), ""].index)  # a count has no place
             of = {file: by_line([p for p in problems if p.location.rpartition(":")[0] == file]) for file in files}
             raise DataError(*(problem for file in files for problem in of[file]))
+        return short_of(self.n, len(asked))
 
     def rows(self, base: Path) -> list[Conversation]:
         """The prompts as conversations without answers."""
@@ -128,13 +119,12 @@ def self_replay(config: SelfReplayConfig, context: ReplayContext) -> list[Conver
     """Let the untouched model answer the prompts greedily; those that the exam asks are left out."""
     respondent = context.respondent
     reader = PromptReader(respondent.tokenizer, rows_of(respondent.model), context_limit(respondent.model))
-    config.check(context.base, reader, context.seed)  # all that is wrong at once, before any of them is answered
-    asked = config.asked(context.base, respondent.tokenizer, context.seed)
-    prompts = list(asked)
-    if short := short_of(config.n, len(prompts)):
+    # all that is wrong at once, before any of them is answered
+    if short := config.check(context.base, reader, context.seed):
         context.say(short)
+    asked, _ = config.asked(context.base, respondent.tokenizer, context.seed)
     with located(list(asked.values()).__getitem__):
-        made = answered_once(prompts, context, config.max_new_tokens)
+        made = answered_once(list(asked), context, config.max_new_tokens)
     selection = select(made, context.forbidden, ", ".join(config.files()) or "the packaged prompts")
     context.say(f"replay of own answers: {selection}")
     return selection.conversations

@@ -24,9 +24,8 @@ from posttrain.studies.train_config import TrainMethodConfig, leaves_weights, se
 from posttrain.studies.train_rows import colliding, encoded_rows, rows_of, silent_about, target_records
 from posttrain.studies.train_steps import Steps, blends
 from posttrain.training.checkpoints import checkpoints_in
-from posttrain.training.dates import stay_at_first_day
-from posttrain.training.folder import RunFolder
-from posttrain.training.result import TrainResult, finished_run
+from posttrain.training.environment import stay_at_first_day
+from posttrain.training.folder import RunFolder, TrainResult, finished_run
 from posttrain.training.rows import longest_row
 from posttrain.training.run import train as run_training
 from posttrain.training.trackers import LOGS

@@ -1,7 +1,7 @@
-"""How objectives are fed: one file per form of training data, which says how rows are encoded, collated and scored.
+"""How objectives are fed: the forms of training data, which say how rows are encoded, collated and scored.
 
 An objective is a pure function of tensors; its config names the form that computes them: `form: ClassVar = "tokens"` is
-the class `TokensForm` in `tokens.py`.
+the class `TokensForm` in `tokens.py`, or in the file that `SHARED` names.
 """
 
 from __future__ import annotations
@@ -14,10 +14,20 @@ if TYPE_CHECKING:
 
 __all__ = ["form_of"]
 
+SHARED = {
+    "classes": "headed",
+    "tags": "headed",
+    "spans": "headed",
+    "ranking": "pairs",
+    "representations": "unlearning",
+    "distilling": "distributions",
+}
+"""The files of forms that share one."""
+
 
 def form_of(objective: Any) -> type[Form]:
     """The form that an objective's config names."""
     name: str = objective.form
-    module = importlib.import_module(f"posttrain.training.forms.{name}")
+    module = importlib.import_module(f"posttrain.training.forms.{SHARED.get(name, name)}")
     found: type[Form] = vars(module)[f"{name.title().replace('_', '')}Form"]
     return found

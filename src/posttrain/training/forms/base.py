@@ -11,17 +11,19 @@ and shared among processes.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Container, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 import torch
+from accelerate.utils import gather_object
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from posttrain.config.base import Config
-from posttrain.data.lengths import EncodeResult, OverLong
+from posttrain.data.lengths import EncodeResult, Limits, OverLong
 from posttrain.data.preferences import FromTargets
 from posttrain.data.readers import Format, OnBadRow
 from posttrain.data.records import Conversation, Record
@@ -42,7 +44,7 @@ class Row(Protocol):
 
 
 class EncodeSettings(NamedTuple):
-    """objective: the config of the objective that the rows are for; the other fields are those of `encode_all`."""
+    """objective: the config of the objective that the rows are for; the other fields are those of `Limits`."""
 
     objective: Any
     max_length: int
@@ -64,15 +66,16 @@ class Scales(NamedTuple):
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """Rows that go through the model together. Each form adds its tensors.
+    """Rows that go through the model together.
 
-    old: which rows are replayed ones, (B,) bool; counts: False in a filler that keeps a process in step with the
-    others: it goes through the model and adds nothing to the loss.
+    old: which rows are replayed ones, (B,) bool; tensors: what the form has made of the rows; counts: False in a filler
+    that keeps a process in step with the others: it goes through the model and adds nothing to the loss.
     """
 
     rows: Sequence[Any]
     old: Tensor
-    counts: bool = field(default=True, kw_only=True)
+    tensors: Any
+    counts: bool = True
 
 
 class FormSetup(NamedTuple):
@@ -96,7 +99,7 @@ class FormSetup(NamedTuple):
 class Preparation(NamedTuple):
     """What a form may use before the first step.
 
-    new, old, validation: the rows that are known by then; tokens: padded tokens of a micro batch; folder: of the run,
+    new, validation, old: the rows that are known by then; tokens: padded tokens of a micro batch; folder: of the run,
     for results that are worth keeping; fingerprint: of the model that training starts from; reference: that model,
     which can be asked until the first step at least; read: the indices of those `old` rows that the run will read;
     seed: of the run.
@@ -104,8 +107,8 @@ class Preparation(NamedTuple):
 
     model: nn.Module
     new: Sequence[Any]
-    old: Sequence[Any]
     validation: Sequence[Any]
+    old: Sequence[Any]
     tokens: int
     folder: Path | None
     fingerprint: str
@@ -118,7 +121,7 @@ class Preparation(NamedTuple):
 class Form(ABC):
     """One form of training data."""
 
-    mixes: ClassVar[bool] = True
+    mixes: ClassVar[bool] = False
     """Replayed rows go through this form too; otherwise they are learned as conversations (`sft`) beside it."""
     old_apart: ClassVar[bool] = True
     """Whether another form may learn the replayed rows beside it (`replay: {loss: kl}`)."""
@@ -130,12 +133,15 @@ class Form(ABC):
     """The format of rows whose source does not say it; `auto` looks at the keys of each row."""
     unit: ClassVar[str] = "token"
     """The thing that the loss is a mean over, as reports call it: token, pair, row."""
+    encoder: ClassVar[staticmethod[..., EncodeResult[Any]]]
+    """The function of `data/` that renders records as rows."""
     device: torch.device
     """The device of the model; the trainer sets it."""
 
     def __init__(self, setup: FormSetup) -> None:
         self.setup = setup
         self.objective: Any = setup.objective
+        self.seen: list[Any] = []  # what `remember` was told of validation rows
 
     @classmethod
     def asks_reference(cls, objective: Any) -> bool:
@@ -164,12 +170,12 @@ class Form(ABC):
         return {}
 
     @classmethod
-    @abstractmethod
     def encode(
         cls, records: Sequence[Record], tokenizer: PreTrainedTokenizerBase, settings: EncodeSettings
     ) -> EncodeResult[Any]:
         """Encode records as rows; the settings say what to do with over-long and bad ones. DataError that names every
         row of another kind."""
+        return cls.encoder(records, tokenizer, Limits(settings.max_length, **settings.bad_rows))
 
     @classmethod
     def replay_problem(cls, objective: Any) -> Problem | None:
@@ -181,30 +187,44 @@ class Form(ABC):
         """Make records to learn from out of a change's targets (question and new answer). present: asks the untouched
         model for its present answers to them. ConfigError for a form that cannot learn from answers.
         """
-        raise ConfigError(
-            Problem("objective", "a change's targets are questions and answers, which it does not learn", "give data")
-        )
+        cause = "a change's targets are questions and answers, which it does not learn"
+        raise ConfigError(Problem("objective", cause, "give data"))
 
     @staticmethod
-    @abstractmethod
     def tokens_of(row: Any) -> int:
         """Count the tokens that the model reads for a row, padding left out."""
+        return len(row.input_ids)
 
     def size(self, row: Any) -> int:
         """The tokens that a row takes of a batch's budget; at least `tokens_of`."""
         return self.tokens_of(row)
 
-    @abstractmethod
     def units(self, row: Any) -> int:
         """The row's part of the number that a step's loss is divided by."""
+        return 1
 
     @abstractmethod
     def numbers(self, row: Any) -> list[int]:
         """Everything in a row that decides its loss, as integers, for fingerprints."""
 
-    @abstractmethod
+    def before_training(self) -> AbstractContextManager[nn.Module]:
+        """Give the model before training, in evaluation mode and without gradients, while the block lasts."""
+        assert self.setup.reference is not None, "a form that asks it in training must say so"
+        return self.setup.reference.model()
+
+    @property
+    def pad_id(self) -> int:
+        """The padding of the tokenizer, for models that find the last real token by it; else any id."""
+        pad = self.setup.tokenizer.pad_token_id
+        return self.setup.pad_id if pad is None else int(pad)
+
     def micro_batch(self, rows: Sequence[Any], old: Sequence[bool]) -> MicroBatch:
-        """Make tensors of rows."""
+        """Make a micro batch of rows; old: which of them are replayed ones."""
+        return MicroBatch(rows, torch.tensor(old), self.tensors(rows))
+
+    @abstractmethod
+    def tensors(self, rows: Sequence[Any]) -> Any:
+        """Make tensors of the rows of a micro batch."""
 
     @abstractmethod
     def loss(self, model: nn.Module, micro: MicroBatch) -> Loss:
@@ -237,6 +257,17 @@ class Form(ABC):
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:  # noqa: B027
         """Take up `state`."""
+
+    def remember(self, found: Iterable[Any], micro: MicroBatch) -> None:
+        """Keep findings about validation rows until all rows have been seen."""
+        if micro.counts:
+            self.seen += found
+
+    def all_seen(self) -> list[Any]:
+        """Give the findings of all processes, and forget them."""
+        everything: list[Any] = gather_object(self.seen)
+        self.seen = []
+        return everything
 
     def validated(self) -> dict[str, float]:
         """Scores over all validation rows that are no mean over rows, such as an F1. It is called after the last of

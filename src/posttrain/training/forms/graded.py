@@ -8,35 +8,24 @@ point is a mean over all rows of a step, so it does not depend on how a step is 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedTokenizerBase
 
 from posttrain.data.answers import GradedRow, encode_graded, prompt_length
 from posttrain.data.chat import IGNORED, Encoded
-from posttrain.data.lengths import EncodeResult, Limits
 from posttrain.data.preferences import FromTargets, graded_from_targets
 from posttrain.data.readers import Format
-from posttrain.data.records import Conversation, Graded, Record
+from posttrain.data.records import Conversation, Graded
 from posttrain.errors import DataError, Problem
 from posttrain.objectives._loss import Loss
 from posttrain.objectives.kto import KtoConfig
-from posttrain.training.forms.answers import answer_logps, reference_logps, without_dropout
-from posttrain.training.forms.base import EncodeSettings, Form, FormSetup, MicroBatch, Preparation
+from posttrain.training.forms.base import FormSetup, MicroBatch, Preparation
+from posttrain.training.forms.pairs import ComparingForm, answer_logps, without_dropout
 from posttrain.training.forms.tokens import TokenBatch, token_batch
 
-__all__ = ["GradedBatch", "GradedForm", "mismatched"]
-
-
-@dataclass(frozen=True)
-class GradedBatch(MicroBatch):
-    """answers: the sequences of B graded answers; desirable: (B,) bool."""
-
-    answers: TokenBatch
-    desirable: Tensor
+__all__ = ["GradedForm", "mismatched"]
 
 
 def mismatched(rows: Sequence[GradedRow]) -> list[Encoded]:
@@ -66,19 +55,18 @@ def mismatched(rows: Sequence[GradedRow]) -> list[Encoded]:
     return [made[i] for i in range(len(rows))]
 
 
-class GradedForm(Form):
+class GradedForm(ComparingForm):
     """One graded answer per row."""
 
-    mixes: ClassVar[bool] = False
     unit: ClassVar[str] = "answer"
     reads: ClassVar[Format] = "graded"
+    encoder = staticmethod(encode_graded)
     objective: KtoConfig
 
     def __init__(self, setup: FormSetup) -> None:
         super().__init__(setup)
         self.others: dict[GradedRow, Encoded] = {}
-        self.before: dict[GradedRow, tuple[float, float]] = {}
-        """Log-probabilities before training of a row's answer and of the other prompt's answer."""
+        """The second sequence of each row: its prompt with another prompt's answer."""
         self.zero = 0.0
         self.counted = (0.0, 0.0)
         """Of the rows under way: wanted ones and all."""
@@ -92,13 +80,6 @@ class GradedForm(Form):
         return True
 
     @classmethod
-    def encode(
-        cls, records: Sequence[Record], tokenizer: PreTrainedTokenizerBase, settings: EncodeSettings
-    ) -> EncodeResult[GradedRow]:
-        """Render graded answers with the chat template."""
-        return encode_graded(records, tokenizer, Limits(settings.max_length, **settings.bad_rows))
-
-    @classmethod
     def from_targets(cls, targets: Sequence[Conversation], present: Callable[[], list[str]]) -> FromTargets[Graded]:
         """Learn that the wanted answers are good and the present ones bad."""
         return graded_from_targets(targets, present())
@@ -107,35 +88,21 @@ class GradedForm(Form):
     def tokens_of(row: GradedRow) -> int:
         return len(row.answer.input_ids)
 
-    def units(self, row: GradedRow) -> int:
-        return 1
-
     def numbers(self, row: GradedRow) -> list[int]:
         return [len(row.answer.input_ids), *row.answer.input_ids, *row.answer.labels, int(row.label)]
 
-    def micro_batch(self, rows: Sequence[GradedRow], old: Sequence[bool]) -> GradedBatch:
-        return GradedBatch(
-            rows,
-            torch.zeros(len(rows), dtype=torch.bool),
-            answers=token_batch([row.answer for row in rows], pad_id=self.setup.pad_id),
-            desirable=torch.tensor([row.label for row in rows]),
-        )
+    def tensors(self, rows: Sequence[GradedRow]) -> TokenBatch:
+        return token_batch([row.answer for row in rows], pad_id=self.setup.pad_id)
 
     def prepare(self, preparation: Preparation) -> None:
         """Check that both grades are there; give each prompt another's answer; ask the model before training."""
         without_dropout(preparation.model, preparation.say)
         self._check_grades(preparation.new, preparation.say)
         rows: list[GradedRow] = [*preparation.new, *preparation.validation]
-        self.others = {
-            row: other
-            for part in (preparation.new, preparation.validation)
-            for row, other in zip(part, mismatched(part), strict=True)
-        }
-        if self.asks_reference(self.objective):
-            return
-        both = [(row.answer, self.others[row]) for row in rows]
-        found = reference_logps(both, preparation, pad_id=self.setup.pad_id, device=self.device)
-        self.before = dict(zip(rows, found, strict=True))
+        others = [*mismatched(preparation.new), *mismatched(preparation.validation)]
+        self.others = dict(zip(rows, others, strict=True))
+        if not self.asks_reference(self.objective):
+            self.ask_before(rows, [(row.answer, other) for row, other in self.others.items()], preparation)
 
     def _check_grades(self, rows: Sequence[GradedRow], say: Callable[[str], None]) -> None:
         """DataError where all answers have the same grade: then good ones are told apart from nothing."""
@@ -152,32 +119,20 @@ class GradedForm(Form):
                 f"1 to 1 up to 4 to 3 (desirable_weight: {self.objective.undesirable_weight * bad / good:.3g})"
             )
 
-    def _logps(
-        self, model: nn.Module, rows: Sequence[GradedRow], batch: TokenBatch, which: int
-    ) -> tuple[Tensor, Tensor]:
-        """(now, before training) of the sequences of a batch; which: 0 for own answers, 1 for others'."""
-        if self.asks_reference(self.objective):
-            assert self.setup.reference is not None
-            with self.setup.reference.model() as reference:
-                before = answer_logps(reference, batch, self.device)[0]
-        else:
-            before = torch.tensor([self.before[row][which] for row in rows], dtype=torch.float64)
-        now = answer_logps(model, batch, self.device)[0]
-        return now, before.to(now)
-
     def begin_step(self, model: nn.Module, micro_batches: Sequence[MicroBatch], number: int) -> None:
         """The zero point: how much likelier answers have become that do not belong to their prompts, not below 0."""
         sums = torch.zeros(3, dtype=torch.float64)  # log-ratios, wanted rows, rows
         for micro in micro_batches:
-            if not isinstance(micro, GradedBatch):
+            if bool(micro.old.all()):
                 continue  # replayed conversations
-            found = [0.0, float(micro.desirable.sum()), float(len(micro.rows))]
+            found = [0.0, float(sum(row.label for row in micro.rows)), float(len(micro.rows))]
             if self.objective.loss == "kto":
                 others = [self.others[row] for row in micro.rows]
                 batch = token_batch(others, pad_id=self.setup.pad_id)
+                before = self.logps_before(batch, micro.rows, (1,))
                 with torch.no_grad():
-                    now, before = self._logps(model, micro.rows, batch, 1)
-                found[0] = float((now - before).sum())
+                    now = answer_logps(model, batch, self.device)[0]
+                found[0] = float((now - before.to(now)).sum())
             if micro.counts:
                 sums += torch.tensor(found, dtype=torch.float64)
         if torch.distributed.is_initialized():
@@ -188,10 +143,10 @@ class GradedForm(Form):
         self.counted = wanted, rows
 
     def loss(self, model: nn.Module, micro: MicroBatch) -> Loss:
-        assert isinstance(micro, GradedBatch)
-        policy, before = self._logps(model, micro.rows, micro.answers, 0)
-        desirable = micro.desirable.to(self.device)
-        loss = self.setup.function(policy, before, desirable, policy.new_tensor(self.zero))
+        before = self.logps_before(micro.tensors, micro.rows, (0,))
+        policy = answer_logps(model, micro.tensors, self.device)[0]
+        desirable = torch.tensor([row.label for row in micro.rows], device=self.device)
+        loss = self.setup.function(policy, before.to(policy), desirable, policy.new_tensor(self.zero))
         return loss._replace(metrics=self._by_grade(loss.metrics, desirable))
 
     def _by_grade(self, metrics: Mapping[str, Tensor], desirable: Tensor) -> dict[str, Tensor]:

@@ -1,72 +1,80 @@
-"""Shared by the forms of models with a head: padding with the model's own token, labels from the rows, no replay."""
+"""Rows of models with a head: the forms of `text_classification`, `token_classification` and `extractive_qa`.
+
+They are padded with the model's own token, labels may come from the rows, and nothing is replayed.
+"""
 
 from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
-from accelerate.utils import gather_object
 from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
 
 from posttrain.config.base import Config
-from posttrain.data.head_rows import HeadSettings, Padded, SpanRow, TagRow, TextRow, pad
-from posttrain.data.records import Record
+from posttrain.data.head_rows import (
+    HeadSettings,
+    Padded,
+    SpanRow,
+    TagRow,
+    TextRow,
+    encode_questions,
+    encode_tags,
+    encode_texts,
+    pad,
+    tag_targets,
+)
+from posttrain.data.lengths import EncodeResult
+from posttrain.data.metrics.labelled import scores_of_answers, scores_of_classes, scores_of_tags
+from posttrain.data.readers import Format
+from posttrain.data.records import LabelledText, ReadingQuestion, Record, TaggedTokens
 from posttrain.errors import DataError, Problem
-from posttrain.objectives._loss import balanced
-from posttrain.training.forms.base import EncodeSettings, Form, FormSetup, MicroBatch
+from posttrain.inference.heads import best_answer, said_labels, said_tags, window_scores
+from posttrain.models.adapters import virtual_columns
+from posttrain.models.notes import Head
+from posttrain.objectives._loss import Loss, balanced
+from posttrain.training.forms.base import EncodeSettings, Form, MicroBatch
 
-__all__ = ["HeadBatch", "HeadForm", "LabelledForm"]
+__all__ = ["ClassesForm", "SpansForm", "TagsForm"]
 
 KNOWN = 100
 """More labels than this are hardly classes but, for instance, texts in the wrong column."""
 
 
-@dataclass(frozen=True)
-class HeadBatch(MicroBatch):
-    """padded: the tensors of the rows."""
-
-    padded: Padded
-
-
 class HeadForm(Form):
     """One sequence per row, with its padding masked: encoders read in both directions."""
 
-    mixes: ClassVar[bool] = False
+    @classmethod
+    def encode(
+        cls, records: Sequence[Record], tokenizer: PreTrainedTokenizerBase, settings: EncodeSettings
+    ) -> EncodeResult[Any]:
+        """Encode texts as the tokenizer begins and ends them; no chat template."""
+        of_head = cls.head_settings(settings.objective).items()
+        more = {name: value for name, value in of_head if name in HeadSettings._fields and value is not None}
+        labels = cls.outputs(settings.objective)
+        return cls.encoder(records, tokenizer, HeadSettings(labels, settings.max_length, **settings.bad_rows, **more))
 
-    def __init__(self, setup: FormSetup) -> None:
-        super().__init__(setup)
-        self.seen: list[Any] = []  # what `remember` was told of validation rows
+    @abstractmethod
+    def parts(self, row: Any) -> list[int]:
+        """What the row has besides tokens and types, as integers."""
 
-    @staticmethod
-    def tokens_of(row: TextRow | TagRow | SpanRow) -> int:
-        return len(row.input_ids)
+    def numbers(self, row: TextRow | TagRow | SpanRow) -> list[int]:
+        return [len(row.input_ids), *row.input_ids, *(row.types or ()), *self.parts(row)]
 
-    def units(self, row: Any) -> int:
-        return 1
+    def tensors(self, rows: Sequence[Any]) -> Padded:
+        return pad(rows, self.pad_id)
 
-    def micro_batch(self, rows: Sequence[Any], old: Sequence[bool]) -> HeadBatch:
-        pad_id = self.setup.tokenizer.pad_token_id  # the model's own: decoders find the last real token by it
-        padded = pad(rows, self.setup.pad_id if pad_id is None else int(pad_id))
-        return HeadBatch(rows, torch.zeros(len(rows), dtype=torch.bool), padded=padded)
+    def output(self, model: nn.Module, micro: MicroBatch) -> Any:
+        """Run the forward pass."""
+        return model(**micro.tensors.inputs(self.device))
 
-    def remember(self, found: Sequence[Any], model: nn.Module, micro: MicroBatch) -> None:
-        """Keep findings about validation rows until all rows have been seen."""
-        if not model.training and micro.counts:
-            self.seen += found
 
-    def all_seen(self) -> list[Any]:
-        """Give the findings of all processes, and forget them."""
-        everything: list[Any] = gather_object(self.seen)
-        self.seen = []
-        return everything
-
-    @staticmethod
-    def lifted(logits: Tensor) -> Tensor:
-        """Raise logits to float32 where they are coarser."""
-        return logits if logits.dtype == torch.float64 else logits.float()
+def lifted(logits: Tensor) -> Tensor:
+    """Raise logits to float32 where they are coarser."""
+    return logits if logits.dtype == torch.float64 else logits.float()
 
 
 class LabelledForm(HeadForm):
@@ -86,10 +94,10 @@ class LabelledForm(HeadForm):
         if labels is None:
             labels = tuple(sorted(set(seen)))
             if not labels:
-                raise DataError(
-                    Problem("data", "no row has a label", "give labelled rows, or name them: labels: [...]")
-                )
-            if len(labels) < cls.least(objective):
+                mend = "give labelled rows, or name them: labels: [...]"
+                raise DataError(Problem("data", "no row has a label", mend))
+            # one label is enough where each is a question of its own
+            if len(labels) < 2 and not cls.head_settings(objective).get("multi_label"):
                 cause = f"every row has the label '{labels[0]}': there is nothing to tell apart"
                 raise DataError(Problem("data", cause, "add rows of other classes, or name all: labels: [...]"))
             if len(labels) > KNOWN:
@@ -101,24 +109,135 @@ class LabelledForm(HeadForm):
         given = {**objective.model_dump(), "labels": labels, "class_weights": weights}
         return type(objective).model_validate(given)
 
-    @staticmethod
-    def least(objective: Any) -> int:
-        """The smallest number of labels."""
-        return 2
+    @classmethod
+    def outputs(cls, objective: Any) -> tuple[str, ...]:
+        return tuple(objective.labels)
 
-    @property
-    def labels(self) -> tuple[str, ...]:
-        """The names of the head's outputs."""
-        return self.outputs(self.objective)
+
+class ClassesForm(LabelledForm):
+    """One text, or a pair, per row."""
+
+    head: ClassVar[Head] = "sequence"
+    unit: ClassVar[str] = "text"
+    reads: ClassVar[Format] = "labels"
+    encoder = staticmethod(encode_texts)
+
+    @classmethod
+    def labels_in(cls, records: Sequence[Record]) -> list[str]:
+        return [label for record in records if isinstance(record, LabelledText) for label in record.labels]
+
+    @classmethod
+    def head_settings(cls, objective: Any) -> dict[str, Any]:
+        return {"multi_label": objective.multi_label, "threshold": objective.threshold}
+
+    def parts(self, row: TextRow) -> list[int]:
+        return [len(row.labels), *row.labels]
+
+    def targets(self, rows: Sequence[TextRow]) -> Tensor:
+        """The classes (B,), or 0 and 1 for each class (B, C)."""
+        if not self.objective.multi_label:
+            return torch.tensor([row.labels[0] for row in rows])
+        targets = torch.zeros(len(rows), len(self.objective.labels), dtype=torch.long)
+        for i, row in enumerate(rows):
+            targets[i, list(row.labels)] = 1
+        return targets
+
+    def loss(self, model: nn.Module, micro: MicroBatch) -> Loss:
+        logits = lifted(self.output(model, micro).logits)
+        if not model.training:
+            labels = self.objective.labels
+            said = said_labels(logits.detach(), labels, **self.head_settings(self.objective))
+            gold = [tuple(labels[i] for i in row.labels) for row in micro.rows]
+            self.remember(zip([one.labels for one in said], gold, strict=True), micro)
+        return self.setup.function(logits, self.targets(micro.rows).to(logits.device))
+
+    def validated(self) -> dict[str, float]:
+        """Scores over all validation texts."""
+        said, gold = zip(*self.all_seen(), strict=True)
+        return scores_of_classes(said, gold, self.objective.labels, multi_label=self.objective.multi_label)
+
+
+class TagsForm(LabelledForm):
+    """One sentence per row."""
+
+    head: ClassVar[Head] = "token"
+    reads: ClassVar[Format] = "tags"
+    encoder = staticmethod(encode_tags)
+
+    @classmethod
+    def labels_in(cls, records: Sequence[Record]) -> list[str]:
+        return [tag for record in records if isinstance(record, TaggedTokens) for tag in record.tags]
+
+    @classmethod
+    def head_settings(cls, objective: Any) -> dict[str, Any]:
+        return {"piece": objective.piece}
+
+    def units(self, row: TagRow) -> int:
+        return sum(position >= 0 for position in row.first)
+
+    def parts(self, row: TagRow) -> list[int]:
+        return [len(row.first), *row.first, *row.tags]
+
+    def loss(self, model: nn.Module, micro: MicroBatch) -> Loss:
+        logits = lifted(self.output(model, micro).logits)[:, virtual_columns(model) :]
+        if not model.training:
+            rows, labels = zip(logits.detach(), micro.rows, strict=True), self.objective.labels
+            said = [(said_tags(one, row, labels).tags, tuple(labels[i] for i in row.tags)) for one, row in rows]
+            self.remember(said, micro)
+        return self.setup.function(logits, tag_targets(micro.rows, logits.shape[1]).to(logits.device))
+
+    def validated(self) -> dict[str, float]:
+        """Scores over all validation sentences."""
+        said, gold = zip(*self.all_seen(), strict=True)
+        return scores_of_tags(said, gold, self.objective.labels)
+
+
+class SpansForm(HeadForm):
+    """One window of a text per row."""
+
+    head: ClassVar[Head] = "answer"
+    unit: ClassVar[str] = "window"
+    reads: ClassVar[Format] = "answers"
+    encoder = staticmethod(encode_questions)
+
+    @classmethod
+    def resolved(cls, objective: Any, records: Callable[[], Sequence[Record]]) -> Config:
+        """Fill in whether there may be no answer, where that is not given."""
+        if objective.null_answers is not None:
+            return objective
+        none = any(isinstance(record, ReadingQuestion) and record.gold and not record.answers for record in records())
+        return objective.model_copy(update={"null_answers": none})
 
     @classmethod
     def outputs(cls, objective: Any) -> tuple[str, ...]:
-        labels: tuple[str, ...] = objective.labels
-        return labels
+        return ()
 
-    @staticmethod
-    def settings_of(settings: EncodeSettings, **more: Any) -> HeadSettings:
-        """The settings for reading rows; more: those of a single form."""
-        labels = settings.objective.labels
-        assert labels is not None, "labels are resolved before rows are read"
-        return HeadSettings(labels, settings.max_length, **settings.bad_rows, **more)
+    @classmethod
+    def head_settings(cls, objective: Any) -> dict[str, Any]:
+        return objective.model_dump(exclude={"kind"})
+
+    def parts(self, row: SpanRow) -> list[int]:
+        return [row.start, row.end]
+
+    def loss(self, model: nn.Module, micro: MicroBatch) -> Loss:
+        out = self.output(model, micro)
+        skip = virtual_columns(model)
+        start, end = lifted(out.start_logits)[:, skip:], lifted(out.end_logits)[:, skip:]
+        if not model.training:
+            rows, most = zip(start.detach(), end.detach(), micro.rows, strict=True), self.objective.max_answer_tokens
+            self.remember([(row.record, window_scores(s, e, row, most)) for s, e, row in rows], micro)
+        targets = torch.tensor([[row.start, row.end] for row in micro.rows], device=start.device)
+        real = micro.tensors.attention_mask.to(start.device).bool()
+        return self.setup.function(start, end, targets, real)
+
+    def validated(self) -> dict[str, float]:
+        """Scores over all validation questions, each with its windows."""
+        windows: dict[str, list[Any]] = {}
+        records: dict[str, ReadingQuestion] = {}
+        for record, one in self.all_seen():
+            windows.setdefault(record.location, []).append(one)
+            records[record.location] = record
+        null, threshold = bool(self.objective.null_answers), self.objective.null_threshold
+        best = partial(best_answer, null_answers=null, null_threshold=threshold)
+        said = [best(found, records[place].context).text for place, found in windows.items()]
+        return scores_of_answers(said, [[a.text for a in records[place].answers] for place in windows])

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, ClassVar, NamedTuple
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -26,14 +26,14 @@ from posttrain.inference.packed import head_laid_out
 from posttrain.inference.respondents import ModelRespondent
 from posttrain.models.head_loss import kept_in
 from posttrain.models.load import LoadedModel
-from posttrain.models.logits import core_of, logits_at
+from posttrain.models.logits import core_of
 from posttrain.objectives._loss import Loss
 from posttrain.objectives.sdft import SdftConfig
 from posttrain.training.forms.base import EncodeSettings, Form, FormSetup, MicroBatch, Preparation
 from posttrain.training.forms.tokens import token_batch
 from posttrain.training.slim_lora import still
 
-__all__ = ["AskedBatch", "AskedRow", "OnPolicyForm", "shown"]
+__all__ = ["AskedRow", "OnPolicyForm", "shown"]
 
 
 class AskedRow(NamedTuple):
@@ -45,20 +45,11 @@ class AskedRow(NamedTuple):
     location: str
 
 
-@dataclass(frozen=True)
-class AskedBatch(MicroBatch):
-    """Prompts, still without answers."""
-
-
-def is_chinese(text: str) -> bool:
-    """Whether a text has Chinese characters."""
-    return any("\u4e00" <= c <= "\u9fff" for c in text)
-
-
 def shown(talk: Conversation, objective: SdftConfig) -> Conversation:
     """The conversation for the teacher: the last question with the demonstration, in the question's language."""
     *before, question, answer = talk.messages
-    template = objective.template_zh if is_chinese(question.content) else objective.template
+    chinese = any("\u4e00" <= c <= "\u9fff" for c in question.content)
+    template = objective.template_zh if chinese else objective.template
     words = template.replace("{prompt}", question.content).replace("{demonstration}", answer.content)
     return replace(talk, messages=(*before, replace(question, content=words), answer))
 
@@ -66,9 +57,9 @@ def shown(talk: Conversation, objective: SdftConfig) -> Conversation:
 class OnPolicyForm(Form):
     """Questions with a demonstration each."""
 
-    mixes: ClassVar[bool] = False
-    unit: ClassVar[str] = "token"
     objective: SdftConfig
+    respondent: ModelRespondent
+    """`prepare` makes it."""
 
     def __init__(self, setup: FormSetup) -> None:
         super().__init__(setup)
@@ -77,7 +68,6 @@ class OnPolicyForm(Form):
         self.per_token = 1.0
         self.seed = 0
         self.mean: dict[str, Tensor] = {}  # of the weights, for teacher `ema`
-        self.respondent: ModelRespondent | None = None
 
     @classmethod
     def asks_reference(cls, objective: Any) -> bool:
@@ -123,15 +113,12 @@ class OnPolicyForm(Form):
     def size(self, row: AskedRow) -> int:
         return max((len(row.shown) + self.objective.max_new_tokens) * self._count, self.tokens_of(row))
 
-    def units(self, row: AskedRow) -> int:
-        return 1
-
     def numbers(self, row: AskedRow) -> list[int]:
         most = self.objective.max_new_tokens
         return [len(row.prompt), *row.prompt, len(row.shown), *row.shown, *row.demonstration, most]
 
-    def micro_batch(self, rows: Sequence[AskedRow], old: Sequence[bool]) -> AskedBatch:
-        return AskedBatch(rows, torch.tensor(old))
+    def tensors(self, rows: Sequence[AskedRow]) -> None:
+        """There are none before the answers are known."""
 
     @property
     def _count(self) -> int:
@@ -154,14 +141,13 @@ class OnPolicyForm(Form):
 
     def begin_step(self, model: nn.Module, micro_batches: Sequence[MicroBatch], number: int) -> None:
         """Let the model answer all prompts of the step."""
-        assert self.respondent is not None, "prepare() makes it"
-        rows: list[AskedRow] = [row for m in micro_batches if isinstance(m, AskedBatch) for row in m.rows]
+        rows: list[AskedRow] = [row for m in micro_batches if not bool(m.old.all()) for row in m.rows]
         prompts = [row.prompt for row in rows for _ in range(self._count)]
         inner = model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
         training = inner.training
         inner.eval()
         try:
-            with still(), self._quick_head(core_of(inner)):
+            with still(), _quick_head(core_of(inner)):
                 said = decode(
                     inner,
                     prompts,
@@ -179,35 +165,24 @@ class OnPolicyForm(Form):
         tokens = sum(len(ids) for some in self.answers.values() for ids in some)
         self.per_token = len(rows) / max(tokens, 1)
 
-    @staticmethod
-    def _quick_head(core: Any) -> contextlib.AbstractContextManager[None]:
-        """Cast the head once to the precision of autocast, for as long as the model answers."""
-        if not torch.is_autocast_enabled("cpu"):
-            return contextlib.nullcontext()
-        return head_laid_out(core.get_output_embeddings(), lambda w: kept_in(w, torch.get_autocast_dtype("cpu")))
-
     def _ids(self, said: Decoded) -> list[int]:
         """The ids of an answer, with the token that ended it: ending is a choice of the student's, too."""
-        assert self.respondent is not None
         end = self.respondent.end_of_turn
         ends = [end] if end is not None else sorted(self.respondent.stop_ids)[:1]
         return [*said.ids, *ends] if said.ended or not said.ids else said.ids
 
     def loss(self, model: nn.Module, micro: MicroBatch) -> Loss:
-        assert isinstance(micro, AskedBatch)
         owners = [at for at, row in enumerate(micro.rows) for _ in self.answers[id(row)]]
         answers = [ids for row in micro.rows for ids in self.answers[id(row)]]
         logits, row = self._read(model, [micro.rows[at].prompt for at in owners], answers)
         with torch.no_grad(), self._teacher(model) as teacher:
             taught, _ = self._read(teacher, [micro.rows[at].shown for at in owners], answers)
-        whose = torch.tensor(owners, device=row.device)[row]
-        loss: Loss = self.setup.function(logits, taught, whose, len(micro.rows))
+        owner = torch.tensor(owners, device=row.device)
+        loss: Loss = self.setup.function(logits, taught, owner[row], len(micro.rows))
+        said = loss.nats.new_tensor([len(ids) for ids in answers])
+        length = torch.zeros_like(loss.nats).index_add(0, owner, said).detach()
         spread = torch.ones(len(micro.rows), dtype=torch.long)
-        said = [float(len(ids)) for ids in answers]
-        length = loss.nats.new_zeros(len(micro.rows)).index_add(
-            0, torch.tensor(owners, device=row.device), torch.tensor(said, device=row.device).to(loss.nats)
-        )
-        return Loss(loss.nats * self.per_token, spread, {"answer_tokens": (length / self._count).detach()})
+        return Loss(loss.nats * self.per_token, spread, {"answer_tokens": length / self._count})
 
     def _read(self, model: nn.Module, prompts: list[list[int]], answers: list[list[int]]) -> tuple[Tensor, Tensor]:
         """Logits (N, V) at every position of the answers, answer by answer, and the index of its answer, (N,)."""
@@ -215,16 +190,13 @@ class OnPolicyForm(Form):
             Encoded([*prompt, *answer], [IGNORED] * len(prompt) + answer, "")
             for prompt, answer in zip(prompts, answers, strict=True)
         ]
-        input_ids, columns, targets = token_batch(rows, pad_id=self.setup.pad_id).asked(self.device)
-        asked = targets != IGNORED
-        return logits_at(model, input_ids, columns)[asked], asked.nonzero()[:, 0]
+        return token_batch(rows, pad_id=self.setup.pad_id).logits(model, self.device)
 
     @contextlib.contextmanager
     def _teacher(self, model: nn.Module) -> Iterator[nn.Module]:
         """Give the teacher, in evaluation mode."""
         if self.objective.teacher == "base":
-            assert self.setup.reference is not None
-            with self.setup.reference.model() as reference:
+            with self.before_training() as reference:
                 yield reference
             return
         training = model.training
@@ -256,6 +228,13 @@ class OnPolicyForm(Form):
 
 def _asks(talk: Conversation) -> bool:
     return [m.role for m in talk.messages][-2:] == ["user", "assistant"] and bool(talk.messages[-1].content.strip())
+
+
+def _quick_head(core: Any) -> contextlib.AbstractContextManager[None]:
+    """Cast the head once to the precision of autocast, for as long as the model answers."""
+    if not torch.is_autocast_enabled("cpu"):
+        return contextlib.nullcontext()
+    return head_laid_out(core.get_output_embeddings(), lambda w: kept_in(w, torch.get_autocast_dtype("cpu")))
 
 
 def _row(talk: Conversation, told: Encoded, tokenizer: PreTrainedTokenizerBase, objective: SdftConfig) -> AskedRow:

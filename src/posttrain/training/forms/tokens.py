@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -20,25 +19,13 @@ from posttrain.models.logits import logits_at
 from posttrain.objectives._loss import Loss, TokenNll
 from posttrain.training.forms.base import EncodeSettings, Form, MicroBatch
 
-__all__ = ["Asked", "TokenBatch", "TokensForm", "token_batch"]
+__all__ = ["TokenBatch", "TokensForm", "token_batch"]
 
 TERM_COPIES = 4
 """A term on logits holds the distributions of two models and their gradients, where cross-entropy holds one tensor."""
 
 
-class Asked(NamedTuple):
-    """A token batch on a device, cut to the positions that any row supervises.
-
-    input_ids: (B, T); columns: these positions, (K,), None where they are all; targets: (B, K).
-    """
-
-    input_ids: Tensor
-    columns: Tensor | None
-    targets: Tensor
-
-
-@dataclass(frozen=True)
-class TokenBatch(MicroBatch):
+class TokenBatch(NamedTuple):
     """input_ids: (B, T), right-padded; targets: (B, T), the token that each position should predict, -100 where nothing
     is asked; columns: positions that any row supervises, (K,), or None when that is all of them; weights: (B,) the
     factor of each row's loss, None where that is 1 for all.
@@ -49,22 +36,26 @@ class TokenBatch(MicroBatch):
     columns: Tensor | None
     weights: Tensor | None = None
 
-    def asked(self, device: torch.device) -> Asked:
-        """The batch on a device, targets cut to the supervised columns."""
+    def asked(self, device: torch.device) -> TokenBatch:
+        """The batch on a device, targets cut to the supervised columns, (B, K)."""
         targets = self.targets.to(device)
-        if self.columns is None:
-            return Asked(self.input_ids.to(device), None, targets)
-        columns = self.columns.to(device)
-        return Asked(self.input_ids.to(device), columns, targets[:, columns])
+        columns = None if self.columns is None else self.columns.to(device)
+        return TokenBatch(
+            self.input_ids.to(device), targets if columns is None else targets[:, columns], columns, self.weights
+        )
+
+    def logits(self, model: nn.Module, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Logits (N, V) of the supervised positions, row by row, and the index of the row of each, (N,)."""
+        input_ids, targets, columns, _ = self.asked(device)
+        asked = targets != IGNORED
+        return logits_at(model, input_ids, columns)[asked], asked.nonzero()[:, 0]
 
     def weighted(self, nats: Tensor) -> Tensor:
         """The losses of the rows, (B,), times the weights of the rows."""
         return nats if self.weights is None else nats * self.weights.to(nats)
 
 
-def token_batch(
-    rows: Sequence[Encoded], *, pad_id: int, supervise_all: bool = False, old: Sequence[bool] | None = None
-) -> TokenBatch:
+def token_batch(rows: Sequence[Encoded], *, pad_id: int, supervise_all: bool = False) -> TokenBatch:
     """Collate, and shift: position t has token t + 1 as its target, so the last token is a target only.
 
     supervise_all: every token is a target (clm), whatever the labels say.
@@ -76,12 +67,10 @@ def token_batch(
     targets = labels[:, 1:]
     asked = (targets != IGNORED).any(0)  # (T,)
     return TokenBatch(
-        rows,
-        torch.tensor(old if old is not None else [False] * len(rows)),
-        input_ids=batch["input_ids"][:, :-1],
-        targets=targets,
-        columns=None if bool(asked.all()) else asked.nonzero()[:, 0],
-        weights=torch.tensor([row.weight for row in rows]) if any(row.weight != 1.0 for row in rows) else None,
+        batch["input_ids"][:, :-1],
+        targets,
+        None if bool(asked.all()) else asked.nonzero()[:, 0],
+        torch.tensor([row.weight for row in rows]) if any(row.weight != 1.0 for row in rows) else None,
     )
 
 
@@ -109,10 +98,6 @@ class TokensForm(Form):
         """Whether every token is a target."""
         return bool(self.objective.supervises == "all")
 
-    @staticmethod
-    def tokens_of(row: Encoded) -> int:
-        return len(row.input_ids)
-
     def units(self, row: Encoded) -> int:
         if self.supervise_all:
             return len(row.input_ids) - 1
@@ -122,55 +107,53 @@ class TokensForm(Form):
         weight = [] if row.weight == 1.0 else [round(row.weight * 1e6)]
         return [len(row.input_ids), *row.input_ids, *row.labels, *weight]
 
-    def micro_batch(self, rows: Sequence[Encoded], old: Sequence[bool]) -> TokenBatch:
-        return token_batch(rows, pad_id=self.setup.pad_id, supervise_all=self.supervise_all, old=old)
+    def tensors(self, rows: Sequence[Encoded]) -> TokenBatch:
+        return token_batch(rows, pad_id=self.setup.pad_id, supervise_all=self.supervise_all)
 
     def loss(self, model: nn.Module, micro: MicroBatch) -> Loss:
-        assert isinstance(micro, TokenBatch)
+        batch: TokenBatch = micro.tensors
         head = plain_head(model) if isinstance(self.objective, TokenNll) else None
         if head is not None:
-            return self.loss_in_chunks(model, head, micro)
-        asked = micro.asked(self.device)
-        logits = logits_at(model, asked.input_ids, asked.columns)
-        loss = self.setup.function(logits, asked.targets)
-        return self.with_terms(loss._replace(nats=micro.weighted(loss.nats)), micro, asked, logits)
+            return self.loss_in_chunks(model, head, batch, micro.old)
+        batch = batch.asked(self.device)
+        logits = logits_at(model, batch.input_ids, batch.columns)
+        return self.with_terms(self.setup.function(logits, batch.targets), batch, micro.old, logits)
 
-    def loss_in_chunks(self, model: nn.Module, head: PlainHead, micro: TokenBatch) -> Loss:
+    def loss_in_chunks(self, model: nn.Module, head: PlainHead, batch: TokenBatch, old: Tensor) -> Loss:
         """Token cross-entropy and terms; the output head computes the supervised positions chunk by chunk."""
-        input_ids, targets = micro.input_ids.to(self.device), micro.targets.to(self.device)
+        input_ids, targets = batch.input_ids.to(self.device), batch.targets.to(self.device)
         asked = targets != IGNORED  # (B, T)
         row, said = asked.nonzero()[:, 0], targets[asked]  # (N,)
         states = states_at(model, input_ids, asked)  # (N, D)
         nats = chunked_nll(states, head, said)
-        summed = micro.weighted(nats.new_zeros(len(targets)).index_add(0, row, nats))  # (B,)
-        metrics: dict[str, Tensor] = {}
+        summed = batch.weighted(nats.new_zeros(len(targets)).index_add(0, row, nats))  # (B,)
+        loss = Loss(summed, asked.sum(1), {})
         if self.setup.terms:
-            assert self.setup.reference is not None
-            with self.setup.reference.model() as reference:
+            with self.before_training() as reference:
                 before = states_at(reference, input_ids, asked)
                 fixed = plain_head(reference)
             assert fixed is not None, "the reference is the model before training, with the same head"
             for term in self.setup.terms:
-                of_tokens = term_of_tokens(term, before, fixed, said, micro.old.to(self.device)[row])
+                of_tokens = term_of_tokens(term, before, fixed, said, old.to(self.device)[row])
                 each = chunked(states, head, of_tokens, rows=chunk_rows(len(head.weight) * TERM_COPIES))
-                added = each.new_zeros(len(targets)).index_add(0, row, each)
-                summed = summed + added.to(summed)
-                metrics[f"penalty_{term.kind}"] = added.detach()
-        return Loss(summed, asked.sum(1), metrics)
+                loss = _plus(loss, term, each.new_zeros(len(targets)).index_add(0, row, each))
+        return loss
 
-    def with_terms(self, loss: Loss, micro: MicroBatch, asked: Asked, logits: Tensor) -> Loss:
-        """The loss with the terms on logits added; each is also a metric (`penalty_<kind>`, nats per unit)."""
-        if not self.setup.terms:
-            return loss
-        assert self.setup.reference is not None
-        with self.setup.reference.model() as reference:
-            before = logits_at(reference, asked.input_ids, asked.columns)
-        nats, metrics = loss.nats, dict(loss.metrics)
-        for term in self.setup.terms:
-            added = term.function(logits, before, asked.targets, micro.old.to(self.device))
-            nats = nats + added.to(nats)
-            metrics[f"penalty_{term.kind}"] = added.detach()
-        return loss._replace(nats=nats, metrics=metrics)
+    def with_terms(self, loss: Loss, batch: TokenBatch, old: Tensor, logits: Tensor) -> Loss:
+        """Weigh the rows and add the terms on logits. batch: as `asked` gives it; logits: (B, K, V)."""
+        loss = loss._replace(nats=batch.weighted(loss.nats))
+        if self.setup.terms:
+            with self.before_training() as reference:
+                before = logits_at(reference, batch.input_ids, batch.columns)
+            for term in self.setup.terms:
+                loss = _plus(loss, term, term.function(logits, before, batch.targets, old.to(self.device)))
+        return loss
+
+
+def _plus(loss: Loss, term: Any, added: Tensor) -> Loss:
+    """Add a term, which is also a metric (`penalty_<kind>`, nats per unit). added: (B,)."""
+    metrics = {**loss.metrics, f"penalty_{term.kind}": added.detach()}
+    return loss._replace(nats=loss.nats + added.to(loss.nats), metrics=metrics)
 
 
 def term_of_tokens(term: Any, before: Tensor, head: PlainHead, said: Tensor, old: Tensor) -> Function:

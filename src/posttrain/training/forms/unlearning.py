@@ -1,38 +1,67 @@
-"""Rows to forget and rows to retain: the form of `grad_ascent`, `grad_diff`, `npo` and `simnpo`.
+"""Rows to forget and rows to retain: the forms of `grad_ascent`, `grad_diff`, `npo` and `simnpo`, and of `rmu`.
 
-New rows are the forget set, replayed rows the retain set; both are read as for `sft`, and may share a micro batch.
+New rows are the forget set, replayed rows the retain set; both are read as for `sft`, and may share a micro batch. For
+`rmu` the states after a block come from the whole model with `output_hidden_states`; the blocks after it are computed
+and not used.
 """
 
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from posttrain.data.batching import length_batches
-from posttrain.data.chat import Encoded
+from posttrain.data.chat import IGNORED, Encoded
 from posttrain.data.preferences import FromTargets
 from posttrain.data.records import Conversation
 from posttrain.errors import ConfigError, DataError, Problem
-from posttrain.models.logits import logits_at
+from posttrain.models.adapters import virtual_columns
+from posttrain.models.logits import core_of, keeps_logits, logits_at
 from posttrain.models.meter import Meter
 from posttrain.objectives._loss import Loss
 from posttrain.objectives._unlearning import ForgetAndRetain, RetainConfig, UnlearningConfig, token_nats
-from posttrain.training.forms.base import MicroBatch, Preparation, Scales
+from posttrain.objectives.rmu import RmuConfig, direction
+from posttrain.training.forms.base import FormSetup, MicroBatch, Preparation, Scales
 from posttrain.training.forms.tokens import TokenBatch, TokensForm
 
-__all__ = ["UnlearningForm", "check_sets", "forget_from_targets"]
+__all__ = ["RepresentationsForm", "UnlearningForm", "check_sets", "states_after"]
 
 
-@dataclass(frozen=True)
-class ForgetBatch(TokenBatch):
-    """before_logps: (B,) log-probability of each forget row before training, 0 for retain rows."""
+class ForgettingForm(TokensForm):
+    """Forget rows and retain rows, each with a mean of their own."""
 
-    before_logps: Tensor | None = None
+    takes_terms: ClassVar[bool] = False
+    old_apart: ClassVar[bool] = False
+
+    @classmethod
+    def needs_rows(cls, objective: Any) -> bool:
+        return True
+
+    @classmethod
+    def from_targets(cls, targets: Sequence[Conversation], present: Callable[[], list[str]]) -> FromTargets[Any]:
+        """Learn to forget the present answer to each question; questions that the untouched model does not answer, or
+        answers as wanted, are left out."""
+        made = []
+        for target, answer in zip(targets, present(), strict=True):
+            *before, wanted = target.messages
+            if answer.strip() and answer.strip() != wanted.content.strip():
+                made.append(replace(target, messages=(*before, replace(wanted, content=answer.strip()))))
+        return FromTargets(made, len(targets) - len(made))
+
+    @abstractmethod
+    def retain_weight(self) -> float:
+        """The weight of the retain rows' mean."""
+
+    def scales(self, new_units: int, old_units: int) -> Scales:
+        """Two means, that of the retain rows weighted."""
+        weight = self.retain_weight() * self.setup.old_weight
+        return Scales(1.0 / max(new_units, 1), weight / max(old_units, 1))
 
 
 def check_sets(objective: str, retains: str, preparation: Preparation) -> None:
@@ -44,55 +73,29 @@ def check_sets(objective: str, retains: str, preparation: Preparation) -> None:
     kept = {tuple(row.input_ids): row.location for row in retain}
     twice = [row for row in forget if tuple(row.input_ids) in kept]
     if twice:
+        mend = "take one of them out"
         raise DataError(
             *(
-                Problem(
-                    row.location,
-                    f"to be forgotten, and retained by {kept[tuple(row.input_ids)]}",
-                    "take one of them out",
-                )
+                Problem(row.location, f"to be forgotten, and retained by {kept[tuple(row.input_ids)]}", mend)
                 for row in twice[:20]
             )
         )
 
 
-def forget_from_targets(targets: Sequence[Conversation], present: Sequence[str]) -> FromTargets[Conversation]:
-    """The rows that a change wants forgotten: each target's question with the answer that the untouched model gives.
+class UnlearningForm(ForgettingForm):
+    """Rows whose words are forgotten and retained."""
 
-    Questions that it does not answer, or answers as wanted, are left out.
-    """
-    made = []
-    for target, answer in zip(targets, present, strict=True):
-        *before, wanted = target.messages
-        if answer.strip() and answer.strip() != wanted.content.strip():
-            made.append(replace(target, messages=(*before, replace(wanted, content=answer.strip()))))
-    return FromTargets(made, len(targets) - len(made))
-
-
-class UnlearningForm(TokensForm):
-    """Forget rows and retain rows, each with a mean of their own."""
-
-    takes_terms: ClassVar[bool] = False
-    old_apart: ClassVar[bool] = False
     objective: UnlearningConfig
 
-    def __init__(self, setup: Any) -> None:
+    def __init__(self, setup: FormSetup) -> None:
         super().__init__(setup)
         self.before: dict[tuple[int, ...], float] = {}
+        """Log-probabilities of forget rows before training, by the numbers of the row."""
 
     @classmethod
     def asks_reference(cls, objective: Any) -> bool:
         """The divergence on retain rows asks it."""
         return isinstance(objective, RetainConfig) and objective.retain == "kl"
-
-    @classmethod
-    def needs_rows(cls, objective: Any) -> bool:
-        return True
-
-    @classmethod
-    def from_targets(cls, targets: Sequence[Conversation], present: Callable[[], list[str]]) -> FromTargets[Any]:
-        """Learn to forget the present answers."""
-        return forget_from_targets(targets, present())
 
     @classmethod
     def replay_problem(cls, objective: Any) -> Problem | None:
@@ -104,10 +107,8 @@ class UnlearningForm(TokensForm):
     def units(self, row: Encoded) -> int:
         return 1 if self.objective.per_row else super().units(row)
 
-    def scales(self, new_units: int, old_units: int) -> Scales:
-        """Two means; `retain_weight` weighs that of the retain rows."""
-        weight = self.objective.retain_weight if isinstance(self.objective, RetainConfig) else 0.0
-        return Scales(1.0 / max(new_units, 1), weight * self.setup.old_weight / max(old_units, 1))
+    def retain_weight(self) -> float:
+        return self.objective.retain_weight if isinstance(self.objective, RetainConfig) else 0.0
 
     def prepare(self, preparation: Preparation) -> None:
         """Check the two sets; ask the model before training how likely the forget rows are, where that is needed."""
@@ -126,45 +127,98 @@ class UnlearningForm(TokensForm):
                 f"{kind} has no floor: the loss runs to minus infinity and takes everything else with it; set "
                 f"objective.max_nll (guessing gives {guess:.1f} nats), or stop early"
             )
-        if self.objective.asks_before:
-            rows = [*preparation.new, *preparation.validation]
-            with preparation.reference.model() as reference:
-                self._ask_before(reference, rows, preparation.tokens)
-
-    def _ask_before(self, reference: nn.Module, rows: Sequence[Encoded], tokens: int) -> None:
-        """Keep the log-probability of each row under the model before training."""
+        if not self.objective.asks_before:
+            return
+        rows = [*preparation.new, *preparation.validation]
         sizes = [self.size(row) for row in rows]
-        with Meter("asking the model before training", len(rows), "rows") as meter:
-            for numbers in length_batches(sizes, tokens=tokens, seed=0, epoch=0):
+        work = Meter("asking the model before training", len(rows), "rows")
+        with preparation.reference.model() as reference, work as meter:
+            for numbers in length_batches(sizes, tokens=preparation.tokens, seed=0, epoch=0):
                 part = [rows[i] for i in numbers]
-                micro = super().micro_batch(part, [False] * len(part))
-                logits, targets = self._outputs(reference, micro)
-                logps = -token_nats(logits, targets).sum(1)  # (B,)
+                batch = self.tensors(part).asked(self.device)
+                logits = logits_at(reference, batch.input_ids, batch.columns)
+                logps = -token_nats(logits, batch.targets).sum(1)  # (B,)
                 self.before |= {tuple(self.numbers(row)): v for row, v in zip(part, logps.tolist(), strict=True)}
                 meter.more(len(numbers), tokens=sum(sizes[i] for i in numbers))
 
-    def micro_batch(self, rows: Sequence[Encoded], old: Sequence[bool]) -> ForgetBatch:
-        batch = super().micro_batch(rows, old)
-        known = None
+    def loss(self, model: nn.Module, micro: MicroBatch) -> Loss:
+        batch: TokenBatch = micro.tensors.asked(self.device)
+        old = micro.old.to(self.device)
+        before = before_logits = None
         if self.before:
-            pairs = zip(rows, old, strict=True)
-            known = torch.tensor([0.0 if is_old else self.before[tuple(self.numbers(r))] for r, is_old in pairs])
-        return ForgetBatch(**vars(batch), before_logps=known)
+            rows = zip(micro.rows, micro.old.tolist(), strict=True)
+            known = [0.0 if is_old else self.before[tuple(self.numbers(row))] for row, is_old in rows]
+            before = torch.tensor(known, device=self.device)
+        if bool(micro.old.any()) and self.asks_reference(self.objective):
+            with self.before_training() as reference:
+                before_logits = logits_at(reference, batch.input_ids[old], batch.columns)
+        logits = logits_at(model, batch.input_ids, batch.columns)
+        loss = self.setup.function(ForgetAndRetain(logits, batch.targets, old, before, before_logits))
+        return loss._replace(nats=batch.weighted(loss.nats))
 
-    def _outputs(self, model: nn.Module, micro: TokenBatch) -> tuple[Tensor, Tensor]:
-        """Logits (B, K, V) and targets (B, K) at the positions that any row supervises."""
-        asked = micro.asked(self.device)
-        return logits_at(model, asked.input_ids, asked.columns), asked.targets
+
+def states_after(model: nn.Module, input_ids: Tensor, layer: int) -> Tensor:
+    """Hidden states (B, T, D) after block `layer` (from 0; of the last one, they have gone through the final norm)."""
+    keeps = keeps_logits(type(core_of(model)))  # type: ignore[arg-type]  # a class can be hashed
+    options: dict[str, Any] = {"logits_to_keep": 1} if keeps else {}
+    said = model(input_ids=input_ids, use_cache=False, output_hidden_states=True, **options)
+    states: Tensor = said.hidden_states[layer + 1]
+    return states[:, virtual_columns(model) :]
+
+
+class RepresentationsForm(ForgettingForm):
+    """Rows whose hidden states are led astray or held; one unit per row."""
+
+    objective: RmuConfig
+
+    @classmethod
+    def asks_reference(cls, objective: Any) -> bool:
+        return True
+
+    def units(self, row: Encoded) -> int:
+        return 1
+
+    def retain_weight(self) -> float:
+        return self.objective.alpha
+
+    def prepare(self, preparation: Preparation) -> None:
+        """Check the layer and the two sets; say how long the states are that training makes `steering` long."""
+        blocks = int(core_of(preparation.model).config.get_text_config().num_hidden_layers)
+        layer = self.objective.layer
+        if layer >= blocks - 1:
+            cause = f"the model has {blocks} blocks, 0 to {blocks - 1}, and the last one cannot be led astray"
+            raise ConfigError(Problem("objective.layer", cause, f"give a layer from 0 to {blocks - 2}"))
+        check_sets("rmu", "must", preparation)
+        forget = preparation.new
+        sizes = [self.size(row) for row in forget]
+        total = count = 0.0
+        with Meter("measuring the states of the forget rows", len(forget), "rows") as meter:
+            for numbers in length_batches(sizes, tokens=preparation.tokens, seed=0, epoch=0):
+                batch = self.tensors([forget[i] for i in numbers])
+                mask = (batch.targets != IGNORED).to(self.device)
+                with preparation.reference.model() as reference:
+                    lengths = states_after(reference, batch.input_ids.to(self.device), layer).float().norm(dim=-1)
+                total, count = total + float((lengths * mask).sum()), count + float(mask.sum())
+                meter.more(len(numbers), tokens=sum(sizes[i] for i in numbers))
+        preparation.say(
+            f"rmu: the states after block {layer} are {total / max(count, 1):.2f} long on the forget rows; "
+            f"they shall become {self.objective.steering:g} long"
+        )
+
+    @property
+    def supervise_all(self) -> bool:
+        """Whether the states of every token count; the batch's targets then say which tokens there are."""
+        return self.objective.tokens == "all"
 
     def loss(self, model: nn.Module, micro: MicroBatch) -> Loss:
-        assert isinstance(micro, ForgetBatch)
-        before_logits = None
-        if bool(micro.old.any()) and self.asks_reference(self.objective):
-            assert self.setup.reference is not None
-            columns = micro.columns.to(self.device) if micro.columns is not None else None
-            with self.setup.reference.model() as reference:
-                before_logits = logits_at(reference, micro.input_ids[micro.old].to(self.device), columns)
-        logits, targets = self._outputs(model, micro)
-        before = micro.before_logps.to(self.device) if micro.before_logps is not None else None
-        loss = self.setup.function(ForgetAndRetain(logits, targets, micro.old.to(self.device), before, before_logits))
-        return loss._replace(nats=micro.weighted(loss.nats))
+        batch: TokenBatch = micro.tensors
+        layer = self.objective.layer
+        input_ids = batch.input_ids.to(self.device)
+        old = micro.old.to(self.device)
+        before = None
+        if bool(micro.old.any()):
+            with self.before_training() as reference:
+                before = states_after(reference, input_ids[old], layer)
+        states = states_after(model, input_ids, layer)
+        unit = direction(states.shape[-1], self.objective.seed).to(states.device)
+        return self.setup.function(states, (batch.targets != IGNORED).to(self.device), old, unit, before)
