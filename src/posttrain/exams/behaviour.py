@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
@@ -26,7 +27,18 @@ from posttrain.exams.matching import json_values
 from posttrain.exams.normalising import normalise
 from posttrain.exams.score_spec import specs
 
-__all__ = ["CAPABILITIES", "SPECS", "Manner", "behaviour", "formatting", "language_of", "length", "manner", "script_of"]
+__all__ = [
+    "CAPABILITIES",
+    "SPECS",
+    "Manner",
+    "behaviour",
+    "formatting",
+    "language_of",
+    "length",
+    "manner",
+    "mostly_chinese",
+    "script_of",
+]
 
 Language = Literal["zh", "en", "ja", "ko", "th", "ar", "he", "ru", "el", "hi", "bn", "other", "none"]
 
@@ -90,6 +102,11 @@ def language_of(text: str) -> Language:
     counts["en" if len(latin) < 4 or common * 5 >= len(latin) else "other"] = len(latin)
     best = max(counts, key=lambda name: counts[name])
     return best if counts[best] else "none"
+
+
+def mostly_chinese(texts: Sequence[str]) -> bool:
+    """Whether more than half of the texts are Chinese."""
+    return sum(language_of(text) == "zh" for text in texts) * 2 > len(texts)
 
 
 @lru_cache(maxsize=1)

@@ -15,12 +15,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from posttrain.exams.behaviour import language_of, script_of
 
-__all__ = ["CHECKERS", "checkable", "fits", "is_followed", "loose_forms", "unsupported"]
+__all__ = ["CHECKERS", "checkable", "fits", "is_followed", "unsupported", "verdicts"]
 
 Arguments = Mapping[str, Any]
 Checker = Callable[[str, Arguments], bool]
@@ -43,12 +43,17 @@ def is_followed(name: str, answer: str, arguments: Arguments) -> bool:
     return bool(answer.strip()) and CHECKERS[name][1](answer, arguments)
 
 
-def loose_forms(answer: str) -> list[str]:
-    """IFEval's loose rule: the answer, without its first line, last line, both; and each of these without asterisks."""
+def verdicts(answer: str, ids: Sequence[str], kwargs: Sequence[Arguments]) -> tuple[list[bool], list[bool]]:
+    """Whether each instruction is kept: strictly, and by IFEval's loose rule, which is content with the answer without
+    its first line, its last line or both, and with each of these without asterisks.
+    """
     lines = answer.split("\n")
     forms = [answer, "\n".join(lines[1:]), "\n".join(lines[:-1]), "\n".join(lines[1:-1])]
     forms = [form.strip() for form in forms]
-    return [*forms, *(form.replace("*", "") for form in forms)]
+    forms += [form.replace("*", "") for form in forms]
+    asked = list(zip(ids, kwargs, strict=True))
+    strict = [is_followed(name, answer, args) for name, args in asked]
+    return strict, [any(is_followed(name, form, args) for form in forms) for name, args in asked]
 
 
 def unsupported(name: str, arguments: Arguments) -> str | None:

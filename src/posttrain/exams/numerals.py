@@ -16,7 +16,7 @@ from decimal import Decimal
 
 from posttrain.exams.numeral_words import Numerals
 
-__all__ = ["last_number", "marked_number", "number_of"]
+__all__ = ["final_number", "last_number", "marked_number", "number_of"]
 
 _DIGITS = {c: i for i, c in enumerate("〇一二三四五六七八九")} | {"零": 0, "兩": 2, "两": 2, "○": 0}
 _DIGITS |= dict(zip("壹貳參肆伍陸柒捌玖贰叁陆", (*range(1, 10), 2, 3, 6), strict=True))
@@ -101,6 +101,12 @@ def last_number(text: str) -> Decimal | None:
         if written:
             return next((value for value, certain in reversed(written) if certain), written[-1][0])
     return None
+
+
+def final_number(text: str) -> Decimal | None:
+    """The number that a worked answer ends with: the marked one, or else the last."""
+    marked = marked_number(text)
+    return last_number(text) if marked is None else marked
 
 
 def _written(text: str) -> Iterator[tuple[Decimal, bool]]:

@@ -16,7 +16,7 @@ import hashlib
 import json
 import math
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Generic, Literal, NamedTuple
@@ -24,7 +24,8 @@ from typing import Any, Generic, Literal, NamedTuple
 from pydantic import Field
 from typing_extensions import TypeVar
 
-from posttrain.errors import MissingError, PosttrainError, Problem
+from posttrain.data.records import Message
+from posttrain.errors import ConfigError, MissingError, PosttrainError, Problem
 from posttrain.exams.exam_config import ExamConfig
 from posttrain.exams.records import Record, Sample
 from posttrain.exams.results import ExamInfo, Role
@@ -40,6 +41,7 @@ __all__ = [
     "Task",
     "TaskConfig",
     "averages",
+    "by_group",
     "choice_asks",
     "chosen",
     "content_id",
@@ -47,6 +49,7 @@ __all__ = [
     "resolve",
     "the_answer",
     "the_scored",
+    "turns",
 ]
 
 BUILTIN = "builtin:"
@@ -75,6 +78,13 @@ class TaskConfig(ExamConfig):
     def files(self) -> list[str]:
         """The file of the questions."""
         return [self.path] if self.path and not self.path.startswith(BUILTIN) else []
+
+    def source(self, base: Path, *, what: str) -> Path:
+        """The file or folder of the questions. ConfigError, which asks for `what`, when none is named."""
+        if self.path is None:
+            mend = f"name {what}: {self.kind}=PATH, or path: in the YAML"
+            raise ConfigError(Problem(self.kind, "'path' is missing", mend))
+        return resolve(self.path, base)
 
 
 class Ask(NamedTuple):
@@ -142,19 +152,28 @@ def the_scored(replies: Sequence[Reply]) -> list[Scored]:
 
 
 def averages(samples: Sequence[Sample]) -> dict[str, Score]:
-    """Mean of each score over the samples that have it, with its interval; also by group, as `<score>/<group>`."""
+    """Mean of each score over the samples that have it, then the same by group. A score over no samples is absent."""
+    return by_group(samples, means)
+
+
+def by_group(samples: Sequence[Sample], scores: Callable[[Sequence[Sample]], dict[str, Score]]) -> dict[str, Score]:
+    """The scores of all samples, then, where there are several groups, those of each group as `<score>/<group>`."""
+    made = scores(samples)
     groups = list(dict.fromkeys(s.group for s in samples if s.group))
-    made: dict[str, Score] = {}
-    for group in ["", *groups] if len(groups) > 1 else [""]:
-        own = [s for s in samples if not group or s.group == group]
-        for name in dict.fromkeys(name for s in own for name in s.scores):
-            values = [float(s.scores[name]) for s in own if name in s.scores]
-            made[f"{name}/{group}" if group else name] = mean_score(values)
+    for group in groups if len(groups) > 1 else ():
+        own = scores([s for s in samples if s.group == group])
+        made |= {f"{name}/{group}": score for name, score in own.items()}
     return made
 
 
+def means(samples: Sequence[Sample]) -> dict[str, Score]:
+    """Mean of each score over the samples that have it."""
+    names = dict.fromkeys(name for s in samples for name in s.scores)
+    return {name: mean_score([float(s.scores[name]) for s in samples if name in s.scores]) for name in names}
+
+
 def mean_score(values: Sequence[float]) -> Score:
-    """The mean of at least one value with its interval."""
+    """The mean of at least one value with its interval: Wilson's where all are 0 or 1, else the bootstrap's."""
     if all(v in (0.0, 1.0) for v in values):
         return Score(sum(values) / len(values), wilson(int(sum(values)), len(values)), len(values))
     return Score(sum(values) / len(values), bootstrap_over_changes(values), len(values))
@@ -281,6 +300,12 @@ def resolve(path: str, base: Path) -> Path:
     if name not in shipped:
         raise MissingError(Problem(path, "there is no such file in the box", f"known: {', '.join(shipped)}"))
     return shipped[name]
+
+
+def turns(examples: Iterable[tuple[str, str]], asked: str) -> tuple[Message, ...]:
+    """Examples of (question, answer) as earlier turns, and the question that is asked now."""
+    earlier = (Message(role, text) for pair in examples for role, text in zip(("user", "assistant"), pair, strict=True))
+    return (*earlier, Message("user", asked))
 
 
 def draw(items: Sequence[Item], limit: int | None, seed: int) -> list[Item]:
