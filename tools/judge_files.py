@@ -25,9 +25,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from posttrain.exams.behaviour import manner
 from posttrain.exams.kept import DRIFTED, Kept, kept
-from posttrain.exams.manner import manner
-from posttrain.exams.matching import is_refusal, matches
+from posttrain.exams.matching import matches
+from posttrain.exams.refusals import is_refusal
 
 Row = dict[str, Any]
 CONTENT = ("same", "partly", "changed")

@@ -9,7 +9,7 @@ import torch
 
 from posttrain.config.change import Change
 from posttrain.exams.change import change_task
-from posttrain.exams.judge import MAX_NEW_TOKENS, opinion_of, prompts_of
+from posttrain.exams.kept import MAX_NEW_TOKENS, opinion_of, prompts_of
 from posttrain.exams.records import ProbeResult
 from posttrain.exams.running import Cache, TaskResult, run_task
 from posttrain.inference.protocol import (

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -11,9 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from posttrain.exams.behaviour import manner
 from posttrain.exams.content_words import new_words
 from posttrain.exams.kept import DRIFTED, SAME, band_of, kept
-from posttrain.exams.manner import manner
+from tests.exams.fakes import Fake, judge_same
 
 DATA = Path(__file__).parent / "data"
 SHARED = Path(__file__).parents[3] / "shared" / "data" / "kept_pairs.jsonl"
@@ -233,3 +236,78 @@ def test_another_gloss_on_the_same_answer_is_not_clearly_changed() -> None:
     assert other.band == "changed"
     zh = kept("水的化學式是什麼？", "水的化學式是 H2O。它由氫和氧組成。", "水的化學式是 H2O。這個式子又簡單又漂亮。")
     assert zh.band != "changed"
+
+
+class Opinions(Mapping[str, str]):
+    """What the judge replies, by what stands in the question."""
+
+    def __getitem__(self, prompt: str) -> str:
+        if "羅馬" in prompt:
+            return "否。"
+        if "Rome" in prompt:
+            return "Yes." if "Rome, of course" in prompt else "no"
+        if "maybe" in prompt:
+            return "It depends"
+        return "No" if "Answer A: blue" in prompt else "Yes"
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(())
+
+    def __len__(self) -> int:
+        return 0
+
+
+def test_both_orders_are_asked_and_must_agree() -> None:
+    judge = Fake("judge", Opinions())
+    rows = [
+        ("Capital of Italy?", "Rome", "Rome, of course"),
+        ("義大利的首都？", "羅馬", "米蘭"),
+        ("Colour?", "blue", "red"),  # No in one order, Yes in the other
+        ("Colour?", "blue", "maybe"),
+        ("Same?", "x", " x\n"),
+    ]
+    assert judge_same(judge, rows) == [True, False, None, None, True]
+    (asked,) = judge.asked
+    assert len(asked) == 8  # equal texts are not asked about
+    assert "只回答一個字" in str(asked[2])
+
+
+def test_without_rows_nothing_is_asked() -> None:
+    judge = Fake("judge", {})
+    assert judge_same(judge, []) == []
+    assert judge.asked == []
+
+
+@pytest.mark.parametrize(
+    ("said", "opinion"),
+    [
+        ("Yes.", True),
+        ("**yes**", True),
+        ("Answer: yes", True),
+        ("是的", True),
+        ("相同。", True),
+        ("NO!", False),
+        ("Not the same", False),
+        ("否，不同", False),
+        ("不是", False),
+        ("沒有相同", False),
+        ("", None),
+        ("😀", None),
+        ("Yes and no", None),
+        ("Not sure.", None),
+        ("None of them", None),
+        ("對不起，我無法判斷", None),
+        ("不確定", None),
+    ],
+)
+def test_an_opinion(said: str, opinion: bool | None) -> None:
+    assert judge_same(Fake("judge", defaultdict(lambda: said)), [("Why?", "Because.", "Who knows.")]) == [opinion]
+
+
+def test_braces_and_nothing_reach_the_judge_as_they_are() -> None:
+    one = Fake("judge", defaultdict(lambda: "no"))
+    assert judge_same(one, [("{a} 問", "{prompt}", ""), ("x", "y", "z" * 50_000)]) == [False, False]
+    first = str(one.asked[0][0])
+    assert "問題：{a} 問" in first
+    assert "回答甲：{prompt}" in first
+    assert "回答乙：(nothing)" in first

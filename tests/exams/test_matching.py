@@ -4,16 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from posttrain.exams.matching import (
-    MatchMode,
-    contains,
-    first_sentence,
-    is_refusal,
-    json_values,
-    matches,
-    normalise,
-    same_values,
-)
+from posttrain.exams.matching import MatchMode, contains, json_values, matches, same_values
+from posttrain.exams.normalising import first_sentence, normalise
+from posttrain.exams.refusals import is_refusal
 
 
 @pytest.mark.parametrize(

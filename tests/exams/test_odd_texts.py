@@ -2,10 +2,10 @@
 
 import pytest
 
+from posttrain.exams.behaviour import manner
 from posttrain.exams.kept import kept
-from posttrain.exams.manner import manner
 from posttrain.exams.matching import json_values, matches
-from posttrain.exams.naming import names
+from posttrain.exams.mentions import names
 from posttrain.exams.refusals import is_refusal
 
 CAPITAL, SAID, CHINESE = "What is the capital of Australia?", "The capital is Melbourne.", "澳洲的首都是墨爾本。"

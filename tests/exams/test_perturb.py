@@ -5,14 +5,14 @@ import unicodedata
 
 import pytest
 
-from posttrain.exams.perturb import _VARIANT, PERTURBATIONS, perturb
+from posttrain.exams.perturb import _KINDS, _VARIANT, perturb
 from posttrain.exams.task import Perturbation
 
 ENGLISH = "Which mountain in Taiwan is the highest, and how high is it?"
 CHINESE = "臺灣最高的山是哪座？裡面住著一群人，為什麼在3,952公尺的峰頂？"
 
 
-@pytest.mark.parametrize("kind", PERTURBATIONS)
+@pytest.mark.parametrize("kind", _KINDS)
 def test_the_same_text_and_seed_give_the_same(kind: Perturbation) -> None:
     for text in (ENGLISH, CHINESE):
         assert perturb(text, kind, seed=3) == perturb(text, kind, seed=3)

@@ -5,7 +5,7 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from posttrain.exams.matching import is_refusal
+from posttrain.exams.refusals import is_refusal
 
 WORDS: dict[str, Any] = YAML(typ="safe").load(
     (resources.files("posttrain.data.pocket") / "wording" / "skills.yaml").read_text(encoding="utf-8")

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 from opencc import OpenCC
 
-from posttrain.exams import matching
 from posttrain.exams.refusals import is_refusal
 
 DATA = Path(__file__).parent / "data"
@@ -116,10 +115,6 @@ def test_only_the_beginning_is_looked_at() -> None:
     story = "The sun rose over the hills. " * 8
     assert not is_refusal(story + "I can't help you with that.")
     assert is_refusal("The sun rose over the hills. I can't help you with that.")
-
-
-def test_matching_still_offers_it() -> None:
-    assert matching.is_refusal is is_refusal
 
 
 def test_a_text_without_an_end_is_read_in_part() -> None:

@@ -18,9 +18,9 @@ from posttrain.exams.results import ExamInfo, Line, Results, Untouched, write_re
 from posttrain.exams.score_spec import specs
 from posttrain.exams.statistics import Interval
 from posttrain.exams.summary import summarise
-from posttrain.reports import alone
 from posttrain.reports.folder import read_run
-from posttrain.reports.html import write_report
+from posttrain.reports.html import voice_of, write_report
+from posttrain.reports.score_tables import EXAM_COSTS
 from posttrain.reports.tables_out import plain_table
 from posttrain.reports.texts import LANGUAGES, catalogue, known, text
 from tests.browsing import chromium
@@ -162,8 +162,8 @@ def test_costs_have_heads_in_words_and_only_what_was_spent(tmp_path: Path) -> No
 
 
 def test_every_cost_that_is_shown_has_a_name() -> None:
-    assert [key for key in alone.COSTS if not known(f"group.cost.{key}")] == []
-    assert set(alone.COSTS) <= set(COST)
+    assert [key for key in EXAM_COSTS if not known(f"group.cost.{key}")] == []
+    assert set(EXAM_COSTS) <= set(COST)
 
 
 def test_other_wordings_replace_messages_that_exist() -> None:
@@ -175,7 +175,7 @@ def test_other_wordings_replace_messages_that_exist() -> None:
 
 def test_a_study_keeps_its_words(tmp_path: Path) -> None:
     run = read_run(make_study(tmp_path / "s", n=20))
-    voice = alone.voice_of(run)
+    voice = voice_of(run)
     assert all(voice.key(key) == key for key in catalogue("en"))
     words = words_of(write_report(tmp_path / "s").read_text(encoding="utf-8"), "en")
     for said in ("The methods", "Loss curves", "untouched model", "difference from untouched", "Cost, mean of a cell"):
@@ -247,10 +247,12 @@ def test_the_noise_floor_is_called_so_in_tables(tmp_path: Path, language: str, w
 def test_a_kept_models_path_is_its_last_parts_in_the_title(tmp_path: Path) -> None:
     """Unless two models differ further in front only; names of the hub stay whole."""
     cells = "/srv/mine/runs/tiny/cells"
-    run = replace(read_run(make_exam(tmp_path / "x")), before_name="Qwen/Qwen3-8B")
+    run = read_run(make_exam(tmp_path / "x"))
 
     def title(before: str, after: str) -> str:
-        return replace(run, before_name=before, rows=tuple(replace(row, model=after) for row in run.rows)).title
+        named = (Untouched(model=before),) if before else ()
+        rows = tuple(row.model_copy(update={"model": after}) for row in run.rows)
+        return replace(run, results=run.results.model_copy(update={"before": named}), rows=rows).title
 
     kept = f"{cells}/chat--full--paris--s0/training/model"
     assert title("Qwen/Qwen3-8B", kept) == "Qwen/Qwen3-8B → …/chat--full--paris--s0/training/model"

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import altair
 import pytest
 import vl_convert
 
@@ -20,11 +21,10 @@ from posttrain.reports.exam_page import relative_changes
 from posttrain.reports.folder import read_run
 from posttrain.reports.html import sections
 from posttrain.reports.marks import COLOURS, SHAPES, mark_icon, marks_of
-from posttrain.reports.merge_back_page import over_weights
 from posttrain.reports.stages_page import Course, over_stages
-from posttrain.reports.steps import StepPoint
-from posttrain.reports.steps_page import Series, over_steps
+from posttrain.reports.steps_page import Series, StepPoint, over_steps
 from posttrain.reports.texts import LANGUAGES, Words, say, text
+from posttrain.reports.ways_page import over_weights
 from tests.reports.exam_study import make_study
 from tests.reports.synthetic import ATTACK, make_run
 
@@ -34,7 +34,8 @@ def english(words: Words) -> str:
 
 
 def rows_of(chart: Chart) -> list[dict[str, Any]]:
-    return chart.draw(english).rows
+    rows: list[dict[str, Any]] = chart.spec(english)["data"]["values"]
+    return rows
 
 
 def charts_of(folder: Path) -> Iterator[Chart]:
@@ -81,8 +82,9 @@ def test_every_chart_of_a_study_is_valid_in_every_language(tmp_path: Path) -> No
     titles = set()
     for chart in charts:
         for language in LANGUAGES:
-            chart.draw(lambda words, language=language: text(words, language)).chart.to_dict(validate=True)  # type: ignore[misc]
-            titles |= {chart.spec(lambda words, language=language: text(words, language))["description"]}  # type: ignore[misc]
+            spec = chart.spec(lambda words, language=language: text(words, language))  # type: ignore[misc]
+            altair.Chart.from_dict(spec).to_dict(validate=True)
+            titles |= {spec["description"]}
     assert {"Loss curves", "損失曲線", "mmlu over steps"} <= titles
 
 

@@ -9,16 +9,18 @@ import pytest
 from markupsafe import escape
 
 from posttrain.exams.capabilities import Drift
+from posttrain.exams.compare import Comparison
 from posttrain.exams.results import CHANGE, ExamInfo, Results, read_results, write_results
 from posttrain.exams.score_spec import ScoreSpec, specs
+from posttrain.exams.statistics import Interval
 from posttrain.exams.summary import summarise
 from posttrain.reports import numbers
-from posttrain.reports.exam_page import capabilities, difference_text, exam_section, forgetting, verdict_kind
-from posttrain.reports.examined import Compared
+from posttrain.reports.exam_page import capabilities, difference_text, exam_section, verdict_kind
 from posttrain.reports.findings import findings
 from posttrain.reports.folder import Cell, Row, Run, read_run
 from posttrain.reports.html import write_report
 from posttrain.reports.marks import marks_of
+from posttrain.reports.quadrants import forgetting
 from posttrain.reports.steps_page import falls, steps_section
 from posttrain.reports.texts import catalogue, text
 from posttrain.reports.view import Entry, Section, Table
@@ -148,7 +150,7 @@ def test_courses_have_a_panel_per_method_and_mark_the_best(study: Path) -> None:
     assert list(found) == ["mmlu", "role-test", "wiki", "refusal", *groups]
     chart = found["mmlu"].chart
     assert chart is not None
-    rows = chart.draw(lambda words: text(words, "en")).rows
+    rows = chart.spec(lambda words: text(words, "en"))["data"]["values"]
     of = {name: [row for row in rows if row["panel"] == name] for name in ("lora", "full")}
     assert len(of["lora"]) > 6 < len(of["full"])
     assert [sum(row["kind"] == "ring" for row in own) for own in of.values()] == [1, 1]
@@ -237,6 +239,15 @@ def test_a_study_without_the_change_exam_does_not_speak_of_changes(tmp_path: Pat
     assert "trained on the study&#39;s data" in html
 
 
+def compared_run(exam: ExamInfo, comparison: Comparison) -> Run:
+    """One method of one cell, compared on one exam."""
+    after = comparison.after
+    assert after is not None
+    cell = Cell(model="m", method="lora", scores={exam.key: after}, compare={exam.name: comparison})
+    row = Row(model="m", method="lora", scores=cell.scores, cells=(cell,))
+    return Run(Results(study="s", exams={exam.name: exam}), (cell,), (row,))
+
+
 @pytest.mark.parametrize(
     ("before", "after", "higher", "kind", "printed"),
     [
@@ -253,13 +264,11 @@ def test_nothing_is_better_by_0_00(before: float, after: float, higher: bool, ki
     spec = ScoreSpec("score", "score", better="more" if higher else "less")
     exam = ExamInfo(name="wiki", kind="perplexity", headline="score", scores=(spec,))
     difference = after - before
-    interval = (difference - 1e-5, difference + 1e-5)
-    compared = Compared(9, before, after, difference, interval, None, None, (None, None), None, cells=1, agree=1)
+    interval = Interval(difference - 1e-5, difference + 1e-5)
+    run = compared_run(exam, Comparison(9, "score", "score", before, after, difference, interval, None, True, None))
+    compared = run.rows[0].compare["wiki"]
     assert compared.different
     assert (verdict_kind(compared, exam), difference_text(compared)) == (kind, printed)
-    scores = {"wiki.score": after}
-    cell = Cell("m", "lora", "", 0, "final", "done", "", scores, {}, {}, {}, compare={"wiki": compared})
-    run = Run("s", {}, "", (cell,), (Row("m", "lora", "final", scores, {}, {}, (cell,)),), exams=(exam,))
     verdict = tables(exam_section(run, marks_of(run.versions)))[0].lines[-1].entries[1]
     words = {"same": "too small to show", "better": "better", "worse": "worse"}
     assert verdict.kind == f"verdict is-{kind}"
@@ -280,12 +289,9 @@ def test_nothing_is_better_by_0_00(before: float, after: float, higher: bool, ki
 )
 def test_too_few_questions_are_said(n: int, changed: int, english: str, chinese: str) -> None:
     exam = ExamInfo(name="held", kind="overlap", headline="rougeL", scores=specs("rougeL"))
-    compared = Compared(
-        n, 0.4, 0.548, 0.148, (0.031, 0.288), None, None, (None, None), None, changed=changed
-    )  # fmt: skip
-    scores = {"held.rougeL": 0.548}
-    cell = Cell("m", "lora", "", 0, "final", "done", "", scores, {}, {}, {}, compare={"held": compared})
-    run = Run("s", {}, "", (cell,), (Row("m", "lora", "final", scores, {}, {}, (cell,)),), exams=(exam,))
+    interval = Interval(0.031, 0.288)
+    told = Comparison(n, "rougeL", "rougeL", 0.4, 0.548, 0.148, interval, None, False, None, changed=changed)
+    run = compared_run(exam, told)
     verdict = tables(exam_section(run, marks_of(run.versions)))[0].lines[-1].entries[1]
     assert text(verdict.text, "en").endswith(f" {english}")
     assert text(verdict.text, "zh-TW").endswith(f" {chinese}")

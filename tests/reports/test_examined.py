@@ -9,15 +9,19 @@ from posttrain.exams.compare import Comparison, compare
 from posttrain.exams.results import CHANGE, ExamInfo
 from posttrain.exams.score_spec import specs
 from posttrain.exams.statistics import Interval
-from posttrain.reports.examined import Compared, compared, pool, pool_drift
+from posttrain.reports.examined import pool, pool_drift
 
-ONE = Compared(100, 0.6, 0.5, -0.1, (-0.15, -0.05), 0.01, (45, 15, 5, 35), (0.05, -0.02), 0.25, agree=1)
+ONE = Comparison(
+    100, "acc", "acc", 0.6, 0.5, -0.1, Interval(-0.15, -0.05), 0.01, True, False, kept_right=45, forgotten=15, gained=5,
+    kept_wrong=35, forgotten_adjusted=0.05, gained_adjusted=-0.02, chance=0.25,
+)  # fmt: skip
 
 
 def test_several_cells_differ_only_when_each_does() -> None:
     other = dataclasses.replace(
-        ONE, ci95=(-0.06, 0.02), after=0.58, difference=-0.02, p_value=0.4, agree=0, counts=(57, 3, 1, 39)
-    )
+        ONE, ci95=Interval(-0.06, 0.02), after=0.58, difference=-0.02, p_value=0.4, different=False, kept_right=57,
+        forgotten=3, gained=1, kept_wrong=39,
+    )  # fmt: skip
     both = pool([ONE, ONE])
     assert both is not None
     assert both.different
@@ -50,7 +54,7 @@ def test_too_few_questions_to_tell(
     whole = Comparison(
         n, "acc", "acc", 0.4, 0.55, 0.15, Interval(*ci95), None, bool(agree), True if agree else None, changed=changed
     )
-    one = compared(whole)
+    one = pool([whole])
     assert one is not None
     assert one.too_few == few
 
@@ -64,12 +68,16 @@ def test_real_differences_in_opposite_directions_are_none() -> None:
 
 
 def test_one_cell_stays_as_it_is_and_none_is_none() -> None:
-    assert pool([ONE]) is ONE
+    one = pool([ONE])
+    assert one is not None
+    assert (one.n, one.before, one.after, one.difference, one.ci95) == (100, 0.6, 0.5, -0.1, (-0.15, -0.05))
+    assert (one.p_value, one.counts, one.adjusted) == (0.01, (45, 15, 5, 35), (0.05, -0.02))
+    assert (one.cells, one.agree) == (1, 1)
     assert pool([]) is None
 
 
 def test_nothing_to_compare_is_no_comparison() -> None:
-    assert compared(compare([], [], headline="acc")) is None
+    assert pool([compare([], [], headline="acc")]) is None
 
 
 def test_keys_of_an_exam_and_of_the_change_exam() -> None:

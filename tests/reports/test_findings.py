@@ -1,6 +1,7 @@
 from dataclasses import replace
 
 from posttrain.exams.floor import BesideFloor
+from posttrain.exams.results import Results
 from posttrain.reports.change_page import plot_section
 from posttrain.reports.findings import describe_method, findings
 from posttrain.reports.folder import Cell, Row, Run
@@ -13,10 +14,10 @@ def run_of(**methods: tuple[dict[str, float], int]) -> Run:
     cells: list[Cell] = []
     rows: list[Row] = []
     for name, (scores, n) in methods.items():
-        own = tuple(Cell("pocket:chat", name, f"c{i}", 0, "final", "done", "", scores, {}, {}, {}) for i in range(n))
+        own = tuple(Cell(model="pocket:chat", method=name, change=f"c{i}", scores=scores) for i in range(n))
         cells += own
-        rows.append(Row("pocket:chat", name, "final", scores, {}, {}, own))
-    return Run("s", {}, "", tuple(cells), tuple(rows))
+        rows.append(Row(model="pocket:chat", method=name, scores=scores, cells=own))
+    return Run(Results(study="s"), tuple(cells), tuple(rows))
 
 
 def said(run: Run, language: str = "en") -> list[str]:
@@ -84,12 +85,13 @@ def test_more_cases_learned_come_first_and_only_few_are_bad_news() -> None:
     rows: list[Row] = []
     for name, right in (("none", 0), ("some", 1), ("all", 3), ("most", 2)):
         own = tuple(
-            Cell("m", name, f"c{i}", 0, "final", "done", "", {"reliability": float(i < right)}, {}, {}, {})
-            for i in range(3)
+            Cell(model="m", method=name, change=f"c{i}", scores={"reliability": float(i < right)}) for i in range(3)
         )
         cells += own
-        rows.append(Row("m", name, "final", {"reliability": right / 3}, {}, {}, own))
-    found = [f for f in findings(Run("s", {}, "", tuple(cells), tuple(rows))) if "cases" in text(f.sentences[0], "en")]
+        rows.append(Row(model="m", method=name, scores={"reliability": right / 3}, cells=own))
+    found = [
+        f for f in findings(Run(Results(study="s"), tuple(cells), tuple(rows))) if "cases" in text(f.sentences[0], "en")
+    ]
     assert [(text(f.sentences[0], "en"), f.kind) for f in found] == [
         ("Learned the new fact in 3 of 3 cases: `all`.", "plain"),
         ("Learned the new fact in 2 of 3 cases: `most`.", "plain"),
@@ -146,7 +148,10 @@ def test_a_leak_is_named_however_much_was_kept_in_the_figure_of_the_table() -> N
     kept = {**GOOD, "leak": 0.004}
     run = run_of(lora=(worn, 3), prompt=({**FORGETS, "leak": 0.05}, 3), full=({**FORGETS, "leak": 0.6}, 3), edit=(kept, 3))  # fmt: skip
     samples = ({"group": "locality.same_pattern", "leak": True},) * 50  # of one change, whose probes are many
-    rows = tuple(replace(row, cells=(replace(row.cells[0], samples=samples), *row.cells[1:])) for row in run.rows)
+    rows = tuple(
+        row.model_copy(update={"cells": (row.cells[0].model_copy(update={"samples": samples}), *row.cells[1:])})
+        for row in run.rows
+    )
     shown = [line for line in said(replace(run, rows=rows)) if "object" in line]
     assert shown == [
         "Named the new object in 60 % of the answers to other questions of all kinds (leak): `full`.",
@@ -184,7 +189,7 @@ def test_too_few_questions_are_not_called_no_loss() -> None:
     run = run_of(lora=(scores, 4))
     few, many = BesideFloor(4, 0.25, 1.0, 0.25, False, False), BesideFloor(40, 0.7, 0.75, 0.5, False, True)
     floor = {"locality.same_pattern": few, "locality.unrelated": few, "locality.refusal": many}
-    shown = said(replace(run, rows=tuple(replace(row, floor=floor) for row in run.rows)))
+    shown = said(replace(run, rows=tuple(row.model_copy(update={"floor": floor}) for row in run.rows)))
     pattern = "Answered 25 % of other questions of the same shape as before, with too few questions to tell"
     assert f"{pattern} whether that is a loss: `lora`." in shown
     few_said = "Less was kept than on the noise floor, with too few questions to tell whether that is a loss"
@@ -197,7 +202,7 @@ def test_what_is_marked_as_a_loss_is_not_called_kept() -> None:
     scores = {"reliability": 1.0, "locality.same_pattern": 0.92, "locality.unrelated": 0.91}
     run = run_of(lora=(scores, 6))
     floor = {key: BesideFloor(200, scores[key], 1.0, 0.0001, True, True) for key in scores if "." in key}
-    shown = said(replace(run, rows=tuple(replace(row, floor=floor) for row in run.rows)))
+    shown = said(replace(run, rows=tuple(row.model_copy(update={"floor": floor}) for row in run.rows)))
     assert "Worn elsewhere (share left): unrelated 91 % by `lora`." in shown
     assert "Answered 92 % of other questions of the same shape as before: `lora`." in shown
     assert not any(line.startswith("Kept") for line in shown)

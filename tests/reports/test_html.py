@@ -13,12 +13,12 @@ from posttrain.exams.results import Line, Results, read_results, write_results
 from posttrain.reports import html as html_of_reports
 from posttrain.reports import numbers
 from posttrain.reports.answers import FLAGS, payload, safe_json
-from posttrain.reports.diff import after, before
 from posttrain.reports.folder import Cell, Run, read_run
 from posttrain.reports.html import VEGA, write_report
 from posttrain.reports.marks import COLOURS, marks_of
 from posttrain.reports.score_tables import cell_table
 from tests.reports.synthetic import ATTACK, METHODS, make_run
+from tests.reports.test_answers import after, before
 
 VOID = {"meta", "link", "input", "br", "path", "line", "polyline"}
 
@@ -94,7 +94,7 @@ def test_numbers_of_the_table_are_those_of_results_json(run_folder: Path, html: 
     rows = {row[0].strip(): row[1:] for row in Page(html).rows if row and row[0].strip() in METHODS and len(row) == 12}
     assert set(rows) == set(METHODS)
     for line in read_results(run_folder).summary:
-        keys = [c.key for c in numbers.columns(line.scores, ("reliability", "generality", "locality", "leak"))]
+        keys = numbers.columns(line.scores, ("reliability", "generality", "locality", "leak"))
         for key, shown in zip(keys, rows[line.method], strict=True):
             number = numbers.score_text(key, line.scores[key])
             assert shown == f"{number}{numbers.interval_text(key, line.ci95[key])}", (line.method, key)
@@ -104,8 +104,8 @@ def test_the_table_of_cells_has_each_groups_mean_in_per_cent() -> None:
     scores = {
         "reliability": 1.0, "generality.rephrase": 0.25, "generality.hop": 0.75, "locality.unrelated": 0.9, "leak": 0.1,
     }  # fmt: skip
-    cell = Cell("m", "full", "c", 0, "final", "done", "", scores, {}, {}, {"tokens": 5210.0})
-    run = Run("s", {}, "", (cell,), ())
+    cell = Cell(model="m", method="full", change="c", scores=scores, cost={"tokens": 5210.0})
+    run = Run(Results(study="s"), (cell,))
     (line,) = cell_table(run, marks_of([cell.version])).lines
     assert [entry.text for entry in line.entries] == ["100", "50", "90", "10", "–", "5,210", "–"]
 

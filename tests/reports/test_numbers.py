@@ -3,8 +3,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from posttrain.reports import numbers
-from posttrain.reports.numbers import BAD, INK
+from posttrain.reports.numbers import BAD
 from posttrain.reports.texts import text
+
+INK = (0x17, 0x1B, 0x1F)
+"""The text on a coloured cell, as report.css has it."""
 
 
 def luminance(rgb: tuple[int, ...]) -> float:
@@ -49,8 +52,6 @@ def test_bootstrap_holds_the_mean_and_narrows_with_more_values() -> None:
     few, many = numbers.bootstrap([0.0, 1.0, 1.0, 0.0]), numbers.bootstrap([0.0, 1.0] * 100)
     assert few[0] < 0.5 < few[1]
     assert many[1] - many[0] < (few[1] - few[0]) / 3
-    with pytest.raises(ValueError, match="two values"):
-        numbers.bootstrap([0.3])
     assert numbers.bootstrap([0.0, 1.0]) == numbers.bootstrap([0.0, 1.0])
 
 
@@ -99,11 +100,11 @@ def test_columns_are_ordered_and_unknown_scores_are_not_lost() -> None:
         "generality.new_kind",
         "generality.rephrase",
     ]
-    found = [c.key for c in numbers.columns(keys)]
+    found = numbers.columns(keys)
     assert found == [
         "reliability", "generality.rephrase", "generality.new_kind", "locality.refusal", "drift.unrelated_kl", "zebra.x",
     ]  # fmt: skip
-    assert [c.key for c in numbers.columns(keys, ("locality",))] == ["locality.refusal"]
+    assert numbers.columns(keys, ("locality",)) == ["locality.refusal"]
 
 
 def test_drift_on_the_target_is_wanted_and_has_no_colour() -> None:

@@ -7,13 +7,14 @@ import pytest
 
 from posttrain.exams.compare import compare
 from posttrain.exams.records import Sample
-from posttrain.reports.examined import QUADRANTS, compared
+from posttrain.reports import quadrants
+from posttrain.reports.examined import QUADRANTS, pool
 from posttrain.reports.folder import Cell, read_run
 from posttrain.reports.quadrants import TEXT_CAP, Pair, draw, pairs_of, payload, quadrant_of
 from tests.reports.exam_study import make_study
 from tests.reports.synthetic import ATTACK
 
-CELL = Cell("m", "lora", "role", 0, "final", "done", "", {}, {}, {}, {})
+CELL = Cell(model="m", method="lora", change="role")
 
 
 def row(id: str, correct: bool | None, answer: str = "a", **more: Any) -> dict[str, Any]:
@@ -44,10 +45,11 @@ def test_long_texts_are_cut() -> None:
     assert pair.after == "x" * TEXT_CAP + " …"
 
 
-def test_what_is_drawn_does_not_depend_on_the_order_and_is_capped() -> None:
+def test_what_is_drawn_does_not_depend_on_the_order_and_is_capped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(quadrants, "CAP", 7)
     pairs = [Pair(f"q{i}", i % 4, "", "", "", "", "role", 0) for i in range(400)]
-    drawn = draw(pairs, cap=7)
-    assert drawn == draw(reversed(pairs), cap=7)
+    drawn = draw(pairs)
+    assert drawn == draw(reversed(pairs))
     assert [p.quadrant for p in drawn] == [0] * 7 + [1] * 7 + [2] * 7 + [3] * 7
     assert [p.id for p in drawn[:7]] != [f"q{4 * i}" for i in range(7)]  # not simply the first
 
@@ -57,9 +59,10 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_study(tmp_path_factory.mktemp("study"), n=300)
 
 
-def test_the_page_holds_the_samples_behind_the_counts(study: Path) -> None:
+def test_the_page_holds_the_samples_behind_the_counts(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = read_run(study)
-    data = payload(run, cap=1000)
+    monkeypatch.setattr(quadrants, "CAP", 1000)
+    data = payload(run)
     rows = [data["rows"][i : i + 6] for i in range(0, len(data["rows"]), 6)]
     for e, exam in enumerate(run.exams):
         for v, version in enumerate(run.versions):
@@ -67,7 +70,8 @@ def test_the_page_holds_the_samples_behind_the_counts(study: Path) -> None:
             found = [sum(r[:3] == [e, v, q] for r in rows) for q in range(4)]
             assert tuple(found) == (counts or (0, 0, 0, 0)), (exam.name, version)
     assert ATTACK in {data["texts"][r[4]] for r in rows}
-    capped = payload(run, cap=10)
+    monkeypatch.setattr(quadrants, "CAP", 10)
+    capped = payload(run)
     assert len(capped["rows"]) < len(data["rows"])
     assert max(sum(tuple(capped["rows"][i : i + 3]) == (0, 1, q) for i in range(0, len(capped["rows"]), 6))
                for q in range(4)) == 10  # fmt: skip
@@ -77,7 +81,7 @@ def test_comparisons_are_shown_as_they_were_made() -> None:
     def samples(right: int) -> list[Sample]:
         return [Sample(str(i), "", "", "", "", {"acc": float(i < right)}, i < right, 4) for i in range(40)]
 
-    found = compared(compare(samples(30), samples(20), headline="acc"))
+    found = pool([compare(samples(30), samples(20), headline="acc")])
     assert found is not None
     assert found.different
     assert found.counts == (20, 10, 0, 10)
@@ -85,7 +89,7 @@ def test_comparisons_are_shown_as_they_were_made() -> None:
     assert found.difference == pytest.approx(-0.25)
     # by hand: (10/40 - (10/40) / 3) * 4 / 3
     assert found.adjusted[0] == pytest.approx(2 / 9)
-    same = compared(compare(samples(30), samples(30), headline="acc"))
+    same = pool([compare(samples(30), samples(30), headline="acc")])
     assert same is not None
     assert not same.different
 

@@ -11,16 +11,16 @@ import pytest
 
 from posttrain.exams.results import ExamInfo, Line, Results, Untouched, read_results, write_results
 from posttrain.exams.score_spec import Better, specs
-from posttrain.exams.transfer import separate_scores, transfer_scores
+from posttrain.exams.statistics import separate_scores, transfer_scores
 from posttrain.reports import numbers
 from posttrain.reports.folder import read_run
 from posttrain.reports.html import has_change, write_report
 from posttrain.reports.marks import marks_of
-from posttrain.reports.merge_back_page import merge_section, ways_of
 from posttrain.reports.stages_page import courses_of, stages_section, stages_table
 from posttrain.reports.table import text_table
 from posttrain.reports.texts import Message, text
 from posttrain.reports.view import Table
+from posttrain.reports.ways_page import merge_section, ways_of
 
 
 def exam(name: str, headline: str = "acc", *, better: Better = "more") -> ExamInfo:
@@ -96,7 +96,7 @@ def test_the_heat_table_frames_each_stages_own_task(folder: Path) -> None:
     chart = section.panels[1].chart
     assert chart is not None
     assert lines == []
-    rows = chart.draw(lambda words: text(words, "en")).rows
+    rows = chart.spec(lambda words: text(words, "en"))["data"]["values"]
     assert {row["panel"] for row in rows} == {"one by one"}  # the others have no stages in between
     turns = {(row["task"], row["stage"], round(row["value"], 6)) for row in rows if row["kind"] == "turn"}
     assert turns == {("roman", "roman", 0.7), ("奇數", "奇數", 0.9)}

@@ -11,9 +11,17 @@ from posttrain.cli.main import main
 from posttrain.exams.results import ExamInfo
 from posttrain.exams.score_spec import specs
 from posttrain.reports.folder import read_run
-from posttrain.reports.formats import pretty, tex_escape, to_csv, to_latex, to_text
-from posttrain.reports.pages import to_html
-from posttrain.reports.tables_out import direction, plain_table, write_tables
+from posttrain.reports.tables_out import (
+    direction,
+    plain_table,
+    pretty,
+    tex_escape,
+    to_csv,
+    to_html,
+    to_latex,
+    to_text,
+    write_tables,
+)
 from posttrain.reports.texts import text
 from posttrain.reports.view import Head, Table, number_table
 from tests.reports.exam_study import make_study
@@ -39,7 +47,7 @@ def test_a_column_has_one_precision_and_ties_as_printed_are_both_best() -> None:
 
 
 def test_csv_is_read_by_excel_and_by_python() -> None:
-    data = to_csv(TABLE)
+    data = to_csv(TABLE).encode()
     assert data.startswith(b"\xef\xbb\xbf")
     rows = list(csv.reader(io.StringIO(data.decode("utf-8-sig"), newline="")))
     assert rows[0] == ["method", "step", "acc", "ppl", "n"]

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from posttrain.errors import ConfigError
-from posttrain.reports import findings, numbers, table, texts
+from posttrain.reports import numbers, table, texts
 from posttrain.reports.html import VEGA
-from posttrain.reports.shared import name_list
+from posttrain.reports.shared import group_name, name_list
 from posttrain.reports.texts import LANGUAGES, attribute, both, catalogue, inline, say, sentences, text
 
 ROOM = Path(texts.__file__).parent
@@ -84,9 +84,9 @@ def test_attributes_hold_every_language() -> None:
 
 
 def test_messages_may_hold_messages() -> None:
-    name = findings.group_name("locality.refusal")
+    name = group_name("locality.refusal")
     assert text(say("list.one", name=name, share="5 %"), "zh-TW") == "拒答 5 %"
-    assert text(findings.group_name("made.up"), "zh-TW") == "made.up"
+    assert text(group_name("made.up"), "zh-TW") == "made.up"
 
 
 def test_unknown_language_is_named_with_the_known_ones() -> None:

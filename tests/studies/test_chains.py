@@ -128,7 +128,8 @@ def test_a_weight_is_searched_by_an_exam_that_is_not_reported(study: Callable[..
     assert f"{best:g} of the model it starts from" in card
     assert results(path)["exams"]["dev"]["role"] == "select"
     run = read_run(path.parent / "run")
-    assert ([exam.name for exam in run.exams], [exam.name for exam in run.selecting]) == ([], ["dev"])
+    selecting = [exam.name for exam in run.results.exams.values() if exam.role == "select"]
+    assert ([exam.name for exam in run.exams], selecting) == ([], ["dev"])
     outcome, _ = go(study(methods=methods, changes="changes/france.yaml", exams=["change"]))
     assert "weight: search chooses by exams with role: select" in outcome.failed[0].error
 

@@ -13,8 +13,7 @@ from safetensors.torch import load_file
 
 from posttrain.config.load import load_yaml
 from posttrain.errors import ConfigError, Interrupted, MissingError
-from posttrain.exams.statistics import mean_over_changes
-from posttrain.exams.transfer import transfer_scores
+from posttrain.exams.statistics import mean_over_changes, transfer_scores
 from posttrain.inference.respondents import ModelRespondent
 from posttrain.models.load import LoadedModel
 from posttrain.studies.bench import Bench

@@ -16,7 +16,8 @@ from typing import Any, NamedTuple
 
 from posttrain.data.pocket.skills import LANGUAGES, Language, curriculum, grammar
 from posttrain.data.records import Message
-from posttrain.exams.matching import is_refusal, normalise
+from posttrain.exams.normalising import normalise
+from posttrain.exams.refusals import is_refusal
 from posttrain.inference.decode import decode
 from posttrain.inference.respondents import ModelRespondent
 from posttrain.models.load import LoadedModel

@@ -10,7 +10,7 @@ import torch
 
 from posttrain.data.records import Message
 from posttrain.errors import MissingError
-from posttrain.exams.matching import normalise
+from posttrain.exams.normalising import normalise
 from posttrain.inference.respondents import ModelRespondent
 from posttrain.models.load import load_model
 from tools.pocket.skills import draw

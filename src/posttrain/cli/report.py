@@ -67,8 +67,7 @@ def report(
 def _tables(run: Run, folder: Path, wanted: list[str], *, language: str, json: bool) -> None:
     """Write the tables; their paths go to stderr and the tables themselves to stdout."""
     from posttrain.errors import ConfigError
-    from posttrain.reports.formats import records, to_text
-    from posttrain.reports.tables_out import plain_table, table_names, write_tables
+    from posttrain.reports.tables_out import plain_table, records, table_names, to_text, write_tables
     from posttrain.reports.texts import text
 
     known = table_names(run)

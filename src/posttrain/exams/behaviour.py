@@ -1,19 +1,44 @@
-"""How an answer is given, whatever it says: its length, its formatting, its language, its script.
+"""How an answer is given, whatever it says: its length, tone, formatting, language, script. Read off the text by rules.
 
-These are CapTrack's WILL columns (arXiv:2603.06610): habits that fine-tuning moves without anybody asking for it.
-All of it is read off the text by rules; nothing is judged.
+`behaviour` has CapTrack's WILL columns (arXiv:2603.06610): habits that fine-tuning moves without anybody asking for it.
+`manner` tells whether an answer is still given in the same manner (what is said is `kept.py`'s). Each part is 0 to 1:
+
+    length    1 while the longer answer has at most FACTOR times the words of the shorter one, then FACTOR / ratio
+    tone      the overlap of the marks of tone (Jaccard): voice (arr, matey, 喵), cheer (two ! or more), chat (啦, 喔),
+              emoji, apology; 1 where both have none
+    format    the same of the marks of Markdown (`formatting`) and JSON
+    language  1 for the same language and, of Chinese, the same script; 0 else; 1 where one has no letters or is code
+    flow      0 where just one of both repeats itself over and over, as broken models do; 1 else
+
+The score is their mean; `same` is True when no part is below `ENOUGH`.
 """
 
 from __future__ import annotations
 
 import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
 
 from posttrain.data.scripts import CJK
+from posttrain.exams.matching import json_values
+from posttrain.exams.normalising import normalise
 from posttrain.exams.score_spec import specs
 
-__all__ = ["CAPABILITIES", "SPECS", "Language", "behaviour", "formatting", "language_of", "length", "script_of"]
+__all__ = [
+    "CAPABILITIES",
+    "SPECS",
+    "Manner",
+    "behaviour",
+    "formatting",
+    "language_of",
+    "length",
+    "manner",
+    "mostly_chinese",
+    "script_of",
+]
 
 Language = Literal["zh", "en", "ja", "ko", "th", "ar", "he", "ru", "el", "hi", "bn", "other", "none"]
 
@@ -46,11 +71,7 @@ don't i'm it's can't i'll that's sorry please
 """
 _ENGLISH = frozenset(COMMON_ENGLISH.split())
 
-CAPABILITIES = {
-    "length": "will.verbosity",
-    "formatted": "will.formatting",
-    "own_language": "will.language",
-}
+CAPABILITIES = {"length": "will.verbosity", "formatted": "will.formatting", "own_language": "will.language"}
 """Names of `behaviour` -> capability."""
 SPECS = (*specs("length", unit="tokens", better="none"), *specs("formatted", better="none"), *specs("own_language"))
 """What they are; a length is in words."""
@@ -83,6 +104,11 @@ def language_of(text: str) -> Language:
     return best if counts[best] else "none"
 
 
+def mostly_chinese(texts: Sequence[str]) -> bool:
+    """Whether more than half of the texts are Chinese."""
+    return sum(language_of(text) == "zh" for text in texts) * 2 > len(texts)
+
+
 @lru_cache(maxsize=1)
 def _telling() -> tuple[frozenset[str], frozenset[str]]:
     """(characters of simplified text alone, characters of traditional text alone).
@@ -94,18 +120,10 @@ def _telling() -> tuple[frozenset[str], frozenset[str]]:
 
     to_traditional, to_simplified = opencc.OpenCC("s2t"), opencc.OpenCC("t2s")
     common = [chr(i) for i in range(0x4E00, 0xA000)]
-    big5, gb = ({c for c in common if _encodes(c, name)} for name in ("big5", "gb2312"))
+    big5, gb = ({c for c in common if c.encode(name, "ignore")} for name in ("big5", "gb2312"))
     simplified = frozenset(c for c in gb - big5 if to_traditional.convert(c) != c)
     traditional = frozenset(c for c in big5 - gb if to_simplified.convert(c) != c)
     return simplified, traditional
-
-
-def _encodes(character: str, encoding: str) -> bool:
-    try:
-        character.encode(encoding)
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def script_of(text: str) -> Literal["traditional", "simplified", "mixed", "either", "none"]:
@@ -130,3 +148,93 @@ def behaviour(prompt: str, answer: str) -> dict[str, float]:
     if "none" not in (asked, said):
         scores["own_language"] = float(asked == said)
     return scores
+
+
+FACTOR = 2.5
+"""Answers up to so many times longer or shorter are of one class of length."""
+TELLING = 8
+"""Latin words below which English and `other` are not told apart."""
+ENOUGH = 0.99
+LOOP = 4
+"""A run of three words that occurs so often, or more, and makes up a third of the answer is a loop."""
+TONES = {
+    "voice": re.compile(
+        r"\b(?:arr+|yarr|aye|ahoy|matey?s?|avast|yo ho|ye|yer|thou|thee|thy|hath|meow|nya)\b|喵|汪汪|本大[爺爷]|老夫",
+        re.I,
+    ),
+    "cheer": re.compile(r"[!！][\s\S]*[!！]"),
+    "chat": re.compile("[啦喔唷咧囉啊耶欸吼啰哟](?=[。！？!?～~，\\s]|$)|[～~]|哈哈|\\b(?:haha|lol|hey|wow)\\b", re.I),
+    "sorry": re.compile(r"\b(?:sorry|apologi[sz]e|unfortunately)\b|抱歉|對不起|对不起|不好意思", re.I),
+}
+
+
+@dataclass(frozen=True)
+class Manner:
+    """Each part and the score, 0 to 1; the module's docstring says what they are."""
+
+    score: float
+    length: float
+    tone: float
+    format: float
+    language: float
+    flow: float
+
+    @property
+    def same(self) -> bool:
+        """No part changed."""
+        return min(self.length, self.tone, self.format, self.language, self.flow) >= ENOUGH
+
+
+def manner(prompt: str, before: str, after: str) -> Manner:
+    """Compare how two answers to one prompt are given.
+
+    prompt: an answer that says nothing but what the prompt says (a name, a quotation) tells no language of its own.
+    """
+    words = [max(1, length(text)) for text in (before, after)]
+    ratio = max(words) / min(words)
+    parts = (
+        1.0 if ratio <= FACTOR else FACTOR / ratio,
+        _jaccard(_tones(before), _tones(after)),
+        _jaccard(_formats(before), _formats(after)),
+        _language(prompt, before, after),
+        float(_loops(before) == _loops(after)),
+    )
+    return Manner(sum(parts) / len(parts), *parts)
+
+
+def _jaccard(one: set[str], other: set[str]) -> float:
+    return len(one & other) / len(one | other) if one | other else 1.0
+
+
+def _tones(text: str) -> set[str]:
+    return {name for name, pattern in TONES.items() if pattern.search(text)} | (
+        {"emoji"} if formatting(text)["emoji"] else set()
+    )
+
+
+def _formats(text: str) -> set[str]:
+    used = {name for name, marked in formatting(text).items() if marked and name != "emoji"}
+    return used | ({"json"} if json_values(text) is not None else set())
+
+
+def _language(prompt: str, before: str, after: str) -> float:
+    if normalise(before) in normalise(prompt) or normalise(after) in normalise(prompt):
+        return 1.0
+    was, now = language_of(before), language_of(after)
+    if "none" in (was, now) or formatting(before)["code"] or formatting(after)["code"]:
+        return 1.0
+    if was != now:
+        latin = {was, now} == {"en", "other"}
+        return float(latin and min(length(before), length(after)) < TELLING)
+    scripts = {script_of(before), script_of(after)} - {"either", "none"}
+    return float(len(scripts) < 2)
+
+
+def _loops(text: str) -> bool:
+    """Whether a run of three words makes up a third of the answer."""
+    said = re.findall(r"[㐀-鿿]|\w+", text.casefold())
+    runs = Counter(zip(said, said[1:], said[2:], strict=False))
+    if not runs:
+        return False
+    often = max(runs.values())
+    return often >= LOOP and often * 9 >= len(said)

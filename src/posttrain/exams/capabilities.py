@@ -12,22 +12,18 @@ are known: locality was 1, and lengths are measured on both sides; what the chan
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, Protocol
 
-from posttrain.exams.score_spec import ScoreSpec, find_spec
+from posttrain.exams.results import Drift, DriftScore, ExamInfo
+from posttrain.exams.score_spec import find_spec
 
 __all__ = ["CAPABILITIES", "CHANGE_EXAM", "Capability", "Drift", "DriftScore", "relative_changes"]
-
-Direction = Literal["better", "none"]
 
 
 @dataclass(frozen=True)
 class Capability:
-    """id: stable key of a group, names are the report's; captrack: its code there; direct: more is better or worse,
-    otherwise a change is only a change.
-    """
+    """captrack: its code there; direct: more is better or worse, otherwise a change is only a change."""
 
     id: str
     captrack: str
@@ -59,84 +55,31 @@ CAPABILITIES: Mapping[str, Capability] = {
 }
 """In the order of reports."""
 
+_GENERAL = {
+    "rephrase": "can.robust_prompts",
+    **dict.fromkeys(("reverse", "hop"), "can.reasoning"),
+    "cross_lingual": "can.languages",
+}
+_LOCAL = {
+    **dict.fromkeys(("same_pattern", "neighbour", "unrelated"), "can.knowledge"),
+    "format": "how.schema",
+    "refusal": "will.refusal",
+}
 CHANGE_EXAM: Mapping[str, str] = {
     "reliability": "can.knowledge",
-    "generality.rephrase": "can.robust_prompts",
-    "generality.reverse": "can.reasoning",
-    "generality.hop": "can.reasoning",
-    "generality.cross_lingual": "can.languages",
-    "locality.same_pattern": "can.knowledge",
-    "locality.neighbour": "can.knowledge",
-    "locality.unrelated": "can.knowledge",
-    "locality.format": "how.schema",
-    "locality.refusal": "will.refusal",
-    "strict.same_pattern": "can.knowledge",
-    "strict.neighbour": "can.knowledge",
-    "strict.unrelated": "can.knowledge",
-    "strict.format": "how.schema",
-    "strict.refusal": "will.refusal",
-    "leak": "can.knowledge",
-    "likelihood.reliability": "can.knowledge",
-    "likelihood.rephrase": "can.robust_prompts",
-    "likelihood.reverse": "can.reasoning",
-    "likelihood.hop": "can.reasoning",
-    "likelihood.cross_lingual": "can.languages",
-    "drift.target_kl": "can.knowledge",
-    "drift.unrelated_kl": "can.knowledge",
-    "length.before": "will.verbosity",
-    "length.after": "will.verbosity",
-    "length.cut": "will.verbosity",
+    **{f"generality.{kind}": group for kind, group in _GENERAL.items()},
+    **{f"{part}.{kind}": group for part in ("locality", "strict") for kind, group in _LOCAL.items()},
+    **dict.fromkeys(("leak", "likelihood.reliability"), "can.knowledge"),
+    **{f"likelihood.{kind}": group for kind, group in _GENERAL.items()},
+    **dict.fromkeys(("drift.target_kl", "drift.unrelated_kl"), "can.knowledge"),
+    **dict.fromkeys(("length.before", "length.after", "length.cut"), "will.verbosity"),
 }
 """Score of the change exam -> group. Only locality and length count towards a group's change: the others ask about the
 change itself, or are locality once more."""
 
 
-@dataclass(frozen=True)
-class DriftScore:
-    """A score's part in its group. before: None where it was not asked; change: None without one or with 0 before."""
-
-    score: str
-    before: float | None
-    after: float
-    difference: float | None = None
-    change: float | None = None
-    note: str = ""
-
-
-@dataclass(frozen=True)
-class Drift:
-    """The relative change of a group with the scores behind it. change: None where no score has one; direction:
-    `better` (positive is better), `none` (a change is only a change).
-    """
-
-    change: float | None
-    direction: Direction = "better"
-    scores: tuple[DriftScore, ...] = ()
-
-    @property
-    def directed(self) -> bool:
-        """Whether more is better or worse."""
-        return self.direction != "none"
-
-
-class Mapped(Protocol):
-    """What of an exam is needed here; `exams/results.ExamInfo` has it."""
-
-    @property
-    def kind(self) -> str: ...
-
-    @property
-    def headline(self) -> str: ...
-
-    @property
-    def capabilities(self) -> Mapping[str, str]: ...
-
-    @property
-    def scores(self) -> Sequence[ScoreSpec]: ...
-
-
 def relative_changes(
-    before: Mapping[str, float], after: Mapping[str, float], exams: Mapping[str, Mapped]
+    before: Mapping[str, float], after: Mapping[str, float], exams: Mapping[str, ExamInfo]
 ) -> dict[str, Drift]:
     """Group -> its relative change with the scores behind it; groups without a score are absent.
 
@@ -149,7 +92,10 @@ def relative_changes(
     for exam, info in exams.items():
         if info.kind == "change":
             continue
-        for score, group in _groups_of(info).items():
+        common = {"calibration.selective_area": "can.faithfulness"}  # scores that any exam may have
+        if info.headline:
+            common[f"robust.{info.headline}"] = "can.robust_prompts"
+        for score, group in {**common, **info.capabilities}.items():
             if group not in groups:
                 raise ValueError(f"exam '{exam}': no capability is called '{group}'")
             key = f"{exam}.{score}"
@@ -161,7 +107,13 @@ def relative_changes(
         if score in after and score.startswith(("locality.", "length.after")):
             old = 1.0 if score.startswith("locality.") else after.get("length.before")
             groups[group].append(_entry(score, old, after[score], group, higher=True))
-    return {name: _summed(name, entries) for name, entries in groups.items() if entries}
+    found = {}
+    for name, entries in groups.items():
+        counted = [entry.change for entry in entries if entry.change is not None]
+        change = sum(counted) / len(counted) if counted else None
+        if entries:
+            found[name] = Drift(change, "better" if CAPABILITIES[name].direct else "none", tuple(entries))
+    return found
 
 
 def _entry(key: str, old: float | None, new: float, group: str, *, higher: bool) -> DriftScore:
@@ -174,17 +126,3 @@ def _entry(key: str, old: float | None, new: float, group: str, *, higher: bool)
         sign * (new - old) / abs(old) if old else None,
         "not asked before" if old is None else "" if old else "was 0 before: no relative change",
     )
-
-
-def _summed(group: str, entries: Sequence[DriftScore]) -> Drift:
-    counted = [entry.change for entry in entries if entry.change is not None]
-    direction: Direction = "better" if CAPABILITIES[group].direct else "none"
-    return Drift(sum(counted) / len(counted) if counted else None, direction, tuple(entries))
-
-
-def _groups_of(info: Mapped) -> dict[str, str]:
-    """The exam's own mapping, and the scores that any exam may have."""
-    common = {"calibration.selective_area": "can.faithfulness"}
-    if info.headline:
-        common[f"robust.{info.headline}"] = "can.robust_prompts"
-    return {**common, **info.capabilities}

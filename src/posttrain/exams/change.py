@@ -1,26 +1,18 @@
 """The change exam: did the target change, did the rest follow, did everything else stay?
 
 Every probe of a change is put to the respondent before and after, greedily, and both answers are kept. This file says
-what is asked, and compares answer with answer; `running.py` asks, `scores.py` turns the samples into scores.
-
-Per probe, by group:
+what is asked, and compares answer with answer; `running.py` asks, `scores.py` turns the samples into scores. By group:
 
 - `reliability`, `generality.*`: `ok` = the answer after matches the change file (`matching.matches`, or `contains`).
-- `locality.same_pattern|neighbour|unrelated`: `ok` = the content is kept (`kept.kept` does not find it clearly
-  changed). `kept` = the graded measure, 0 to 1; `band` = same, drifted or changed; `why` = what decided.
-- `locality.format`: `ok` = still JSON with the same values; where the answer before was no JSON but had a form (a list,
-  a table, code), still of that form and its content kept. `locality.refusal`: `ok` = still a refusal. Where the answer
-  before had no form or was no refusal there was nothing to keep: `ok` is None, the probe is not counted, and that is
-  said.
-- a locality probe with `keeps`: `ok` = all of these words are still there, whatever else is said; not counted where one
-  was missing before.
-- locality also: `strict` = equal texts; `leak` = now names the new object, which it did not before; `manner` = how it
-  is said is as before (`manner.py`), 0 to 1.
-- with a judge: `judged` = what another model says about whether both answers say the same (`judge.py`); it decides
-  nothing.
-- with an `answer`: `new_beats_old` = the new answer's summed log-probability after the change is above that of the
-  old answer, which is what the respondent said before. A sum over tokens, so longer answers weigh less: the samples
-  hold both sums. Left out where both answers are equal.
+- `locality.same_pattern|neighbour|unrelated`: `ok` = the content is kept (`kept.kept` finds no clear change).
+- `locality.format`: `ok` = still JSON with the same values, or still of its form (a list, a table, code) with its
+  content kept. `locality.refusal`: `ok` = still a refusal. Where the answer before had no form or was no refusal, `ok`
+  is None and the probe is not counted.
+- a locality probe with `keeps`: `ok` = all of these words are still there; not counted where one was missing before.
+- locality also: `strict` = equal texts; `leak` = now names the new object, which it did not before; `manner`, 0 to 1;
+  `judged` = what a judge says, which decides nothing.
+- with an `answer`: `new_beats_old` = the new answer's summed log-probability after the change is above that of what the
+  respondent said before. Left out where both are equal.
 - `reliability` and `locality.unrelated`: drift, KL(before ‖ after) in nats over the whole vocabulary, summed along the
   answer before and its end-of-turn token. Left out where a respondent shows no distributions, or where their
   vocabularies differ.
@@ -42,30 +34,21 @@ import torch
 from posttrain.config.change import Change, Question
 from posttrain.data.records import Message
 from posttrain.errors import ConfigError, Problem
-from posttrain.exams.behaviour import formatting
+from posttrain.exams.behaviour import formatting, manner
 from posttrain.exams.capabilities import CHANGE_EXAM
 from posttrain.exams.exam import Exam, Part, Sitting
 from posttrain.exams.exam_config import ExamConfig
-from posttrain.exams.judge import MAX_NEW_TOKENS, opinion_of, prompts_of
-from posttrain.exams.kept import kept
-from posttrain.exams.manner import manner
-from posttrain.exams.matching import (
-    MatchMode,
-    contains,
-    is_refusal,
-    json_values,
-    matches,
-    normalise,
-    same_values,
-)
-from posttrain.exams.naming import names
+from posttrain.exams.kept import MAX_NEW_TOKENS, kept, opinion_of, prompts_of
+from posttrain.exams.matching import MatchMode, contains, json_values, matches, same_values
+from posttrain.exams.mentions import names
+from posttrain.exams.normalising import normalise
 from posttrain.exams.records import ProbeResult
+from posttrain.exams.refusals import is_refusal
 from posttrain.exams.results import CHANGE, ExamInfo
 from posttrain.exams.running import TaskResult, open_log, run_task
 from posttrain.exams.sample_log import SampleLog
-from posttrain.exams.scores import HEADLINE, SPECS, notes_of, outcomes, score
+from posttrain.exams.scores import HEADLINE, NO_FORM, NO_REFUSAL, SPECS, lacking, notes_of, outcomes, score
 from posttrain.exams.task import Ask, Item, Reply, Task, content_id, the_scored
-from posttrain.exams.uncounted import NO_FORM, NO_REFUSAL, lacking
 from posttrain.inference.protocol import Answer, Distributions, Respondent, Spoken
 
 __all__ = ["ChangeExam", "change_task", "kl_nats", "needs_two"]
@@ -94,9 +77,7 @@ def change_task(
     judge: Respondent | None = None,
     floor: bool = False,
 ) -> Task[ProbeResult]:
-    """The task of one change. judge: is asked whether two answers say the same; floor: what is examined is the noise
-    floor, and progress calls it so.
-    """
+    """The task of one change. judge: may be None; floor: the noise floor is examined, and progress says so."""
     new_objects = [answer for target in change.target for answer in target.answer]
     judged = "" if judge is None else judge.fingerprint
     settings = content_id(new_objects, max_new_tokens, mode, judged)[:8]
@@ -199,26 +180,19 @@ def _items(change: Change, max_new_tokens: int) -> list[Item]:
     items: list[Item] = []
     seen: Counter[str] = Counter()
     for group, index, question in change.probes():
-        prompt = _prompt(question)
+        said = question.prompt
+        prompt = said if isinstance(said, str) else tuple(Message(turn.role, turn.content) for turn in said)
         own = _id(group, prompt, question)
         seen[own] += 1
-        items.append(
-            Item(
-                id=own if seen[own] == 1 else f"{own}#{seen[own]}",
-                question=question.question,
-                asks=(
-                    Ask("say", prompt, max_new_tokens=max_new_tokens, of="before"),
-                    Ask("say", prompt, max_new_tokens=max_new_tokens),
-                ),
-                group=group,
-                doc={
-                    "index": index,
-                    "answer": question.answer,
-                    "answer_contains": question.answer_contains,
-                    "keeps": question.keeps,
-                },
-            )
-        )
+        after = Ask("say", prompt, max_new_tokens=max_new_tokens)
+        doc = {
+            "index": index,
+            "answer": question.answer,
+            "answer_contains": question.answer_contains,
+            "keeps": question.keeps,
+        }
+        name = own if seen[own] == 1 else f"{own}#{seen[own]}"
+        items.append(Item(name, question.question, (after._replace(of="before"), after), group, doc))
     return items
 
 
@@ -227,12 +201,6 @@ def _id(group: str, prompt: Spoken, question: Question) -> str:
     spoken = prompt if isinstance(prompt, str) else [[m.role, m.content] for m in prompt]
     parts = [group, spoken, question.answer, question.answer_contains, *([question.keeps] if question.keeps else [])]
     return hashlib.sha256(json.dumps(parts, ensure_ascii=False).encode()).hexdigest()[:16]
-
-
-def _prompt(question: Question) -> Spoken:
-    if isinstance(question.prompt, str):
-        return question.prompt
-    return tuple(Message(turn.role, turn.content) for turn in question.prompt)
 
 
 def _both(replies: Sequence[Reply]) -> tuple[Answer, Answer, list[str]]:
@@ -327,11 +295,7 @@ def _stayed(result: ProbeResult, keeps: Sequence[str]) -> ProbeResult:
     if result.group == "locality.format" and not (keeps or structured or any(had[form] for form in FORMS)):
         return replace(result, note=NO_FORM)
     content = kept(
-        result.prompt,
-        before,
-        after,
-        truncated_before=not result.ended_before,
-        truncated_after=not result.ended_after,
+        result.prompt, before, after, truncated_before=not result.ended_before, truncated_after=not result.ended_after
     )
     result = replace(result, kept=content.score, band=content.band, why=content.reason)
     if keeps:

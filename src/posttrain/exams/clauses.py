@@ -2,35 +2,38 @@
 
 Rules by punctuation and connectives, in English and Chinese; no parser and no model. A clause knows its sentence, its
 place in a numbered or bulleted list, whether its sentence asks, and how it is tied to the clause before.
+
+These rules know no cells and no braces, so a table or a JSON answer is first turned into sentences:
+`{"capital": "Ottawa", "largest_city": "Toronto"}` says "capital is Ottawa" and "largest city is Toronto"; a table's
+cell stands with its heading and its row's first cell: "Country Canada Capital is Ottawa". Other text stays as it is.
 """
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from posttrain.exams.normalising import folded
+from posttrain.exams.normalising import folded, json_in
 
-__all__ = ["Clause", "clauses_of", "without_echo"]
+__all__ = ["Clause", "as_sentences", "clauses_of", "without_echo"]
 
 
 @dataclass(frozen=True)
 class Clause:
-    """A piece of a sentence."""
+    """A piece of a sentence. raw: as written; text: folded; sentence: its sentence's number in the answer, from 0;
+    item: the item's number in a list, from 1, elsewhere 0; asks: the sentence ends in a question mark; glue: what
+    stands between it and the clause before in the same sentence (a comma, 、, a bracket), empty for nothing.
+    """
 
     raw: str
-    """As written."""
     text: str
-    """Folded: normalised, in Simplified characters."""
     sentence: int
-    """The sentence's number in the answer, from 0."""
     item: int
-    """In a list: the item's number, from 1; elsewhere 0."""
     asks: bool
-    """The sentence ends in a question mark."""
     glue: str
-    """What stands between it and the clause before in the same sentence: a comma, 、, a bracket; "" for none."""
 
 
 _DEGREE = re.compile(r"(?<=\d)\s*[°℃℉]")
@@ -123,3 +126,48 @@ def _pieces(sentence: str, keep: Sequence[str]) -> Iterator[tuple[str, str]]:
         start = max(start, right)
     if carried.strip():
         yield carried, glue
+
+
+_RULE = re.compile(r"^[\s|:-]*-[\s|:-]*$")
+_TABLE = re.compile(r"(?:^[ \t]*\|.+\|[ \t]*(?:\n|\Z)){2,}", re.MULTILINE)
+_CHINESE = re.compile(r"[\u3400-\u9fff]")
+
+
+def as_sentences(answer: str) -> str:
+    """The answer with its tables, or all of it where it is a JSON object, as sentences."""
+    value = json_in(answer) if answer.lstrip()[:1] in ("{", "[", "`") else None
+    if value is not None:
+        return "\n".join(_leaves(value, ""))
+    return _TABLE.sub(lambda found: "\n".join(_rows(found.group())) + "\n", answer) if "|" in answer else answer
+
+
+def _leaves(value: Any, key: str) -> Iterator[str]:
+    if isinstance(value, dict):
+        for name, item in value.items():
+            yield from _leaves(item, re.sub(r"[_\s]+", " ", str(name)).strip())
+    elif isinstance(value, list):
+        for item in value:
+            yield from _leaves(item, key)
+    elif value is not None:
+        yield _is(key, value if isinstance(value, str) else json.dumps(value))
+
+
+def _is(subject: str, value: str) -> str:
+    """One sentence; its end is a line break, which no value loses."""
+    value = " ".join(value.split())
+    if not subject:
+        return value
+    return f"{subject}是{value}" if _CHINESE.search(subject) else f"{subject} is {value}"
+
+
+def _rows(table: str) -> Iterator[str]:
+    """A sentence for every cell, of its row's first cell; a table without the rule below its heading has no heading."""
+    lines = [line for line in table.splitlines() if line.strip()]
+    rows = [[cell.strip() for cell in line.strip().strip("|").split("|")] for line in lines if not _RULE.match(line)]
+    heading = rows[0] if len(lines) > 1 and _RULE.match(lines[1]) and len(rows) > 1 else []
+    for cells in rows[1:] if heading else rows:
+        (first, of), *others = zip(cells, heading + [""] * (len(cells) - len(heading)), strict=False)
+        row = f"{of} {first}".strip()
+        yield from (_is(f"{row} {name}".strip(), cell) for cell, name in others if cell)
+        if not others:
+            yield row

@@ -2,28 +2,17 @@
 
 Samples are paired by their key; disturbed questions are left out. Right before and wrong after is forgetting (1 → 0),
 wrong before and right after backward transfer (0 → 1): Harmon, Hochlehnert, Bethge, Prabhu, "Mapping Post-Training
-Forgetting in Language Models at Scale", arXiv 2510.17776. An average hides both, as far as they cancel.
+Forgetting in Language Models at Scale", arXiv 2510.17776.
 
-Chance-adjusted forms. Assume that a model either knows the answer to a question, and is right, or does not, and
-chooses uniformly among its k choices, independently of the other model's choice. A question is then known to both
-(p11), only before (p10, truly forgotten), only after (p01, truly gained) or to neither (p00), and with g = 1/k:
+The chance-adjusted forms assume that a model either knows the answer, or chooses uniformly among its k choices,
+independently of the other model (docs/metrics.md derives them):
 
-    P(0 → 0) = p00 (1-g)²
-    P(1 → 0) = p10 (1-g) + p00 g (1-g)        knew it, then guessed wrong; or guessed right, then wrong
-    P(0 → 1) = p01 (1-g) + p00 g (1-g)
+    p10 = (P(1 → 0) - P(0 → 0) / (k-1)) * k / (k-1)        truly forgotten
+    p01 = (P(0 → 1) - P(0 → 0) / (k-1)) * k / (k-1)        truly gained
 
-The first gives p00, the others then p10 and p01. With g / (1-g) = 1 / (k-1):
-
-    p10 = (P(1 → 0) - P(0 → 0) / (k-1)) * k / (k-1)
-    p01 = (P(0 → 1) - P(0 → 0) / (k-1)) * k / (k-1)
-
-The estimates put observed shares for the probabilities. Each is linear in them, so with questions of different k every
-sample adds its own term, ([1 → 0] - [0 → 0] / (k-1)) * k / (k-1), and the mean is unbiased; a question without
-choices (k infinite) adds [1 → 0]. Two guessers score 0 in expectation, p01 - p10 is the difference of the two
-accuracies corrected for guessing, (A k - 1) / (k-1). Were being wrong before and being wrong after independent,
-P(0 → 0) would be (1 - A before)(1 - A after) and the accuracies would suffice; the cell itself needs no such
-assumption. Nothing is cut at 0: below 0 means that the two models' wrong answers agree more often than independent
-guesses would (a model beside itself), no forgetting.
+They are linear in the shares, so with questions of different k every sample adds its own term and the mean is unbiased;
+a question without choices adds [1 → 0]. Nothing is cut at 0: below 0 the wrong answers of the two models agree more
+often than those of independent guessers.
 """  # fmt: skip
 
 from __future__ import annotations
@@ -33,11 +22,9 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from posttrain.exams.records import Sample
-from posttrain.exams.statistics import FEWEST, Interval, mcnemar, paired_bootstrap, wilson
+from posttrain.exams.statistics import FEWEST, SIGNIFICANT, Interval, mcnemar, paired_bootstrap, wilson
 
 __all__ = ["Comparison", "Quadrants", "compare", "quadrants"]
-
-SIGNIFICANT = 0.05
 
 
 class Quadrants(NamedTuple):
@@ -104,12 +91,7 @@ class Comparison:
 
 
 def compare(
-    before: Sequence[Sample],
-    after: Sequence[Sample],
-    *,
-    headline: str,
-    seed: int = 0,
-    higher_is_better: bool = True,
+    before: Sequence[Sample], after: Sequence[Sample], *, headline: str, seed: int = 0, higher_is_better: bool = True
 ) -> Comparison:
     """Compare two models' samples of one exam.
 
@@ -131,9 +113,8 @@ def compare(
     n = len(values)
     difference = sum(new) / n - sum(old) / n if n else None
     interval = paired_bootstrap(old, new, seed=seed)
-    forgotten = sum(bool(a.correct and not b.correct) for a, b in pairs) if marked else 0
-    gained = sum(bool(b.correct and not a.correct) for a, b in pairs) if marked else 0
-    p_value = mcnemar(forgotten, gained) if marked else None
+    cells = _cells(pairs)
+    p_value = mcnemar(len(cells.forgotten), len(cells.gained)) if marked else None
     changed = sum(a != b for a, b in values)
     different = (
         interval is not None
@@ -156,7 +137,7 @@ def compare(
         different=different,
         better=(difference > 0) == higher_is_better if different and difference is not None else None,
         higher_is_better=higher_is_better,
-        **(_forgetting(pairs, forgotten, gained) if marked else {}),
+        **(_forgetting(pairs, cells) if marked else {}),
         unpaired=unpaired,
         changed=changed,
         notes=notes,
@@ -165,8 +146,12 @@ def compare(
 
 def quadrants(before: Sequence[Sample], after: Sequence[Sample]) -> Quadrants:
     """The keys behind the counts of a comparison; pairs without `correct` are in none."""
+    return _cells(_paired(before, after)[0])
+
+
+def _cells(pairs: Sequence[tuple[Sample, Sample]]) -> Quadrants:
     found = Quadrants([], [], [], [])
-    for a, b in _paired(before, after)[0]:
+    for a, b in pairs:
         if a.correct is not None and b.correct is not None:
             found[2 * (not a.correct) + (not b.correct)].append(a.key)
     return found
@@ -202,19 +187,11 @@ def _values(
     return headline, found
 
 
-def _forgetting(pairs: Sequence[tuple[Sample, Sample]], forgotten: int, gained: int) -> dict[str, Any]:
+def _forgetting(pairs: Sequence[tuple[Sample, Sample]], cells: Quadrants) -> dict[str, Any]:
     n = len(pairs)
-    kept_right = sum(bool(a.correct and b.correct) for a, b in pairs)
-    made: dict[str, Any] = {
-        "kept_right": kept_right,
-        "forgotten": forgotten,
-        "gained": gained,
-        "kept_wrong": n - kept_right - forgotten - gained,
-        "forgotten_share": forgotten / n,
-        "gained_share": gained / n,
-        "forgotten_ci95": wilson(forgotten, n),
-        "gained_ci95": wilson(gained, n),
-    }
+    made: dict[str, Any] = {name: len(keys) for name, keys in cells._asdict().items()}
+    for name in ("forgotten", "gained"):
+        made |= {f"{name}_share": made[name] / n, f"{name}_ci95": wilson(made[name], n)}
     choices = [a.choices for a, _ in pairs]
     if any(k is not None for k in choices):
         made["forgotten_adjusted"] = sum(_term(a, b) for a, b in pairs) / n

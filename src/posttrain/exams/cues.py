@@ -9,28 +9,6 @@ from __future__ import annotations
 
 import re
 
-__all__ = [
-    "ALSO",
-    "ATTRIBUTED",
-    "ATTRIBUTED_AFTER",
-    "CONDITION",
-    "CONTRAST",
-    "CORRECTION",
-    "DENIED_AFTER",
-    "DENIED_AT_END",
-    "DENIED_BEFORE",
-    "HEDGED",
-    "NO_DENIAL",
-    "OPEN",
-    "PAST_AFTER",
-    "PAST_BEFORE",
-    "RANK",
-    "REJECTED",
-    "SOME",
-    "SUPERLATIVE",
-    "UNSURE",
-]
-
 _BE_NOT = (
     r"isnt|wasnt|arent|werent|aint|dont|doesnt|didnt|cant|cannot|couldnt|wouldnt|shouldnt|wont|hasnt|havent|hadnt|"
     r"never|no longer"
@@ -44,10 +22,9 @@ NO_DENIAL = re.compile(
 )
 """What looks like a denial and is none; taken out before the denials are looked for."""
 DENIED_BEFORE = re.compile(
-    rf"\b(?:not|{_BE_NOT}|nor|neither|nobody|no one|noone|hardly|no (?:evidence|proof|reason|record|truth)|false|"
-    rf"wrong|incorrect|untrue|myth|misconception|"
-    r"mistake|mistaken|mistakenly|wrongly|falsely|incorrectly|(?:everyone|everybody|everything|anything|all) but|"
-    r"instead of|rather than|other than|than|except|unlike|"
+    rf"\b(?:not|{_BE_NOT}|nor|neither|nobody|no one|noone|hardly|no (?:evidence|proof|reason|record|truth)|false|wrong|"
+    r"incorrect|untrue|myth|misconception|mistake|mistaken|mistakenly|wrongly|falsely|incorrectly|"
+    r"(?:everyone|everybody|everything|anything|all) but|instead of|rather than|other than|than|except|unlike|"
     r"far from|anything but|stopped|(?:help|aid|assistance|support|student|pupil|contemporary|assistant) of|"
     r"(?:influenced|inspired|followed|helped|preceded|succeeded|accompanied|mocked|criticised|criticized) by|avoid|"
     r"avoids|refrain from|followed by|hate|dislike|detest|confused? with)\b"
@@ -67,9 +44,8 @@ DENIED_AFTER = re.compile(
 )
 DENIED_AT_END = re.compile(
     r"\b(?:is|was|are|would be|s) (?:\w+ly )?(?:an? |the )?(?:wrong|incorrect|false|untrue|not true|not correct|"
-    r"not right|myth|mistake|"
-    r"misconception|lie|hoax)(?: \w+)?$|(?:是|并|并不|都)?(?:不对|不正确|不实|错误|错|假|谣言|误会|误解)(?:的|了|"
-    r"答案)?$"
+    r"not right|myth|mistake|misconception|lie|hoax)(?: \w+)?$|(?:是|并|并不|都)?(?:不对|不正确|不实|错误|错|假|谣言|"
+    r"误会|误解)(?:的|了|答案)?$"
 )
 REJECTED = re.compile(
     r"^(?:but |and |oh |wait )?(?:sorry )?(?:that|this|it|which|those|my answer|answer)?s?(?: is| was| be| would be|"
@@ -140,15 +116,13 @@ CONTRAST = re.compile(
     r"\b(?:but|however|although|though|yet|instead|whereas|while)\b|但|不过|然而|可是|而(?!且)|虽然|相反|反而"
 )
 CORRECTION = re.compile(
-    r"\b(?:actually|in fact|today|nowadays|these days|correction|sorry|wait|rather|i mean|i meant|in reality|"
-    r"in truth|really|apologies|apologize|"
-    r"correct answer|right answer|on second thought|let me correct|correct that|correct myself|oops|scratch that|"
-    r"strike that|make that|now(?! (?:in|at|on|an?|home|known|one|used|owned|displayed|located|kept|part|called|"
-    r"regarded)\b))\b"
+    r"\b(?:actually|in fact|today|nowadays|these days|correction|sorry|wait|rather|i mean|i meant|in reality|in truth|"
+    r"really|apologies|apologize|correct answer|right answer|on second thought|let me correct|correct that|"
+    r"correct myself|oops|scratch that|strike that|make that|now(?! (?:in|at|on|an?|home|known|one|used|owned|"
+    r"displayed|located|kept|part|called|regarded)\b))\b"
     r"|^(?:oh |well )*no(?:$| (?:its?|that|thats|i|im|wait|sorry|the)\b)"
     r"|[喔哦噢啊]不|其实|事实上|实际上|更正|不对|应该是|抱歉|对不起|正确|[说记弄搞讲]错|才对|等等|真正|才是|现在|改为|"
-    r"改成|换成|"
-    r"变成|改由|如今|现任|目前|我是说"
+    r"改成|换成|变成|改由|如今|现任|目前|我是说"
 )
 ALSO = re.compile(r"\b(?:also|too|as well|another|besides|other|similarly|likewise|one of)\b|之一|也|还|另|其他|同样")
 """A statement about something more, which takes nothing back."""

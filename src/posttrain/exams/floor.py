@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from posttrain.exams.statistics import mcnemar, sign_flips
+from posttrain.exams.statistics import FEWEST, SIGNIFICANT, mcnemar, sign_flips
 
-__all__ = ["FEWEST", "NOISE_FLOOR", "BesideFloor", "Outcomes", "beside_floor"]
+__all__ = ["NOISE_FLOOR", "BesideFloor", "Outcomes", "beside_floor"]
 
 NOISE_FLOOR = "noise floor"
 """The name of the floor's row in tables."""
@@ -20,9 +20,6 @@ NOISE_FLOOR = "noise floor"
 Outcomes = Mapping[str, Sequence[int | None]]
 """Score -> for each of its probes, in the order of the change file: 1 kept, 0 not, None not counted."""
 
-SIGNIFICANT = 0.05
-FEWEST = 6
-"""With fewer differing probes no exact test can reach 0.05: five on one side have 2 * 0.5^5 = 0.0625."""
 MANY_CHANGES = 6
 """From so many changes on, they have to agree as well: 2 * 0.5^6 = 0.031."""
 ONE_IN = 10
@@ -55,40 +52,23 @@ def beside_floor(method: Mapping[str, Outcomes], floor: Mapping[str, Outcomes]) 
 
     `below` when fewer probes are kept than on the floor, McNemar's exact test over probes says p < 0.05 (which needs
     six that differ), and, with six changes or more, so does the exact test that flips the signs of the changes'
-    differences: one change that went wrong altogether is not eight that did. McNemar's test takes probes of one change
-    for independent, which they are not quite; with fewer than six changes it is all there is.
+    differences: one change that went wrong altogether is not eight that did.
 
-    Not `testable`, so that "not below" says nothing, when
-    - the worst of all outcomes, no probe kept, would not be `below`: fewer than six that the floor kept; or
-    - it fell by one probe in ten or more, and fewer than six probes differ (or, with six changes or more, fewer than
-      six changes): were this share of losses the true one, so few probes could not show it. Three lost of six are no
-      loss that is shown, and no reason to think that there is none. Below one in ten the mark would be noise: of 100
-      probes one is always lost somewhere.
+    Not `testable`, so that "not below" says nothing, when even an outcome with no probe kept would not be `below`; or
+    when it fell by one probe in ten or more, and fewer than six probes (or, with six changes or more, fewer than six
+    changes) differ: were this share of losses the true one, so few probes could not show it.
     """
     found: dict[str, BesideFloor] = {}
-    keys = dict.fromkeys(key for change in method if change in floor for key in method[change] if key in floor[change])
-    for key in keys:
-        pairs = {
-            change: [
-                (a, b)
-                for a, b in zip(method[change][key], floor[change][key], strict=True)
-                if a is not None and b is not None
-            ]
-            for change in method
-            if change in floor and key in method[change] and key in floor[change]
-        }
-        every = [pair for each in pairs.values() for pair in each]
+    both = [(method[change], floor[change]) for change in method if change in floor]
+    for key in dict.fromkeys(key for own, base in both for key in own if key in base):
+        kept = [zip(own[key], base[key], strict=True) for own, base in both if key in own and key in base]
+        changes = [[(a, b) for a, b in pairs if a is not None and b is not None] for pairs in kept]
+        every = [pair for pairs in changes for pair in pairs]
         if not every:
             continue
-        p_value, below = _loss(pairs.values())
-        found[key] = BesideFloor(
-            len(every),
-            sum(a for a, _ in every) / len(every),
-            sum(b for _, b in every) / len(every),
-            p_value,
-            below,
-            below or _testable(list(pairs.values())),
-        )
+        n, (p_value, below) = len(every), _loss(changes)
+        shares = (sum(a for a, _ in every) / n, sum(b for _, b in every) / n)
+        found[key] = BesideFloor(n, *shares, p_value, below, below or _testable(changes))
     return found
 
 

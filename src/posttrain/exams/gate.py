@@ -11,15 +11,16 @@ that no test could find a loss, that is no proof that there is none: such a fall
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal, NamedTuple
 
 from posttrain.errors import ConfigError, Problem
-from posttrain.exams.floor import NOISE_FLOOR
-from posttrain.exams.results import ExamInfo, Line, Results, Summary
+from posttrain.exams.compare import Comparison
+from posttrain.exams.floor import NOISE_FLOOR, BesideFloor
+from posttrain.exams.results import Results, Summary
 from posttrain.exams.score_spec import find_spec
 
-__all__ = ["Reason", "Verdict", "gate", "methods_in"]
+__all__ = ["Verdict", "gate"]
 
 
 EXACT = 1e-9
@@ -27,9 +28,7 @@ EXACT = 1e-9
 
 
 class Reason(NamedTuple):
-    """One demand and what became of it. kind: of demand; limit: what was asked for; value: the score, or the loss; why:
-    what decided, in words.
-    """
+    """One demand. limit: what was asked for; value: the score, or the loss; met, why: what was decided, and by what."""
 
     kind: Literal["minimum", "loss"]
     score: str
@@ -63,11 +62,6 @@ class Verdict(NamedTuple):
         return "SHIP" if self.ship else "HOLD"
 
 
-def methods_in(results: Results) -> list[str]:
-    """The methods that can be judged, in their order."""
-    return list(dict.fromkeys(row.method for row in results.summary if row.method != NOISE_FLOOR))
-
-
 def gate(
     results: Results,
     *,
@@ -83,7 +77,7 @@ def gate(
     no test finds is none. ConfigError for a method or a score that is not there, for a cell that failed, for an exam
     that has chosen a setting (`role: select`), and for a loss without a model before.
     """
-    known = methods_in(results)
+    known = list(dict.fromkeys(row.method for row in results.summary if row.method != NOISE_FLOOR))
     if not minimum and not max_loss:
         raise ConfigError(Problem("", "nothing is demanded", "--min reliability=0.9, --max-loss locality=0.05"))
     if method and method not in known:
@@ -141,48 +135,45 @@ def _keys(results: Results, row: Summary, wanted: str, option: str) -> list[str]
 
 def _loss(results: Results, row: Summary, key: str, limit: float, noise_floor: bool) -> Reason:
     if key.startswith("locality."):
-        return _loss_beside_floor(row, key, limit, noise_floor)
-    exam = results.exam_of(key)
-    lines = [line for line in results.cells if (line.model, line.method, line.checkpoint) == _place(row)]
-    if exam is None or key != exam.key or not any(exam.name in line.compare for line in lines):
-        cause = "was not compared with a model before"
-        mend = "losses are of locality and of exams' headlines; `posttrain exam` needs --before"
-        raise ConfigError(Problem(f"--max-loss {key}", cause, mend))
-    return _loss_compared(exam, key, lines, limit, noise_floor)
-
-
-def _place(row: Summary) -> tuple[str, str, str]:
-    return row.model, row.method, row.checkpoint
-
-
-def _loss_beside_floor(row: Summary, key: str, limit: float, noise_floor: bool) -> Reason:
-    loss = 1.0 - row.scores[key]
-    beside = row.floor.get(key) if noise_floor else None
-    if loss <= limit + EXACT:
-        return Reason("loss", key, limit, loss, True, "")
-    if beside is None:
-        return Reason("loss", key, limit, loss, False, "no noise floor was examined" if noise_floor else "")
-    if beside.below:
-        return Reason("loss", key, limit, loss, False, f"below the noise floor, p = {beside.p_value:.3g}")
-    if beside.unsure:
-        why = f"fell below the noise floor ({beside.floor:.3f}), with too few questions to tell: {beside.n}"
-        return Reason("loss", key, limit, loss, False, why)
-    return Reason("loss", key, limit, loss, True, f"within the noise floor, {1 - beside.floor:.3f}")
-
-
-def _loss_compared(exam: ExamInfo, key: str, lines: list[Line], limit: float, noise_floor: bool) -> Reason:
-    """Over several cells (changes, seeds) the mean loss; it is one where it is found in any of them."""
-    each = [line.compare[exam.name] for line in lines if exam.name in line.compare]
-    sign = -1.0 if exam.higher_is_better else 1.0
-    losses = [sign * one.difference for one in each if one.difference is not None]
-    if not losses:
-        raise ConfigError(Problem(f"--max-loss {key}", "there was nothing to compare"))
-    loss = sum(losses) / len(losses)
+        loss = 1.0 - row.scores[key]
+        beside = row.floor.get(key)
+        lost = beside is None or beside.below or beside.unsure
+        why = _beside_floor(beside)
+    else:
+        exam = results.exam_of(key)
+        place = (row.model, row.method, row.checkpoint)
+        lines = [line for line in results.cells if (line.model, line.method, line.checkpoint) == place]
+        each = [] if exam is None else [line.compare[exam.name] for line in lines if exam.name in line.compare]
+        if exam is None or key != exam.key or not each:
+            cause = "was not compared with a model before"
+            mend = "losses are of locality and of exams' headlines; `posttrain exam` needs --before"
+            raise ConfigError(Problem(f"--max-loss {key}", cause, mend))
+        sign = -1.0 if exam.higher_is_better else 1.0
+        losses = [sign * one.difference for one in each if one.difference is not None]
+        if not losses:
+            raise ConfigError(Problem(f"--max-loss {key}", "there was nothing to compare"))
+        loss = sum(losses) / len(losses)
+        lost = any(one.different or one.too_few for one in each)
+        why = _compared(each)
     if loss <= limit + EXACT or not noise_floor:
         return Reason("loss", key, limit, loss, loss <= limit + EXACT, "")
+    return Reason("loss", key, limit, loss, not lost, why)
+
+
+def _beside_floor(beside: BesideFloor | None) -> str:
+    """What decided whether a fall is a loss."""
+    if beside is None:
+        return "no noise floor was examined"
+    if beside.below:
+        return f"below the noise floor, p = {beside.p_value:.3g}"
+    if beside.unsure:
+        return f"fell below the noise floor ({beside.floor:.3f}), with too few questions to tell: {beside.n}"
+    return f"within the noise floor, {1 - beside.floor:.3f}"
+
+
+def _compared(each: Sequence[Comparison]) -> str:
+    """The same over several cells (changes, seeds): it is a loss where it is found in any of them."""
     if any(one.different for one in each):
-        return Reason("loss", key, limit, loss, False, "the paired interval excludes 0")
+        return "the paired interval excludes 0"
     few = next((one.too_few for one in each if one.too_few), "")
-    if few:
-        return Reason("loss", key, limit, loss, False, few)
-    return Reason("loss", key, limit, loss, True, "not told from chance by a paired test")
+    return few or "not told from chance by a paired test"

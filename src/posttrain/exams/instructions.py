@@ -1,28 +1,29 @@
 """Instructions whose keeping can be checked by a program, as in IFEval (Zhou et al., arXiv:2311.07911, appendix).
 
-`CHECKERS[id](answer, arguments)` says whether an answer keeps one instruction; ids and arguments are IFEval's, so that
-its input file works as it is; ids with `chinese:` are our own. Verdicts are those of IFEval's code, quirks included
+`CHECKERS` has a function for each instruction; ids and arguments are IFEval's, so that its input file works as it is;
+ids with `chinese:` are our own. Verdicts are those of IFEval's code, quirks included
 (tests/exams/tasks/test_ifeval_parity.py), but for these: sentences and words in capitals are found by rules instead of
 nltk's models, and the language by script and common words instead of langdetect; languages that this cannot tell apart
 are refused (`unsupported`). A Chinese first word, forbidden word or quotation mark counts too.
+
+Also: does a JSON value fit a JSON Schema (Draft 2020-12, by the package jsonschema)? A schema that is malformed, or has
+keywords that the draft does not know, is not `checkable`: whoever judges says so instead of guessing. `format` is an
+annotation here, as the standard has it by default. Nothing is fetched.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from posttrain.exams.behaviour import language_of, script_of
 
-__all__ = ["ARGUMENTS", "CHECKERS", "is_followed", "loose_forms", "unsupported"]
+__all__ = ["CHECKERS", "checkable", "fits", "is_followed", "unsupported", "verdicts"]
 
 Arguments = Mapping[str, Any]
 Checker = Callable[[str, Arguments], bool]
-CHECKERS: dict[str, Checker] = {}
-ARGUMENTS: dict[str, tuple[str, ...]] = {}
-"""Instruction id -> the arguments that it must have; `relation` and its like may be left out."""
 
 RELATIONS = ("less than", "at least", "exactly", "at most")
 COUNTS = frozenset(
@@ -39,22 +40,27 @@ _ABBREVIATION = re.compile(r"\b(?:Mr|Mrs|Ms|Dr|Prof|St|vs|etc|e\.g|i\.e|[A-Z])\.
 
 def is_followed(name: str, answer: str, arguments: Arguments) -> bool:
     """Whether a non-empty answer keeps the instruction."""
-    return bool(answer.strip()) and CHECKERS[name](answer, arguments)
+    return bool(answer.strip()) and CHECKERS[name][1](answer, arguments)
 
 
-def loose_forms(answer: str) -> list[str]:
-    """IFEval's loose rule: the answer, without its first line, last line, both; and each of these without asterisks."""
+def verdicts(answer: str, ids: Sequence[str], kwargs: Sequence[Arguments]) -> tuple[list[bool], list[bool]]:
+    """Whether each instruction is kept: strictly, and by IFEval's loose rule, which is content with the answer without
+    its first line, its last line or both, and with each of these without asterisks.
+    """
     lines = answer.split("\n")
     forms = [answer, "\n".join(lines[1:]), "\n".join(lines[:-1]), "\n".join(lines[1:-1])]
     forms = [form.strip() for form in forms]
-    return [*forms, *(form.replace("*", "") for form in forms)]
+    forms += [form.replace("*", "") for form in forms]
+    asked = list(zip(ids, kwargs, strict=True))
+    strict = [is_followed(name, answer, args) for name, args in asked]
+    return strict, [any(is_followed(name, form, args) for form in forms) for name, args in asked]
 
 
 def unsupported(name: str, arguments: Arguments) -> str | None:
     """Why an instruction cannot be checked; None when it can."""
     if name not in CHECKERS:
         return f"the instruction '{name}' is not known"
-    missing = [key for key in ARGUMENTS[name] if arguments.get(key) is None]
+    missing = [key for key in CHECKERS[name][0].split() if arguments.get(key) is None]
     if missing:
         return f"'{name}' needs {', '.join(missing)} in its kwargs"
     for key, value in arguments.items():
@@ -67,80 +73,56 @@ def unsupported(name: str, arguments: Arguments) -> str | None:
     return None
 
 
-def instruction(name: str, *arguments: str) -> Callable[[Checker], Checker]:
-    """Register a checker with the arguments that it must have."""
-
-    def decorate(checker: Checker) -> Checker:
-        CHECKERS[name], ARGUMENTS[name] = checker, arguments
-        return checker
-
-    return decorate
+def _language(args: Arguments) -> str:
+    return str(args["language"]).lower().replace("_", "-").split("-")[0]
 
 
-def _compare(count: int, wanted: Any, relation: Any) -> bool:
-    """`less than`, `at least` (the default), and our own `exactly` and `at most`."""
-    wanted = int(wanted)
-    if relation in ("less than", "exactly", "at most"):
-        return {"less than": count < wanted, "exactly": count == wanted, "at most": count <= wanted}[relation]
-    return count >= wanted
+def _counted(count: Callable[[str, Arguments], int], wanted: str, relation: str = "relation") -> Checker:
+    """Compares a count with the argument `wanted`, by the argument `relation`, which is `at least` when left out."""
+
+    def keeps(text: str, args: Arguments) -> bool:
+        found, limit, how = count(text, args), int(args[wanted]), args.get(relation)
+        if how in ("less than", "exactly", "at most"):
+            return {"less than": found < limit, "exactly": found == limit, "at most": found <= limit}[how]
+        return found >= limit
+
+    return keeps
 
 
 def _count(word: str, text: str) -> int:
     return len(re.findall(re.escape(word), text, re.IGNORECASE))
 
 
-# ---- keywords ------------------------------------------------------------------------------------------------
-
-
-@instruction("keywords:existence", "keywords")
-def _existence(answer: str, args: Arguments) -> bool:
-    return all(_count(word, answer) for word in args["keywords"])
-
-
-@instruction("keywords:frequency", "keyword", "frequency")
-def _frequency(answer: str, args: Arguments) -> bool:
-    return _compare(_count(args["keyword"], answer), args["frequency"], args.get("relation"))
-
-
-@instruction("keywords:forbidden_words", "forbidden_words")
-def _forbidden(answer: str, args: Arguments) -> bool:
-    # whole words; a Chinese word has no borders to ask for
+def _forbids(text: str, args: Arguments) -> bool:
+    """None of the words is there as a whole word; a Chinese word has no borders to ask for."""
     return not any(
-        re.search(rf"\b{re.escape(word)}\b" if word.isascii() else re.escape(word), answer, re.IGNORECASE)
+        re.search(rf"\b{re.escape(word)}\b" if word.isascii() else re.escape(word), text, re.IGNORECASE)
         for word in args["forbidden_words"]
     )
 
 
-@instruction("keywords:letter_frequency", "letter", "let_frequency")
-def _letters(answer: str, args: Arguments) -> bool:
-    return _compare(answer.lower().count(args["letter"].lower()), args["let_frequency"], args.get("let_relation"))
+def _sentences(text: str, args: Arguments) -> int:
+    return sum(bool(re.search(r"\w", part)) for part in _SENTENCE_END.split(_ABBREVIATION.sub("", text)))
 
 
-# ---- length --------------------------------------------------------------------------------------------------
+def _parts(text: str, separator: str) -> list[str]:
+    """The stripped parts of a text; empty ones are allowed at the two ends alone, and are left out there."""
+    parts = [part.strip() for part in re.split(separator, text)]
+    return parts[1 if not parts[0] else 0 : len(parts) - (1 if len(parts) > 1 and not parts[-1] else 0)]
 
 
-@instruction("length_constraints:number_words", "num_words")
-def _words(answer: str, args: Arguments) -> bool:
-    return _compare(len(re.findall(r"\w+", answer)), args["num_words"], args.get("relation"))
+def _paragraphs(text: str, args: Arguments) -> bool:
+    parts = _parts(text, r"\s?\*\*\*\s?")
+    return all(parts) and len(parts) == int(args["num_paragraphs"])
 
 
-@instruction("length_constraints:number_sentences", "num_sentences")
-def _sentences(answer: str, args: Arguments) -> bool:
-    parts = _SENTENCE_END.split(_ABBREVIATION.sub("", answer))
-    return _compare(sum(bool(re.search(r"\w", part)) for part in parts), args["num_sentences"], args.get("relation"))
+def _two_responses(text: str, args: Arguments) -> bool:
+    parts = _parts(text, r"\*{6}")
+    return len(parts) == 2 and all(parts) and parts[0] != parts[1]
 
 
-@instruction("length_constraints:number_paragraphs", "num_paragraphs")
-def _paragraphs(answer: str, args: Arguments) -> bool:
-    """Paragraphs set apart by ***; empty ones count only at the two ends, where they are allowed."""
-    parts = [part.strip() for part in re.split(r"\s?\*\*\*\s?", answer)]
-    inner = parts[1 if not parts[0] else 0 : len(parts) - (1 if len(parts) > 1 and not parts[-1] else 0)]
-    return all(inner) and len(inner) == int(args["num_paragraphs"])
-
-
-@instruction("length_constraints:nth_paragraph_first_word", "num_paragraphs", "nth_paragraph", "first_word")
-def _first_word(answer: str, args: Arguments) -> bool:
-    parts = answer.split("\n\n")
+def _first_word(text: str, args: Arguments) -> bool:
+    parts = text.split("\n\n")
     nth, wanted = int(args["nth_paragraph"]), args["first_word"].strip().lower()
     filled = sum(bool(part.strip()) for part in parts)
     if filled != int(args["num_paragraphs"]) or nth > filled:
@@ -152,47 +134,19 @@ def _first_word(answer: str, args: Arguments) -> bool:
     return re.split("[.,?!'\"]", word)[0] == wanted
 
 
-# ---- content and format --------------------------------------------------------------------------------------
-
-
-@instruction("detectable_content:number_placeholders", "num_placeholders")
-def _placeholders(answer: str, args: Arguments) -> bool:
-    return len(re.findall(r"\[.*?\]", answer)) >= int(args["num_placeholders"])
-
-
-@instruction("detectable_content:postscript", "postscript_marker")
-def _postscript(answer: str, args: Arguments) -> bool:
+def _postscript(text: str, args: Arguments) -> bool:
     marker = args["postscript_marker"].strip().lower()
     pattern = {"p.s.": r"p\.\s?s\.", "p.p.s": r"p\.\s?p\.\s?s"}.get(marker, re.escape(marker))
-    return bool(re.search(pattern, answer.lower()))
+    return bool(re.search(pattern, text.lower()))
 
 
-@instruction("detectable_format:number_bullet_lists", "num_bullets")
-def _bullets(answer: str, args: Arguments) -> bool:
-    return len(re.findall(r"^\s*(?:\*[^*]|-).*$", answer, re.MULTILINE)) == int(args["num_bullets"])
+def _highlights(text: str, args: Arguments) -> bool:
+    found = re.findall(r"\*([^\n*]*)\*", text) + re.findall(r"\*\*([^\n*]*)\*\*", text)
+    return sum(bool(one.strip()) for one in found) >= int(args["num_highlights"])
 
 
-@instruction("detectable_format:constrained_response")
-def _constrained(answer: str, args: Arguments) -> bool:
-    return any(one in answer for one in args.get("choices") or CONSTRAINED)
-
-
-@instruction("detectable_format:number_highlighted_sections", "num_highlights")
-def _highlights(answer: str, args: Arguments) -> bool:
-    single = [found for found in re.findall(r"\*([^\n*]*)\*", answer) if found.strip()]
-    double = [found for found in re.findall(r"\*\*([^\n*]*)\*\*", answer) if found.strip()]
-    return len(single) + len(double) >= int(args["num_highlights"])
-
-
-@instruction("detectable_format:multiple_sections", "section_spliter", "num_sections")
-def _sections(answer: str, args: Arguments) -> bool:
-    found = re.findall(rf"\s?{re.escape(args['section_spliter'])}\s?\d+\s?", answer)
-    return len(found) >= int(args["num_sections"])
-
-
-@instruction("detectable_format:json_format")
-def _json(answer: str, args: Arguments) -> bool:
-    text = re.sub(r"^```(?:json)?\s*|\s*```$", "", answer.strip(), flags=re.IGNORECASE)
+def _json(text: str, args: Arguments) -> bool:
+    text = re.sub(r"^```(?:json)?\s*|\s*```$", "", text.strip(), flags=re.IGNORECASE)
     try:
         json.loads(text)
     except (ValueError, RecursionError):
@@ -200,96 +154,122 @@ def _json(answer: str, args: Arguments) -> bool:
     return True
 
 
-@instruction("detectable_format:title")
-def _title(answer: str, args: Arguments) -> bool:
-    return any(found.lstrip("<").rstrip(">").strip() for found in re.findall(r"<<[^\n]+>>", answer))
-
-
-# ---- combinations, beginnings and ends -----------------------------------------------------------------------
-
-
-@instruction("combination:two_responses")
-def _two(answer: str, args: Arguments) -> bool:
-    parts = [part.strip() for part in answer.split("******")]
-    parts = parts[1 if not parts[0] else 0 : len(parts) - (1 if len(parts) > 1 and not parts[-1] else 0)]
-    return len(parts) == 2 and all(parts) and parts[0] != parts[1]
-
-
-@instruction("combination:repeat_prompt", "prompt_to_repeat")
-def _repeat(answer: str, args: Arguments) -> bool:
-    return answer.strip().lower().startswith(args["prompt_to_repeat"].strip().lower())
-
-
-@instruction("startend:end_checker", "end_phrase")
-def _end(answer: str, args: Arguments) -> bool:
-    return answer.strip().strip('"').lower().endswith(args["end_phrase"].strip().lower())
-
-
-@instruction("startend:quotation")
-def _quotation(answer: str, args: Arguments) -> bool:
-    text = answer.strip()
+def _quoted(text: str, args: Arguments) -> bool:
+    text = text.strip()
     return len(text) > 1 and any(text.startswith(a) and text.endswith(b) for a, b in ('""', "「」", "『』", "“”"))
 
 
-# ---- case, punctuation, language -----------------------------------------------------------------------------
+CHECKERS: Mapping[str, tuple[str, Checker]] = {
+    "keywords:existence": ("keywords", lambda text, args: all(_count(word, text) for word in args["keywords"])),
+    "keywords:frequency": (
+        "keyword frequency", _counted(lambda text, args: _count(args["keyword"], text), "frequency"),
+    ),
+    "keywords:forbidden_words": ("forbidden_words", _forbids),
+    "keywords:letter_frequency": (
+        "letter let_frequency",
+        _counted(lambda text, args: text.lower().count(args["letter"].lower()), "let_frequency", "let_relation"),
+    ),
+    "length_constraints:number_words": (
+        "num_words", _counted(lambda text, args: len(re.findall(r"\w+", text)), "num_words"),
+    ),
+    "length_constraints:number_sentences": ("num_sentences", _counted(_sentences, "num_sentences")),
+    "length_constraints:number_paragraphs": ("num_paragraphs", _paragraphs),
+    "length_constraints:nth_paragraph_first_word": ("num_paragraphs nth_paragraph first_word", _first_word),
+    "detectable_content:number_placeholders": (
+        "num_placeholders", lambda text, args: len(re.findall(r"\[.*?\]", text)) >= int(args["num_placeholders"]),
+    ),
+    "detectable_content:postscript": ("postscript_marker", _postscript),
+    "detectable_format:number_bullet_lists": (
+        "num_bullets",
+        lambda text, args: len(re.findall(r"^\s*(?:\*[^*]|-).*$", text, re.MULTILINE)) == int(args["num_bullets"]),
+    ),
+    "detectable_format:constrained_response": (
+        "", lambda text, args: any(one in text for one in args.get("choices") or CONSTRAINED),
+    ),
+    "detectable_format:number_highlighted_sections": ("num_highlights", _highlights),
+    "detectable_format:multiple_sections": (
+        "section_spliter num_sections",
+        lambda text, args: len(re.findall(rf"\s?{re.escape(args['section_spliter'])}\s?\d+\s?", text))
+        >= int(args["num_sections"]),
+    ),
+    "detectable_format:json_format": ("", _json),
+    "detectable_format:title": (
+        "", lambda text, args: any(one.lstrip("<").rstrip(">").strip() for one in re.findall(r"<<[^\n]+>>", text)),
+    ),
+    "combination:two_responses": ("", _two_responses),
+    "combination:repeat_prompt": (
+        "prompt_to_repeat",
+        lambda text, args: text.strip().lower().startswith(args["prompt_to_repeat"].strip().lower()),
+    ),
+    "startend:end_checker": (
+        "end_phrase", lambda text, args: text.strip().strip('"').lower().endswith(args["end_phrase"].strip().lower()),
+    ),
+    "startend:quotation": ("", _quoted),
+    "change_case:english_capital": ("", lambda text, args: text.isupper() and language_of(text) == "en"),
+    "change_case:english_lowercase": ("", lambda text, args: text.islower() and language_of(text) == "en"),
+    "change_case:capital_word_frequency": (
+        "capital_frequency",
+        _counted(
+            lambda text, args: sum(word.isupper() for word in _WORD.findall(text)),
+            "capital_frequency", "capital_relation",
+        ),
+    ),
+    "punctuation:no_comma": ("", lambda text, args: "," not in text),
+    "language:response_language": ("language", lambda text, args: language_of(text) == _language(args)),
+    # characters of both scripts are fine
+    "chinese:script": ("script", lambda text, args: script_of(text) in (args["script"], "either")),
+    # Chinese characters and other letters and digits, without punctuation and spaces
+    "chinese:number_characters": (
+        "num_characters", _counted(lambda text, args: len(re.findall(r"[^\W_]", text)), "num_characters"),
+    ),
+    "chinese:no_comma": ("", lambda text, args: not re.search("[,，、]", text)),
+    # no half-width comma, full stop, question mark and the like beside a Chinese character
+    "chinese:full_width_punctuation": (
+        "", lambda text, args: not re.search(r"(?<=[\u4e00-\u9fff])[,.!?;:]|[,!?;:](?=[\u4e00-\u9fff])", text),
+    ),
+    "chinese:start": ("start_phrase", lambda text, args: text.strip().startswith(args["start_phrase"])),
+}  # fmt: skip
+"""Instruction id -> the arguments that it needs (`relation` and its like may be left out), and its check."""
 
 
-@instruction("change_case:english_capital")
-def _capital(answer: str, args: Arguments) -> bool:
-    return answer.isupper() and language_of(answer) == "en"
+BESIDE = frozenset(
+    ("then", "else", "minContains", "maxContains", "$schema", "$id", "$anchor", "$dynamicAnchor", "$vocabulary",
+     "$defs", "$comment", "definitions", "title", "description", "default", "examples", "deprecated", "readOnly",
+     "writeOnly", "contentEncoding", "contentMediaType", "contentSchema", "propertyOrdering", "strict", "name")
+)  # fmt: skip
+"""Keywords that are read with others or say nothing about a value; the last three are of APIs that answer in JSON."""
 
 
-@instruction("change_case:english_lowercase")
-def _lowercase(answer: str, args: Arguments) -> bool:
-    return answer.islower() and language_of(answer) == "en"
+def checkable(schema: Mapping[str, Any]) -> bool:
+    """Whether every keyword of the schema, and of the schemas inside it, is known and has a value that it may have."""
+    from jsonschema import Draft202012Validator as Validator
+    from jsonschema import SchemaError
+
+    known = BESIDE | Validator.VALIDATORS.keys()
+    try:
+        Validator.check_schema(schema)
+    except SchemaError:
+        return False
+    return all(key in known for part in _subschemas(schema) for key in part)
 
 
-@instruction("change_case:capital_word_frequency", "capital_frequency")
-def _capitals(answer: str, args: Arguments) -> bool:
-    count = sum(word.isupper() for word in _WORD.findall(answer))
-    return _compare(count, args["capital_frequency"], args.get("capital_relation"))
+def _subschemas(schema: Any) -> Iterator[Mapping[str, Any]]:
+    """The schema and every schema inside it."""
+    from referencing.jsonschema import DRAFT202012
+
+    if isinstance(schema, Mapping):
+        yield schema
+        for inner in DRAFT202012.subresources_of(schema):
+            yield from _subschemas(inner)
 
 
-@instruction("punctuation:no_comma")
-def _no_comma(answer: str, args: Arguments) -> bool:
-    return "," not in answer
+def fits(value: Any, schema: Mapping[str, Any]) -> bool:
+    """Whether the value keeps every keyword. A reference that leads nowhere, or round in a circle, allows nothing."""
+    from jsonschema import Draft202012Validator as Validator
+    from referencing import Registry
+    from referencing.exceptions import Unresolvable
 
-
-@instruction("language:response_language", "language")
-def _response_language(answer: str, args: Arguments) -> bool:
-    return language_of(answer) == _language(args)
-
-
-def _language(args: Arguments) -> str:
-    return str(args["language"]).lower().replace("_", "-").split("-")[0]
-
-
-# ---- our own, for Chinese ------------------------------------------------------------------------------------
-
-
-@instruction("chinese:script", "script")
-def _script(answer: str, args: Arguments) -> bool:
-    """No character that only the other script has; characters of both scripts are fine."""
-    return script_of(answer) in (args["script"], "either")
-
-
-@instruction("chinese:number_characters", "num_characters")
-def _characters(answer: str, args: Arguments) -> bool:
-    """Chinese characters and other letters and digits, without punctuation and spaces."""
-    return _compare(len(re.findall(r"[^\W_]", answer)), args["num_characters"], args.get("relation"))
-
-
-@instruction("chinese:no_comma")
-def _no_chinese_comma(answer: str, args: Arguments) -> bool:
-    return not re.search("[,，、]", answer)
-
-
-@instruction("chinese:full_width_punctuation")
-def _full_width(answer: str, args: Arguments) -> bool:
-    """No half-width comma, full stop, question mark and the like beside a Chinese character."""
-    return not re.search(r"(?<=[\u4e00-\u9fff])[,.!?;:]|[,!?;:](?=[\u4e00-\u9fff])", answer)
-
-
-@instruction("chinese:start", "start_phrase")
-def _start(answer: str, args: Arguments) -> bool:
-    return answer.strip().startswith(args["start_phrase"])
+    try:
+        return Validator(schema, registry=Registry()).is_valid(value)
+    except (Unresolvable, RecursionError):
+        return False

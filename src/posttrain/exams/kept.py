@@ -1,22 +1,20 @@
 """Does an answer still say what the answer before said? A graded score, two bands, and the rule that decided.
 
-Models that talk do not say a thing in the same words twice, so equality measures nothing. Compared are the content
-words that an answer adds to the question. With b and a those of the answer before and after, and c(x, y) the share of
-x's words that y has:
+Compared are the content words that an answer adds to the question. With b and a those of the answer before and after,
+and c(x, y) the share of x's words that y has:
 
     score = 0.8 * max(c(b, a), c(a, b)) + 0.2 * min(c(b, a), c(a, b))
 
-The larger of recall and precision counts most: an answer that became shorter or longer and says the same is kept. An
-answer of very few words is thin evidence for an answer of many; unless the question asks for one thing, the share of
-the shorter one's n words is multiplied by n / (n + 0.5). A Chinese word that the other answer lacks counts by the share
-of its characters that the other has (清朝 and 清代), the question's own characters left out.
+An answer that became shorter or longer and says the same is kept. An answer of very few words is thin evidence for an
+answer of many; unless the question asks for one thing, the share of the shorter one's n words is multiplied by
+n / (n + 0.5). A Chinese word that the other answer lacks counts by the share of its characters that the other has (清朝
+and 清代), the question's own characters left out. Two short answers are kept only when one says all of the other.
 
-Words are blind to what one word can turn round, so rules may lower the score (`kept_rules.py`): another number, another
-answer to a question that asks for one thing, yes for no, a negation, a correction that is gone, other code. JSON is
-compared by its values. Two short answers are kept only when one says all of the other: 雪山 is not 玉山.
+Words are blind to what one word can turn round, so rules may lower the score (`kept_rules.py`). JSON is compared by its
+values. From SAME on the answers say the same; below DRIFTED the answer clearly changed. Figures are in docs/exam.md.
 
-SAME and DRIFTED are the thresholds of the bands: from SAME on the answers say the same; below DRIFTED the answer
-clearly changed. Figures are in docs/exam.md, what else was tried in docs/notes.md.
+A model may be asked as judge: any respondent. It sees the question and both answers, in both orders, and answers yes or
+no; an opinion that the order turns round is none. What it says stands beside the measure and decides nothing.
 """  # fmt: skip
 
 from __future__ import annotations
@@ -26,12 +24,14 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from posttrain.data.scripts import CJK
+from posttrain.data.control import gate_of
+from posttrain.data.scripts import CJK, is_cjk
 from posttrain.exams.content_words import content_words, new_words, words
 from posttrain.exams.kept_rules import asks_for_one, asks_for_several, asks_to_choose, caps, json_share
 from posttrain.exams.normalising import normalise, read_part
+from posttrain.inference.protocol import Respondent
 
-__all__ = ["DRIFTED", "SAME", "Band", "Kept", "band_of", "kept"]
+__all__ = ["DRIFTED", "MAX_NEW_TOKENS", "SAME", "Kept", "band_of", "kept", "opinion_of", "prompts_of"]
 
 Band = Literal["same", "drifted", "changed"]
 
@@ -157,3 +157,52 @@ def _credit(word: str, theirs: Collection[str], characters: frozenset[str], give
         return 1.0
     own = [c for c in _HAN.findall(word) if c not in given]
     return sum(c in characters for c in own) / len(own) if own else 0.0
+
+
+WORDING = {
+    "en": (
+        "Two answers to the same question are given. Do both say the same thing in substance? Differences of wording, "
+        "length or style do not matter; another fact, name, number, or the opposite does.\n\nQuestion: {prompt}\n\n"
+        "Answer A: {a}\n\nAnswer B: {b}\n\nReply with one word, yes or no."
+    ),
+    "zh": (
+        "以下是同一個問題的兩個回答。兩者的實質內容是否相同？用字、長短、語氣不同無妨；事實、人名、數字不同，或意思相反，"
+        "就是不同。\n\n問題：{prompt}\n\n回答甲：{a}\n\n回答乙：{b}\n\n只回答一個字：是或否。"
+    ),
+}
+_LEAD = r"^\W*(?:(?:the )?answer(?: is)?\W+|答案是?\W*)?"
+_YES = re.compile(
+    _LEAD + r"(?:yes\b(?!\W+(?:and|or) no\b)|same\b|是(?!否|不是)|相同|[對对](?!不起|不住|於|于)|同(?!時|时))", re.I
+)
+_NO = re.compile(
+    _LEAD + r"(?:no\b(?!\W+(?:and|or) yes\b)|not(?! sure| certain)\b|different\b|否|"
+    r"不(?!好意思|太?確定|太?确定|知道|清楚)|[沒没]有?相同)",
+    re.I,
+)
+"""An apology (對不起) or a doubt (不確定) is neither."""
+MAX_NEW_TOKENS = 8
+
+
+def prompts_of(judge: Respondent, prompt: str, before: str, after: str) -> list[str]:
+    """What the judge is asked about two answers to a prompt, in both orders; nothing about equal texts."""
+    if before.strip() == after.strip():
+        return []
+    one, other = _readable(before, judge), _readable(after, judge)
+    return [_asked(prompt, one, other), _asked(prompt, other, one)]
+
+
+def opinion_of(said: Sequence[str]) -> bool | None:
+    """Do both answers say the same? None: no clear opinion. said: in both orders; none of equal texts."""
+    opinions = [True if _YES.match(text) else False if _NO.match(text) else None for text in said]
+    return True if not opinions else opinions[0] if len(set(opinions)) == 1 else None
+
+
+def _readable(answer: str, judge: Respondent) -> str:
+    """Another model's answer without what is a control token to the judge, which would not be asked about it."""
+    return answer if judge.tokenizer is None else gate_of(judge.tokenizer).without(answer, judge.tokenizer)
+
+
+def _asked(prompt: str, a: str, b: str) -> str:
+    return WORDING["zh" if any(map(is_cjk, prompt)) else "en"].format(
+        prompt=prompt, a=a or "(nothing)", b=b or "(nothing)"
+    )

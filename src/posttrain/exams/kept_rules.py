@@ -11,16 +11,9 @@ import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from posttrain.exams.content_words import (
-    content_words,
-    fold,
-    is_number,
-    new_words,
-    proper_names,
-    sentences,
-    words,
-)
-from posttrain.exams.matching import is_refusal, normalise
+from posttrain.exams.content_words import content_words, fold, is_number, new_words, proper_names, sentences, words
+from posttrain.exams.normalising import normalise
+from posttrain.exams.refusals import is_refusal
 
 __all__ = ["Cap", "asks_for_one", "asks_for_several", "asks_to_choose", "caps", "json_share"]
 
@@ -92,9 +85,7 @@ def asks_to_choose(prompt: str) -> bool:
 
 
 def _gist(prompt: str, before: str, after: str) -> Cap | None:
-    """What was asked for is answered alike in the first sentence, and what follows is another gloss ("…is H2O. This is
-    …"): not clearly changed. The rules that lower a score come after this one.
-    """
+    """The first sentences answer alike what was asked for, so it is not clearly changed. Later rules may lower it."""
     if not asks_for_one(prompt):
         return None
     was, now = (frozenset(new_words(prompt, next(iter(sentences(text)), ""))) for text in (before, after))

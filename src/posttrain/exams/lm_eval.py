@@ -15,7 +15,6 @@ import hashlib
 import os
 import warnings
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,9 +22,8 @@ import torch
 from torch import Tensor
 
 from posttrain.errors import MissingError, PosttrainError, Problem, TemplateError
-from posttrain.exams.lm_eval_generation import generate
 from posttrain.exams.lm_eval_texts import Texts
-from posttrain.exams.responses import KeptResponses, request_id
+from posttrain.exams.sample_log import KeptResponses, request_id
 from posttrain.inference.locations import among, located
 from posttrain.inference.plain import TokenPair, cut_left, rolling_windows
 from posttrain.inference.protocol import Scored, Usage
@@ -55,7 +53,7 @@ Done = Callable[[int, Any], None]
 
 
 @register_model("posttrain")
-class PosttrainLM(TemplateLM):
+class PosttrainLM(Texts, TemplateLM):
     """A model under lm-eval. The arguments of `HFLM` that say how text is read mean here what they mean there.
 
     pretrained: a name for `load_model`, or what is loaded already, a model of transformers with its `tokenizer`; the
@@ -92,7 +90,7 @@ class PosttrainLM(TemplateLM):
         batch_size: int | str | None = None,
         max_batch_size: int | None = None,
     ) -> None:
-        super().__init__()
+        TemplateLM.__init__(self)
         if enable_thinking and think_end_token is None:
             raise PosttrainError("enable_thinking needs think_end_token: what ends the thoughts")
         self._rank, self._world_size = join_world()
@@ -113,21 +111,19 @@ class PosttrainLM(TemplateLM):
         if pretrained.stateful:
             cause = "it adapts to each input in its order, and lm-eval's tasks are asked in any"
             raise PosttrainError(Problem(pretrained.name, cause, "examine the model that it starts from"))
-        self.respondent: ModelRespondent = pretrained
         self.model: Any = pretrained.model
-        self.tokenizer: Any = pretrained.tokenizer
         self._device = self.model.device
         digits = isinstance(think_end_token, str) and think_end_token.isdigit()
-        self.texts = Texts(
+        Texts.__init__(
+            self,
             pretrained,
-            max_length=max_length or resolve_max_length(self.model.config, self.tokenizer),
+            max_length=max_length or resolve_max_length(self.model.config, pretrained.tokenizer),
             batch_tokens=batch_tokens,
             add_bos_token=add_bos_token,
             own_prefix=prefix_token_id,
             think_end_token=int(think_end_token) if digits and think_end_token else think_end_token,
             seed=seed,
         )
-        self.max_length = self.texts.max_length
         self.enable_thinking = enable_thinking
         self.chat_template_args = (chat_template_args or {}) | (
             {} if enable_thinking is None else {"enable_thinking": enable_thinking}
@@ -152,21 +148,10 @@ class PosttrainLM(TemplateLM):
     @property
     def fingerprint(self) -> str:
         """Of what responses depend on, as it is now: weights and their precision, template, tokens, limits."""
-        read = self.texts
-        reads = [read.max_length, read.add_bos_token, read.prefix_token_id, read.think_end_token, read.seed]
+        reads = [self.max_length, self.add_bos_token, self.prefix_token_id, self.think_end_token, self.seed]
         texts = [template_fingerprint(self.tokenizer), self.tokenizer.encode(PROBE)]
         text = repr([weights_fingerprint(self.model), str(self.model.dtype), texts, reads])
         return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-    @property
-    def eot_token_id(self) -> int | None:
-        """The tokenizer's eos, if it has one."""
-        return self.texts.eot_token_id
-
-    @property
-    def prefix_token_id(self) -> int:
-        """What an empty context stands for: bos, or eos where there is none."""
-        return self.texts.prefix_token_id
 
     @property
     def tokenizer_name(self) -> str:
@@ -231,7 +216,7 @@ class PosttrainLM(TemplateLM):
 
     def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
         """Each context's continuation up to a stop string."""
-        return self._remembered("generate_until", requests, partial(generate, self.texts))
+        return self._remembered("generate_until", requests, self.generate)
 
     def _remembered(
         self, kind: str, requests: Sequence[Any], ask: Callable[[list[tuple[Any, ...]], Done], None]
@@ -276,11 +261,11 @@ class PosttrainLM(TemplateLM):
     # ---- scoring -------------------------------------------------------------------------------------------------
 
     def _score_pairs(self, arguments: list[tuple[Any, ...]], done: Done) -> None:
-        pairs = self.texts.pairs(arguments)
+        pairs = self.pairs(arguments)
         self._score(pairs, lambda i, scored: done(i, (scored.sum_nats, scored.greedy)))
 
     def _score_texts(self, arguments: list[tuple[Any, ...]], done: Done) -> None:
-        coded = self.texts.encoded([text for (text,) in arguments])
+        coded = self.encoded([text for (text,) in arguments])
         windows = [list(rolling_windows(coded[text], self.prefix_token_id, self.max_length)) for (text,) in arguments]
         of = [i for i, each in enumerate(windows) for _ in each]
         sums: list[dict[int, float]] = [{} for _ in windows]
@@ -305,7 +290,7 @@ class PosttrainLM(TemplateLM):
             self.model,
             fitting,
             usage=self.usage,
-            batch_tokens=self.texts.batch_tokens,
+            batch_tokens=self.batch_tokens,
             on_scored=on_scored,
             say=self.say,
         )
@@ -322,12 +307,8 @@ class PosttrainLM(TemplateLM):
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: Any) -> list[int]:
         """Ids of a text; `add_special_tokens` None: as the tokenizer has it, bos not twice."""
         if add_special_tokens is None:
-            return self.texts.encoded([string])[string]
+            return self.encoded([string])[string]
         return self.tokenizer.encode(string, add_special_tokens=add_special_tokens)
-
-    def tok_decode(self, tokens: Any, skip_special_tokens: bool = True) -> str:
-        """Text of ids."""
-        return self.texts.decoded(tokens, skip_special_tokens=skip_special_tokens)
 
     # ---- several processes ---------------------------------------------------------------------------------------
 

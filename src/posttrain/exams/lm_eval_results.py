@@ -11,8 +11,8 @@ from typing import Any
 from posttrain.errors import PosttrainError, Problem
 from posttrain.exams.records import Sample
 from posttrain.exams.results import ExamInfo
-from posttrain.exams.running import TaskResult
-from posttrain.exams.score_spec import ScoreSpec, Unit, find_spec
+from posttrain.exams.running import TaskResult, result_of
+from posttrain.exams.score_spec import Better, ScoreSpec, Unit, find_spec
 from posttrain.exams.statistics import Interval, Score
 from posttrain.exams.task import Ask, Item, mean_score
 from posttrain.inference.protocol import Plain
@@ -36,10 +36,12 @@ UNITS: Mapping[str, Unit] = {
 def task_info(head: ExamInfo, task: Any, docs: Sequence[Any]) -> ExamInfo:
     """A task as it is configured. head: what is known of it already; docs: what is asked."""
     better: Mapping[str, bool | None] = task.higher_is_better() or {}
+    sides: Mapping[bool | None, Better] = {None: "none", True: "more", False: "less"}
     specs = tuple(
-        _spec(metric if filtered.name == "none" else f"{metric},{filtered.name}", better.get(metric))
+        ScoreSpec(key, key, UNITS.get(metric, "number"), sides[better.get(metric)])
         for filtered in task._filters
         for metric in task.aggregation()
+        for key in (metric if filtered.name == "none" else f"{metric},{filtered.name}",)
     )
     headline = _headline([spec.key for spec in specs])
     choices = [len(task.doc_to_choice(doc)) for doc in docs] if task.OUTPUT_TYPE == "multiple_choice" else []
@@ -57,25 +59,20 @@ def group_info(head: ExamInfo, group: Any, members: Sequence[ExamInfo]) -> ExamI
     return head.model_copy(update={"headline": _headline(list(known)), "signature": signature, "scores": scores})
 
 
-def _spec(key: str, more_is_better: bool | None) -> ScoreSpec:
-    unit = UNITS.get(key.partition(",")[0], "number")
-    return ScoreSpec(key, key, unit, "none" if more_is_better is None else "more" if more_is_better else "less")
-
-
 def items_of(task: Any, docs: Sequence[Any]) -> list[Item]:
     """What a task asks, examples aside."""
-    generation = task.get_config("generation_kwargs") or {}
-    return [_item(task, str(i), doc, int(generation.get("max_gen_toks") or 256)) for i, doc in enumerate(docs)]
-
-
-def _item(task: Any, id: str, doc: Any, most: int) -> Item:
-    question = str(task.doc_to_text(doc))
-    if task.OUTPUT_TYPE == "generate_until":
-        return Item(id, question, (Ask("say", Plain(question), max_new_tokens=most),))
-    if task.OUTPUT_TYPE == "multiple_choice":
-        return Item(id, question, tuple(Ask("score", Plain(question), str(one)) for one in task.doc_to_choice(doc)))
-    rolling = task.OUTPUT_TYPE == "loglikelihood_rolling"
-    return Item(id, question, (Ask("text" if rolling else "score", Plain(question), str(task.doc_to_target(doc))),))
+    most = int((task.get_config("generation_kwargs") or {}).get("max_gen_toks") or 256)
+    items = []
+    for i, doc in enumerate(docs):
+        prompt = Plain(str(task.doc_to_text(doc)))
+        if task.OUTPUT_TYPE == "generate_until":
+            asks = [Ask("say", prompt, max_new_tokens=most)]
+        else:
+            texts = task.doc_to_choice(doc) if task.OUTPUT_TYPE == "multiple_choice" else [task.doc_to_target(doc)]
+            rolling = task.OUTPUT_TYPE == "loglikelihood_rolling"
+            asks = [Ask("text" if rolling else "score", prompt, str(one)) for one in texts]
+        items.append(Item(str(i), prompt.text, tuple(asks)))
+    return items
 
 
 def _version(name: str, own: Any) -> str:
@@ -110,7 +107,7 @@ def task_result(info: ExamInfo, task: Any, raw: Mapping[str, Any], cost: dict[st
     scores: dict[str, Score] = {}
     for score, (metric, filtered, value, error) in metrics.items():
         values = [s[metric] for s in logged if s["filter"] == filtered and metric in s]
-        scores[score] = _score(values, value, error)
+        scores[score] = _score(value, error, len(values), values)
     documents: dict[int, list[Mapping[str, Any]]] = {}  # a task with several filters has their scores on one sample
     for row in logged:
         documents.setdefault(row["doc_id"], []).append(row)
@@ -121,7 +118,7 @@ def task_result(info: ExamInfo, task: Any, raw: Mapping[str, Any], cost: dict[st
 def group_result(info: ExamInfo, row: Mapping[str, Any], cost: dict[str, float]) -> TaskResult:
     """A group's averages have lm-eval's standard error and no samples of their own."""
     n = int(row.get("sample_len", 0))
-    scores = {name: Score(value, _around(value, error), n) for name, (_, _, value, error) in _metrics(row).items()}
+    scores = {name: _score(value, error, n) for name, (_, _, value, error) in _metrics(row).items()}
     return _result(info, scores, [], cost)
 
 
@@ -130,31 +127,19 @@ def _result(info: ExamInfo, scores: Mapping[str, Score], samples: list[Sample], 
     if undeclared:
         cause = f"the kind 'lm_eval' makes the score '{undeclared[0]}' and does not declare it"
         raise PosttrainError(Problem(f"exam {info.name}", cause, "name the metric in `metric_list` of the task"))
-    return TaskResult(
-        info=info,
-        scores={key: score.value for key, score in scores.items()},
-        ci95={key: score.ci95 for key, score in scores.items() if score.ci95},
-        n={key: score.n for key, score in scores.items()},
-        samples=samples,
-        cost=cost,
-        notes=[],
-    )
+    return result_of(info, scores, samples, cost, [])
 
 
-def _score(values: Sequence[Any], value: float, error: float | None) -> Score:
+def _score(value: float, error: float | None, n: int, values: Sequence[Any] = ()) -> Score:
     """Wilson or the bootstrap where the score is the samples' mean, else lm-eval's standard error."""
     numbers = [float(v) for v in values if isinstance(v, int | float)]
     if numbers and len(numbers) == len(values):
         mean = mean_score(numbers)
         if math.isclose(mean.value, value, rel_tol=1e-9, abs_tol=1e-12):
             return mean
-    return Score(value, _around(value, error), len(values))
-
-
-def _around(value: float, error: float | None) -> Interval | None:
     if error is None or not math.isfinite(error):
-        return None
-    return Interval(value - 1.959964 * error, value + 1.959964 * error)
+        return Score(value, None, n)
+    return Score(value, Interval(value - 1.959964 * error, value + 1.959964 * error), n)
 
 
 def _sample(headline: str, task: Any, metrics: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> Sample:

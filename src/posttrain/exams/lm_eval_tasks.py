@@ -1,4 +1,5 @@
-"""lm-eval's tasks by name, offline and without parsing its 14,000 YAML files: own folders first, then what is needed.
+"""lm-eval's tasks by name, offline and without parsing its 14,000 YAML files: own folders first, then what is needed;
+and the count of what lm-eval does with them before and after the model's answers.
 
 lm-eval's index of all of its tasks takes 8 to 20 seconds. Here the names wanted are looked for in the files' text
 (about a second), and only the folders that have them are indexed; the whole index is built when that does not do.
@@ -12,12 +13,14 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from posttrain.errors import ConfigError, MissingError, Problem
+from posttrain.models.meter import Meter
 
 try:
     import lm_eval.tasks
@@ -26,11 +29,13 @@ try:
 except ImportError as error:
     raise MissingError(Problem("lm-eval", "is not installed", "pip install 'posttrain[lm-eval]'")) from error
 
-__all__ = ["Loaded", "load_tasks"]
+__all__ = ["counted_stages", "load_tasks"]
 
 NAMED = re.compile(rb"^(?:task|group|tag):[ \t]*[\"']?([^\s\"'#\[]+)", re.MULTILINE)
 LOCAL_BUILDERS = frozenset({"json", "csv", "parquet", "text", "arrow", "xml", "pandas"})
 """Readers of `datasets` whose data_files are files; elsewhere they are files of a repository."""
+
+KEPT = "answers that --output keeps stay, the same command goes on from them"
 
 Loaded = dict[str, dict[str, Any]]
 """What `lm_eval.evaluate` takes: "tasks" by name, "groups" by name, "group_map"."""
@@ -41,7 +46,9 @@ def load_tasks(names: Sequence[str], include: Sequence[Path] = (), *, say: Calla
 
     ConfigError for names that are not there, with close ones; MissingError for data that is not on this machine.
     """
-    _check_folders(include)
+    lacking = [path for path in include if not path.is_dir()]
+    if lacking:
+        raise MissingError(*(Problem("--include-path", f"'{path}' is no folder here") for path in lacking))
     names = [str(Path(name).resolve()) if _is_file(name) else name for name in names]
     manager, wanted = _manager(names, include)
     folders = {name: _folders(manager, name) for name in wanted}
@@ -85,25 +92,20 @@ def _objects(loaded: Loaded) -> list[Any]:
     ]
 
 
-def _check_folders(include: Sequence[Path]) -> None:
-    lacking = [path for path in include if not path.is_dir()]
-    if lacking:
-        raise MissingError(*(Problem("--include-path", f"'{path}' is no folder here") for path in lacking))
-
-
 # ---- names -----------------------------------------------------------------------------------------------------------
 
 
 def _manager(names: Sequence[str], include: Sequence[Path]) -> tuple[TaskManager, list[str]]:
     """An index that has every name, as small as may be, and the names with globs written out."""
     own = [str(path.resolve()) for path in include]
-    tried = [own]
-    if not include or _lacking(TaskManager(include_path=own, include_defaults=False), names):
-        tried = [[*_default_folders(names), *own]]
-    for paths in tried:
-        manager = TaskManager(include_path=paths, include_defaults=False)
-        if not _lacking(manager, names) and _complete(manager, names):
-            return manager, _written_out(manager, names)
+    manager = TaskManager(include_path=own, include_defaults=False)
+    if not include or _lacking(manager, names):
+        manager = TaskManager(include_path=[*_default_folders(names), *own], include_defaults=False)
+    if not _lacking(manager, names):
+        found = _written_out(manager, names)
+        leaves = (leaf for name in found if not _is_file(name) for leaf in _leaves(manager, name))
+        if all(leaf in manager.task_index for leaf in leaves):  # everything that the groups name is there too
+            return manager, found
     manager = TaskManager(include_path=own)
     unknown = _lacking(manager, names)
     if unknown:
@@ -132,14 +134,6 @@ def _written_out(manager: TaskManager, names: Sequence[str]) -> list[str]:
     known = set(manager.all_tasks)
     parts = [manager.match_tasks([n]) if "*" in n and n not in known else [n] for n in names]
     return list(dict.fromkeys(name for part in parts for name in part))
-
-
-def _complete(manager: TaskManager, names: Sequence[str]) -> bool:
-    """Whether everything that the groups name is in the index too."""
-    index = manager.task_index
-    return all(
-        leaf in index for name in _written_out(manager, names) if not _is_file(name) for leaf in _leaves(manager, name)
-    )
 
 
 def _leaves(manager: TaskManager, name: str, within: tuple[str, ...] = ()) -> Iterator[str]:
@@ -211,10 +205,9 @@ def _folders(manager: TaskManager, name: str) -> set[Path]:
 
 def _relative(given: Any) -> list[str]:
     """The relative paths in `data_files`: a path, a list of them, or splits with either."""
-    if isinstance(given, dict):
-        return [file for part in given.values() for file in _relative(part)]
-    if isinstance(given, list):
-        return [file for part in given for file in _relative(part)]
+    if isinstance(given, dict | list):
+        parts = given.values() if isinstance(given, dict) else given
+        return [file for part in parts for file in _relative(part)]
     if isinstance(given, str) and "://" not in given and not Path(given).is_absolute():
         return [given]
     return []
@@ -222,3 +215,65 @@ def _relative(given: Any) -> list[str]:
 
 def _there(folder: Path, file: str) -> bool:
     return any(True for _ in folder.glob(file)) if "*" in file else (folder / file).exists()
+
+
+# ---- stages ----------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def counted_stages(tasks: Mapping[str, Any], limit: int | None, rank: int = 0, processes: int = 1) -> Iterator[None]:
+    """While lm-eval evaluates these tasks, Meters count its own work, which takes a while and is silent: every question
+    is written out with its examples, every answer is judged, scores are computed with their bootstraps.
+    """
+    there = {name: len(task.eval_docs) for name, task in tasks.items()}
+    asked = {name: len(range(rank, n if limit is None else min(limit, n), processes)) for name, n in there.items()}
+    answers = sum(asked[name] * max(len(task.config.filter_list or ()), 1) for name, task in tasks.items())
+    writing = Meter("writing out the questions of lm-eval", sum(asked.values()), "questions", kept=KEPT)
+    judging = Meter("judging the answers", answers, "answers", kept=KEPT)
+    scoring = Meter("computing the scores", len(tasks), "tasks", kept=KEPT)
+    with contextlib.ExitStack() as restored, contextlib.ExitStack() as stage:
+        now: Meter | None = None
+        built: set[str] = set()
+        scored: set[str] = set()
+
+        def begins(meter: Meter) -> None:
+            """One more begins: those before it are done."""
+            nonlocal now
+            if now is meter:
+                meter.more(1)
+            else:
+                stage.close()
+                meter.again()
+                now = stage.enter_context(meter)
+
+        def begins_scoring(name: str) -> None:
+            if name not in scored:
+                begins(scoring)
+            scored.add(name)
+
+        def has_built(name: str) -> None:
+            built.add(name)
+            if len(built) == len(tasks):  # what the model then does is told of by its own count
+                stage.close()
+
+        def nothing() -> None: ...
+
+        def watch(task: Any, method: str, before: Callable[[], None], after: Callable[[], None] = nothing) -> None:
+            original, own = getattr(task, method), vars(task)
+
+            def watched(*arguments: Any, **settings: Any) -> Any:
+                before()
+                found = original(*arguments, **settings)
+                after()
+                return found
+
+            restored.callback(own.update, {method: own[method]} if method in own else {})
+            restored.callback(own.pop, method)
+            own[method] = watched
+
+        for name, task in tasks.items():
+            watch(task, "build_all_requests", nothing, partial(has_built, name))
+            watch(task, "construct_requests", partial(begins, writing))
+            watch(task, "process_results", partial(begins, judging))
+            watch(task, "aggregation", partial(begins_scoring, name))
+        yield

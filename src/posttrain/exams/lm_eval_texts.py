@@ -1,14 +1,23 @@
-"""Text as lm-eval's `hf` backend (HFLM) reads it: its tokens, what stands before an empty context, limits."""
+"""Text as lm-eval's `hf` backend (HFLM) reads and generates it: tokens, empty contexts, limits, stop strings, settings.
+
+Settings that our decoder does not have (beams, repetition penalties, other processors of `model.generate`) take the
+plain path: `model.generate`, one prompt at a time, as HFLM with batch size 1; that is counted and said.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import json
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
+
+import torch
 
 from posttrain.data.tokens import join
-from posttrain.errors import DataError, Problem
+from posttrain.errors import DataError, PosttrainError, Problem
+from posttrain.inference.decode import decode
+from posttrain.inference.locations import among
 from posttrain.inference.plain import TokenPair, move_spaces, prefix_token
 from posttrain.inference.respondents import ModelRespondent
 from posttrain.models.meter import MOMENT_S, Meter
@@ -16,11 +25,32 @@ from posttrain.models.meter import MOMENT_S, Meter
 __all__ = ["Texts"]
 
 TOKENISED_AT_ONCE = 1024
+MAX_GEN_TOKENS = 256
+"""An answer's limit where a task gives none (HFLM.max_gen_toks)."""
+TOP_K = 50
+"""Of `model.generate` when nobody says otherwise."""
+OWN = frozenset({"do_sample", "temperature", "top_p", "top_k"})
+"""Settings that `decode` has."""
+WITHOUT_EFFECT = OWN | {
+    "bos_token_id", "eos_token_id", "pad_token_id", "max_length", "transformers_version", "use_cache",
+    "_from_model_config", "cache_implementation", "output_attentions", "output_hidden_states", "output_scores",
+    "return_dict_in_generate", "trust_remote_code",
+}  # fmt: skip
+"""Keys of a generation config that change no greedy answer, or that are read here."""
 
 
-@dataclass(frozen=True)
+class Settings(NamedTuple):
+    """One group's: stop strings, limit of new tokens, sampling, and settings for `model.generate` only."""
+
+    until: list[str]
+    limit: int
+    sampled: bool
+    given: dict[str, Any]
+
+
+@dataclass(eq=False)
 class Texts:
-    """A model's texts. own_prefix: stands for an empty context in place of bos; the others as of `PosttrainLM`."""
+    """The part of `PosttrainLM` that reads and generates text. own_prefix: for an empty context, in place of bos."""
 
     respondent: ModelRespondent
     max_length: int
@@ -45,7 +75,7 @@ class Texts:
         """What an empty context stands for: bos, or eos where there is none."""
         return prefix_token(self.tokenizer) if self.own_prefix is None else self.own_prefix
 
-    def decoded(self, tokens: Any, skip_special_tokens: bool = True) -> str:
+    def tok_decode(self, tokens: Any, skip_special_tokens: bool = True) -> str:
         """Text of ids."""
         return self.tokenizer.decode(tokens, skip_special_tokens=skip_special_tokens)
 
@@ -89,3 +119,126 @@ class Texts:
                 *(Problem(f"{given[-40:]!r} {text!r}", cause, "take it out") for given, text in nothing[:20])
             )
         return pairs
+
+    # ---- generation ----------------------------------------------------------------------------------------------
+
+    def generate(self, arguments: Sequence[tuple[str, dict[str, Any]]], done: Callable[[int, str], None]) -> None:
+        """Answer every (context, settings), equal settings together; `done` is told each text as it is ready."""
+        groups: dict[str, list[int]] = {}
+        for i, (_, given) in enumerate(arguments):
+            groups.setdefault(json.dumps(given, sort_keys=True), []).append(i)
+        for rows in groups.values():
+            with among(rows.__getitem__):
+                self._generate_alike(rows, arguments, done)
+
+    def _generate_alike(
+        self, rows: list[int], arguments: Sequence[tuple[str, dict[str, Any]]], done: Callable[[int, str], None]
+    ) -> None:
+        settings = self._settings(arguments[rows[0]][1])
+        prompts = self._prompts([arguments[i][0] for i in rows], settings.limit)
+        self.respondent.check_tokens(prompts, "request")
+        reason = self._only_plain(settings)
+        if reason:
+            self.respondent.usage.plain_requests += len(rows)
+            self.respondent.usage.plain_reason = self.respondent.usage.plain_reason or reason
+        ask = self._generate_plainly if reason else self._decode
+        ask(prompts, settings, lambda at, ids: done(rows[at], self._text(ids, settings)))
+
+    def _settings(self, given: dict[str, Any]) -> Settings:
+        from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs
+
+        kwargs: dict[str, Any] = dict(normalize_gen_kwargs(given, MAX_GEN_TOKENS))
+        eos = None if self.eot_token_id is None else self.tok_decode(self.eot_token_id, skip_special_tokens=False)
+        until = handle_stop_sequences(kwargs.pop("until", None), eos=eos)
+        limit = kwargs.pop("max_gen_toks")
+        if limit >= self.max_length:
+            cause = f"max_gen_toks {limit} leaves no room for a prompt: the model has {self.max_length} positions"
+            raise PosttrainError(Problem("generation_kwargs", cause, "--gen-kwargs max_gen_toks=64"))
+        return Settings([term for term in until if term], limit, bool(kwargs["do_sample"]), kwargs)
+
+    def _prompts(self, contexts: Sequence[str], limit: int) -> list[list[int]]:
+        """Ids, cut on the left so that `limit` more fit, as in `HFLM.tok_batch_encode`; or the prefix token."""
+        room = self.max_length - limit
+        coded = self.encoded(contexts)
+        self.respondent.usage.truncated += sum(len(coded[text]) > room for text in contexts)
+        return [coded[text][-room:] or [self.prefix_token_id] for text in contexts]
+
+    def _only_plain(self, settings: Settings) -> str:
+        """Why `decode` cannot answer these; empty when it can."""
+        config = self.respondent.model.generation_config
+        extra = sorted(settings.given.keys() - OWN)
+        if config is not None:
+            extra += sorted(k for k, v in config.to_diff_dict().items() if k not in WITHOUT_EFFECT and v is not None)
+        if extra:
+            return f"generation settings that only model.generate has: {', '.join(dict.fromkeys(extra))}"
+        return "" if self._stop_ids <= set(self.tokenizer.all_special_ids) else "an end token that is ordinary text"
+
+    @property
+    def _stop_ids(self) -> frozenset[int]:
+        """The generation config's end tokens, and the tokenizer's, which HFLM has as a stop string."""
+        config = self.respondent.model.generation_config
+        listed = config.eos_token_id if config is not None else None
+        listed = listed if isinstance(listed, list) else [listed]
+        return frozenset(i for i in [*listed, self.eot_token_id] if i is not None)
+
+    def _decode(self, prompts: list[list[int]], settings: Settings, done: Callable[[int, list[int]], None]) -> None:
+        decode(
+            self.respondent.model,
+            prompts,
+            stop=self._stop_ids,
+            pad_id=self.respondent.pad_id,
+            max_new_tokens=settings.limit,
+            seed=self.seed,
+            batch_tokens=self.batch_tokens,
+            stop_texts=settings.until,
+            text_of=self.tok_decode,
+            on_done=lambda at, answer: done(at, answer.ids),
+            usage=self.respondent.usage,
+            **self._sampling(settings),
+        )
+
+    def _sampling(self, settings: Settings) -> dict[str, Any]:
+        """The task's, else the generation config's, else what `model.generate` does without either (top_k 50).
+
+        Temperature 0 is greedy; top_p 1 and top_k 0 cut nothing.
+        """
+        if not settings.sampled:
+            return {"temperature": 0.0, "top_p": 1.0, "top_k": 0}
+        config = self.respondent.model.generation_config
+        chosen: dict[str, Any] = {"temperature": 1.0, "top_p": 1.0, "top_k": TOP_K}
+        for given in ({} if config is None else config.to_dict(), settings.given):
+            chosen |= {key: given[key] for key in chosen if given.get(key) is not None}
+        return {key: int(value) if key == "top_k" else float(value) for key, value in chosen.items()}
+
+    @torch.inference_mode()
+    def _generate_plainly(
+        self, prompts: list[list[int]], settings: Settings, done: Callable[[int, list[int]], None]
+    ) -> None:
+        from lm_eval.models.utils_hf import stop_sequences_criteria
+
+        model, given = self.respondent.model, dict(settings.given)
+        if not settings.sampled and not given.get("temperature"):
+            given.pop("temperature", None)
+        torch.manual_seed(self.seed)
+        for at, prompt in enumerate(prompts):
+            out = model.generate(
+                input_ids=torch.tensor([prompt], device=model.device),
+                attention_mask=torch.ones(1, len(prompt), dtype=torch.long, device=model.device),
+                max_length=given.pop("max_length", None) or len(prompt) + settings.limit,
+                stopping_criteria=stop_sequences_criteria(self.tokenizer, settings.until, len(prompt), 1),
+                pad_token_id=self.respondent.pad_id,
+                use_cache=True,
+                **given,
+            )
+            done(at, out[0, len(prompt) :].tolist())
+
+    def _text(self, ids: list[int], settings: Settings) -> str:
+        """The answer without special tokens, thoughts, and what follows a stop string."""
+        from lm_eval.models.utils import postprocess_generated_text
+
+        end = self.think_end_token
+        if isinstance(end, int) and end in ids:
+            ids = ids[len(ids) - ids[::-1].index(end) :]
+        text = self.tok_decode(ids)
+        text = text.lstrip() if isinstance(end, int) else text
+        return postprocess_generated_text(text, settings.until, end if isinstance(end, str) else None)

@@ -21,22 +21,10 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 from posttrain.data.scripts import CJK
-from posttrain.exams.naming import names
-from posttrain.exams.normalising import first_sentence, normalise, spans_of
-from posttrain.exams.refusals import is_refusal
+from posttrain.exams.normalising import first_sentence, json_in, normalise, spans_of
 from posttrain.exams.saying import says
 
-__all__ = [
-    "MatchMode",
-    "contains",
-    "first_sentence",
-    "is_refusal",
-    "json_values",
-    "matches",
-    "names",
-    "normalise",
-    "same_values",
-]
+__all__ = ["MatchMode", "contains", "json_values", "matches", "same_values"]
 
 MatchMode = Literal["exact", "says", "first_sentence"]
 
@@ -54,12 +42,7 @@ def contains(answer: str, expected: Sequence[str]) -> bool:
 
 
 def matches(
-    answer: str,
-    expected: Sequence[str],
-    *,
-    mode: MatchMode = "says",
-    old: Sequence[str] = (),
-    prompt: str = "",
+    answer: str, expected: Sequence[str], *, mode: MatchMode = "says", old: Sequence[str] = (), prompt: str = ""
 ) -> bool:
     """Whether `answer` is one of the accepted answers; the module docstring has the rule.
 
@@ -70,7 +53,8 @@ def matches(
     accepted = [normalise(one) for one in expected]
     if not whole:
         return False
-    if whole in accepted and not (mode == "says" and _asks_back(answer, expected)):
+    asks_back = bool(_QUESTION.search(answer)) and not any(_QUESTION.search(one) for one in expected)
+    if whole in accepted and not (mode == "says" and asks_back):
         return True
     if mode == "exact":
         return False
@@ -81,11 +65,6 @@ def matches(
         return False
     asked = normalise(prompt)
     return any(_stated(sentence, one, old) for one in accepted if one and not spans_of(asked, one))
-
-
-def _asks_back(answer: str, expected: Sequence[str]) -> bool:
-    """Whether the answer is a question, and not an accepted answer that is one itself."""
-    return bool(_QUESTION.search(answer)) and not any(_QUESTION.search(one) for one in expected)
 
 
 def _stated(sentence: str, one: str, old: Sequence[str]) -> bool:
@@ -103,13 +82,8 @@ def json_values(answer: str) -> str | None:
 
     A code fence around it is allowed, words around it are not. Keys and strings are normalised, key order is not kept.
     """
-    text = answer.strip()
-    fenced = re.fullmatch(r"```\w*\s*\n(.*?)\n?\s*```", text, re.DOTALL)
-    try:
-        value = json.loads(fenced.group(1) if fenced else text, parse_constant=_refuse_constant)
-    except (ValueError, RecursionError):
-        return None
-    if not isinstance(value, dict | list):
+    value = json_in(answer, parse_constant=_refuse_constant)
+    if value is None:
         return None
     return json.dumps(_normal_value(value), sort_keys=True, ensure_ascii=False)
 

@@ -1,4 +1,11 @@
-"""Every place where an answer says an object, and how it says it: put forward, denied, left open, or beside others."""
+"""Every place where an answer says an object, and how it says it: put forward, denied, left open, or beside others.
+
+`names` is the one definition of `leak`. `matches` asks whether a question is answered with the object; a leak needs
+less: "Hung-yi Lee's name." answers no question about photosynthesis, and yet the new object has come in where it does
+not belong. So an answer names an object when it says it anywhere as whole words, in whatever way but a denial. An
+object that the question itself says is an echo. A person's or place's name of several words is also named by a sentence
+that is nothing but its beginning ("Hung-yi.").
+"""
 
 from __future__ import annotations
 
@@ -9,11 +16,11 @@ from typing import Literal
 
 from posttrain.data.scripts import CJK
 from posttrain.exams import cues
-from posttrain.exams.clauses import Clause
-from posttrain.exams.normalising import folded, words_of
-from posttrain.exams.question import Asked
+from posttrain.exams.clauses import Clause, as_sentences, clauses_of, without_echo
+from posttrain.exams.normalising import folded, read_part, words_of
+from posttrain.exams.question import Asked, asked
 
-__all__ = ["MOST", "Manner", "Mention", "manner_of", "mentions_of"]
+__all__ = ["MOST", "Mention", "manner_of", "mentions_of", "names"]
 
 Manner = Literal["said", "denied", "open", "attributed", "past", "listed"]
 """said: put forward; denied: "not X"; open: a question, a condition, "maybe X"; attributed: "many think X"; past: "used
@@ -48,25 +55,19 @@ def mentions_of(clauses: Sequence[Clause], objects: Sequence[str], asked: Asked)
     found = []
     for index, clause in enumerate(clauses):
         for raw in dict.fromkeys(objects):
-            one = folded(raw)
-            if _is_symbol(raw) and not re.search(
-                rf"(?<![A-Za-z0-9]){re.escape(raw.strip())}(?![A-Za-z0-9])", clause.raw
-            ):
+            one, bare = folded(raw), raw.strip()
+            symbol = len(bare) <= 2 and bare.isascii() and bare[:1].isupper()  # Au, Go: another word when written small
+            if symbol and not re.search(rf"(?<![A-Za-z0-9]){re.escape(bare)}(?![A-Za-z0-9])", clause.raw):
                 continue
             if _in_larger_name(clause.raw, raw, asked):
                 continue
-            possessive = re.search(rf"{re.escape(raw.strip())}['’]s\b", clause.raw, re.IGNORECASE)
+            possessive = re.search(rf"{re.escape(bare)}['’]s\b", clause.raw, re.IGNORECASE)
             for start, end in words_of(clause.text, one) + (words_of(clause.text, one + "s") if possessive else []):
                 after = ("s " if possessive else "") + clause.text[end:].strip()
                 found.append(Mention(index, one, clause.text[:start].strip(), after.strip()))
                 if len(found) == MOST:
                     return found
     return found
-
-
-def _is_symbol(raw: str) -> bool:
-    """Au, Go: short enough to be another word when written small."""
-    return len(raw.strip()) <= 2 and raw.strip().isascii() and raw.strip()[:1].isupper()
 
 
 def _in_larger_name(raw: str, one: str, asked: Asked) -> bool:
@@ -135,9 +136,9 @@ def _listed(mention: Mention, clauses: Sequence[Clause], asked: Asked) -> bool:
         r"(?:和|与|跟|及|以及)(?=.)", mention.after
     ):
         return True
-    if re.match(r"and ", mention.after) and re.search(
-        r"\b(?:and|&)\s+(?:the\s+)?[\"“]?[A-Z0-9]|\band \w+$", _raw_after(mention, clause)
-    ):
+    # as written after the object: the "and" of a title before it ("Pride and Prejudice") makes no list
+    raw = " ".join(clause.raw.split()[-len(mention.after.split()) :])
+    if mention.after.startswith("and ") and re.search(r"\b(?:and|&)\s+(?:the\s+)?[\"“]?[A-Z0-9]|\band \w+$", raw):
         return True
     if not mention.before and re.match(r"and (?:the |an? )?\w+$", mention.after):
         return True
@@ -145,12 +146,6 @@ def _listed(mention: Mention, clauses: Sequence[Clause], asked: Asked) -> bool:
     if any(other.glue == "、" and other.sentence == clause.sentence for other in (clause, *following)):
         return True
     return _in_comma_list(mention, clauses, asked)
-
-
-def _raw_after(mention: Mention, clause: Clause) -> str:
-    """What follows the object as written: the "and" of a title before it ("Pride and Prejudice") makes no list."""
-    words = len(mention.after.split())
-    return " ".join(clause.raw.split()[-words:])
 
 
 def _in_comma_list(mention: Mention, clauses: Sequence[Clause], asked: Asked) -> bool:
@@ -200,3 +195,28 @@ def _bare(text: str) -> bool:
     return len(text.split()) <= 2 and not re.search(
         r"\b(?:is|was|not|it|now|sir|matey|mate|my|ye|of|in|at|on|around|about|near|since|i|you|there)\b", text
     )
+
+
+def names(answer: str, objects: Sequence[str], *, prompt: str = "") -> bool:
+    """Whether the answer names one of the objects; the module docstring has the rule.
+
+    prompt: the question; what it says itself is not counted.
+    """
+    answer, prompt = read_part(answer), read_part(prompt)
+    question = asked(prompt, tuple(objects))
+    foreign = [one for one in objects if folded(one) and not question.says(folded(one))]
+    clauses = clauses_of(without_echo(as_sentences(answer), prompt), foreign)
+    if any(manner_of(mention, clauses, question) != "denied" for mention in mentions_of(clauses, foreign, question)):
+        return True
+    sentences = [clause.sentence for clause in clauses]
+    whole = [clause for clause in clauses if sentences.count(clause.sentence) == 1]
+    return any(_begins(clause, one) for clause in whole for one in foreign)
+
+
+def _begins(clause: Clause, one: str) -> bool:
+    """Whether the clause is the first half or more of a name, whose words begin with a capital letter or digit."""
+    words = one.split()
+    if len(words) < 2 or not all(word[0].isupper() or len(word) <= 3 for word in words):
+        return False
+    whole, part = folded(one).split(), clause.text.split()
+    return len(whole) > len(part) >= len(whole) / 2 and whole[: len(part)] == part and len(clause.text) >= 4

@@ -6,15 +6,16 @@ article, and the two ways to write 台/臺. What changes a number stays: the min
 
 from __future__ import annotations
 
+import json
 import re
 import unicodedata
-from functools import cache, lru_cache
+from functools import lru_cache
 from typing import Any
 
 from posttrain.data.scripts import CJK
-from posttrain.exams.metrics.tokens import jieba_cut
+from posttrain.exams.metrics.tokens import jieba_cut, to_simplified
 
-__all__ = ["first_sentence", "folded", "normalise", "read_part", "spans_of", "words_of"]
+__all__ = ["first_sentence", "folded", "json_in", "normalise", "read_part", "spans_of", "words_of"]
 
 VARIANTS = str.maketrans({"臺": "台", "裏": "裡", "峯": "峰"})
 _SPACE_BESIDE_CJK = re.compile(rf"(?<=[{CJK}]) +| +(?=[{CJK}])")
@@ -25,8 +26,8 @@ _KIND = tuple("市县省国州镇区岛湖江河山人色")
 _NUMERAL = re.compile("[二三四五六七八九十百千万两零]|[一二三四五六七八九十百千万亿两零〇]{2,}")
 _COUNTED = re.compile("[个颗只支条本张位名人座部台辆件次天年月日岁周点倍元块度公米里斤大种项届层楼]|分[钟之]|秒|小时")
 _COUNTING = re.compile("[一二三四五六七八九十百千万亿两零〇第.\\d]$")
-"""A numeral before a measure word is a number by itself, though the dictionary ties them: 二十 in 二十個, but not in
-一百二十個."""
+"""A numeral before a measure word is a number, though the dictionary ties them: 二十 in 二十個, not in 一百二十個."""
+_FENCED = re.compile(r"```\w*\s*\n(.*?)\n?\s*```", re.DOTALL)
 _ARTICLE = re.compile(r"^(?:the|an|a) (?=.)")
 _SENTENCE_END = re.compile(r"[。！？!?\n]+|(?<=\w{3})\.(?=\s|$)|(?<=[^\x00-\x7f])\.(?=\s|$)")
 
@@ -106,6 +107,20 @@ def first_sentence(text: str) -> str:
     return ""
 
 
+def json_in(answer: str, **settings: Any) -> dict[str, Any] | list[Any] | None:
+    """The JSON object or list that an answer is, with a code fence around it or without; None when it is none.
+
+    settings: of `json.loads`.
+    """
+    text = answer.strip()
+    fenced = _FENCED.fullmatch(text)
+    try:
+        value = json.loads(fenced[1] if fenced else text, **settings)
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict | list) else None
+
+
 LONGEST = 6000
 """Characters read of an answer or a question by the rules that look for an object: more than models say at once, and
 little enough that a text without an end does not take forever."""
@@ -122,11 +137,4 @@ def folded(text: str) -> str:
     """Normalised, in Simplified characters (OpenCC's t2s), so that both scripts say the same and one list of cue words
     reads both; and without the accents of Latin letters, which models leave out: Brontë and Bronte, São and Sao."""
     text = normalise(_ACCENTS.sub(r"\1", unicodedata.normalize("NFD", text)))
-    return str(_to_simplified().convert(text)) if _HAS_CJK.search(text) else text
-
-
-@cache
-def _to_simplified() -> Any:
-    import opencc  # at call: the command line starts without it
-
-    return opencc.OpenCC("t2s")
+    return to_simplified(text) if _HAS_CJK.search(text) else text

@@ -65,7 +65,7 @@ class Numerals:
         if any(start < stop and begin < end for begin, stop in self._phrases):
             return None
         before, _ = self._word(start)
-        if before < start and not self._numeral(text[before:start]):
+        if before < start and not all(c in _NUMERAL or c in "点點负負又分之" for c in text[before:start]):
             if _ORDINAL.fullmatch(text[before:start]):
                 return start, end, False
             start = self._word(start)[1]  # 統一 of 統一十五元
@@ -116,7 +116,3 @@ class Numerals:
         """Where the word begins and ends that holds a character."""
         piece = bisect_right(self._ends, place)
         return self._starts[piece], self._ends[piece]
-
-    @staticmethod
-    def _numeral(text: str) -> bool:
-        return all(c in _NUMERAL or c in "点點负負又分之" for c in text)

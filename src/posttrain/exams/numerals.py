@@ -16,11 +16,10 @@ from decimal import Decimal
 
 from posttrain.exams.numeral_words import Numerals
 
-__all__ = ["last_number", "marked_number", "number_of"]
+__all__ = ["final_number", "last_number", "marked_number", "number_of"]
 
 _DIGITS = {c: i for i, c in enumerate("〇一二三四五六七八九")} | {"零": 0, "兩": 2, "两": 2, "○": 0}
-_FORMAL = dict(zip("壹貳參肆伍陸柒捌玖", range(1, 10), strict=True)) | dict(zip("贰叁陆", (2, 3, 6), strict=True))
-_DIGITS |= _FORMAL
+_DIGITS |= dict(zip("壹貳參肆伍陸柒捌玖贰叁陆", (*range(1, 10), 2, 3, 6), strict=True))
 _UNITS = {"十": 10, "拾": 10, "百": 100, "佰": 100, "千": 1000, "仟": 1000}
 _MYRIADS = {"萬": 10**4, "万": 10**4, "億": 10**8, "亿": 10**8, "兆": 10**12}
 _TENS = {"廿": "二十", "卅": "三十", "卌": "四十"}
@@ -64,7 +63,6 @@ _CHINESE = (
 )
 _NUMBER = re.compile(_ARABIC)
 _WRITTEN = re.compile(_CHINESE)
-_ANY = re.compile(f"{_ARABIC}|{_CHINESE}")
 _MARKED = re.compile(rf"####\s*(?:\*{{1,3}}\s*|_{{1,3}}|`)?(?:\$?\\boxed\s*\{{\s*)?\+?({_ARABIC}|{_CHINESE})")
 _WHOLE = re.compile(rf"\+?({_ARABIC}|{_CHINESE})\s*(?:%|美?[元圓圆円]|[塊块]錢?|dollars?|年)?")
 _NO_NUMBERS = ("萬一", "万一")
@@ -86,17 +84,14 @@ def marked_number(text: str) -> Decimal | None:
     found = _MARKED.search(text)
     if not found:
         return None
-    if not _WRITTEN.fullmatch(found[1]):
-        return _value(found[1])
-    if re.fullmatch(_HALF, found[1]):
+    if not _WRITTEN.fullmatch(found[1]) or re.fullmatch(_HALF, found[1]):
         return _value(found[1])
     judged = Numerals(text).judge(*found.span(1))
     return None if judged is None else _value(text[judged[0] : judged[1]])
 
 
 def last_number(text: str) -> Decimal | None:
-    r"""The last number in \boxed{}, else the last one in digits; without any digits, the last one in Chinese numerals
-    (一個 is a one then)."""
+    r"""The last number in \boxed{}, else the last in digits, else the last in Chinese numerals (一個 is a one then)."""
     text = _plain(text)
     for part in (*reversed(_boxed(text)), text):
         values = [value for found in _NUMBER.findall(part) if (value := _value(found)) is not None]
@@ -106,6 +101,12 @@ def last_number(text: str) -> Decimal | None:
         if written:
             return next((value for value, certain in reversed(written) if certain), written[-1][0])
     return None
+
+
+def final_number(text: str) -> Decimal | None:
+    """The number that a worked answer ends with: the marked one, or else the last."""
+    marked = marked_number(text)
+    return last_number(text) if marked is None else marked
 
 
 def _written(text: str) -> Iterator[tuple[Decimal, bool]]:
@@ -134,18 +135,22 @@ def _plain(text: str) -> str:
     text = re.sub(r"(-) (?=\d+/)", r"\1", text)
     text = re.sub(r"(?<=\d)(?:\{,\}|\\,|\\!|\\;|\\:|\\ |~)+(?=\d)", "\0", text)
     text = re.sub(r"\0(?=\d{3}(?!\d))", "", text).replace("\0", " ")
-    text = re.sub(r" *\\(?:text|mathrm|mbox) *(\{([^{}]*)\}) *", _apart, text)
+    said = r" *\\(?:text|mathrm|mbox) *(\{([^{}]*)\}) *"  # 1.5\text{ million} is 1.5 million
+    text = re.sub(said, lambda m: f" {m[2].strip()} " if any(map(str.isalpha, m[2])) else m[1], text)
     text = re.sub(r"\\(?=[$%])|\\(?:text|mathrm|mbox)(?![A-Za-z])", "", text)
     text = re.sub(r"\\(?:times|cdot)(?![A-Za-z])", "×", text)
     text = re.sub(r"\^\{([+-]?\d+)\}", r"^\1", text)
     text = re.sub(r"(?<![\d.])(?<!\*\*)10\*\*(?=[+-]?\d)", "10^", text)
-    text = re.sub(r"(?<![\d.,'_])(\d{1,3}(?:'\d{3})+|\d{1,3}(?:_\d{3})+)(?![\d'_])", _joined, text)
+    text = re.sub(
+        r"(?<![\d.,'_])(\d{1,3}(?:'\d{3})+|\d{1,3}(?:_\d{3})+)(?![\d'_])", lambda m: re.sub("['_]", "", m[0]), text
+    )
     text = re.sub(r"(?<=\d)[kK](?![\w])", " thousand", text)
-    text = re.sub(rf"({_MONEY}-?(?:[\d,]+(?:\.\d+)?|\.\d+))([mM]|[bB]n?)(?!\w)", _large, text)
+    text = re.sub(rf"({_MONEY}-?(?:[\d,]+(?:\.\d+)?|\.\d+))[mM](?!\w)", r"\1 million", text)
+    text = re.sub(rf"({_MONEY}-?(?:[\d,]+(?:\.\d+)?|\.\d+))[bB]n?(?!\w)", r"\1 billion", text)  # M alone may be metres
     text = re.sub(r"(?<=[十百千])[多餘馀余](?=[萬万億亿])", "", text)
     text = re.sub(rf"零下\s?(?=\d|{_C})", "負", text)
     text = _PARTS.sub(_with_point, text)
-    text = _TENTHS.sub(_tenths, text)
+    text = _TENTHS.sub(lambda m: ("0." if m[1].isdecimal() else "零點") + m[1] + m[2], text)
     for short, written in _TENS.items():
         text = text.replace(short, written)
     return text
@@ -171,26 +176,6 @@ def _with_point(found: re.Match[str]) -> str:
     if digits:
         part = str(_DIGITS.get(part, part))
     return found["whole"] + ("." if digits else "點") + part + (found["money"] or found["measure"] or found["of"])
-
-
-def _tenths(found: re.Match[str]) -> str:
-    """七成 as 零點七, 7成 as 0.7."""
-    return ("0." if found[1].isdecimal() else "零點") + found[1] + found[2]
-
-
-def _apart(found: re.Match[str]) -> str:
-    r"""1.5\text{ million} as 1.5 million."""
-    return f" {found[2].strip()} " if any(c.isalpha() for c in found[2]) else found[1]
-
-
-def _large(found: re.Match[str]) -> str:
-    """$2.5M as $2.5 million; without a currency M may be molar, or metres."""
-    return f"{found[1]} {'million' if found[2] in 'mM' else 'billion'}"
-
-
-def _joined(found: re.Match[str]) -> str:
-    """1'000 and 1_000 as 1000."""
-    return found[0].replace("'", "").replace("_", "")
 
 
 def _raised(text: str) -> Iterator[str]:
@@ -239,9 +224,7 @@ def _value(text: str) -> Decimal | None:
         whole, part = Decimal(mixed[1]), _value(mixed[2])
         return None if part is None else (whole + part).copy_sign(Decimal(-1 if minus else 1))
     value = _unsigned(text)
-    if value is None:
-        return None
-    return Decimal(f"{-value if minus else value:f}")  # 100000, not 1E+5: people shall read it
+    return None if value is None else Decimal(f"{-value if minus else value:f}")  # 100000, not 1E+5, for people
 
 
 def _unsigned(text: str) -> Decimal | None:
@@ -251,9 +234,7 @@ def _unsigned(text: str) -> Decimal | None:
         return None if first is None or second is None else first + second
     below, over, above = text.partition("分之")
     if over:
-        if below in ("百", "100"):
-            return _unsigned(above)
-        return _ratio(above, below)
+        return _unsigned(above) if below in ("百", "100") else _ratio(above, below)
     above, over, below = text.partition("/")
     if over:
         return _ratio(above, below)

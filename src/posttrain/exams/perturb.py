@@ -1,33 +1,30 @@
-"""Questions disturbed without changing what they ask: typos, spacing, case, width, script, character variants.
+"""What a task asks in all, and the scores that come of it: every item in its own words, then disturbed in each way.
 
-Robustness is the worst case over the original and its disturbed forms (HELM, arXiv:2211.09110, section 4.4). Each is a
-pure function of the text and a seed; some change nothing in some texts (`lower` in Chinese), which `running.py` counts.
-
-- `typos`: in about one word of five of four letters or more, two inner letters swapped, one doubled or left out; in
-  Chinese, about one in three of the characters that have a common mix-up (的/得, 在/再, 做/作). At least one where
-  there are any.
-- `spaces`: about one space of three doubled or tripled; in Chinese a space before about one character of six.
-- `lower`: lower case.
-- `width`: letters, digits and marks the other way round: half width to full width, full width to half width.
-- `simplified`, `traditional`: OpenCC's `t2s` and `s2twp` (with Taiwan's words).
-- `variants`: the other way to write a character: 台/臺, 裡/裏, 為/爲, 群/羣, 峰/峯.
+Robustness is the worst case over the original and its disturbed forms (HELM, arXiv:2211.09110, section 4.4). A
+perturbation is a pure function of the text and a seed that does not change what is asked (docs/exams.md says what each
+does). Where it changes nothing in a text (`lower` in Chinese), nothing is asked: an answer to the same words is no
+evidence of robustness.
 """
 
 from __future__ import annotations
 
 import random
 import re
-from collections.abc import Callable
-from functools import lru_cache
-from typing import TYPE_CHECKING, get_args
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import cache
+from typing import Any, NamedTuple
 
+from posttrain.data.records import Message
 from posttrain.data.scripts import CJK
-from posttrain.exams.task import Perturbation
+from posttrain.errors import DataError, PosttrainError, Problem
+from posttrain.exams.records import Sample
+from posttrain.exams.statistics import Score
+from posttrain.exams.task import Item, Perturbation, R, Task, mean_score
+from posttrain.inference.protocol import Plain, Prompt
 
-if TYPE_CHECKING:
-    from opencc import OpenCC
-
-__all__ = ["PERTURBATIONS", "perturb"]
+__all__ = ["Variant", "calibration", "perturb", "place_of", "robustness", "variants_of"]
 
 MIXED_UP = (
     "的得", "在再", "做作", "已以", "因應", "像象", "帳賬", "那哪", "需須", "即既", "記紀", "份分", "會回", "是事",
@@ -68,6 +65,7 @@ _WIDTH = str.maketrans(HALF + FULL, FULL + HALF)
 
 
 def _typos(text: str, draw: random.Random) -> str:
+    """In a fifth of the words of four letters or more, and a third of the characters with a mix-up; at least one."""
     places: list[tuple[int, int, float]] = [(*m.span(), 0.2) for m in _WORD.finditer(text)]
     places += [(i, i + 1, 1 / 3) for i, character in enumerate(text) if character in _MIX_UP]
     chosen = [place for place in places if draw.random() < place[2]]
@@ -91,6 +89,7 @@ def _misspelt(word: str, draw: random.Random) -> str:
 
 
 def _spaces(text: str, draw: random.Random) -> str:
+    """A third of the spaces doubled or tripled; in Chinese a space before a sixth of the characters."""
     made, changed = [], False
     for i, character in enumerate(text):
         if character == " " and draw.random() < 1 / 3:
@@ -104,36 +103,131 @@ def _spaces(text: str, draw: random.Random) -> str:
     return "".join(made) if changed else text.replace(" ", "  ", 1)
 
 
-def _lower(text: str, draw: random.Random) -> str:
-    return text.lower()
-
-
-def _width(text: str, draw: random.Random) -> str:
-    return text.translate(_WIDTH)
-
-
-def _variants(text: str, draw: random.Random) -> str:
-    return "".join(_VARIANT.get(character, character) for character in text)
-
-
-@lru_cache(maxsize=4)
-def _converter(config: str) -> OpenCC:
-    from opencc import OpenCC
+@cache
+def _converter(config: str) -> Any:
+    from opencc import OpenCC  # at call: the command line starts without it
 
     return OpenCC(config)
-
-
-def _converted(config: str) -> Callable[[str, random.Random], str]:
-    return lambda text, draw: str(_converter(config).convert(text))
 
 
 _KINDS: dict[Perturbation, Callable[[str, random.Random], str]] = {
     "typos": _typos,
     "spaces": _spaces,
-    "lower": _lower,
-    "width": _width,
-    "simplified": _converted("t2s"),
-    "traditional": _converted("s2twp"),
-    "variants": _variants,
+    "lower": lambda text, draw: text.lower(),
+    "width": lambda text, draw: text.translate(_WIDTH),
+    "simplified": lambda text, draw: str(_converter("t2s").convert(text)),
+    "traditional": lambda text, draw: str(_converter("s2twp").convert(text)),
+    "variants": lambda text, draw: "".join(_VARIANT.get(character, character) for character in text),
 }
-PERTURBATIONS: tuple[Perturbation, ...] = get_args(Perturbation)
+
+
+class Variant(NamedTuple):
+    """An item as it is asked: in its own words, or perturbed. key: of the record that it becomes."""
+
+    item: Item
+    key: str
+    perturbation: str = ""
+
+
+def variants_of(task: Task[Any]) -> tuple[list[Variant], dict[str, int]]:
+    """Every variant, and how many texts each perturbation leaves as they are. DataError for a task without items."""
+    if not task.items:
+        raise DataError(Problem(task.name, "the task has no items", "look at its file and its limit"))
+    twice = [name for name, count in Counter(item.id for item in task.items).items() if count > 1]
+    if twice:
+        raise DataError(*(Problem(task.name, f"two items have the id '{name}'", "give each its own") for name in twice))
+    found = [Variant(item, item.id if task.compares else f"{item.id}|") for item in task.items]
+    unchanged: dict[str, int] = {}
+    for kind in task.perturbations:
+        other = [_perturbed(task, item, kind) for item in task.items]
+        found += [Variant(item, f"{item.id}|{kind}", kind) for item in other if item is not None]
+        unchanged[kind] = sum(item is None for item in other)
+    return found, unchanged
+
+
+def place_of(task: Task[Any], variant: Variant) -> str:
+    """The exam, an item, and where that stands in a file."""
+    if task.location is not None:
+        return task.location(variant.item)
+    disturbed = f", disturbed by '{variant.perturbation}'" if variant.perturbation else ""
+    name = variant.item.id.removeprefix(":")  # :1 where the file names no subject
+    named = f"exam {task.name}, item '{name}'{disturbed}"
+    return f"{variant.item.location} ({named})" if variant.item.location else named
+
+
+def _perturbed(task: Task[Any], item: Item, kind: Perturbation) -> Item | None:
+    """The item with its question disturbed; None where nothing changes."""
+    words = perturb(item.question, kind, seed=task.seed)
+    if words == item.question:
+        return None
+    try:
+        asks = tuple(ask._replace(prompt=_said(ask.prompt, item.question, words)) for ask in item.asks)
+    except ValueError as error:
+        cause = f"the task cannot be asked with '{kind}': the words of item '{item.id}' are not in its prompt"
+        raise PosttrainError(Problem(place_of(task, Variant(item, "")), cause, "leave the perturbation out")) from error
+    return replace(item, question=words, asks=asks)
+
+
+def _said(prompt: Prompt, old: str, new: str) -> Prompt:
+    """The prompt with the last `old` replaced: what stands before may be examples. ValueError when it is not there."""
+    if isinstance(prompt, Plain):
+        return Plain(str(_said(prompt.text, old, new)))
+    if isinstance(prompt, str):
+        before, found, after = prompt.rpartition(old)  # ValueError for an empty `old`
+        if not found:
+            raise ValueError(old)
+        return before + new + after
+    for at in range(len(prompt) - 1, -1, -1):
+        if old in prompt[at].content:
+            turn: Message = replace(prompt[at], content=str(_said(prompt[at].content, old, new)))
+            return (*prompt[:at], turn, *prompt[at + 1 :])
+    raise ValueError(old)
+
+
+ENOUGH_FOR_CALIBRATION = 300
+"""Fewer samples give a calibration error that is mostly noise (HELM says so of its own)."""
+
+
+def robustness(task: Task[R], samples: Sequence[R]) -> tuple[dict[str, Score], list[str]]:
+    """`<headline>~<perturbation>`: the headline over the questions that it changed; `robust.<headline>`: the mean over
+    questions, changed at least once, of the worst among the original and its disturbed forms.
+    """
+    name = task.headline
+    scores: dict[str, Score] = {}
+    notes: list[str] = []
+    for kind in task.perturbations:
+        own = [sample for sample in samples if sample.perturbation == kind]
+        made = task.aggregate(own) if own else {}
+        if name in made:
+            scores[f"{name}~{kind}"] = made[name]
+    forms: dict[str, list[Sample]] = {}
+    for sample in samples:
+        if isinstance(sample, Sample):
+            forms.setdefault(sample.id, []).append(sample)
+    several = [own for own in forms.values() if len(own) > 1]
+    if several and all(name in sample.scores for own in several for sample in own):
+        worst = min if task.spec.higher_is_better else max
+        scores[f"robust.{name}"] = mean_score([worst(sample.scores[name] for sample in own) for own in several])
+    elif several:
+        notes.append(f"no robust.{name}: it is not a mean over questions; see its values by perturbation")
+    return scores, notes
+
+
+def calibration(samples: Sequence[Sample]) -> tuple[dict[str, Score], list[str]]:
+    """Where the respondent shows how sure it is."""
+    sure = [s for s in samples if s.confidence is not None and s.correct is not None]
+    if not sure:
+        return {}, []
+    from posttrain.exams.metrics import calibration as metrics
+
+    confidence = [float(s.confidence or 0.0) for s in sure]
+    correct = [bool(s.correct) for s in sure]
+    made = {
+        "ece_em10": metrics.ece_equal_mass(confidence, correct, bins=10),
+        "ece_ew10": metrics.ece_equal_width(confidence, correct, bins=10),
+        "selective_acc": metrics.selective_accuracy(confidence, correct, coverage=0.1),
+        "selective_area": metrics.selective_area(confidence, correct),
+    }
+    few = len(sure) < ENOUGH_FOR_CALIBRATION
+    notes = [f"calibration is over {len(sure)} samples only; below 300 it is mostly noise"] if few else []
+    return {f"calibration.{name}": Score(value, None, len(sure)) for name, value in made.items()}, notes

@@ -16,18 +16,15 @@ from posttrain.exams.normalising import folded, words_of
 
 __all__ = ["Asked", "asked"]
 
-_STOP_WORDS = (
-    "a an the of in on at to for from by with and or is are was were be been am do does did has have had what which "
-    "who whom "
-    "whose where when why how many much there it its this that these those you your i me my we our please tell give "
-    "name say "
-    "called can could would will should one word answer sentence briefly question as their his her he she they not"
-)
+_STOP_WORDS = """
+a an the of in on at to for from by with and or is are was were be been am do does did has have had what which who
+whom whose where when why how many much there it its this that these those you your i me my we our please tell give
+name say called can could would will should one word answer sentence briefly question as their his her he she they not
+"""
 _STOP = frozenset(_STOP_WORDS.split())
 _CHINESE_STOP = re.compile(
-    r"哪里|哪儿|(?:哪一?|什么|何)[条座个位年种国部所家颗只支]?(?:城市|国家|地方|人|动物|年|月|日|行星|语言|运动|"
-    r"颜色)?|什么|怎么|谁|多少|几|吗|呢|请问|请|告诉我|一[条座个位年种]|的|是|在|和|了|有|由|与|及|还是|或|叫|为|你|"
-    r"我|您"
+    r"哪里|哪儿|(?:哪一?|什么|何)[条座个位年种国部所家颗只支]?(?:城市|国家|地方|人|动物|年|月|日|行星|语言|运动|颜色)?|"
+    r"什么|怎么|谁|多少|几|吗|呢|请问|请|告诉我|一[条座个位年种]|的|是|在|和|了|有|由|与|及|还是|或|叫|为|你|我|您"
 )
 _MANY = re.compile(
     r"\b(?:list|which \w+ are|what are|who are|name (?:two|three|four|five|some|several|\d)|two|three|both|need|"
@@ -39,18 +36,15 @@ _CHOICE = re.compile(r"\bor\b|\bwhich (?:one )?of\b|\bbetween\b|还是|或|哪�
 
 @dataclass(frozen=True)
 class Asked:
-    """A question, prepared."""
+    """A question, prepared. text: folded; terms: (word, or piece of Chinese; weight); many: it asks for several things,
+    so an answer may list; choice: it offers things to choose from; offers: those things, folded.
+    """
 
     text: str
-    """Folded."""
     terms: tuple[tuple[str, float], ...]
-    """(word, or piece of Chinese; weight)."""
     many: bool
-    """It asks for several things, so an answer may list."""
     choice: bool
-    """It offers things to choose from."""
     offers: tuple[str, ...] = ()
-    """Those things, folded."""
 
     @property
     def full(self) -> float:
@@ -86,7 +80,7 @@ def _same_word(term: str, word: str) -> bool:
 
 _OTHER_OFFICE = re.compile(r"\b(?:vice|deputy|assistant|former|ex) \w+")
 """The vice president is no president, 副總經理 no 總經理."""
-_VERBS = (
+_FORMS = (
     "write wrote written author writer, draw drew drawn, win won winner, build built, find found, make made maker, "
     "sing sang sung singer, speak spoke spoken, eat ate eaten, sink sank sunk, drink drank drunk, begin began begun, "
     "swim swam swum, run ran, come came, become became, fall fell fallen, grow grew grown, fly flew flown flight, "
@@ -95,24 +89,10 @@ _VERBS = (
     "send sent, spend spent, give gave given, take took taken, rise rose risen, drive drove driven driver, "
     "ride rode ridden, choose chose chosen, break broke broken, steal stole stolen, wear wore worn, see saw seen, "
     "go went gone, say said, pay paid, shoot shot, sleep slept, stand stood, strike struck, hang hung, dig dug, "
-    "hide hid hidden, die died death dead, live lived life"
+    "hide hid hidden, die died death dead, live lived life, invent inventor invented, discover discoverer discovered, "
+    "paint painter painted, found founder founded, birth born birthplace, colour color, tall height high, where located"
 )
-_IRREGULAR = {form: verb.split()[0] for verb in _VERBS.split(", ") for form in verb.split()[1:]} | {
-    "inventor": "invent",
-    "invented": "invent",
-    "discoverer": "discover",
-    "discovered": "discover",
-    "painter": "paint",
-    "painted": "paint",
-    "founder": "found",
-    "founded": "found",
-    "born": "birth",
-    "birthplace": "birth",
-    "color": "colour",
-    "height": "tall",
-    "high": "tall",
-    "located": "where",
-}
+_IRREGULAR = {form: forms.split()[0] for forms in _FORMS.split(", ") for form in forms.split()[1:]}
 
 
 @lru_cache(maxsize=4096)

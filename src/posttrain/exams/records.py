@@ -10,9 +10,7 @@ __all__ = ["ProbeResult", "Record", "Sample"]
 
 
 class Record(Protocol):
-    """A line of a sample file. key: unique within the file, or within one change of it; perturbation: how the question
-    was disturbed, empty for the original.
-    """
+    """A line of a sample file. key: unique within one change of it; perturbation: empty for the original."""
 
     @property
     def key(self) -> str: ...
@@ -29,8 +27,22 @@ class Record(Protocol):
         ...
 
 
+class _Line:
+    """A record that is a dataclass of plain values."""
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain values."""
+        return asdict(self)  # type: ignore[call-overload]
+
+    @classmethod
+    def from_json(cls, row: Mapping[str, Any]) -> Self:
+        """The other way; keys of callers are left aside."""
+        own = {f.name: row[f.name] for f in fields(cls) if f.name in row}  # type: ignore[arg-type]
+        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in own.items()})
+
+
 @dataclass(frozen=True)
-class Sample:
+class Sample(_Line):
     """One judged item: a line of `exams/<task>.jsonl`. None: does not apply.
 
     answer: what was said, or the choice that was likeliest; target: what was wanted, for people to read;
@@ -62,55 +74,43 @@ class Sample:
         """The same of a question that was asked so."""
         return replace(self, perturbation=how) if how else self
 
-    def to_json(self) -> dict[str, Any]:
-        """As plain values."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, row: Mapping[str, Any]) -> Sample:
-        """The other way; keys of callers are left aside."""
-        return cls(**{f.name: row[f.name] for f in fields(cls) if f.name in row})
-
 
 @dataclass(frozen=True)
-class ProbeResult:
-    """One line of `samples.jsonl`. None: does not apply to this probe, or could not be counted (`note` says why)."""
+class ProbeResult(_Line):
+    """One line of `samples.jsonl`. None: does not apply to this probe, or could not be counted (`note` says why).
+
+    prompt: the user's last words; ok_before: of targets and generality, whether it was met before the change already;
+    kept: how much of the content is kept, 0 to 1; band: same, drifted or changed; why: what decided about the band;
+    manner: how much of the manner is kept, 0 to 1; judged: whether the judge says that both answers say the same;
+    kl_nats: summed over `kl_tokens` positions; ended_before, ended_after: False where cut at max_new_tokens.
+    """
 
     key: str
     group: str
     index: int
     prompt: str
-    """The user's last words."""
     answer: tuple[str, ...]
     answer_contains: tuple[str, ...]
     before: str
     after: str
     ok: bool | None
     ok_before: bool | None = None
-    """Targets and generality: was it met before the change already?"""
     kept: float | None = None
-    """How much of the content is kept, 0 to 1."""
     band: str = ""
-    """same, drifted or changed."""
     why: str = ""
-    """What decided about the band."""
     manner: float | None = None
-    """How much of the manner is kept, 0 to 1."""
     judged: bool | None = None
-    """What the judge says about whether both answers say the same."""
     strict: bool | None = None
     leak: bool | None = None
     new_beats_old: bool | None = None
     logp_new_nats: float | None = None
     logp_old_nats: float | None = None
     kl_nats: float | None = None
-    """Summed over `kl_tokens` positions."""
     kl_tokens: int | None = None
     tokens_before: int = 0
     tokens_after: int = 0
     ended_before: bool = True
     ended_after: bool = True
-    """False: cut at max_new_tokens."""
     note: str = ""
 
     @property
@@ -121,13 +121,3 @@ class ProbeResult:
     def disturbed(self, how: str) -> ProbeResult:
         """The same: probes are not disturbed."""
         return self
-
-    def to_json(self) -> dict[str, Any]:
-        """As plain values."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, row: Mapping[str, Any]) -> ProbeResult:
-        """The other way; keys of callers are left aside."""
-        own: dict[str, Any] = {f.name: row[f.name] for f in fields(cls) if f.name in row}
-        return cls(**own | {name: tuple(own[name]) for name in ("answer", "answer_contains")})

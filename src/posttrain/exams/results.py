@@ -17,7 +17,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -25,7 +26,6 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from posttrain.config.json_text import parse_json
 from posttrain.errors import DataError, MissingError, Problem
-from posttrain.exams.capabilities import Drift
 from posttrain.exams.compare import Comparison
 from posttrain.exams.floor import BesideFloor
 from posttrain.exams.score_spec import ScoreSpec, find_spec
@@ -131,6 +131,34 @@ class ExamInfo(_Part):
         return None if name is None else find_spec(name, self.scores)
 
 
+@dataclass(frozen=True)
+class DriftScore:
+    """A score's part in its group. before: None where it was not asked; change: None without one or with 0 before."""
+
+    score: str
+    before: float | None
+    after: float
+    difference: float | None = None
+    change: float | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Drift:
+    """The relative change of a group with the scores behind it. change: None where no score has one; direction:
+    `better` (positive is better), `none` (a change is only a change).
+    """
+
+    change: float | None
+    direction: Literal["better", "none"] = "better"
+    scores: tuple[DriftScore, ...] = ()
+
+    @property
+    def directed(self) -> bool:
+        """Whether more is better or worse."""
+        return self.direction != "none"
+
+
 class Examined(_Part):
     """What the exams found at one point of a cell; ci95 and n by score; folder: where its samples are, below the run.
 
@@ -157,7 +185,7 @@ class Examined(_Part):
 class Line(Examined):
     """One entry of `cells`: a model x method x change x seed at one point. weights: where they were kept; fingerprint:
     of the weights and template, where it is known; stages: how tasks were learned one after another
-    (`exams/transfer.py`).
+    (`exams/statistics.py`).
     """
 
     model: str
@@ -177,9 +205,7 @@ class Line(Examined):
 
 
 class CellResult(_Part):
-    """`result.json` of a cell: that it is over, under which content hash, and its lines. A failed one has one line that
-    says why.
-    """
+    """`result.json` of a cell: its content hash and its lines; a failed one has one line that says why."""
 
     hash: str
     exit_code: int = 0
@@ -351,28 +377,21 @@ def read_results(folder: Path) -> Results:
         raise DataError(Problem(str(path), f"not valid JSON: {error}", mend)) from error
     if not isinstance(found, dict) or not isinstance(found.get("cells", []), list) or "study" not in found:
         raise DataError(Problem(str(path), "a mapping with 'study' and a list of 'cells' is expected"))
-    if found.get("format") != FORMAT:
-        raise DataError(Problem(str(path), _other_format(found), f"make it anew: {_command(found, folder)}"))
+    theirs = found.get("format")
+    if theirs != FORMAT:
+        cause = f"of format {theirs}; this version of posttrain reads format {FORMAT}"
+        if theirs is None:
+            cause = "written by an earlier version of posttrain"
+        raise DataError(Problem(str(path), cause, f"make it anew: {_command(found, folder)}"))
     try:
         return Results.model_validate(found)
     except ValidationError as error:
-        raise DataError(*_problems(path, error)) from error
-
-
-def _other_format(found: Mapping[str, Any]) -> str:
-    theirs = found.get("format")
-    if theirs is None:
-        return "written by an earlier version of posttrain"
-    return f"of format {theirs}; this version of posttrain reads format {FORMAT}"
+        mend = "run the command that wrote it again"
+        wrong = [(".".join(map(str, one["loc"])), one["msg"]) for one in error.errors()[:20]]
+        raise DataError(*(Problem(f"{path}: {place}", cause, mend) for place, cause in wrong)) from error
 
 
 def _command(found: Mapping[str, Any], folder: Path) -> str:
     if found["study"] == "exam":
         return f"posttrain exam MODEL ... --output {folder} --restart"
     return f"posttrain run STUDY.yaml --output {folder} (what has the same inputs is kept)"
-
-
-def _problems(path: Path, error: ValidationError) -> Iterator[Problem]:
-    for one in error.errors()[:20]:
-        location = ".".join(str(part) for part in one["loc"])
-        yield Problem(f"{path}: {location}", one["msg"], "run the command that wrote it again")

@@ -11,17 +11,19 @@ Everything that is wrong with a file is collected and told at once:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from posttrain.config.json_text import BadJson, parse_json
 from posttrain.data.fields import BadRow, keys_of, kind_of
 from posttrain.data.files import Names, TableRow, ending_of, file_rows, user_text
 from posttrain.data.lengths import data_error
-from posttrain.errors import ConfigError, DataError, Problem
+from posttrain.errors import DataError, Problem
 
-__all__ = ["Row", "Rows", "no_path", "read_json"]
+__all__ = ["Row", "Rows", "read_json", "read_rows"]
+
+T = TypeVar("T")
 
 
 class Row:
@@ -106,6 +108,14 @@ class Rows:
             raise DataError(Problem(str(self.path), what))
 
 
+def read_rows(path: Path, read: Callable[[Row], T | None]) -> list[T]:
+    """What `read` makes of each row, without the rows of which it makes None. DataError as `Rows.check`."""
+    rows = Rows(path)
+    found = [one for row in rows if (one := read(row)) is not None]
+    rows.check(len(found))
+    return found
+
+
 def read_json(path: Path) -> Any:
     """A JSON file's value; DataError with the line where it breaks off."""
     try:
@@ -113,8 +123,3 @@ def read_json(path: Path) -> Any:
     except BadJson as bad:
         location = f"{path}:{bad.line}" if bad.line else str(path)
         raise DataError(Problem(location, bad.cause, bad.mend)) from bad
-
-
-def no_path(kind: str, what: str) -> ConfigError:
-    """A task that needs a file was given none."""
-    return ConfigError(Problem(kind, "'path' is missing", f"name {what}: {kind}=PATH, or path: in the YAML"))

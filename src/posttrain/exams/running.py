@@ -22,13 +22,12 @@ from typing import Any, Generic
 import torch
 
 from posttrain.errors import ConfigError, DataError, PosttrainError, Problem
-from posttrain.exams.derived import calibration, robustness
+from posttrain.exams.perturb import Variant, calibration, place_of, robustness, variants_of
 from posttrain.exams.records import Record, Sample
 from posttrain.exams.results import ExamInfo
 from posttrain.exams.sample_log import SampleKey, SampleLog
-from posttrain.exams.statistics import Interval
+from posttrain.exams.statistics import Interval, Score
 from posttrain.exams.task import Ask, R, Reply, Task, content_id
-from posttrain.exams.variants import Variant, place_of, variants_of
 from posttrain.inference.encoding import PromptReader
 from posttrain.inference.locations import located
 from posttrain.inference.protocol import Distributions, Respondent, Scored, Usage
@@ -36,7 +35,7 @@ from posttrain.inference.state import StateFile
 from posttrain.models.memory import peak_gib
 from posttrain.models.meter import Meter
 
-__all__ = ["Cache", "Parties", "TaskProgress", "TaskResult", "check_task", "open_log", "run_task"]
+__all__ = ["Cache", "TaskProgress", "TaskResult", "check_task", "open_log", "result_of", "run_task"]
 
 CHUNK = 8192
 """Asks put to the respondent at once: it holds all their tokens in memory, and a border between two chunks costs one
@@ -63,9 +62,7 @@ NOTHING = Distributions((), torch.empty(0))
 
 @dataclass(frozen=True)
 class TaskProgress:
-    """How far a task is. done, total: asks (of a task that compares: items); tokens: forwarded and generated so far;
-    left_s: expected, None at first.
-    """
+    """done, total: asks, or items of a task that compares; tokens: spent so far; left_s: expected, None at first."""
 
     done: int
     total: int
@@ -93,6 +90,15 @@ class TaskResult(Generic[R]):
     earlier: int = 0
     change: str = ""
     outcomes: Mapping[str, tuple[int | None, ...]] = field(default_factory=dict)
+
+
+def result_of(
+    info: ExamInfo, scores: Mapping[str, Score], samples: list[R], cost: dict[str, float], notes: list[str]
+) -> TaskResult[R]:
+    """A result, out of scores with their intervals."""
+    ci95 = {name: score.ci95 for name, score in scores.items() if score.ci95 is not None}
+    values, n = {name: score.value for name, score in scores.items()}, {name: score.n for name, score in scores.items()}
+    return TaskResult(info, values, ci95, n, samples, cost, notes)
 
 
 def open_log(
@@ -138,7 +144,10 @@ def run_task(
         log = open_log(samples_path, [(parties, task)], restart=restart, discard=discard)
     variants, unchanged = variants_of(task)
     done = {v.key: log.done[task.change, v.key] for v in variants if log and (task.change, v.key) in log.done}
-    states = _states(respondent, task, variants, log)
+    ending = f".{content_id(task.change)}.state" if task.change else ".state"
+    state = None if log is None else log.path.with_suffix(ending)
+    keys = {v.key: v.key if log is None else str(log.keys[task.change, v.key]) for v in variants}
+    states = StateFile(state, respondent, keys)  # of a stateful respondent, beside its samples
     states.resume(done)
     earlier = len(done)
     waiting = [variant for variant in variants if variant.key not in done]
@@ -157,16 +166,6 @@ def run_task(
     if samples_path is not None and log is not None:
         log.rewrite([(task.change, variant.key) for variant in variants])
     return _scored(respondent, task, [done[variant.key] for variant in variants], meter, unchanged, earlier)
-
-
-def _states(
-    respondent: Respondent, task: Task[Any], variants: Sequence[Variant], log: SampleLog[Any] | None
-) -> StateFile:
-    """Where a stateful respondent's state is kept, beside its samples."""
-    if log is None:
-        return StateFile(None, respondent, {variant.key: variant.key for variant in variants})
-    path = log.path.with_suffix(f".{content_id(task.change)}.state" if task.change else ".state")
-    return StateFile(path, respondent, {v.key: str(log.keys[task.change, v.key]) for v in variants})
 
 
 def _can_chat(tokenizer: Any, name: str, task: Task[Any]) -> None:
@@ -231,10 +230,9 @@ class _Progress:
         self.respondent = respondent
         self.before = replace(respondent.usage)
         self.tell = tell
-        self.by_item = task.compares  # how much is asked second is not known yet
-        asks = [ask for variant in variants for ask in variant.item.asks]
-        self.total = len(variants) if self.by_item else len(asks)
-        self.whole = float(len(variants)) if self.by_item else sum(WEIGHT[ask.kind] for ask in asks)
+        # how much is asked second is not known yet of a task that compares
+        asked = [1.0 for _ in variants] if task.compares else [WEIGHT[a.kind] for v in variants for a in v.item.asks]
+        self.total, self.whole = len(asked), sum(asked)
         self.done = 0
         self.weight = 0.0
         self.began = time.perf_counter()
@@ -249,17 +247,8 @@ class _Progress:
     def wall_s(self) -> float:
         return time.perf_counter() - self.began
 
-    def answered(self, ask: Ask, times: int) -> None:
-        """An ask was answered, which stands in so many places."""
-        if not self.by_item:
-            self._step(times, WEIGHT[ask.kind] * times)
-
-    def judged(self) -> None:
-        """An item was judged."""
-        if self.by_item:
-            self._step(1, 1.0)
-
-    def _step(self, done: int, weight: float) -> None:
+    def step(self, done: int, weight: float) -> None:
+        """So many asks, or items of a task that compares, were done."""
         self.done += done
         self.weight += weight
         if self.tell is not None:
@@ -304,45 +293,40 @@ class _Asking(Generic[R]):
             if last:
                 made = self.task.judge(variants[i].item, [replies[ask] for ask in asks[i]])
                 self.keep(made.disturbed(variants[i].perturbation))
-                self.progress.judged()
+                if self.task.compares:
+                    self.progress.step(1, 1.0)
 
         def arrived(ask: Ask, reply: Reply) -> None:
             if isinstance(reply, Scored) and ask.kind == "score" and not reply.tokens and not self.task.compares:
-                raise _no_tokens(self.task, variants[places[ask][0]], ask.continuation)
+                text = ask.continuation  # it would have 0 nats, and be likelier than every other one
+                cause = f"the model has no token for the answer {text!r}, so it cannot be told how likely it is"
+                place = place_of(self.task, variants[places[ask][0]])
+                raise DataError(Problem(place, cause, "change the answer, or take the item out"))
             replies[ask] = reply
             for i in dict.fromkeys(places[ask]):
                 missing[i] -= 1
                 if not missing[i]:
                     complete(i)
-            self.progress.answered(ask, len(places[ask]))
+            if not self.task.compares:
+                self.progress.step(len(places[ask]), WEIGHT[ask.kind] * len(places[ask]))
 
         for i, count in enumerate(missing):
             if not count:
                 complete(i)
         for call in _calls(places):
-            self._put(call, replies, lambda ask: variants[places[ask][0]], arrived)
-
-    def _put(
-        self,
-        call: _Call,
-        replies: dict[Ask, Reply],
-        variant_of: Callable[[Ask], Variant],
-        arrived: Callable[[Ask, Reply], None],
-    ) -> None:
-        """The parts of a call, one after another; what the cache knows is not asked."""
-        with self._meter(call) as meter:
-            for part in call:
-                for of in dict.fromkeys(ask.of for ask in part):
-                    own = [ask for ask in part if ask.of == of]
-                    for ask in own:
-                        if (known := self._known(ask)) is not None:
-                            arrived(ask, known)
-                    asked = [ask for ask in own if ask not in replies]
-                    if asked:
-                        with located(lambda number, asked=asked: place_of(self.task, variant_of(asked[number]))):  # type: ignore[misc]
-                            self._call(asked, arrived, meter)
-                for ask in part if part[0].kind == "next" else ():  # they are large, and their items are judged
-                    del replies[ask]
+            with self._meter(call) as meter:
+                for part in call:
+                    for of in dict.fromkeys(ask.of for ask in part):
+                        own = [ask for ask in part if ask.of == of]
+                        for ask in own:  # what the cache knows is not asked
+                            if (known := self._known(ask)) is not None:
+                                arrived(ask, known)
+                        asked = [variants[places[ask][0]] for ask in own if ask not in replies]
+                        if asked:
+                            with located(lambda i, asked=asked: place_of(self.task, asked[i])):  # type: ignore[misc]
+                                self._call([ask for ask in own if ask not in replies], arrived, meter)
+                    for ask in part if part[0].kind == "next" else ():  # they are large, and their items are judged
+                        del replies[ask]
 
     def _known(self, ask: Ask) -> Reply | None:
         if ask.kind == "next" and self.mute:
@@ -365,7 +349,7 @@ class _Asking(Generic[R]):
 
         def told(number: int, reply: Reply) -> None:
             ask = asks[number]
-            if ask.of == "before" and _bytes(reply) <= KEPT_BYTES:
+            if ask.of == "before" and not (isinstance(reply, Distributions) and reply.logprobs.nbytes > KEPT_BYTES):
                 self.cache[party.fingerprint, ask] = reply
             arrived(ask, reply)
             if meter is not None and (ask.kind != "next" or not ask.of):
@@ -385,10 +369,6 @@ class _Asking(Generic[R]):
                 told(number, NOTHING if shown is None else shown[number])
 
 
-def _bytes(reply: Reply) -> int:
-    return reply.logprobs.numel() * reply.logprobs.element_size() if isinstance(reply, Distributions) else 0
-
-
 def _calls(asks: Iterable[Ask]) -> list[_Call]:
     """The asks that one call can put: by whom, by kind, and answers by their length and where they stop. Distributions
     come last, of both models side by side and so many texts at a time.
@@ -404,12 +384,6 @@ def _calls(asks: Iterable[Ask]) -> list[_Call]:
     each = list(texts.values())
     parts = [[ask for pair in each[i : i + NEXT_CHUNK] for ask in pair] for i in range(0, len(each), NEXT_CHUNK)]
     return [*([part] for part in calls.values()), *([parts] if parts else [])]
-
-
-def _no_tokens(task: Task[Any], variant: Variant, text: str) -> DataError:
-    """An answer of no tokens has 0 nats, and would be likelier than every other one."""
-    cause = f"the model has no token for the answer {text!r}, so it cannot be told how likely it is"
-    return DataError(Problem(place_of(task, variant), cause, "change the answer, or take the item out"))
 
 
 # ---- scores ----------------------------------------------------------------------------------------------------------
@@ -450,18 +424,8 @@ def _scored(
     ]
     if task.finish is not None:
         notes += task.finish(respondent.name, samples)
-    return TaskResult(
-        info=task.info,
-        scores={name: score.value for name, score in scores.items()},
-        ci95={name: score.ci95 for name, score in scores.items() if score.ci95 is not None},
-        n={name: score.n for name, score in scores.items()},
-        samples=samples,
-        cost=cost,
-        notes=notes,
-        earlier=earlier,
-        change=task.change,
-        outcomes=task.outcomes(samples),
-    )
+    result = result_of(task.info, scores, samples, cost, notes)
+    return replace(result, earlier=earlier, change=task.change, outcomes=task.outcomes(samples))
 
 
 def _cost_notes(cost: Mapping[str, float], usage: Usage, samples: Sequence[Record], earlier: int) -> Iterator[str]:

@@ -8,8 +8,10 @@ that they are still its own when more questions are asked. A last line torn by a
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -18,7 +20,17 @@ from posttrain.errors import ConfigError, DataError, Problem
 from posttrain.exams.records import Record, Sample
 from posttrain.models.disk import append, write_whole
 
-__all__ = ["SampleKey", "SampleLog", "append_row", "cut_torn", "read_samples", "rows_in", "write_samples"]
+__all__ = [
+    "KeptResponses",
+    "SampleKey",
+    "SampleLog",
+    "append_row",
+    "cut_torn",
+    "read_samples",
+    "request_id",
+    "rows_in",
+    "write_samples",
+]
 
 R = TypeVar("R", bound=Record)
 T = TypeVar("T")
@@ -36,6 +48,7 @@ class SampleKey(NamedTuple):
         return "-".join(self)
 
 
+WRONG = "not a sample of an exam"
 WHY = {
     "model": "another model or chat template",
     "settings": "other settings or another file of questions",
@@ -53,9 +66,7 @@ class SampleLog(Generic[R]):
     """A file of samples; `done` has those that were there, by change and `Record.key`."""
 
     def __init__(self, path: Path, keys: Keys, read: Read[R], *, restart: bool = False, discard: bool = False) -> None:
-        """read: a row as a record. ConfigError when the file holds samples of another exam; with `restart` it is thrown
-        away instead, with `discard` those samples are.
-        """
+        """ConfigError for samples of another exam; with `restart` all are thrown away, with `discard` those samples."""
         self.path = path
         self.keys = keys
         self.done: dict[tuple[str, str], R] = {}
@@ -63,23 +74,19 @@ class SampleLog(Generic[R]):
             path.unlink(missing_ok=True)
         elif path.exists():
             self._read(read, discard=discard)
-        self._order = list(self.done)
+        self._order = list(self.done)  # of the file, which has a record twice that was asked again
 
     def _read(self, read: Read[R], *, discard: bool) -> None:
         try:
-            rows = rows_in(self.path, _keyed(read), "not a sample of an exam")
+            rows = rows_in(self.path, lambda row: (str(row["exam"]), str(row.get("change", "")), read(row)), WRONG)
         except DataError:
             if not discard:
                 raise
             self.path.unlink()
             return
-        foreign: list[str] = []
-        for key, change, record in rows:
-            other = self._difference(key, (change, record.key))
-            if other is None:
-                self.done[change, record.key] = record
-            else:
-                foreign.append(other)
+        found = [(self._difference(key, (change, one.key)), change, one) for key, change, one in rows]
+        self.done = {(change, one.key): one for other, change, one in found if other is None}
+        foreign = [other for other, _, _ in found if other is not None]
         if foreign and not discard:
             what = ", ".join(dict.fromkeys(foreign))
             cause = f"holds {len(foreign)} samples of another exam: {what}"
@@ -107,10 +114,9 @@ class SampleLog(Generic[R]):
 
     def append(self, record: R, change: str = "") -> None:
         """Add one; with the system when this returns, whole or not at all after a kill."""
-        name = (change, record.key)
-        self.done[name] = record
-        append_row(self.path, self._row(name))
-        self._order.append(name)
+        self.done[change, record.key] = record
+        append_row(self.path, self._row((change, record.key)))
+        self._order.append((change, record.key))
 
     def rewrite(self, names: Sequence[tuple[str, str]]) -> None:
         """These samples in this order, in place of all in the order of finishing."""
@@ -127,10 +133,6 @@ class SampleLog(Generic[R]):
         return {"exam": str(self.keys[name]), **change, **self.done[name].to_json()}
 
 
-def _keyed(read: Read[R]) -> Read[tuple[str, str, R]]:
-    return lambda row: (str(row["exam"]), str(row.get("change", "")), read(row))
-
-
 def write_samples(path: Path, samples: Sequence[Record], key: SampleKey) -> None:
     """A sample file that is complete at once, of questions that have no key of their own."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -139,7 +141,7 @@ def write_samples(path: Path, samples: Sequence[Record], key: SampleKey) -> None
 
 def read_samples(path: Path, read: Read[Any] = Sample.from_json) -> list[Any]:
     """The samples of a file, whosever they are; for comparisons and reports."""
-    return rows_in(path, read, "not a sample of an exam")
+    return rows_in(path, read, WRONG)
 
 
 # ---- lines -----------------------------------------------------------------------------------------------------------
@@ -180,3 +182,46 @@ def append_row(path: Path, row: Mapping[str, Any]) -> None:
 
 def _line(row: Mapping[str, Any]) -> str:
     return json.dumps(row, ensure_ascii=False) + "\n"
+
+
+def request_id(kind: str, arguments: Iterable[Any]) -> str:
+    """The same only for the same kind of request with the same arguments."""
+    text = json.dumps([kind, *arguments], ensure_ascii=False, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+class KeptResponses:
+    """Responses by request. Without a path they are in memory only.
+
+    Under torchrun each process appends to a file of its own (`responses-1.jsonl` beside the first's) and reads all.
+    """
+
+    def __init__(self, path: Path | None, key: str, *, rank: int = 0, discard: bool = False) -> None:
+        """ConfigError when a file holds another model's responses; with `discard` it is thrown away instead."""
+        self.path = path and (path.with_stem(f"{path.stem}-{rank}") if rank else path)
+        self.key = key
+        self.found: dict[str, Any] = {}
+        if path is not None:
+            for each in sorted({path, *path.parent.glob(f"{path.stem}-*{path.suffix}")}):
+                self._read(each, own=each == self.path, discard=discard)
+
+    def _read(self, path: Path, *, own: bool, discard: bool) -> None:
+        if not path.exists():
+            return
+        rows = rows_in(path, itemgetter("exam", "request", "response"), "not a response to a request")
+        foreign = sum(key != self.key for key, _, _ in rows)
+        if foreign and discard:
+            path.unlink()
+            return
+        if foreign:
+            cause = f"holds {foreign} responses of another model (other weights, template or limits)"
+            raise ConfigError(Problem(str(path), cause, "give another --output, or --restart"))
+        self.found |= {request: response for _, request, response in rows}
+        if own:
+            cut_torn(path)
+
+    def append(self, request: str, response: Any) -> None:
+        """Add one response; given to the system whole when this returns."""
+        self.found[request] = response
+        if self.path is not None:
+            append_row(self.path, {"exam": self.key, "request": request, "response": response})

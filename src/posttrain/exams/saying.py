@@ -17,8 +17,7 @@ from collections.abc import Sequence
 
 from posttrain.data.scripts import CJK
 from posttrain.exams import cues
-from posttrain.exams.clauses import Clause, clauses_of, without_echo
-from posttrain.exams.layout import as_sentences
+from posttrain.exams.clauses import Clause, as_sentences, clauses_of, without_echo
 from posttrain.exams.mentions import MOST, Mention, manner_of, mentions_of
 from posttrain.exams.normalising import folded, read_part, spans_of
 from posttrain.exams.question import Asked, asked
@@ -39,10 +38,9 @@ _LEAD = re.compile(
     r"(?:(?:its?|that|thats|this|these|he|hes|shes?|they|theyre|there|we|i|you|im|(?:\w+ )?answer|yes|no|name|heres?|"
     r"in)"
     r"(?: (?:is|was|are|were|be|am|think|believe|meant?|say|it|its|s|to|your|question|that|here|would|must|has|by)|"
-    r" \w+ly| of course| in fact| now)*)?(?: (?:\w+|in the \w+ of))?|"
-    r"(?:但|不过|其实|更正|应该|现在|而|当然|正确|答案|这题|题|它们?|牠们?|他们?|她们?|这|那|我|就|才|正|真正|应|的|"
-    r"事实上|实际上|自然|"
-    r"是|叫|在|为|位于|由|用|换成|改成|改为|变成|如今|今年)*.?"
+    r" \w+ly| of course| in fact| now)*)?(?: (?:\w+|in the \w+ of))?|(?:但|不过|其实|更正|应该|现在|而|当然|正确|答案|"
+    r"这题|题|它们?|牠们?|他们?|她们?|这|那|我|就|才|正|真正|应|的|事实上|实际上|自然|是|叫|在|为|位于|由|用|换成|改成|"
+    r"改为|变成|如今|今年)*.?"
 )
 """What leads straight to the answer: nothing, "it is", "the answer is", 答案是."""
 _SHORT_TAIL = re.compile(
@@ -75,12 +73,11 @@ _COPULA = re.compile(
 _NOUN = re.compile(r"(?:his|her|its|their|my|our|the|another|an?|one of) \w|[他她它]们?的|另一")
 """How the noun before an apposition begins."""
 _TAIL = re.compile(r"\b(?:rather than|instead of|and not|not)\b.*|而不是.*|而非.*")
-_COMMON_WORDS = (
-    "the a an it its this that these those he she they we i you in on at of for from by with as and or but however so "
-    "although though while yet because since if when what which who there here also then now no not yes sure well "
-    "actually "
-    "answer correction sorry his her their our my your is are was were today located many some most people"
-)
+_COMMON_WORDS = """
+the a an it its this that these those he she they we i you in on at of for from by with as and or but however so
+although though while yet because since if when what which who there here also then now no not yes sure well actually
+answer correction sorry his her their our my your is are was were today located many some most people
+"""
 _COMMON = frozenset(_COMMON_WORDS.split())
 
 
@@ -201,21 +198,14 @@ def _follows(i: int, clauses: Sequence[Clause], objects: Sequence[str]) -> bool:
 
 
 def _weakened(text: str, question: Asked) -> bool:
-    return bool(
-        cues.DENIED_BEFORE.search(text)
-        or cues.HEDGED.search(text)
-        or cues.UNSURE.search(text)
-        or cues.OPEN.search(text)
-        or cues.CONDITION.search(text)
-        or cues.ATTRIBUTED.search(text)
-        or (cues.PAST_BEFORE.search(text) and not cues.PAST_BEFORE.search(question.text))
-        or (cues.RANK.search(text) and not cues.RANK.search(question.text))
-    )
+    weak = (cues.DENIED_BEFORE, cues.HEDGED, cues.UNSURE, cues.OPEN, cues.CONDITION, cues.ATTRIBUTED)
+    if any(cue.search(text) for cue in weak):
+        return True
+    return any(cue.search(text) and not cue.search(question.text) for cue in (cues.PAST_BEFORE, cues.RANK))
 
 
 def _names_other(clause: Clause, text: str, objects: Sequence[str], question: Asked) -> bool:
-    """Whether it has a value of the object's kind (a name, a number, a word) that the question does not have, or
-    offers."""
+    """Whether it has a value of the object's kind (a name, a number, a word) that the question lacks or offers."""
     own = [folded(one) for one in objects]
     if any(spans_of(text, other) and not any(spans_of(other, one) for one in own) for other in question.offers):
         return True

@@ -1,38 +1,40 @@
-"""From samples to scores: what each score is, over how many probes, with which interval.
+"""From samples of the change exam to scores, with how many probes each is over and its interval; docs/exam.md says what
+each is.
 
-    reliability, generality.<kind>, locality.<kind>     share of counted probes that are ok
-    kept.<locality kind>                                mean of the graded measure of content kept, 0 to 1
-    same.<locality kind>                                share whose content is the same, not only not clearly changed
-    strict.<locality kind>                              share with the same text, letter by letter
-    manner                                              mean over locality probes of how much of the manner is kept
-    leak                                                share of locality probes that now name the new object
-    judge.<locality kind>                               share that a judge says to say the same
-    judge.agreement, judge.kappa                        how far it agrees with `locality.*` on the same probes
-    likelihood.reliability, likelihood.<kind>           share where the new answer is likelier than the old one
-    drift.target_kl, drift.unrelated_kl                 mean KL(before ‖ after) in nats per token
-    length.before, length.after                         mean tokens per answer
-    length.cut                                          share of answers after that had not ended at max_new_tokens
-
-A locality probe that is not counted (`uncounted.py`) is in none of locality, kept, same, strict and judge.
+A locality probe that is not counted is in none of locality, kept, same, strict and judge, which ask the same thing:
+what had to stay was not there before, so nothing can be lost. Leak, manner, drift and lengths ask other things.
 
 Shares have Wilson intervals, over several changes with the effective number of probes; means have a bootstrap over
 probes or changes, Student's t for few, and none for one. A score over no probes is absent, not 0.
-"""  # fmt: skip
+"""
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from posttrain.exams.records import ProbeResult
 from posttrain.exams.score_spec import ScoreSpec
 from posttrain.exams.statistics import Interval, Score, cohen_kappa, mean_over_changes, share_over_changes, wilson
-from posttrain.exams.uncounted import uncounted_note
 
-__all__ = ["HEADLINE", "SPECS", "merged_notes", "notes_of", "outcomes", "over_changes", "score"]
+__all__ = [
+    "HEADLINE",
+    "NO_FORM",
+    "NO_REFUSAL",
+    "SPECS",
+    "kind_of",
+    "lacking",
+    "merged_notes",
+    "notes_of",
+    "outcomes",
+    "over_changes",
+    "score",
+    "uncounted",
+]
 
 HEADLINE = "reliability"
 """What stands for the change exam."""
@@ -62,6 +64,7 @@ SPECS: tuple[ScoreSpec, ...] = (
 _SHARES = frozenset(spec.key for spec in SPECS if spec.unit == "share")
 
 _COUNTED = re.compile(r"(\d+) of (\d+) (.*)", re.DOTALL)
+_UNCOUNTED = re.compile(r"(\d+) of (\d+) probes of (\S+) are not counted: (.*)", re.DOTALL)
 
 
 def score(samples: Sequence[ProbeResult]) -> dict[str, Score]:
@@ -135,8 +138,10 @@ def notes_of(samples: Sequence[ProbeResult]) -> list[str]:
     notes = []
     for group in dict.fromkeys(s.group for s in samples):
         own = [s for s in samples if s.group == group]
-        left_out = Counter(s.note for s in own if s.ok is None)
-        notes += [uncounted_note(k, len(own), group, note) for note, k in left_out.items()]
+        total, reasons = len(own), Counter(s.note for s in own if s.ok is None)
+        notes += [
+            f"{left_out} of {total} probes of {group} are not counted: {note}" for note, left_out in reasons.items()
+        ]
     _count(notes, samples, lambda s: not s.ended_before, "answers before were cut at max_new_tokens")
     _count(notes, samples, lambda s: not s.ended_after, "answers after were cut at max_new_tokens")
     targets = [s for s in samples if s.group == "reliability"]
@@ -168,9 +173,41 @@ def merged_notes(notes: Sequence[Sequence[str]]) -> list[str]:
 
 
 def over_changes(
-    name: str, values: Sequence[float], counted: Sequence[int], own: Interval | None = None, *, seed: int = 0
+    name: str, values: Sequence[float], counted: Sequence[int], own: Interval | None = None
 ) -> Interval | None:
     """The interval of a score's mean over changes; counted: probes of each; own: that of a single change."""
     if len(values) == 1:
         return own
-    return share_over_changes(values, counted) if name in _SHARES else mean_over_changes(values, seed=seed)
+    return share_over_changes(values, counted) if name in _SHARES else mean_over_changes(values)
+
+
+NO_REFUSAL = "the answer before is no refusal"
+NO_FORM = "the answer before has no form: no JSON, list, table or code"
+
+
+class Uncounted(NamedTuple):
+    """So many of a group's probes are not counted, for this reason."""
+
+    k: int
+    n: int
+    group: str
+    reason: str
+
+
+def lacking(words: Sequence[str]) -> str:
+    """Why a probe with `keeps` is not counted."""
+    if len(words) == 1:
+        return f"'{words[0]}' is not in the answer before: check `keeps`"
+    named = ", ".join(f"'{word}'" for word in words)
+    return f"{named} are not in the answer before: check `keeps`"
+
+
+def kind_of(reason: str) -> str:
+    """refusal, form or keeps."""
+    return {NO_REFUSAL: "refusal", NO_FORM: "form"}.get(reason, "keeps")
+
+
+def uncounted(notes: Iterable[str]) -> list[Uncounted]:
+    """What an exam's notes say of it; other notes are passed over."""
+    found = (_UNCOUNTED.fullmatch(note) for note in notes)
+    return [Uncounted(int(one[1]), int(one[2]), one[3], one[4]) for one in found if one is not None]

@@ -1,5 +1,5 @@
 """Intervals and tests: Wilson for a share, the percentile bootstrap for means, paired bootstrap and McNemar for two
-models on the same samples, sign flips for two models on the same changes.
+models on the same samples, sign flips for two models on the same changes. Transfer between tasks learned in turn.
 
 Wilson (E. B. Wilson 1927, JASA 22:209) holds near 0 and 1, where exams live and where the textbook interval is wrong.
 Probes of one change are not independent of each other (one edit moves them together), so with many changes the changes
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from statistics import mean
 from typing import NamedTuple
 
 import numpy as np
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 
 __all__ = [
     "FEWEST",
+    "SIGNIFICANT",
     "Interval",
     "Score",
     "bootstrap_over_changes",
@@ -24,11 +26,14 @@ __all__ = [
     "mcnemar",
     "mean_over_changes",
     "paired_bootstrap",
+    "separate_scores",
     "share_over_changes",
     "sign_flips",
+    "transfer_scores",
     "wilson",
 ]
 
+SIGNIFICANT = 0.05
 FEWEST = 6
 """With fewer differing pairs no exact test can reach 0.05: five on one side have 2 * 0.5^5 = 0.0625."""
 Z95 = 1.959963984540054
@@ -216,3 +221,40 @@ def _resampled_means(data: NDArray[np.float64], generator: np.random.Generator, 
 def _middle(means: NDArray[np.float64]) -> Interval:
     low, high = np.percentile(means, [2.5, 97.5])
     return Interval(float(low), float(high))
+
+
+def transfer_scores(before: Sequence[float], matrix: Sequence[Sequence[float]]) -> dict[str, float]:
+    """Average score, backward and forward transfer and forgetting of T tasks learned one after another.
+
+        ACC        = mean over j            of R[T-1][j]
+        BWT        = mean over j < T-1      of R[T-1][j] - R[j][j]
+        FWT        = mean over j > 0        of R[j-1][j] - b[j]
+        forgetting = mean over j < T-1      of max over i < T-1 of R[i][j], less R[T-1][j]
+
+    matrix: R[i][j] is the score of task j after task i has been learned; before: b[j], that of the untouched model. One
+    task, or one training of all tasks together (a matrix of one row), has ACC alone. ValueError for another shape.
+    ACC, BWT and FWT: Lopez-Paz & Ranzato 2017, arXiv:1706.08840, section 2. Forgetting: Chaudhry et al. 2018,
+    arXiv:1801.10112, equation 3. A positive BWT says that later tasks have helped earlier ones; a positive FWT that a
+    task gained before it was its turn.
+    """  # fmt: skip
+    tasks = len(before)
+    if not tasks or len(matrix) not in (1, tasks) or any(len(row) != tasks for row in matrix):
+        raise ValueError(f"{tasks} tasks need a matrix of {tasks} x {tasks} or 1 x {tasks} scores")
+    last = matrix[-1]
+    made = {"acc": mean(last)}
+    if len(matrix) == 1:
+        return made
+    earlier = range(tasks - 1)
+    made["bwt"] = mean(last[j] - matrix[j][j] for j in earlier)
+    made["fwt"] = mean(matrix[j - 1][j] - before[j] for j in range(1, tasks))
+    made["forgetting"] = mean(max(matrix[i][j] for i in earlier) - last[j] for j in earlier)
+    return made
+
+
+def separate_scores(matrix: Sequence[Sequence[float]]) -> dict[str, float]:
+    """Where each task has a model of its own, `acc` is the mean of each task's score by its model, `R[j][j]`. Nothing
+    is carried from task to task, so there is no transfer to speak of. ValueError unless the matrix is square.
+    """
+    if not matrix or any(len(row) != len(matrix) for row in matrix):
+        raise ValueError("as many models as tasks are expected")
+    return {"acc": mean(row[j] for j, row in enumerate(matrix))}

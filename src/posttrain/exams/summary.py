@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from statistics import mean
 
 import numpy as np
@@ -16,9 +16,7 @@ __all__ = ["summarise"]
 
 
 def summarise(lines: Sequence[Line]) -> tuple[Summary, ...]:
-    """Rows in the order of the lines, those that failed aside, with intervals over changes and the comparison with the
-    noise floor of the same model, where it was examined.
-    """
+    """Rows in the order of the lines, those that failed aside, each compared with the noise floor of its model."""
     floors = {(line.model, line.change): line.outcomes for line in lines if line.method == NOISE_FLOOR and line.done}
     groups: dict[tuple[str, str, str], dict[str, list[Line]]] = {}
     for line in lines:
@@ -31,49 +29,32 @@ def summarise(lines: Sequence[Line]) -> tuple[Summary, ...]:
         if method != NOISE_FLOOR:
             own = {name: floors[model, name] for name in changes if (model, name) in floors}
             beside = beside_floor({name: _every_seed(changes[name]) for name in own}, _repeated(own, changes))
-        averaged = _average([_of_change(seeds, only=len(changes) == 1) for seeds in changes.values()])
+        # several seeds are resampled themselves where no other change is there to be
+        alone = len(changes) == 1
+        each = [_averaged(seeds, mean, intervals=alone or len(seeds) == 1) for seeds in changes.values()]
+        averaged = _averaged(each, np.mean)
         own_row = {"model": model, "method": method, "checkpoint": checkpoint, "floor": beside}
         rows.append(averaged.model_copy(update=own_row))
     return tuple(rows)
 
 
-def _average(changes: Sequence[Summary]) -> Summary:
-    """Each score averaged over changes, with an interval over changes; one change keeps its own interval."""
+def _averaged(
+    rows: Sequence[Line | Summary], mean: Callable[[Sequence[float]], float], *, intervals: bool = True
+) -> Summary:
+    """Each score's mean over the rows that have it; an interval over them, or its own where one row has it."""
     scores: dict[str, float] = {}
     ci95: dict[str, Interval] = {}
     n: dict[str, int] = {}
     counts: dict[str, int] = {}
-    for name in dict.fromkeys(name for one in changes for name in one.scores):
-        having = [one for one in changes if name in one.scores]
+    for name in dict.fromkeys(name for one in rows for name in one.scores):
+        having = [one for one in rows if name in one.scores]
         values = [one.scores[name] for one in having]
-        scores[name] = float(np.mean(values))
-        counts[name] = len(values)
+        scores[name], counts[name] = float(mean(values)), len(values)
         n[name] = sum(one.n.get(name, 0) for one in having)
         interval = over_changes(name, values, [one.n.get(name, 1) for one in having], having[0].ci95.get(name))
-        if interval is not None:
+        if interval is not None and intervals:
             ci95[name] = interval
     return Summary(model="", method="", scores=scores, ci95=ci95, n=n, changes=counts)
-
-
-def _of_change(seeds: Sequence[Line], *, only: bool) -> Summary:
-    """One change's seeds as one: scores are averaged. One seed keeps its own intervals; several have those of the
-    bootstrap over them where no other change is there to be resampled.
-    """
-    names = list(dict.fromkeys(name for one in seeds for name in one.scores))
-    scores = {name: mean(one.scores[name] for one in seeds if name in one.scores) for name in names}
-    if len(seeds) == 1:
-        ci95 = dict(seeds[0].ci95)
-    else:
-        having = {name: [s for s in seeds if name in s.scores] for name in names}
-        drawn = {
-            name: over_changes(
-                name, [s.scores[name] for s in own], [s.n.get(name, 1) for s in own], own[0].ci95.get(name)
-            )
-            for name, own in having.items()
-        }
-        ci95 = {name: interval for name, interval in drawn.items() if interval is not None and only}
-    n = {name: sum(one.n.get(name, 0) for one in seeds) for name in names}
-    return Summary(model="", method="", scores=scores, ci95=ci95, n=n)
 
 
 def _every_seed(seeds: Sequence[Line]) -> dict[str, list[int | None]]:

@@ -14,8 +14,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Generic, Literal, NamedTuple
@@ -23,13 +24,14 @@ from typing import Any, Generic, Literal, NamedTuple
 from pydantic import Field
 from typing_extensions import TypeVar
 
-from posttrain.errors import MissingError, PosttrainError, Problem
+from posttrain.data.records import Message
+from posttrain.errors import ConfigError, MissingError, PosttrainError, Problem
 from posttrain.exams.exam_config import ExamConfig
 from posttrain.exams.records import Record, Sample
 from posttrain.exams.results import ExamInfo, Role
 from posttrain.exams.score_spec import ScoreSpec, find_spec
 from posttrain.exams.statistics import Score, bootstrap_over_changes, wilson
-from posttrain.inference.protocol import Answer, Distributions, Prompt, Scored
+from posttrain.inference.protocol import Answer, Distributions, Plain, Prompt, Scored
 
 __all__ = [
     "Ask",
@@ -39,11 +41,15 @@ __all__ = [
     "Task",
     "TaskConfig",
     "averages",
+    "by_group",
+    "choice_asks",
+    "chosen",
     "content_id",
     "draw",
     "resolve",
     "the_answer",
     "the_scored",
+    "turns",
 ]
 
 BUILTIN = "builtin:"
@@ -72,6 +78,13 @@ class TaskConfig(ExamConfig):
     def files(self) -> list[str]:
         """The file of the questions."""
         return [self.path] if self.path and not self.path.startswith(BUILTIN) else []
+
+    def source(self, base: Path, *, what: str) -> Path:
+        """The file or folder of the questions. ConfigError, which asks for `what`, when none is named."""
+        if self.path is None:
+            mend = f"name {what}: {self.kind}=PATH, or path: in the YAML"
+            raise ConfigError(Problem(self.kind, "'path' is missing", mend))
+        return resolve(self.path, base)
 
 
 class Ask(NamedTuple):
@@ -139,21 +152,28 @@ def the_scored(replies: Sequence[Reply]) -> list[Scored]:
 
 
 def averages(samples: Sequence[Sample]) -> dict[str, Score]:
-    """Mean of each score over the samples that have it: Wilson where all are 0 or 1, else the bootstrap; then the same
-    by group as `<score>/<group>`. A score over no samples is absent.
-    """
+    """Mean of each score over the samples that have it, then the same by group. A score over no samples is absent."""
+    return by_group(samples, means)
+
+
+def by_group(samples: Sequence[Sample], scores: Callable[[Sequence[Sample]], dict[str, Score]]) -> dict[str, Score]:
+    """The scores of all samples, then, where there are several groups, those of each group as `<score>/<group>`."""
+    made = scores(samples)
     groups = list(dict.fromkeys(s.group for s in samples if s.group))
-    made: dict[str, Score] = {}
-    for group in ["", *groups] if len(groups) > 1 else [""]:
-        own = [s for s in samples if not group or s.group == group]
-        for name in dict.fromkeys(name for s in own for name in s.scores):
-            values = [float(s.scores[name]) for s in own if name in s.scores]
-            made[f"{name}/{group}" if group else name] = mean_score(values)
+    for group in groups if len(groups) > 1 else ():
+        own = scores([s for s in samples if s.group == group])
+        made |= {f"{name}/{group}": score for name, score in own.items()}
     return made
 
 
+def means(samples: Sequence[Sample]) -> dict[str, Score]:
+    """Mean of each score over the samples that have it."""
+    names = dict.fromkeys(name for s in samples for name in s.scores)
+    return {name: mean_score([float(s.scores[name]) for s in samples if name in s.scores]) for name in names}
+
+
 def mean_score(values: Sequence[float]) -> Score:
-    """The mean of at least one value with its interval."""
+    """The mean of at least one value with its interval: Wilson's where all are 0 or 1, else the bootstrap's."""
     if all(v in (0.0, 1.0) for v in values):
         return Score(sum(values) / len(values), wilson(int(sum(values)), len(values)), len(values))
     return Score(sum(values) / len(values), bootstrap_over_changes(values), len(values))
@@ -168,10 +188,6 @@ COMMON = (
 """Scores of every task whose samples carry a confidence."""
 
 
-def _nothing(samples: Sequence[Record]) -> dict[str, tuple[int | None, ...]]:
-    return {}
-
-
 @dataclass(frozen=True)
 class Task(Generic[R]):
     """A task ready to be put to a respondent.
@@ -179,7 +195,15 @@ class Task(Generic[R]):
     headline: the score that stands for the task; capabilities: score name -> capability (`exams/capabilities.py`), the
     headline's at least; signature: in one line, everything that the scores depend on (dataset, shots, template, metric
     versions), as sacrebleu has it; scores: every score that `aggregate` makes, those by group (`acc/law`) aside;
-    chance: the headline of guessing, where known.
+    chance: the headline of guessing, where known; notes: what a reader has to know (rows left out, files of no
+    answers); finish: called with the respondent's name and every record once all are in (CapTrack's response files),
+    says notes; outcomes: score -> of each probe: 1 kept, 0 not, None not counted, to compare with the noise floor.
+
+    Of the config: name, kind, role, perturbations, seed, and chat: the chat template was asked for, so that a model
+    without one is refused. Of the change exam: read: a line of the sample file as a record; then: what is asked second,
+    given the first replies, and `judge` has the replies to both; change: which change it asks about; location: where an
+    item stands, for errors, in place of its own; doing: (of, kind) of asks -> what asking them is called for people who
+    wait, calls without a word are not told of.
     """
 
     items: Sequence[Item]
@@ -188,31 +212,22 @@ class Task(Generic[R]):
     capabilities: Mapping[str, str]
     signature: str
     scores: tuple[ScoreSpec, ...]
-    aggregate: Callable[[Sequence[R]], dict[str, Score]] = averages  # type: ignore[assignment]  # see `read`
+    aggregate: Callable[[Sequence[R]], dict[str, Score]] = averages  # type: ignore[assignment]  # R is Sample but there
     chance: float | None = None
     notes: tuple[str, ...] = ()
-    """What a reader has to know: rows left out, files of no answers."""
     finish: Callable[[str, Sequence[R]], Sequence[str]] | None = None
-    """Called with the respondent's name and every record once all are in (CapTrack's response files); says notes."""
     name: str = ""
     kind: str = ""
     role: Role = "report"
     perturbations: tuple[Perturbation, ...] = ()
     seed: int = 0
     chat: bool = False
-    """The chat template was asked for: a model without one is refused. This and the five above are the config's."""
-    read: Callable[[Mapping[str, Any]], R] = Sample.from_json  # type: ignore[assignment]  # R is Sample but in `change`
-    """A line of the sample file as a record."""
+    read: Callable[[Mapping[str, Any]], R] = Sample.from_json  # type: ignore[assignment]
     then: Callable[[Item, Sequence[Reply]], Sequence[Ask]] | None = None
-    """What is asked second, given the first replies; `judge` has the replies to both then. Of a kind that compares."""
     change: str = ""
-    """Of the change exam: the change that it asks about."""
     location: Callable[[Item], str] | None = None
-    """Where an item stands, for errors, in place of its own `location`."""
     doing: Mapping[tuple[str, str], str] = field(default_factory=dict)
-    """(of, kind) of asks -> what asking them is called for people who wait; calls without a word are not told of."""
-    outcomes: Callable[[Sequence[R]], dict[str, tuple[int | None, ...]]] = _nothing
-    """Score -> of each probe: 1 kept, 0 not, None not counted; for comparisons with the noise floor."""
+    outcomes: Callable[[Sequence[R]], dict[str, tuple[int | None, ...]]] = lambda samples: {}
 
     @property
     def compares(self) -> bool:
@@ -257,7 +272,7 @@ class Task(Generic[R]):
     @property
     def fingerprint(self) -> str:
         """The same only for the same questions, settings and ways of judging."""
-        return content_id(self.name, self.signature, self._asked, self.perturbations, self.seed)
+        return content_id(self.name, self.signature, [i.asked for i in self.items], self.perturbations, self.seed)
 
     @property
     def settings(self) -> str:
@@ -267,11 +282,7 @@ class Task(Generic[R]):
     @property
     def whole_signature(self) -> str:
         """For results: the kind's signature, how many questions were asked, and a digest of them and of all prompts."""
-        return f"{self.signature}|n {len(self.items)}|#{content_id(self._asked)[:8]}"
-
-    @property
-    def _asked(self) -> list[list[Any]]:
-        return [i.asked for i in self.items]
+        return f"{self.signature}|n {len(self.items)}|#{content_id([i.asked for i in self.items])[:8]}"
 
 
 def content_id(*parts: Any) -> str:
@@ -291,6 +302,12 @@ def resolve(path: str, base: Path) -> Path:
     return shipped[name]
 
 
+def turns(examples: Iterable[tuple[str, str]], asked: str) -> tuple[Message, ...]:
+    """Examples of (question, answer) as earlier turns, and the question that is asked now."""
+    earlier = (Message(role, text) for pair in examples for role, text in zip(("user", "assistant"), pair, strict=True))
+    return (*earlier, Message("user", asked))
+
+
 def draw(items: Sequence[Item], limit: int | None, seed: int) -> list[Item]:
     """At most `limit` items in their order, each as likely as any other; all of them without a limit.
 
@@ -300,3 +317,30 @@ def draw(items: Sequence[Item], limit: int | None, seed: int) -> list[Item]:
         return list(items)
     kept = set(random.Random(f"limit {seed}").sample(range(len(items)), len(items))[:limit])
     return [item for i, item in enumerate(items) if i in kept]
+
+
+class Chosen(NamedTuple):
+    """best: number of the likeliest choice; shares: each choice's probability among the choices; normed: the likeliest
+    per byte, which does not favour short choices (lm-eval's `acc_norm`).
+    """
+
+    best: int
+    shares: tuple[float, ...]
+    normed: int
+
+
+def choice_asks(prompt: Prompt, choices: Sequence[str]) -> tuple[Ask, ...]:
+    """One ask for each choice; after plain text a space goes before it, unless a side brings its own or is Chinese."""
+    if isinstance(prompt, Plain):
+        bare = prompt.text[-1:].isspace() or not prompt.text[-1:].isascii()
+        choices = [c if bare or c[:1].isspace() or not c[:1].isascii() else f" {c}" for c in choices]
+    return tuple(Ask("score", prompt, choice) for choice in choices)
+
+
+def chosen(replies: Sequence[Reply], choices: Sequence[str]) -> Chosen:
+    """The likeliest choice by total log-probability; the first one of equals."""
+    nats = [reply.sum_nats for reply in the_scored(replies)]
+    top = max(nats)
+    weights = [math.exp(one - top) for one in nats]
+    per_byte = [one / max(1, len(choice.encode())) for one, choice in zip(nats, choices, strict=True)]
+    return Chosen(nats.index(top), tuple(w / sum(weights) for w in weights), per_byte.index(max(per_byte)))

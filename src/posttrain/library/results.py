@@ -106,12 +106,13 @@ class Examination:
 
     def plot(self, *, language: str | None = None) -> Plot:
         """Learned against forgotten, a mark per model and method. DataError where no change was examined."""
-        from posttrain.reports.change_page import scatter_of
+        from posttrain.reports.change_page import plot_section
+        from posttrain.reports.marks import marks_of
         from posttrain.reports.texts import text
 
         chosen = language or spoken()
         run = read_run(self.folder)
-        chart = scatter_of(run)
+        chart = plot_section(run, marks_of(run.versions)).panels[0].chart
         if chart is None:
             raise DataError(Problem("plot", "no change was examined", "give `change`"))
         svg = str(chart.svg(lambda words: text(words, chosen)))

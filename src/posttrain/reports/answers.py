@@ -1,38 +1,39 @@
 """The answers before and after, as compact JSON for the page's script, which draws a row when a reader comes to it.
 
 A question or a difference that repeats (the same probe under every method) is stored once; a row is four numbers.
+
+A difference is by word where a script has spaces between words, by character where it has none: a flat tuple of strings
+`(same, removed, added, same, removed, added, ..., same)`. Leaving out every `added` gives the text before, leaving out
+every `removed` the text after. Equal texts are the tuple of that one text.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Mapping
+from difflib import SequenceMatcher
 from typing import Any
 
 from markupsafe import Markup
 
-from posttrain.reports.diff import difference
 from posttrain.reports.folder import Run
 
-__all__ = ["CONTAINS", "FLAGS", "payload", "prompt_text", "safe_json"]
+__all__ = ["FLAGS", "difference", "payload", "prompt_text", "safe_json"]
 
 FLAGS: tuple[str, ...] = ("ok", "strict", "leak", "new_beats_old", "counted")
 """Bit i of a row's flags is the field of this name in samples.jsonl. Not ok: a target is wrong, or an old answer has
 changed. counted: `ok` is not null."""
 
-CONTAINS = "… {} …"
-"""How `answer_contains` is shown."""
-
 
 def payload(run: Run) -> dict[str, Any]:
     """Return the data of the answers section.
 
-    cells: [model, method, change, seed, checkpoint]; probes: [group, question, expected]; diffs: see `diff.py`;
+    cells: [model, method, change, seed, checkpoint]; probes: [group, question, expected]; diffs: see above;
     rows: cell, probe, diff, flags, cell, probe, diff, flags, ...; all methods of one probe of a change stand together.
     """
     probes: dict[tuple[str, str, str], int] = {}
     pairs: dict[tuple[str, str], int] = {}
-    diffs: list[Sequence[str]] = []
     cells: list[list[str | int]] = []
     rows: list[tuple[int, int, int, int, int, int]] = []
     changes = {name: i for i, name in enumerate(dict.fromkeys(cell.change for cell in run.cells))}
@@ -43,28 +44,22 @@ def payload(run: Run) -> dict[str, Any]:
         for number, sample in enumerate(cell.samples):
             probe = (str(sample.get("group", "")), prompt_text(sample.get("prompt")), _expected(sample))
             pair = (str(sample.get("before") or ""), str(sample.get("after") or ""))
-            if pair not in pairs:
-                pairs[pair] = len(diffs)
-                diffs.append(difference(*pair))
+            pairs.setdefault(pair, len(pairs))
             known = probes.setdefault(probe, len(probes))
-            rows.append((changes[cell.change], number, len(cells) - 1, known, pairs[pair], _flags(sample)))
+            told = {**sample, "counted": sample.get("ok") is not None}
+            flags = sum(1 << i for i, name in enumerate(FLAGS) if told.get(name))
+            rows.append((changes[cell.change], number, len(cells) - 1, known, pairs[pair], flags))
     flat = [value for row in sorted(rows) for value in row[2:]]
-    return {"cells": cells, "probes": list(probes), "diffs": diffs, "rows": flat}
+    return {"cells": cells, "probes": list(probes), "diffs": [difference(*pair) for pair in pairs], "rows": flat}
 
 
 def _expected(sample: Mapping[str, Any]) -> str:
-    answers, parts = _listed(sample.get("answer")), _listed(sample.get("answer_contains"))
-    return " / ".join([*answers, *(CONTAINS.format(part) for part in parts)])
-
-
-def _listed(value: Any) -> list[str]:
-    """Return accepted answers as a list: one, several, or none."""
-    return [str(one) for one in (value if isinstance(value, list) else [value]) if one]
-
-
-def _flags(sample: Mapping[str, Any]) -> int:
-    known = {**sample, "counted": sample.get("ok") is not None}
-    return sum(1 << i for i, name in enumerate(FLAGS) if known.get(name))
+    """Return the accepted answers: one, several, or none."""
+    shown = []
+    for key, form in (("answer", "{}"), ("answer_contains", "… {} …")):
+        value = sample.get(key)
+        shown += [form.format(one) for one in (value if isinstance(value, list) else [value]) if one]
+    return " / ".join(shown)
 
 
 def prompt_text(prompt: Any) -> str:
@@ -80,3 +75,65 @@ def safe_json(data: Any) -> Markup:
     # A lone surrogate cannot be written as UTF-8; as an escape it is valid JSON.
     text = "".join(f"\\u{ord(c):04x}" if c in "<>&\u2028\u2029" or 0xD800 <= ord(c) <= 0xDFFF else c for c in text)
     return Markup(text)
+
+
+# ---- differences ---------------------------------------------------------------------------------------------------
+
+# Letters and digits of scripts without spaces between words (Han, kana, Hangul, Thai) stand alone.
+_UNSPACED = (
+    "\u0e00-\u0e7f\u1100-\u11ff\u2e80-\u9fff\ua960-\ua97f\uac00-\ud7ff\uf900-\ufaff\uff66-\uff9d\U00020000-\U0003ffff"
+)
+_WORD = re.compile(rf"[^\W{_UNSPACED}]+|\s+|.", re.DOTALL)
+"""The pieces that are compared; joined, they are the text."""
+
+TOO_LONG = 4000
+"""Words of both texts together above which only the common beginning and end are kept (the matcher is quadratic)."""
+
+TOO_DIFFERENT = 0.25
+"""Share of equal words below which marking single words is noise: the whole text counts as replaced."""
+
+
+def difference(old: str, new: str) -> tuple[str, ...]:
+    """Return (same, removed, added, same, removed, added, ..., same)."""
+    if old == new:
+        return (old,)
+    a, b = _WORD.findall(old), _WORD.findall(new)
+    pieces = [("", "", "")]  # (same before it, removed, added)
+    for same, removed, added in _changes(a, b):
+        blank = same.isspace() and len(pieces) > 1  # one blank between two changes: they are one change
+        if blank or (not same and len(pieces) > 1):
+            head, r, d = pieces[-1]
+            pieces[-1] = (head, r + same + removed, d + same + added)
+        else:
+            pieces.append((same, removed, added))
+    flat = [part for piece in pieces[1:] for part in piece]
+    tail_length = len(old) - sum(len(s) + len(r) for s, r, _ in pieces)
+    return (*flat, old[len(old) - tail_length :])
+
+
+def _changes(a: list[str], b: list[str]) -> list[tuple[str, str, str]]:
+    """Return each change with the equal text before it, without the equal text after the last change."""
+    if len(a) + len(b) > TOO_LONG:
+        return [_ends(a, b)]
+    codes = SequenceMatcher(None, a, b, autojunk=False).get_opcodes()
+    equal = sum(len("".join(a[i1:i2]).strip()) for tag, i1, i2, _, _ in codes if tag == "equal")
+    if equal < TOO_DIFFERENT * max(len("".join(a)), len("".join(b))):
+        return [("", "".join(a), "".join(b))]
+    changes, same = [], ""
+    for tag, i1, i2, j1, j2 in codes:
+        old, new = "".join(a[i1:i2]), "".join(b[j1:j2])
+        if tag != "equal":
+            changes.append((same, old, new))
+        same = old if tag == "equal" else ""
+    return changes
+
+
+def _ends(a: list[str], b: list[str]) -> tuple[str, str, str]:
+    """Return the one change between the common beginning and the common end."""
+
+    def common(one: list[str], other: list[str]) -> int:
+        return next((i for i, (x, y) in enumerate(zip(one, other, strict=False)) if x != y), min(len(one), len(other)))
+
+    start = common(a, b)
+    end = common(a[start:][::-1], b[start:][::-1])
+    return "".join(a[:start]), "".join(a[start : len(a) - end]), "".join(b[start : len(b) - end])

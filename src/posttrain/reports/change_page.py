@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from posttrain.exams.floor import NOISE_FLOOR
 from posttrain.exams.statistics import share_over_changes
-from posttrain.reports import footnotes, numbers
-from posttrain.reports.charts import AXIS, SHARES, TITLE, Chart, Drawn, Layers, Rows, Word, number, span
-from posttrain.reports.exam_page import model_label, row_label
-from posttrain.reports.folder import Cell, Row, Run, Version
-from posttrain.reports.marks import Mark, mark_icon, marks_of
+from posttrain.reports import numbers
+from posttrain.reports.charts import SHARES, TITLED, Chart, Layers, Rows, Said, number, span
+from posttrain.reports.folder import Cell, Run, Version
+from posttrain.reports.marks import Mark, label_of, mark_icon, row_label
 from posttrain.reports.score_tables import CONTENT_GROUPS, EXAM_GROUPS, MORE_GROUPS, cost_table, score_table
-from posttrain.reports.texts import say, say_if
-from posttrain.reports.view import Entry, Line, Panel, Section, Table, heads_of, numeric
+from posttrain.reports.shared import changes_notes, over
+from posttrain.reports.texts import Message, say, say_if
+from posttrain.reports.view import Line, Panel, Section, Table, heads_of, numeric
 
 __all__ = ["LOSS_KEYS", "balance", "loss_section", "more_section", "plot_section", "scores_section"]
 
@@ -43,7 +44,7 @@ class Spot(NamedTuple):
 def plot_section(run: Run, marks: Mapping[Version, Mark]) -> Section:
     """Return the plot of learned against forgotten, and the numbers of its large marks."""
     title = say("plot.title")
-    spots = _spots(run, marks)
+    spots = list(_spots(run, marks))
     if not spots:
         return Section("plot", title, (Panel(below=(say("plot.none"),)),))
     about = say_if({"plot.about": True, "plot.small": len(run.changes) > 1, "plot.axes": True})
@@ -51,67 +52,52 @@ def plot_section(run: Run, marks: Mapping[Version, Mark]) -> Section:
     return Section("plot", title, (chart, Panel(say("plot.table"), table=balance(spots), folded=True)))
 
 
-def scatter_of(run: Run) -> Chart | None:
-    """Return the plot of learned against forgotten by itself; None where no change was examined."""
-    spots = _spots(run, marks_of(run.versions))
-    return scatter(spots) if spots else None
-
-
 def balance(spots: Sequence[Spot]) -> Table:
     """Return learned and forgotten of each method, in per cent with intervals."""
-    lines = (
-        Line((spot.label,), (_share(spot.y, spot.y_ci), _share(spot.x, spot.x_ci)), mark_icon(spot.mark))
-        for spot in spots
-    )
+    lines = []
+    for spot in spots:
+        shares = ((spot.y, spot.y_ci), (spot.x, spot.x_ci))
+        entries = (numeric(value, numbers.share_text, numbers.between(interval)) for value, interval in shares)
+        lines.append(Line((spot.label,), tuple(entries), mark_icon(spot.mark)))
     heads = heads_of(say("scores.method"), (say("details.learned"), say("details.forgotten")))
     return Table(say("plot.table"), heads, tuple(lines))
 
 
-def _share(value: float, interval: tuple[float, float]) -> Entry:
-    return numeric(value, numbers.share_text, numbers.between(interval))
-
-
-def _spots(run: Run, marks: Mapping[Version, Mark]) -> list[Spot]:
-    """Return the methods that are to learn; the noise floor is none of them."""
-    return [spot for row in run.shown if not row.is_floor and (spot := _spot(row, run, marks)) is not None]
-
-
-def _spot(row: Row, run: Run, marks: Mapping[Version, Mark]) -> Spot | None:
-    x, y = numbers.forgotten(row.scores), numbers.learned(row.scores)
-    if x is None or y is None:
-        return None
-    dots = [
-        (lost, new, cell.change) for cell in row.cells
-        if (lost := numbers.forgotten(cell.scores)) is not None and (new := numbers.learned(cell.scores)) is not None
-    ]  # fmt: skip
-    counted = [
-        (numbers.probes(cell.n, "locality"), numbers.probes(cell.n, "reliability", "generality")) for cell in row.cells
-    ]
-    x_ci = share_over_changes([dot[0] for dot in dots] or [x], [n for n, _ in counted] or [1])
-    y_ci = share_over_changes([dot[1] for dot in dots] or [y], [n for _, n in counted] or [1])
-    return Spot(row_label(row, run), marks[row.version], x, y, x_ci, y_ci, tuple(dots) if len(dots) > 1 else ())
+def _spots(run: Run, marks: Mapping[Version, Mark]) -> Iterator[Spot]:
+    """Yield the methods that are to learn; the noise floor is none of them."""
+    for row in run.shown:
+        x, y = numbers.forgotten(row.scores), numbers.learned(row.scores)
+        if row.is_floor or x is None or y is None:
+            continue
+        dots = tuple(
+            (lost, new, cell.change) for cell in row.cells
+            if (lost := numbers.forgotten(cell.scores)) is not None
+            and (new := numbers.learned(cell.scores)) is not None
+        )  # fmt: skip
+        told = [numbers.probes(cell.n, "reliability", "generality") for cell in row.cells]
+        other = [numbers.probes(cell.n, "locality") for cell in row.cells]
+        x_ci = share_over_changes([dot[0] for dot in dots] or [x], other or [1])
+        y_ci = share_over_changes([dot[1] for dot in dots] or [y], told or [1])
+        yield Spot(row_label(row, run), marks[row.version], x, y, x_ci, y_ci, dots if len(dots) > 1 else ())
 
 
 def scatter(spots: Sequence[Spot]) -> Chart:
     """Draw learned (up) against forgotten (right); the top left corner is best."""
     marks = {spot.label: spot.mark for spot in spots}
-
-    def draw(word: Word) -> Drawn:
-        on = Layers(word, "name", marks)
-        x, y = (on.number("x", "plot.forgotten", **PER_CENT), on.number("y", "plot.learned", **PER_CENT))
-        both = {"learned": "plot.learned", "forgotten": "plot.forgotten"}
-        tips = on.tips(name="scores.method", change="details.change", **both)
-        if any(spot.dots for spot in spots):  # no label could be kept off marks of an empty layer
-            on.add("dot", "point", "dot", full=0.42, x=x, y=y, tooltip=tips)
-        on.add("mean", "rule", "interval", x=number("low"), x2={"field": "high"}, y=y)
-        on.add("mean", "rule", "interval", x=x, y=number("bottom"), y2={"field": "top"})
-        on.add("mean", "point", "mean", x=x, y=y, tooltip=on.tips(name="scores.method", **both))
-        on.plain("mean", "text", "label", "labels", x=x, y=y, text={"field": "name"})
-        on.plain("corner", "text", "quiet", x=x, y=y, text={"field": "name"})
-        corner = {"kind": "corner", "name": word(say("plot.ideal")), "x": 3, "y": 97}
-        return on.whole([*(row for spot in spots for row in _rows(spot)), corner], 430)
-
-    return Chart(draw, say("plot.title"), tuple(marks), left=AXIS + TITLE)
+    on = Layers("name", marks)
+    x, y = (on.number("x", "plot.forgotten", **PER_CENT), on.number("y", "plot.learned", **PER_CENT))
+    both = {"learned": "plot.learned", "forgotten": "plot.forgotten"}
+    tips = on.tips(name="scores.method", change="details.change", **both)
+    if any(spot.dots for spot in spots):  # no label could be kept off marks of an empty layer
+        on.add("dot", "point", "dot", full=0.42, x=x, y=y, tooltip=tips)
+    on.add("mean", "rule", "interval", x=number("low"), x2={"field": "high"}, y=y)
+    on.add("mean", "rule", "interval", x=x, y=number("bottom"), y2={"field": "top"})
+    on.add("mean", "point", "mean", x=x, y=y, tooltip=on.tips(name="scores.method", **both))
+    on.plain("mean", "text", "label", "labels", x=x, y=y, text={"field": "name"})
+    on.plain("corner", "text", "quiet", x=x, y=y, text={"field": "name"})
+    corner = {"kind": "corner", "name": Said(say("plot.ideal")), "x": 3, "y": 97}
+    rows = [*(row for spot in spots for row in _rows(spot)), corner]
+    return on.whole(rows, say("plot.title"), 430, TITLED)
 
 
 PER_CENT: dict[str, Any] = {"values": SHARES, "scale": {"domain": [0, 100]}}
@@ -121,11 +107,9 @@ def _rows(spot: Spot) -> Iterator[dict[str, Any]]:
     for x, y, change in spot.dots:
         shown = {"learned": numbers.percent(y), "forgotten": numbers.percent(x), "change": change}
         yield {"kind": "dot", "name": spot.label, "x": 100 * x, "y": 100 * y, **shown}
+    learned = f"{numbers.percent(spot.y)} [{numbers.between(spot.y_ci)}]"
+    lost = f"{numbers.percent(spot.x)} [{numbers.between(spot.x_ci)}]"
     low, high, bottom, top = (100 * end for end in (*spot.x_ci, *spot.y_ci))
-    learned, lost = (
-        f"{numbers.percent(value)} [{numbers.between(interval)}]"
-        for value, interval in ((spot.y, spot.y_ci), (spot.x, spot.x_ci))
-    )
     yield {"kind": "mean", "name": spot.label, "x": 100 * spot.x, "y": 100 * spot.y, "learned": learned,
            "forgotten": lost, "low": low, "high": high, "bottom": bottom, "top": top}  # fmt: skip
 
@@ -136,17 +120,40 @@ def scores_section(run: Run, marks: Mapping[Version, Mark]) -> Section:
     table = score_table(run, EXAM_GROUPS, marks, title)
     if table is None:
         return Section("scores", title, (Panel(below=(say("scores.none"),)),))
-    words = Panel(items=tuple((word,) for word in footnotes.words(run)), kind="words")
-    return Section("scores", title, (Panel(table=table, below=tuple(footnotes.exam_notes(run))), words))
+    asked = (name for name in ("reliability", "generality", "locality") if name in run.groups)
+    words = Panel(items=tuple((say(f"intro.{name}"),) for name in asked), kind="words")
+    return Section("scores", title, (Panel(table=table, below=tuple(_notes(run))), words))
+
+
+def _notes(run: Run) -> Iterator[Message]:
+    """Yield what stands below the table of scores."""
+    groups = run.groups
+    rows = [row for row in run.shown if row.scores]
+    yield say("scores.about", changes=over(rows)) if len(run.changes) > 1 else say("scores.about_one")
+    yield from changes_notes(
+        rows, lambda row: say("answers.noise_floor") if row.is_floor else f"`{row_label(row, run)}`"
+    )
+    yield from say_if(
+        {
+            "scores.better_leak": "leak" in groups,
+            "scores.better": "leak" not in groups,
+            "scores.choose": any(cell.samples for cell in run.cells),
+            "scores.leak": "leak" in groups,
+            "scores.floor": any(row.floor for row in run.rows),
+            "scores.unsure": any(row.unsure(key) for row in run.shown for key in row.floor),
+        }
+    )
 
 
 def more_section(run: Run, marks: Mapping[Version, Mark]) -> Section | None:
     """Return graded contents, the strict comparison, all other scores, and cost; None where there is none of them."""
+    content = (say("scores.content_about"), *_about(run, *CONTENT_GROUPS))
+    more = say("scores.more" if run.groups >= {*MORE_GROUPS} else "head.other")
     panels = []
     for groups, title, notes in (
-        (CONTENT_GROUPS, say("scores.content"), footnotes.content_notes(run)),
+        (CONTENT_GROUPS, say("scores.content"), content),
         (("strict",), say("scores.strict"), (say("scores.strict_about"),)),
-        (MORE_GROUPS, footnotes.more_name(run), footnotes.more_notes(run)),
+        (MORE_GROUPS, more, _about(run, "drift", "likelihood")),
     ):
         table = score_table(run, groups, marks, title)
         if table is not None:
@@ -155,8 +162,12 @@ def more_section(run: Run, marks: Mapping[Version, Mark]) -> Section | None:
     costs = cost_table(run, marks)
     if costs is not None:
         panels.append(Panel(say("head.cost") if panels else "", table=costs))
-    nav = "nav.more" if name == "more.title" else name
-    return Section("more-scores", say(name), tuple(panels), nav) if panels else None
+    return Section("more-scores", say(name), tuple(panels), name.replace("more.title", "nav.more")) if panels else None
+
+
+def _about(run: Run, *groups: str) -> tuple[Message, ...]:
+    """Return what stands below a table about each of these groups that it has."""
+    return say_if({f"scores.{name}_about": name in run.groups for name in groups})
 
 
 def loss_section(run: Run, marks: Mapping[Version, Mark]) -> Section | None:
@@ -167,7 +178,7 @@ def loss_section(run: Run, marks: Mapping[Version, Mark]) -> Section | None:
         cells = {(c.change, c.seed): c for c in run.cells if c.version == version and c.metrics}
         kinds = {kind: _curves(list(cells.values()), kind) for kind in ("new", "all")}
         if kinds["new"] or kinds["all"]:
-            label = version[1] + model_label(version[0], run)
+            label = label_of(version, run)
             curves[label], named[label] = kinds, marks[version]
     if not curves:
         return None
@@ -183,28 +194,22 @@ def loss_section(run: Run, marks: Mapping[Version, Mark]) -> Section | None:
 
 
 def losses(curves: Mapping[str, Mapping[str, Sequence[Curve]]], marks: Mapping[str, Mark]) -> Chart:
-    """Draw the loss curves of each method: a thin line per cell, a thick one for their mean.
-
-    curves: method -> `new` (the new examples; solid) and `all` (everything in the step; dashed).
-    """
+    """Draw the loss curves of each method: a thin line per cell, a thick one for their mean. curves: method -> `new`
+    (the new examples; solid) and `all` (everything in the step; dashed)."""
     rows: Rows = [
         {"kind": kind, "panel": label, "cell": cell, "step": step, "loss": value}
         for label, kinds in curves.items() for name, own in kinds.items()
         for kind, cell, points in _drawn(name, own) for step, value in points
     ]  # fmt: skip
-
-    def draw(word: Word) -> Drawn:
-        on = Layers(word, "panel", marks, legend=False)
-        x = on.number("step", "plot.step", grid=False, scale=span((row["step"] for row in rows), 0))
-        y = on.number("loss", scale=span((row["loss"] for row in rows), 0))
-        tips = on.tips(panel="scores.method", step="plot.step", loss="loss.unit")
-        for kind, thin, thick in (("all", "thin dashed", "dashed"), ("new", "thin", "line")):
-            on.add(f"{kind} cell", "line", thin, full=0.3, x=x, y=y, detail={"field": "cell"})
-            on.add(kind, "line", thick, x=x, y=y)
-            on.add(f"{kind} tip", "point", "point", kind, full=0.0, x=x, y=y, tooltip=tips)  # unseen
-        return on.panels(rows)
-
-    return Chart(draw, say("loss.title"), panels=len(curves))
+    on = Layers("panel", marks, legend=False)
+    x = on.number("step", "plot.step", grid=False, scale=span((row["step"] for row in rows), 0))
+    y = on.number("loss", scale=span((row["loss"] for row in rows), 0))
+    tips = on.tips(panel="scores.method", step="plot.step", loss="loss.unit")
+    for kind, thin, thick in (("all", "thin dashed", "dashed"), ("new", "thin", "line")):
+        on.add(f"{kind} cell", "line", thin, full=0.3, x=x, y=y, detail={"field": "cell"})
+        on.add(kind, "line", thick, x=x, y=y)
+        on.add(f"{kind} tip", "point", "point", kind, full=0.0, x=x, y=y, tooltip=tips)  # unseen
+    return on.panels(rows, say("loss.title"))
 
 
 def _drawn(name: str, curves: Sequence[Curve]) -> Iterator[tuple[str, int, Sequence[tuple[float, float]]]]:
@@ -229,22 +234,15 @@ def _curves(cells: Sequence[Cell], kind: str) -> list[Curve]:
     """Return the curves of one kind. Without replay the two kinds are equal, and there are only curves of new rows."""
     curves = []
     for cell in cells:
-        both = any(key in line for line in cell.metrics for key in LOSS_KEYS["new"])
-        key_names = LOSS_KEYS[kind] if both else LOSS_KEYS["all"] if kind == "new" else ()
+        pairs = [(line.get("loss_nats"), line[key]) for line in cell.metrics for key in LOSS_KEYS["new"] if key in line]
+        same = all(a is not None and b is not None and abs(a - b) < 1e-6 for a, b in pairs)  # also without any
+        keys = LOSS_KEYS[kind] if pairs else LOSS_KEYS["all"] if kind == "new" else ()
         points = [
             (float(line["step"]), float(line[key]))
             for line in cell.metrics
-            for key in key_names
-            if isinstance(line.get(key), int | float)
-            and numbers.finite(line[key])
-            and isinstance(line.get("step"), int)
+            for key in keys
+            if isinstance(line.get(key), int | float) and math.isfinite(line[key]) and isinstance(line.get("step"), int)
         ]
-        if points and not (both and kind == "all" and _same(cell)):
+        if points and not (kind == "all" and same):
             curves.append(tuple(points))
     return curves
-
-
-def _same(cell: Cell) -> bool:
-    """Whether the loss on all rows is the loss on the new ones at every step, as without replay."""
-    pairs = [(line.get("loss_nats"), line.get(key)) for line in cell.metrics for key in LOSS_KEYS["new"] if key in line]
-    return all(a is not None and b is not None and abs(a - b) < 1e-6 for a, b in pairs)

@@ -1,15 +1,14 @@
 """The report's charts: Vega-Lite by Altair. The page's script draws them; vl-convert draws them without a browser.
 
-A chart is a function of `word`, which puts words into one language. Colours of ink and paper are variables of the
-page's CSS, so that a chart follows dark mode and print. Altair is imported when the first chart is made.
+Charts are drawn once, and their words are put into each language afterwards. Colours of ink and paper are variables of
+the page's CSS, so that a chart follows dark mode and print. Altair is imported when the first chart is made.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
@@ -19,24 +18,10 @@ from posttrain.reports.texts import Message, Words, say
 if TYPE_CHECKING:
     import altair as alt
 
-__all__ = [
-    "AXIS",
-    "FONT",
-    "SHARES",
-    "THEME",
-    "TITLE",
-    "Chart",
-    "Drawn",
-    "Layers",
-    "Rows",
-    "Word",
-    "nominal",
-    "number",
-    "span",
-]
+__all__ = ["FONT", "SHARES", "THEME", "TITLED", "Chart", "Layers", "Rows", "Said", "Word", "nominal", "number", "span"]
 
 Word = Callable[[Words], str]
-"""Puts words into the language of a chart."""
+"""Puts words into one language."""
 Rows = list[dict[str, Any]]
 
 STATIC = 720
@@ -45,7 +30,8 @@ LONGEST = 260
 """Widest name in a legend, in CSS pixels; the tooltip has all of it."""
 AXIS = 46
 """Room for the labels of a y axis: the same everywhere, so that the width of a panel is known before it is drawn."""
-TITLE = 14
+TITLED = AXIS + 14
+"""The same where the axis has a title."""
 EDGE = 14
 """Room to the right of a chart, for marks and arrows at its edge."""
 GAP = 24
@@ -97,34 +83,34 @@ LOOKS: dict[str, dict[str, Any]] = {
 """Properties of the kinds of marks."""
 
 
-class Drawn(NamedTuple):
-    """A chart in one language, and its rows. Altair copies what it holds with every step, and rows may be many."""
+class Said(str):
+    """Words in a chart, before a language is chosen."""
 
-    chart: alt.LayerChart | alt.FacetChart
-    rows: Rows
+    def __new__(cls, words: Words) -> Said:
+        made = super().__new__(cls, repr(words))
+        made.words = words
+        return made
+
+    words: Words
 
 
 @dataclass(frozen=True)
 class Chart:
     """A chart in every language.
 
-    draw: makes it; label: says what it shows; names: of its legend; panels: how many; left: room for its y axis.
+    drawn: its Vega-Lite specification, in which words are `Said`; label: says what it shows; names: of its legend;
+    panels: how many; left: room for its y axis.
     """
 
-    draw: Callable[[Word], Drawn]
+    drawn: Mapping[str, Any]
     label: Message
     names: tuple[str, ...] = ()
     panels: int = 1
     left: int = AXIS
 
-    @cached_property
-    def _drawn(self) -> dict[str, Any]:
-        chart, rows = self.draw(_Said)
-        return {**chart.to_dict(validate=False), "description": _Said(self.label), "data": {"values": rows}}
-
     def spec(self, word: Word) -> dict[str, Any]:
         """Return the Vega-Lite specification in one language; it has no width yet."""
-        spec: dict[str, Any] = _worded(self._drawn, word)
+        spec: dict[str, Any] = _worded(self.drawn, word)
         return spec
 
     @property
@@ -148,12 +134,8 @@ class Chart:
 
         spec = self.spec(word)
         legend = {**THEME["legend"], "columns": max(1, STATIC // self.name_width)}
-        spec["config"] = {
-            **THEME,
-            "legend": legend,
-            "aria": False,
-            "font": "sans-serif",
-        }  # a list takes 2.5 times as long
+        own = {"legend": legend, "aria": False, "font": "sans-serif"}  # a list of fonts takes 2.5 times as long
+        spec["config"] = {**THEME, **own}
         one, columns = spec.get("spec", spec), min(columns_of(self.panels), 2)
         spec |= {"columns": columns} if "facet" in spec else {}
         one["width"] = (STATIC - self.left - EDGE - GAP * (columns - 1)) // columns
@@ -161,19 +143,8 @@ class Chart:
         return Markup(vl_convert.vegalite_to_svg(spec))
 
 
-class _Said(str):
-    """Words in a chart that was drawn once, before a language is chosen."""
-
-    def __new__(cls, words: Words) -> _Said:
-        made = super().__new__(cls, repr(words))
-        made.words = words
-        return made
-
-    words: Words
-
-
 def _worded(node: Any, word: Word) -> Any:
-    if isinstance(node, _Said):
+    if isinstance(node, Said):
         return word(node.words).replace("`", "")
     if isinstance(node, dict):
         return {key: _worded(value, word) for key, value in node.items()}
@@ -187,11 +158,11 @@ def columns_of(panels: int) -> int:
 
 def _packed(rows: Rows) -> dict[str, Any]:
     fields = list(dict.fromkeys(field for row in rows for field in row))
-    return {"fields": fields, "rows": [[_short(row.get(field)) for field in fields] for row in rows]}
 
+    def short(value: Any) -> Any:
+        return float(f"{value:.6g}") if isinstance(value, float) else value
 
-def _short(value: Any) -> Any:
-    return float(f"{value:.6g}") if isinstance(value, float) else value
+    return {"fields": fields, "rows": [[short(row.get(field)) for field in fields] for row in rows]}
 
 
 def span(values: Iterable[float], *more: float) -> dict[str, Any]:
@@ -214,17 +185,18 @@ def nominal(field: str, **more: Any) -> dict[str, Any]:
 class Layers:
     """Layers over one table of rows. A layer draws the rows of one kind, in the colours and shapes of their names."""
 
-    def __init__(self, word: Word, field: str, marks: Mapping[str, Mark], *, legend: bool = True) -> None:
+    def __init__(self, field: str, marks: Mapping[str, Mark], *, legend: bool = True) -> None:
         """field: of the names; legend: whether it is there, and a click in it shows the chosen names alone."""
         import altair
 
         self.alt: Any = altair
-        self.word, self.legend = word, legend
+        self.legend = legend
+        self.names = tuple(marks) if legend else ()
         self.layers: list[alt.Chart] = []
         shown: dict[str, Any] = {"title": None, **({} if legend else {"legend": None})}
-        colours, shapes = [mark.colour for mark in marks.values()], [mark.shape for mark in marks.values()]
-        self.colour = nominal(field, scale={"domain": [*marks], "range": colours}, **shown)
-        self.shape = nominal(field, scale={"domain": [*marks], "range": shapes}, **shown)
+        own, names = marks.values(), [*marks]
+        self.colour = nominal(field, scale={"domain": names, "range": [mark.colour for mark in own]}, **shown)
+        self.shape = nominal(field, scale={"domain": names, "range": [mark.shape for mark in own]}, **shown)
         self.chosen = altair.selection_point(name="chosen", fields=[field], bind="legend", toggle="true")
 
     def add(self, kind: str, mark: str, look: str, only: str = "", *, full: float = 1.0, **channels: Any) -> None:
@@ -246,22 +218,31 @@ class Layers:
     def number(self, field: str, title: str = "", *, scale: Mapping[str, Any], **axis: Any) -> dict[str, Any]:
         """Return an x or y with an axis. title: a key of the catalogue."""
         shown = {"tickCount": 5, "labelOverlap": True, **axis}
-        return number(field, title=self.word(say(title)) if title else None, scale=scale, axis=shown)
+        return number(field, title=Said(say(title)) if title else None, scale=scale, axis=shown)
 
     def tips(self, **titles: str) -> list[dict[str, Any]]:
         """Return a tooltip: field -> key of its title. What a run says is a value in it, never a title."""
-        return [{"field": field, "type": "nominal", "title": self.word(say(key))} for field, key in titles.items()]
+        return [{"field": field, "type": "nominal", "title": Said(say(key))} for field, key in titles.items()]
 
-    def whole(self, rows: Rows, height: float) -> Drawn:
+    def whole(self, rows: Rows, label: Message, height: float, left: int = AXIS) -> Chart:
         """Return the layers as one chart."""
-        chart = self.alt.layer(*self.layers, data=self.alt.NamedData("rows"), height=height)
-        return Drawn(chart.add_params(self.chosen) if self.legend else chart, rows)
+        return self._made(self._layered(height), rows, label, left=left)
 
-    def panels(self, rows: Rows) -> Drawn:
+    def panels(self, rows: Rows, label: Message) -> Chart:
         """Return the layers as one panel for each value of the field `panel`; all have the same axes."""
         order = {name: i for i, name in enumerate(dict.fromkeys(row["panel"] for row in rows))}
         columns = columns_of(len(order))
-        one = self.whole([{**row, "order": order[row["panel"]]} for row in rows], 300 if columns == 1 else 220)
         facet = self.alt.Facet(**nominal("panel", title=None, sort={"field": "order", "op": "min"}))
-        whole = one.chart.facet(facet, columns=columns, bounds="flush", spacing={"row": 74, "column": GAP})
-        return Drawn(whole.resolve_axis(x="independent"), one.rows)
+        one = self._layered(300 if columns == 1 else 220)
+        whole = one.facet(facet, columns=columns, bounds="flush", spacing={"row": 74, "column": GAP})
+        ordered = [{**row, "order": order[row["panel"]]} for row in rows]
+        return self._made(whole.resolve_axis(x="independent"), ordered, label, panels=len(order))
+
+    def _layered(self, height: float) -> Any:
+        chart = self.alt.layer(*self.layers, data=self.alt.NamedData("rows"), height=height)
+        return chart.add_params(self.chosen) if self.legend else chart
+
+    def _made(self, chart: Any, rows: Rows, label: Message, **more: int) -> Chart:
+        """Put the rows in last: Altair copies what it holds with every step, and rows may be many."""
+        drawn = {**chart.to_dict(validate=False), "description": Said(label), "data": {"values": rows}}
+        return Chart(drawn, label, self.names, **more)

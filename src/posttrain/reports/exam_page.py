@@ -1,4 +1,4 @@
-"""The sections about exams beyond the change exam: change by capability, a table per exam, forgetting by question."""
+"""The sections about exams beyond the change exam: change by capability, and a table per exam."""
 
 from __future__ import annotations
 
@@ -9,26 +9,17 @@ from typing import Any, NamedTuple
 
 from markupsafe import Markup
 
-from posttrain.exams.capabilities import CAPABILITIES
+from posttrain.exams.capabilities import CAPABILITIES, Drift, DriftScore
 from posttrain.exams.results import ExamInfo
 from posttrain.reports import numbers
-from posttrain.reports.charts import FONT, Chart, Drawn, Layers, Rows, Word, nominal, number
-from posttrain.reports.examined import QUADRANTS, Compared
+from posttrain.reports.charts import FONT, Chart, Layers, Rows, Said, nominal, number
+from posttrain.reports.examined import Compared
 from posttrain.reports.folder import Row, Run, Version
-from posttrain.reports.marks import Mark, mark_icon
-from posttrain.reports.texts import Message, Words, breakable, known, say, say_if
+from posttrain.reports.marks import Mark, label_of, mark_icon
+from posttrain.reports.texts import Message, Words, breakable, say, say_if, say_known
 from posttrain.reports.view import Entry, Head, Line, Panel, Section, Table, heads_of, numeric
 
-__all__ = [
-    "capabilities",
-    "difference_text",
-    "exam_section",
-    "forgetting",
-    "label_of",
-    "model_label",
-    "row_label",
-    "verdict_kind",
-]
+__all__ = ["capabilities", "difference_text", "exam_section", "verdict_kind"]
 
 MOST = 1.0
 """Relative changes beyond 100 % are drawn at the edge, with an arrow; their number is in the tooltip and the table."""
@@ -40,28 +31,7 @@ SCORES = 6
 
 def capability_name(group: str) -> Message:
     """Return a group's readable name, its key where the catalogue has none."""
-    return say(f"capability.{group}") if known(f"capability.{group}") else say("verbatim", text=group)
-
-
-def label_of(row: Row, run: Run) -> str:
-    """Return the method, with the model where there are several; the model alone where nothing was trained."""
-    if run.alone:
-        return row.model
-    return row.method + model_label(row.model, run)
-
-
-def row_label(row: Row, run: Run) -> str:
-    """Return the same with the checkpoint where there are several."""
-    label = row.method + ("" if run.alone else model_label(row.model, run))
-    return f"{label} {row.checkpoint}" if len({r.checkpoint for r in run.shown}) > 1 else label
-
-
-def model_label(model: str, run: Run) -> str:
-    """Return ` (model)` where a run has several: the last part of their names, all of it where two end alike."""
-    if len(run.models) < 2:
-        return ""
-    ends = [name.rsplit("/", 1)[-1] for name in run.models]
-    return f" ({model.rsplit('/', 1)[-1] if len({*ends}) == len(ends) else model})"
+    return say_known(f"capability.{group}", group)
 
 
 # ---- capabilities ------------------------------------------------------------------------------------------------
@@ -74,10 +44,10 @@ def capabilities(run: Run, marks: Mapping[Version, Mark], *, with_change: bool) 
     if not every:
         return None
     groups = [g for g in CAPABILITIES if g in every] + [g for g in every if g not in CAPABILITIES]
-    named = {label_of(row, run): marks[row.version] for row in rows}
+    named = {label_of(row.version, run): marks[row.version] for row in rows}
     changes = [
-        (group, label_of(row, run), change)
-        for group in groups for row in rows if (change := _change(row, group)) is not None
+        (group, label_of(row.version, run), change)
+        for group in groups for row in rows if group in row.drift and (change := row.drift[group].change) is not None
     ]  # fmt: skip
     beyond = any(abs(change) > MOST for _, _, change in changes)
     about = {"capabilities.about": True, "capabilities.exams_about": run.exams, "capabilities.beyond": beyond}
@@ -95,31 +65,28 @@ def relative_changes(changes: Sequence[tuple[str, str, float]], marks: Mapping[s
     """Draw (group, method, change) around zero: a line per method below the name of each capability group."""
     end = min(MOST, max([0.02, *(abs(change) for _, _, change in changes)]))
     high, lanes = LANE * (len(marks) + 2), {name: lane for lane, name in enumerate(marks)}
-
-    def draw(word: Word) -> Drawn:
-        on = Layers(word, "name", marks)
-        rows: Rows = [
-            {"kind": kind, "group": word(capability_name(group)), "name": name, "change": min(max(change, -end), end),
-             "text": numbers.change_text(change), "zero": 0, "lane": lanes[name]}
-            for group, name, change in changes
-            for kind in ("change", *(["more"] if change > MOST else ["less"] if change < -MOST else []))
-        ]  # fmt: skip
-        groups = list(dict.fromkeys(row["group"] for row in rows))
-        x = on.number("change", labelExpr=PER_CENT, orient="top", scale={"domain": [-end, end], "nice": True})
-        axis = {"labelAlign": "left", "labelOffset": 11 - high / 2, "labelPadding": -2, "labelLimit": 400,
-                "labelFontWeight": 600, "labelColor": "var(--ink)", "labelFontSize": FONT, "minExtent": 0}  # fmt: skip
-        y = nominal("group", title=None, axis=axis, scale={"domain": groups, "padding": 2 * LANE / high})
-        lane = {"field": "lane", "type": "ordinal", "sort": "ascending", "scale": {"domain": [*lanes.values()]}}
-        at: dict[str, Any] = {"x": x, "y": y, "yOffset": lane}
-        on.plain("zero", "rule", "zero", x=number("zero"))
-        on.add("change", "rule", "interval", full=0.85, x2={"field": "zero"}, **at)
-        tips = on.tips(name="scores.method", group="capabilities.group", text="capabilities.change")
-        on.add("change", "point", "point", tooltip=tips, **at)
-        for side, arrow in (("more", "\u25b8"), ("less", "\u25c2")):
-            on.add(side, "text", side, text={"value": arrow}, **at)
-        return on.whole([*rows, {"kind": "zero", "zero": 0}], high * len(groups) + 2 * LANE)
-
-    return Chart(draw, say("capabilities.title"), tuple(marks), left=0)
+    on = Layers("name", marks)
+    rows: Rows = [
+        {"kind": kind, "group": Said(capability_name(group)), "name": name, "change": min(max(change, -end), end),
+         "text": numbers.change_text(change), "zero": 0, "lane": lanes[name]}
+        for group, name, change in changes
+        for kind in ("change", *(["more"] if change > MOST else ["less"] if change < -MOST else []))
+    ]  # fmt: skip
+    groups = list(dict.fromkeys(row["group"] for row in rows))
+    x = on.number("change", labelExpr=PER_CENT, orient="top", scale={"domain": [-end, end], "nice": True})
+    axis = {"labelAlign": "left", "labelOffset": 11 - high / 2, "labelPadding": -2, "labelLimit": 400,
+            "labelFontWeight": 600, "labelColor": "var(--ink)", "labelFontSize": FONT, "minExtent": 0}  # fmt: skip
+    y = nominal("group", title=None, axis=axis, scale={"domain": groups, "padding": 2 * LANE / high})
+    lane = {"field": "lane", "type": "ordinal", "sort": "ascending", "scale": {"domain": [*lanes.values()]}}
+    at: dict[str, Any] = {"x": x, "y": y, "yOffset": lane}
+    on.plain("zero", "rule", "zero", x=number("zero"))
+    on.add("change", "rule", "interval", full=0.85, x2={"field": "zero"}, **at)
+    tips = on.tips(name="scores.method", group="capabilities.group", text="capabilities.change")
+    on.add("change", "point", "point", tooltip=tips, **at)
+    for side, arrow in (("more", "\u25b8"), ("less", "\u25c2")):
+        on.add(side, "text", side, text={"value": arrow}, **at)
+    shown = [*rows, {"kind": "zero", "zero": 0}]
+    return on.whole(shown, say("capabilities.title"), high * len(groups) + 2 * LANE, 0)
 
 
 PER_CENT = "datum.value == 0 ? '0%' : format(datum.value, '+.0%')"
@@ -127,33 +94,26 @@ PER_CENT = "datum.value == 0 ? '0%' : format(datum.value, '+.0%')"
 
 def _group_lines(rows: Sequence[Row], group: str) -> Iterator[Line]:
     """Yield the line of a group, then one for each score behind it, with the reason where it has no change."""
-    family = f"capabilities.{group.partition('.')[0]}"
-    under = say(family) if known(family) else family.removeprefix("capabilities.")
-    own = [row.drift[group] for row in rows if group in row.drift]
-    remark: Words = "" if all(drift.directed for drift in own) else say("capabilities.undirected")
-    yield _drift_line(capability_name(group), [_change(row, group) for row in rows], remark, under)
-    for name in dict.fromkeys(one.score for drift in own for one in drift.scores):
-        each = [next((s for s in row.drift[group].scores if s.score == name), None) if group in row.drift else None
-                for row in rows]  # fmt: skip
-        changes = [one.change if one else None for one in each]
+    under = say_known(f"capabilities.{numbers.group_of(group)}", numbers.group_of(group))
+
+    def line(name: Words, each: Sequence[Drift | DriftScore | None], remark: Words, kind: str = "") -> Line:
+        entries = (numeric(one.change if one else None, numbers.change_text) for one in each)
+        return Line((name,), (*entries, Entry(remark, kind="text")), kind=kind, under=under)
+
+    own = [row.drift.get(group) for row in rows]
+    directed = all(drift.directed for drift in own if drift)
+    yield line(capability_name(group), own, "" if directed else say("capabilities.undirected"))
+    for name in dict.fromkeys(one.score for drift in own if drift for one in drift.scores):
+        each = [next((one for one in drift.scores if one.score == name), None) if drift else None for drift in own]
         reason: Words = ""
-        if not any(change is not None for change in changes):
-            asked = any(one is not None and one.before is not None for one in each)
+        if not any(one and one.change is not None for one in each):
+            asked = any(one and one.before is not None for one in each)
             reason = say("capabilities.zero" if asked else "capabilities.not_asked")
-        yield _drift_line(_code(name), changes, reason, under, "behind")
-
-
-def _drift_line(name: Words, changes: Sequence[float | None], remark: Words, under: Words, kind: str = "") -> Line:
-    entries = (numeric(change, numbers.change_text) for change in changes)
-    return Line((name,), (*entries, Entry(remark, kind="text")), kind=kind, under=under)
+        yield line(_code(name), each, reason, "behind")
 
 
 def _code(name: str) -> Markup:
     return Markup("<code>{}</code>").format(breakable(name))
-
-
-def _change(row: Row, group: str) -> float | None:
-    return row.drift[group].change if group in row.drift else None
 
 
 # ---- a table per exam ---------------------------------------------------------------------------------------------
@@ -186,14 +146,14 @@ def _sources(run: Run, exam: ExamInfo, marks: Mapping[Version, Mark]) -> Iterato
     for one in run.before:
         name: Words = say("exams.untouched_model", model=one.model) if many else say("exams.untouched")
         yield _Source("untouched", one.model if run.alone else name, Markup(), one.scores, one.ci95)
-    for other in run.reference:
+    for other in run.results.reference:
         yield _Source("reference", other.name, Markup(), other.scores, {})
     if exam.chance is not None:
         yield _Source("chance", say("exams.chance"), Markup(), {exam.key: exam.chance}, {})
     for row in run.final:
         intervals = {key: pair for key in row.scores if (pair := row.interval(key)) is not None}
         icon = mark_icon(marks[row.version])
-        yield _Source("model", label_of(row, run), icon, row.scores, intervals, row.compare.get(exam.name))
+        yield _Source("model", label_of(row.version, run), icon, row.scores, intervals, row.compare.get(exam.name))
 
 
 def _exam_panels(run: Run, exam: ExamInfo, marks: Mapping[Version, Mark]) -> Iterator[Panel]:
@@ -204,25 +164,22 @@ def _exam_panels(run: Run, exam: ExamInfo, marks: Mapping[Version, Mark]) -> Ite
         return
     plain = [score for score in every if not re.search("[/~]", score) and score != exam.headline]
     columns = (exam.headline, *plain[:SCORES])
-    counts = sorted({n[exam.key] for n in _counts(run) if exam.key in n})
-    n = "" if not counts else f"n = {counts[0]:,}" if len(counts) == 1 else f"n = {counts[0]:,}\u2013{counts[-1]:,}"
+    counts = (*(one.n for one in run.before), *(cell.n for row in run.final for cell in row.cells))
+    n = numbers.count_text([n[exam.key] for n in counts if exam.key in n], ",")
     about = (say("exams.measures", group=capability_name(exam.capability)),) if exam.capability else ()
     yield Panel(exam.name, small=n, notes=about, table=_exam_table(exam, columns, sources, measured))
     rest = [score for score in every if score not in columns]
     if rest:
         heads = heads_of(say("exams.score"), (source.name for source in sources))
-        lines = (Line((_code(score),), tuple(_entry(s, exam, score, measured) for s in sources)) for score in rest)
-        bare = tuple(line._replace(entries=tuple(e._replace(below=()) for e in line.entries)) for line in lines)
-        yield Panel(say("exams.more", n=len(rest)), table=Table(say("scores.scroll"), heads, bare), folded=True)
+        lines = (
+            Line((_code(score),), tuple(_entry(s, exam, score, measured)._replace(below=()) for s in sources))
+            for score in rest
+        )
+        yield Panel(say("exams.more", n=len(rest)), table=Table(say("scores.scroll"), heads, tuple(lines)), folded=True)
     cost = _cost(run, exam.name)
     yield Panel(items=tuple((note,) for note in exam.notes), below=(cost,) if cost else (), kind="fine")
     if exam.signature:
         yield Panel(below=(say("verbatim", text=f"`{exam.signature}`"),), kind="fine")
-
-
-def _counts(run: Run) -> Iterator[Mapping[str, int]]:
-    yield from (one.n for one in run.before)
-    yield from (cell.n for row in run.final for cell in row.cells)
 
 
 def _exam_table(
@@ -294,40 +251,3 @@ def _verdict(compared: Compared, exam: ExamInfo) -> Entry:
     below: tuple[Words, ...] = ("; ".join(sure), *([say("exams.compared_on", score=compared.score)] if other else []))
     shown = say("exams.verdict", sign=SIGNS[kind], difference=difference_text(compared), word=word)
     return Entry(shown, tuple(words for words in below if words), f"verdict is-{kind}", value=compared.difference)
-
-
-# ---- forgetting, sample by sample --------------------------------------------------------------------------------
-
-
-def forgetting(run: Run, marks: Mapping[Version, Mark], *, samples: bool) -> Section | None:
-    """Return the quadrants of exams whose answers are right or wrong. samples: whether the page has their questions."""
-    found = [(exam.name, table) for exam in run.exams if (table := _quadrants(run, exam, marks)).lines]
-    if not found:
-        return None
-    adjusted = any(len(table.heads) > len(QUADRANTS) + 2 for _, table in found)
-    about = say_if({"forgetting.about": True, "forgetting.adjusted_about": adjusted})
-    keys = tuple((f"q{i}", say(f"quadrant.{name}")) for i, name in enumerate(QUADRANTS))
-    panels = (Panel(notes=about, keys=keys), *(Panel(name, table=table) for name, table in found))
-    return Section("forgetting", say("forgetting.title"), panels, part="samples" if samples else "")
-
-
-def _quadrants(run: Run, exam: ExamInfo, marks: Mapping[Version, Mark]) -> Table:
-    """Return counts and shares of each model and method, and the shares that guessing does not explain, if known."""
-    rows = [(row, one) for row in run.final if (one := row.compare.get(exam.name)) is not None and one.shares()]
-    known_chance = any(one.adjusted[0] is not None for _, one in rows)
-    names = [f"quadrant.{name}" for name in QUADRANTS]
-    names += ["forgetting.forgotten_adjusted", "forgetting.gained_adjusted"] if known_chance else []
-    first, *rest = heads_of(say("scores.method"), map(say, names))
-    heads = (first, Head(say("forgetting.shares"), unseen=True), *rest)
-    lines = []
-    for row, one in rows:
-        shares, counts = one.shares() or (), one.counts or ()
-        entries = [Entry("", kind="stack", stack=tuple(round(100 * share, 2) for share in shares))]
-        entries += [numeric(n, "{:,}".format, numbers.percent(share)) for n, share in zip(counts, shares, strict=True)]
-        entries += [numeric(share, _signed_percent) for share in (one.adjusted if known_chance else ())]
-        lines.append(Line((label_of(row, run),), tuple(entries), mark_icon(marks[row.version])))
-    return Table(say("scores.scroll"), heads, tuple(lines), "plain shares")
-
-
-def _signed_percent(share: float) -> str:
-    return numbers.percent(share).replace("-", "\u2212")

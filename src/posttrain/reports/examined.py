@@ -10,7 +10,7 @@ from posttrain.exams.compare import Comparison
 from posttrain.exams.statistics import FEWEST
 from posttrain.reports import numbers
 
-__all__ = ["QUADRANTS", "Compared", "compared", "pool", "pool_drift"]
+__all__ = ["QUADRANTS", "Compared", "pool", "pool_drift"]
 
 QUADRANTS: tuple[str, ...] = ("kept_right", "forgotten", "gained", "kept_wrong")
 """Right before and after; right before, wrong after; wrong before, right after; wrong before and after."""
@@ -18,12 +18,14 @@ QUADRANTS: tuple[str, ...] = ("kept_right", "forgotten", "gained", "kept_wrong")
 
 @dataclass(frozen=True)
 class Compared:
-    """A model against the untouched one on an exam's headline: `exams/compare.py`, over one cell or pooled.
+    """A model against the untouched one on an exam's headline: the comparisons of a row's cells as one.
 
-    counts: by quadrant, None where nothing is right or wrong; adjusted: (forgotten, gained) as shares with what
-    guessing alone would give taken off; cells, agree: how many cells were pooled and in how many of them the difference
-    is one in the direction of the mean; score: what was compared where it is not the headline itself; changed: pairs
-    whose score is another after, of one cell.
+    n: samples of all cells; before, after, difference: means; ci95: the span of the cells' intervals, which excludes 0
+    only when each of them does on the same side; p_value: the largest, since a difference is called one only when it is
+    one in every cell; counts: by quadrant, None where nothing is right or wrong; adjusted: (forgotten, gained) as
+    shares with what guessing alone would give taken off, means; score: what was compared; cells, agree: how many were
+    pooled and in how many of them the difference is one in the direction of the mean; changed: pairs whose score is
+    another after, of one cell.
     """
 
     n: int
@@ -32,14 +34,12 @@ class Compared:
     difference: float
     ci95: tuple[float, float] | None
     p_value: float | None
-    counts: tuple[int, int, int, int] | None
+    counts: tuple[int, ...] | None
     adjusted: tuple[float | None, float | None]
-    chance: float | None
-    score: str = ""
-    notes: tuple[str, ...] = ()
-    cells: int = 1
-    agree: int = 0
-    changed: int | None = None
+    score: str
+    cells: int
+    agree: int
+    changed: int | None
 
     @property
     def too_few(self) -> int | None:
@@ -63,58 +63,30 @@ class Compared:
         return tuple(count / sum(self.counts) for count in self.counts)
 
 
-def compared(one: Comparison) -> Compared | None:
-    """One cell's comparison; None where there was nothing to compare."""
-    if one.before is None or one.after is None or one.difference is None:
+def pool(comparisons: Sequence[Comparison]) -> Compared | None:
+    """Comparisons of several cells (changes, seeds) as one; None where there was nothing to compare."""
+    each = [one for one in comparisons if one.difference is not None]
+    before, after = _mean([one.before for one in each]), _mean([one.after for one in each])
+    difference = _mean([one.difference for one in each])
+    if before is None or after is None or difference is None:
         return None
-    counts = None
-    if one.kept_right is not None:
-        counts = (one.kept_right, one.forgotten or 0, one.gained or 0, one.kept_wrong or 0)
+    values = [one.p_value for one in each if one.p_value is not None]
+    ends = [one.ci95 for one in each if one.ci95 is not None]
+    counts = [(one.kept_right, one.forgotten, one.gained, one.kept_wrong) for one in each]
+    judged = [[count or 0 for count in four] for four in counts if four[0] is not None]
     return Compared(
-        n=one.n,
-        before=one.before,
-        after=one.after,
-        difference=one.difference,
-        ci95=one.ci95,
-        p_value=one.p_value,
-        counts=counts,
-        adjusted=(one.forgotten_adjusted, one.gained_adjusted),
-        chance=one.chance,
-        score=one.score,
-        notes=tuple(one.notes),
-        agree=int(one.different),
-        changed=one.changed,
-    )
-
-
-def pool(each: Sequence[Compared]) -> Compared | None:
-    """Comparisons of several cells (changes, seeds) as one.
-
-    before, after, difference: means. counts: sums. adjusted: means. p_value: the largest of the cells, since a
-    difference is called one only when it is one in every cell. ci95: the span of the cells' intervals, which excludes 0
-    only when each of them does on the same side.
-    """
-    if len(each) < 2:
-        return each[0] if each else None
-    mean = numbers.mean([c.difference for c in each])
-    values = [c.p_value for c in each]
-    ends = [c.ci95 for c in each if c.ci95 is not None]
-    counts = [c.counts for c in each if c.counts is not None]
-    sums = [sum(column) for column in zip(*counts, strict=True)]
-    return Compared(
-        n=sum(c.n for c in each),
-        before=numbers.mean([c.before for c in each]),
-        after=numbers.mean([c.after for c in each]),
-        difference=mean,
+        n=sum(one.n for one in each),
+        before=before,
+        after=after,
+        difference=difference,
         ci95=(min(low for low, _ in ends), max(high for _, high in ends)) if len(ends) == len(each) else None,
-        p_value=None if None in values else max(v for v in values if v is not None),
-        counts=(sums[0], sums[1], sums[2], sums[3]) if len(counts) == len(each) else None,
-        adjusted=(_mean([c.adjusted[0] for c in each]), _mean([c.adjusted[1] for c in each])),
-        chance=each[0].chance,
+        p_value=max(values) if len(values) == len(each) else None,
+        counts=tuple(map(sum, zip(*judged, strict=True))) if len(judged) == len(each) else None,
+        adjusted=(_mean([one.forgotten_adjusted for one in each]), _mean([one.gained_adjusted for one in each])),
         score=each[0].score,
-        notes=tuple(dict.fromkeys(note for c in each for note in c.notes)),
         cells=len(each),
-        agree=sum(c.agree for c in each if c.different and c.difference * mean > 0),
+        agree=sum(one.different and (one.difference or 0.0) * difference > 0 for one in each),
+        changed=each[0].changed if len(each) == 1 else None,
     )
 
 

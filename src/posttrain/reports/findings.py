@@ -6,12 +6,15 @@ sentence for all methods with the same finding (`shared.py`). The page names the
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from posttrain.reports import averaged, numbers
-from posttrain.reports.exam_findings import exam_sentences
+from posttrain.exams.results import ExamInfo
+from posttrain.reports import numbers
+from posttrain.reports.exam_page import difference_text, verdict_kind
+from posttrain.reports.examined import Compared
 from posttrain.reports.folder import Row, Run
+from posttrain.reports.marks import label_of
 from posttrain.reports.shared import (
     ABSENT,
     KEPT,
@@ -21,11 +24,13 @@ from posttrain.reports.shared import (
     group_name,
     name_list,
     printed,
+    shared_changes,
     shared_sentences,
 )
-from posttrain.reports.texts import Message, known, say
+from posttrain.reports.steps_page import exam_points, falls
+from posttrain.reports.texts import Message, known, say, say_if
 
-__all__ = ["KEPT", "LEARNED", "LOST", "Finding", "describe_method", "findings", "group_name"]
+__all__ = ["Finding", "describe_method", "findings", "seen_notes"]
 
 
 class Finding(NamedTuple):
@@ -40,28 +45,36 @@ def findings(run: Run) -> list[Finding]:
     could not be judged."""
     rows = [row for row in run.final if row.scores]  # a method's last checkpoint speaks for it
     methods = [row for row in rows if not row.is_floor]
-    found = [*_general(methods), *_failed(run)]
-    shared = shared_sentences(methods, lambda row: _label(row, run))
+    found = [*_general(methods)]
+    failed = [cell for cell in run.cells if not cell.done]
+    if failed:
+        found.append(Finding((say("seen.failed", k=len(failed), n=len(run.cells)),), "bad"))
+    several = len(run.models) > 1 and not run.alone
+    shared = shared_sentences(methods, lambda row: f"`{row.method}`" + (f" ({row.model})" if several else ""))
     found += [Finding((said,), "bad" if bad else "plain") for said, bad in shared]
-    found += [Finding(said, "bad" if bad else "plain") for said, bad in exam_sentences(run)]
-    return [*found, *_floor(rows), *_before(run)]
+    return [*found, *_exams(run), *_floor(rows), *_before(run)]
 
 
-def _label(row: Row, run: Run) -> str:
-    parts = [f"`{row.method}`"]
-    if len(run.models) > 1 and not run.alone:
-        parts.append(f"({row.model})")
-    return " ".join(parts)
+def seen_notes(run: Run) -> Iterator[Message]:
+    """Say what the words of the findings mean."""
+    groups = run.groups
+    several = len([row for row in run.final if row.scores and not row.is_floor]) > 1
+    about = {"intro.seen_about": groups & {"reliability", "locality"}, "intro.seen_shared": several}
+    yield from say_if({**about, "intro.seen_learned": "reliability" in groups})
+    if "locality" in groups:
+        yield say("intro.seen_kept", kept=numbers.percent(KEPT), lost=numbers.percent(LOST))
+    yield from say_if({"intro.seen_exams": any(row.compare for row in run.final)})
+    chose = ", ".join(f"`{exam.name}`" for exam in run.results.exams.values() if exam.role == "select")
+    if chose:
+        yield say("intro.seen_select", names=chose)
 
 
 def _general(rows: Sequence[Row]) -> Iterator[Finding]:
-    ranked = sorted(
-        ((numbers.trade_off(row.scores) or 0.0, row) for row in rows if numbers.trade_off(row.scores) is not None),
-        key=lambda pair: -pair[0],
-    )
-    if len(ranked) > 1:
-        yield from _best(ranked)
-    tops = {group: max(row.scores[group] for row in rows if group in row.scores) for group in _columns(rows)}
+    rated = [row for row in rows if numbers.trade_off(row.scores) is not None]
+    if len(rated) > 1:
+        yield from _best(sorted(rated, key=lambda row: -(numbers.trade_off(row.scores) or 0.0)))
+    asked_of = numbers.columns((key for row in rows for key in row.scores), ("generality",))
+    tops = {group: max(row.scores[group] for row in rows if group in row.scores) for group in asked_of}
     absent = [group for group, most in tops.items() if most < ABSENT]
     if absent:
         most = numbers.percent(max(tops[group] for group in absent))
@@ -71,15 +84,15 @@ def _general(rows: Sequence[Row]) -> Iterator[Finding]:
         yield Finding((say("seen.none_learned"),), "bad")
 
 
-def _best(ranked: Sequence[tuple[float, Row]]) -> Iterator[Finding]:
+def _best(ranked: Sequence[Row]) -> Iterator[Finding]:
     """Name the best trade-off among the methods that learned: a method that learns nothing keeps everything."""
-    able = [row for _, row in ranked if numbers.has_learned(row.scores)]
-    if able and averaged.shared_changes([row for _, row in ranked]) < numbers.FEWEST_CHANGES:
+    able = [row for row in ranked if numbers.has_learned(row.scores)]
+    if able and shared_changes(ranked) < numbers.FEWEST_CHANGES:
         yield Finding((say("seen.few", least=numbers.FEWEST_CHANGES),), "plain")
     elif able:
         best = able[0]
         new, lost = numbers.learned(best.scores) or 0.0, numbers.forgotten(best.scores) or 0.0
-        model = say("seen.on_model", model=best.model) if len({row.model for _, row in ranked}) > 1 else ""
+        model = say("seen.on_model", model=best.model) if len({row.model for row in ranked}) > 1 else ""
         shown = {"learned": numbers.percent(new), "forgotten": numbers.percent(lost)}  # as in the table of the plot
         sentences = [say("seen.best", method=best.method, model=model, **shown)]
         close = [row.method for row in able[1:] if _within(best, row)]
@@ -87,14 +100,14 @@ def _best(ranked: Sequence[tuple[float, Row]]) -> Iterator[Finding]:
             sentences.append(say("seen.close", methods=name_list([f"`{name}`" for name in close])))
         if lost < 1:
             yield Finding(tuple(sentences), "best")
-    if not any(_good(row.scores) for _, row in ranked):
+    if not any(_good(row.scores) for row in ranked):
         yield Finding((say("seen.no_good", least=numbers.percent(LEARNED)),), "bad")
 
 
 def _good(scores: Mapping[str, float]) -> bool:
     """Whether a method has both learned and kept."""
-    new, lost = numbers.learned(scores), numbers.forgotten(scores)
-    return new is not None and lost is not None and printed(new) >= LEARNED and printed(1 - lost) >= LEARNED
+    both = (numbers.learned(scores), numbers.kept(scores))
+    return all(share is not None and printed(share) >= LEARNED for share in both)
 
 
 def _within(a: Row, b: Row) -> bool:
@@ -109,10 +122,58 @@ def _within(a: Row, b: Row) -> bool:
     return low <= 0 <= high
 
 
-def _failed(run: Run) -> Iterator[Finding]:
-    failed = [cell for cell in run.cells if not cell.done]
-    if failed:
-        yield Finding((say("seen.failed", k=len(failed), n=len(run.cells)),), "bad")
+KINDS: dict[str, str] = {
+    "worse": "seen.exams_fell",
+    "better": "seen.exams_rose",
+    "some": "seen.exams_some",
+    "same": "seen.exams_same",
+}
+
+
+def _exams(run: Run) -> Iterator[Finding]:
+    """Say what fell and what rose for real, and what cannot be told; then from which step on knowledge falls. A page of
+    one model says it in one paragraph, with several each exam has a sentence."""
+    rows = [row for row in run.final if row.compare]
+    falling = list(_falls(run))
+    if len(rows) == 1:
+        beside = ((f"`{exam.name}`", exam, rows[0].compare.get(exam.name)) for exam in run.exams)
+        said, bad = _sorted_out(beside)
+        said += [sentence for sentence, _ in falling]
+        if said:
+            first = say("seen.exams", method=f"`{label_of(rows[0].version, run)}`")
+            yield Finding((first, *said), "bad" if bad or any(fell for _, fell in falling) else "plain")
+        return
+    for exam in run.exams:
+        said, bad = _sorted_out((f"`{label_of(row.version, run)}`", exam, row.compare.get(exam.name)) for row in rows)
+        if said:
+            yield Finding((say("seen.exam_beside", exam=exam.name), *said), "bad" if bad else "plain")
+    for sentence, fell in falling:
+        yield Finding((sentence,), "bad" if fell else "plain")
+
+
+def _sorted_out(beside: Iterable[tuple[str, ExamInfo, Compared | None]]) -> tuple[list[Message], bool]:
+    """Return a sentence for each kind of difference from the untouched model, and whether one is a real fall."""
+    names: dict[str, list[Message]] = {kind: [] for kind in KINDS}
+    for name, exam, compared in beside:
+        if compared is None:
+            continue
+        shown = {"name": name, "difference": difference_text(compared)}
+        if 0 < compared.agree < compared.cells:
+            names["some"].append(say("seen.exam_some", **shown, k=compared.agree, n=compared.cells))
+        else:
+            names[verdict_kind(compared, exam)].append(say("seen.exam", **shown))
+    return [say(key, exams=name_list(names[kind])) for kind, key in KINDS.items() if names[kind]], bool(names["worse"])
+
+
+def _falls(run: Run) -> Iterator[tuple[Message, bool]]:
+    """Yield a sentence for the methods whose knowledge falls from the same step on, and for those where it does not."""
+    shared: dict[tuple[str, str, int], list[str]] = {}
+    for version, exam, point in falls(run) if run.stepped else ():
+        key = "seen.knowledge_falls" if point else "seen.knowledge_stays"
+        step = point.step if point else exam_points(run, exam, version)[-1].step
+        shared.setdefault((key, exam.name, step), []).append(f"`{label_of(version, run)}`")
+    for (key, name, step), labels in shared.items():
+        yield say(key, exam=name, step=step, methods=name_list(labels)), key == "seen.knowledge_falls"
 
 
 def _floor(rows: Sequence[Row]) -> Iterator[Finding]:
@@ -120,11 +181,8 @@ def _floor(rows: Sequence[Row]) -> Iterator[Finding]:
     for row in rows:
         kept = [key for key in ("locality.same_pattern", *LOCALITY_REST) if key in row.scores]
         if row.is_floor and kept:
-            yield Finding((say("seen.floor", groups=name_list([_share(key, row.scores) for key in kept])),), "plain")
-
-
-def _share(key: str, scores: Mapping[str, float]) -> Message:
-    return say("list.one", name=group_name(key), share=numbers.percent(scores[key]))
+            named = [say("list.one", name=group_name(k), share=numbers.percent(row.scores[k])) for k in kept]
+            yield Finding((say("seen.floor", groups=name_list(named)),), "plain")
 
 
 def _before(run: Run) -> Iterator[Finding]:
@@ -139,13 +197,7 @@ def _before(run: Run) -> Iterator[Finding]:
         yield Finding((say("seen.uncounted", k=f"{left_out:,}", n=f"{len(samples):,}"),), "plain")
 
 
-def _columns(rows: Sequence[Row]) -> list[str]:
-    """Return the kinds of generality that were asked."""
-    keys = [c.key for c in numbers.columns(key for row in rows for key in row.scores)]
-    return [key for key in keys if key.startswith("generality.")]
-
-
-def describe_method(config: Mapping[str, object], *, change: bool = True, summary: str = "") -> list[Message]:
+def describe_method(config: Mapping[str, object], change: bool = True, summary: str = "") -> list[Message]:
     """Say what a method does, from its entry in study.yaml: its kind, tuner, replay and penalties."""
     parts = []
     kind = str(config.get("kind", ""))
@@ -155,18 +207,15 @@ def describe_method(config: Mapping[str, object], *, change: bool = True, summar
         parts.append(say(f"method.{kind}"))
     elif kind:
         parts.append(say("method.other", kind=f"{kind}: {summary}" if summary else kind))
-    for part, default in (("tuner", "full" if kind == "train" else ""), ("replay", "")):
-        given = config.get(part, default)
-        name = str(given.get("kind", "")) if isinstance(given, Mapping) else str(given or "")
-        if name:
-            share = given.get("share", 0.9) if isinstance(given, Mapping) else 0.9
-            key = f"{part}.{name}" if known(f"{part}.{name}") else f"{part}.other"
-            shown = numbers.percent(share) if isinstance(share, int | float) else share
-            parts.append(say(key, kind=name, share=shown))
     penalties = config.get("penalty") or ()
-    for one in penalties if isinstance(penalties, list | tuple) else [penalties]:
-        name = str(one.get("kind", "")) if isinstance(one, Mapping) else str(one)
-        parts.append(say(f"penalty.{name}" if known(f"penalty.{name}") else "penalty.other", kind=name))
+    given = [("tuner", config.get("tuner", "full" if kind == "train" else "")), ("replay", config.get("replay"))]
+    given += [("penalty", one) for one in (penalties if isinstance(penalties, list | tuple) else [penalties])]
+    for part, one in given:
+        own = one if isinstance(one, Mapping) else {"kind": one or ""}
+        name, share = str(own.get("kind", "")), own.get("share", 0.9)
+        if name:
+            shown = numbers.percent(share) if isinstance(share, int | float) else share
+            parts.append(say(f"{part}.{name}" if known(f"{part}.{name}") else f"{part}.other", kind=name, share=shown))
     if change and config.get("data"):
         parts.insert(1, say("data.more"))
     return parts

@@ -6,24 +6,25 @@ A run may still be going or may have been killed: missing files and a torn last 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+
+from pydantic import Field
 
 from posttrain.config.json_text import parse_json
 from posttrain.config.yaml_text import parse_yaml, plain
 from posttrain.errors import ConfigError
 from posttrain.exams.capabilities import Drift
-from posttrain.exams.floor import NOISE_FLOOR, BesideFloor
-from posttrain.exams.results import CHANGE, ExamInfo, Line, MethodInfo, Reference, Results, Untouched, read_results
+from posttrain.exams.floor import NOISE_FLOOR
+from posttrain.exams.results import CHANGE, ExamInfo, Line, Results, Summary, Untouched, read_results
 from posttrain.exams.summary import summarise
 from posttrain.reports import numbers
-from posttrain.reports.examined import Compared, compared, pool, pool_drift
+from posttrain.reports.examined import Compared, pool, pool_drift
 
-__all__ = ["Cell", "Row", "Run", "Version", "read_lines", "read_run", "rows_of", "safe_name"]
+__all__ = ["STAGES", "Cell", "Row", "Run", "Version", "read_lines", "read_run", "rows_of"]
 
 
 Version = tuple[str, str]
@@ -33,62 +34,26 @@ STAGES = "stages."
 """How the scores over stages begin."""
 
 
-@dataclass(frozen=True)
-class Cell:
-    """One model x method x change x seed x checkpoint, with what its folder holds."""
+class Cell(Line):
+    """One line of results.json, with what its folder holds."""
 
-    model: str
-    method: str
-    change: str
-    seed: int
-    checkpoint: str
-    status: str
-    error: str
-    scores: Mapping[str, float]
-    ci95: Mapping[str, tuple[float, float]]
-    n: Mapping[str, int]
-    cost: Mapping[str, float]
-    metrics: tuple[Mapping[str, Any], ...] = ()
-    samples: tuple[Mapping[str, Any], ...] = ()
+    metrics: tuple[dict[str, Any], ...] = ()
+    samples: tuple[dict[str, Any], ...] = ()
     config: str = ""
-    env: Mapping[str, Any] = field(default_factory=dict)
-    step: int | None = None
-    """The training step of the checkpoint; None where results.json does not say it."""
-    folder: str = ""
-    """Where its samples are, below the run folder."""
-    compare: Mapping[str, Compared] = field(default_factory=dict)
-    drift: Mapping[str, Drift] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
-    stages: Mapping[str, Any] = field(default_factory=dict)
-    """How tasks were learned one after another, as in results.json; empty without stages."""
+    env: dict[str, Any] = Field(default_factory=dict)
 
     @property
     def version(self) -> Version:
         """Its model and method."""
         return self.model, self.method
 
-    @property
-    def done(self) -> bool:
-        """Whether it has scores."""
-        return self.status == "done"
 
+class Row(Summary):
+    """One line of the main table. cells: those behind it that have scores; transfer: over stages, `acc`, `bwt`, `fwt`
+    and `forgetting`, which are scores of no exam (their intervals are in ci95, by their whole names)."""
 
-@dataclass(frozen=True)
-class Row:
-    """One line of the main table: a model and a method, averaged over changes and seeds."""
-
-    model: str
-    method: str
-    checkpoint: str
-    scores: Mapping[str, float]
-    ci95: Mapping[str, tuple[float, float]]
-    n: Mapping[str, int]
     cells: tuple[Cell, ...] = ()
-    transfer: Mapping[str, float] = field(default_factory=dict)
-    """Over stages: `acc`, `bwt`, `fwt`, `forgetting`; they are no scores of an exam."""
-    transfer_ci95: Mapping[str, tuple[float, float]] = field(default_factory=dict)
-    floor: Mapping[str, BesideFloor] = field(default_factory=dict)
-    """Locality score -> comparison with the noise floor; empty in the floor's own row and where there is none."""
+    transfer: dict[str, float] = Field(default_factory=dict)
 
     @property
     def version(self) -> Version:
@@ -99,11 +64,6 @@ class Row:
     def is_floor(self) -> bool:
         """Whether this is the noise floor's own row."""
         return self.method == NOISE_FLOOR
-
-    @property
-    def changes(self) -> int:
-        """How many changes it is averaged over."""
-        return len({cell.change for cell in self.cells})
 
     def below(self, key: str) -> bool:
         """Whether a score is a loss: below the noise floor by a paired test."""
@@ -130,8 +90,8 @@ class Row:
     def compare(self) -> dict[str, Compared]:
         """Exam -> comparison with the untouched model, the row's cells pooled."""
         names = dict.fromkeys(name for cell in self.cells for name in cell.compare)
-        pooled = {name: pool([cell.compare[name] for cell in self.cells if name in cell.compare]) for name in names}
-        return {name: one for name, one in pooled.items() if one is not None}
+        pooled = ((name, pool([cell.compare[name] for cell in self.cells if name in cell.compare])) for name in names)
+        return {name: one for name, one in pooled if one is not None}
 
     @cached_property
     def drift(self) -> dict[str, Drift]:
@@ -152,40 +112,46 @@ class Row:
 class Run:
     """Everything the report is made of."""
 
-    name: str
-    study: Mapping[str, Any]
-    study_text: str
-    cells: tuple[Cell, ...]
-    rows: tuple[Row, ...]
+    results: Results
+    cells: tuple[Cell, ...] = ()
+    rows: tuple[Row, ...] = ()
+    study: Mapping[str, Any] = field(default_factory=dict)
+    study_text: str = ""
     problems: tuple[str, ...] = ()
-    planned: int = 0
-    """How many cells the study has; more than `cells` while it runs."""
-    exams: tuple[ExamInfo, ...] = ()
-    """The exams beyond the change exam whose scores are the result."""
-    before: tuple[Untouched, ...] = ()
-    reference: tuple[Reference, ...] = ()
     place: Path | None = None
     """The run folder."""
-    alone: bool = False
-    """Of `posttrain exam`: one model, and the model before. Its rows are named by the model, they have no method."""
-    before_name: str = ""
-    """Of `posttrain exam`: the model before, empty where there is none."""
-    methods_info: Mapping[str, MethodInfo] = field(default_factory=dict)
-    """What each method says of itself."""
-    selecting: tuple[ExamInfo, ...] = ()
-    """The exams that have chosen settings: they stand in no table, and the page names them."""
+
+    @property
+    def alone(self) -> bool:
+        """Whether `posttrain exam` wrote it: no study, one model and perhaps one before; its rows are named by it."""
+        return self.results.study == "exam"
+
+    @property
+    def before_name(self) -> str:
+        """Of `posttrain exam`: the model before, empty where there is none."""
+        return self.results.before[0].model if self.alone and self.results.before else ""
+
+    @cached_property
+    def exams(self) -> tuple[ExamInfo, ...]:
+        """The exams beyond the change exam whose scores are the result; the others have chosen settings."""
+        return tuple(one for one in self.results.exams.values() if one.kind != CHANGE and one.role == "report")
+
+    @cached_property
+    def before(self) -> tuple[Untouched, ...]:
+        """The untouched models that have scores; of the change exam alone, answers before have none."""
+        return tuple(one for one in self.results.before if one.scores)
 
     @property
     def title(self) -> str:
         """The study's own title, else its name; of `posttrain exam`, the models, of a path its last parts."""
-        if self.alone and self.models:
-            names = [*([self.before_name] if self.before_name else []), *self.models]
-            ends = dict(zip(names, map(_end, names), strict=True))
-            if len(set(ends.values())) < len(ends):  # what tells them apart stands further in front
-                ends = {name: name for name in names}
-            before = [ends[self.before_name]] if self.before_name else []
-            return " \u2192 ".join([*before, ", ".join(ends[name] for name in self.models)])
-        return str(self.study.get("title") or self.name)
+        if not (self.alone and self.models):
+            return str(self.study.get("title") or self.results.study)
+        names = [name for name in (self.before_name, *self.models) if name]
+        ends = {name: _end(name) for name in names}
+        if len({*ends.values()}) < len(ends):  # what tells them apart stands further in front
+            ends = {name: name for name in names}
+        after = ", ".join(ends[name] for name in self.models)
+        return f"{ends[self.before_name]} \u2192 {after}" if self.before_name else after
 
     @property
     def notes(self) -> str:
@@ -197,7 +163,7 @@ class Run:
         """One entry per model x method x change x seed: the last checkpoint's, so that costs are counted once."""
         return tuple({(c.model, c.method, c.change, c.seed): c for c in self.cells}.values())
 
-    @property
+    @cached_property
     def models(self) -> tuple[str, ...]:
         """Models in the order of the rows."""
         return tuple(dict.fromkeys(row.model for row in self.rows))
@@ -218,14 +184,23 @@ class Run:
         """Whether checkpoints were examined whose steps are known."""
         return any(len({r.step for r in self.rows_of(*key) if r.step is not None}) > 1 for key in self.versions)
 
-    @property
+    @cached_property
     def versions(self) -> tuple[Version, ...]:
         """Every (model, method) in the order of the rows; the marks of the plots go by it."""
         return tuple(dict.fromkeys(row.version for row in self.rows))
 
+    @property
+    def groups(self) -> set[str]:
+        """The groups of scores that the tables of the change exam show."""
+        return {numbers.group_of(key) for row in self.shown for key in row.scores}
+
+    def of_change(self, key: str) -> bool:
+        """Whether a score is the change exam's."""
+        return all(exam.score(key) is None for exam in self.exams)
+
     def rows_of(self, model: str, method: str) -> tuple[Row, ...]:
         """The rows of a model and a method, its checkpoints by step."""
-        own = [row for row in self.rows if (row.model, row.method) == (model, method)]
+        own = [row for row in self.rows if row.version == (model, method)]
         return tuple(sorted(own, key=lambda row: (row.checkpoint == "final", row.step or 0)))
 
     @cached_property
@@ -241,9 +216,7 @@ class Run:
         return self.final if self.stepped or own else self.rows
 
     def untouched(self, model: str) -> Untouched | None:
-        """The exams of a model before anything was done to it; of `posttrain exam`, which may name it otherwise, the
-        one that --before named.
-        """
+        """A model's exams before anything was done to it; `posttrain exam` may name it otherwise."""
         if self.alone and len(self.before) == 1:
             return self.before[0]
         return next((one for one in self.before if one.model == model), None)
@@ -264,35 +237,18 @@ class Run:
 def read_run(folder: Path) -> Run:
     """Read a run folder. MissingError without results.json, DataError when it is not what `posttrain run` writes."""
     problems: list[str] = []
-    results = read_results(folder)
-    alone = results.study == "exam"  # of `posttrain exam`, which has no study
-    study_text = _text(folder / "study.yaml", None if alone else problems)
+    results, study_file = read_results(folder), folder / "study.yaml"
+    if results.study == "exam":  # of `posttrain exam`, which has no study
+        parts: dict[str, tuple[Line | Summary, ...]] = {"cells": results.cells, "summary": results.summary}
+        for part, each in parts.items():  # the models are the names of its rows
+            named = (one if one.method == NOISE_FLOOR else one.model_copy(update={"method": one.model}) for one in each)
+            results = results.model_copy(update={part: tuple(named)})
+    elif not study_file.is_file():
+        problems.append(f"{study_file.name}: no such file")
+    study_text = _text(study_file)
     study = _yaml(study_text, "study.yaml", problems)
     cells = tuple(_cell(line, folder, problems) for line in results.cells)
-    rows, before_name = rows_of(results, cells), ""
-    if alone:
-        rows = tuple(
-            row if row.is_floor else replace(row, method=row.model, cells=_named_by_model(row.cells)) for row in rows
-        )
-        cells = _named_by_model(cells)
-        before_name = results.before[0].model if results.before else ""
-    return Run(
-        results.study,
-        study,
-        study_text,
-        cells,
-        rows,
-        tuple(problems),
-        results.planned,
-        tuple(exam for exam in results.exams.values() if exam.kind != CHANGE and exam.role == "report"),
-        tuple(one for one in results.before if one.scores),  # of the change exam alone, answers before have no scores
-        results.reference,
-        folder,
-        alone,
-        before_name,
-        results.methods,
-        tuple(exam for exam in results.exams.values() if exam.role == "select"),
-    )
+    return Run(results, cells, rows_of(results, cells), study, study_text, tuple(problems), folder)
 
 
 def _end(name: str) -> str:
@@ -301,63 +257,21 @@ def _end(name: str) -> str:
     return name if len(parts) <= 3 else "\u2026/" + "/".join(parts[-3:])
 
 
-def _named_by_model(cells: tuple[Cell, ...]) -> tuple[Cell, ...]:
-    return tuple(cell if cell.method == NOISE_FLOOR else replace(cell, method=cell.model) for cell in cells)
-
-
-def rows_of(results: Results, cells: tuple[Cell, ...] | None = None) -> tuple[Row, ...]:
-    """The main table's rows: results.json's own summary, with the cells behind each row; failed ones have no scores."""
-    if cells is None:
-        cells = tuple(_bare_cell(line) for line in results.cells)
-    summary = {(s.model, s.method, s.checkpoint): s for s in results.summary or summarise(results.cells)}
+def rows_of(results: Results, cells: tuple[Cell, ...] = ()) -> tuple[Row, ...]:
+    """The main table's rows: results.json's own summary, with the cells behind each row; failed ones have no scores.
+    cells: those of the results, with what their folders hold."""
+    summary = {(one.model, one.method, one.checkpoint): one for one in results.summary or summarise(results.cells)}
     grouped: dict[tuple[str, str, str], list[Cell]] = {}
-    for cell in cells:
+    for cell in cells or [Cell(**dict(line)) for line in results.cells]:
         grouped.setdefault((cell.model, cell.method, cell.checkpoint), []).append(cell)
     rows = []
     for key, members in grouped.items():
+        found = summary.get(key) or Summary(model=key[0], method=key[1], checkpoint=key[2])
+        scores = {name: value for name, value in found.scores.items() if not name.startswith(STAGES)}
+        transfer = {name.removeprefix(STAGES): found.scores[name] for name in found.scores if name not in scores}
         done = tuple(cell for cell in members if cell.done)
-        one = summary.get(key)
-        if one is None:
-            rows.append(Row(*key, {}, {}, {}, done))
-        else:
-            rows.append(Row(*key, one.scores, one.ci95, one.n, done, floor=one.floor))
-    return tuple(_apart(row) for row in rows)
-
-
-def _apart(row: Row) -> Row:
-    """What was reckoned over stages stands by itself: it belongs to no exam."""
-    own = {key: value for key, value in row.scores.items() if key.startswith(STAGES)}
-    if not own:
-        return row
-    return replace(
-        row,
-        scores={key: value for key, value in row.scores.items() if key not in own},
-        transfer={key.removeprefix(STAGES): value for key, value in own.items()},
-        transfer_ci95={k.removeprefix(STAGES): pair for k, pair in row.ci95.items() if k in own},
-    )
-
-
-def _bare_cell(line: Line, **files: Any) -> Cell:
-    return Cell(
-        model=line.model,
-        method=line.method,
-        change=line.change,
-        seed=line.seed,
-        checkpoint=line.checkpoint,
-        status=line.status,
-        error=line.error,
-        scores=line.scores,
-        ci95=line.ci95,
-        n=line.n,
-        cost=line.cost,
-        step=line.step,
-        folder=line.folder,
-        compare={name: made for name, one in line.compare.items() if (made := compared(one)) is not None},
-        drift=line.drift,
-        notes=line.notes,
-        stages=line.stages,
-        **files,
-    )
+        rows.append(Row(**{**dict(found), "scores": scores}, cells=done, transfer=transfer))
+    return tuple(rows)
 
 
 def _cell(line: Line, folder: Path, problems: list[str]) -> Cell:
@@ -366,41 +280,31 @@ def _cell(line: Line, folder: Path, problems: list[str]) -> Cell:
     if not line.folder or not own.is_dir():
         if line.done:
             problems.append(f"{line.folder}: no such folder")
-        return _bare_cell(line)
+        return Cell(**dict(line))
     home = own.parents[1] if own.parent.name == "checkpoints" else own  # a checkpoint's folder has samples only
     try:
-        env: Any = parse_json(_text(home / "env.json", None) or "{}")
+        env: Any = parse_json(_text(home / "env.json") or "{}")
     except ValueError:
         problems.append(f"{(home / 'env.json').relative_to(folder)}: not valid JSON, left out")
         env = {}
-    return _bare_cell(
-        line,
-        metrics=tuple(_jsonl(home / "metrics.jsonl", folder, problems)),
+    return Cell(
+        **dict(line),
+        metrics=tuple(read_lines(home / "metrics.jsonl", folder, problems)),
         samples=tuple(
             row
-            for row in _jsonl(own / "samples.jsonl", folder, problems)
+            for row in read_lines(own / "samples.jsonl", folder, problems)
             if row.get("change", line.change) == line.change  # a file may have several changes
         ),
-        config=_text(home / "config.yaml", None),
+        config=_text(home / "config.yaml"),
         env=env if isinstance(env, dict) else {},
     )
 
 
-def safe_name(name: str) -> str:
-    """A name as a part of a path, as `posttrain run` writes it."""
-    return re.sub(r"-+", "-", re.sub(r"[^\w.+-]", "-", name)).strip("-.") or "x"
-
-
-def read_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """Rows of a JSONL file; none where it is missing, and a line that cannot be read is left out."""
-    yield from _jsonl(path, path.parent, [])
-
-
-def _jsonl(path: Path, folder: Path, problems: list[str]) -> Iterator[dict[str, Any]]:
-    """Rows of a JSONL file that is appended to; a line that cannot be read is counted, not fatal."""
-    if not path.is_file():
-        return
-    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").split("\n"), start=1):
+def read_lines(path: Path, folder: Path, problems: list[str]) -> Iterator[dict[str, Any]]:
+    """Rows of a JSONL file that is appended to, none where it is missing; a line that cannot be read is counted in
+    `problems`, not fatal. folder: its path in them begins below it."""
+    text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+    for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
         try:
@@ -412,12 +316,8 @@ def _jsonl(path: Path, folder: Path, problems: list[str]) -> Iterator[dict[str, 
             yield row
 
 
-def _text(path: Path, problems: list[str] | None) -> str:
-    if path.is_file():
-        return path.read_text(encoding="utf-8-sig")
-    if problems is not None:
-        problems.append(f"{path.name}: no such file")
-    return ""
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8-sig") if path.is_file() else ""
 
 
 def _yaml(text: str, name: str, problems: list[str]) -> Mapping[str, Any]:

@@ -14,28 +14,15 @@ from markupsafe import Markup
 from posttrain import __version__
 from posttrain.exams.floor import NOISE_FLOOR
 from posttrain.models.disk import write_whole
-from posttrain.reports import (
-    alone,
-    answers,
-    averaged,
-    chains_page,
-    change_page,
-    exam_page,
-    findings,
-    footnotes,
-    merge_back_page,
-    numbers,
-    quadrants,
-    stages_page,
-    steps_page,
-)
+from posttrain.reports import answers, change_page, exam_page, findings, numbers, quadrants, stages_page, ways_page
 from posttrain.reports.charts import THEME, Chart, Word
 from posttrain.reports.folder import Run, Version, read_run
 from posttrain.reports.marks import Mark, mark_icon, marks_of
-from posttrain.reports.pages import environment
-from posttrain.reports.score_tables import EXAM_GROUPS, cell_table, of_change
-from posttrain.reports.tables_out import write_table, write_tables
-from posttrain.reports.texts import LANGUAGES, Message, Words, catalogue, check_language, inline, say, text
+from posttrain.reports.score_tables import EXAM_GROUPS, cell_table
+from posttrain.reports.shared import counted, over
+from posttrain.reports.steps_page import steps_section
+from posttrain.reports.tables_out import filled, write_table, write_tables
+from posttrain.reports.texts import LANGUAGES, Message, Voice, catalogue, check_language, inline, say, text
 from posttrain.reports.view import Entry, Head, Line, Panel, Section, Table
 
 __all__ = ["VEGA", "render", "write_page", "write_report"]
@@ -68,42 +55,46 @@ def write_page(run: Run, path: Path, *, language: str = "en") -> Path:
 def render(run: Run, *, language: str = "en") -> str:
     """Return the page as text."""
     samples = quadrants.payload(run)
-    voice = alone.voice_of(run)
+    voice = voice_of(run)
     charts: list[Chart] = []
-    marks = marks_of(run.versions)
-
-    def word(words: Words) -> Words:
-        return voice.message(words) if isinstance(words, Message) else words
+    marks, ran = marks_of(run.versions), len(run.trained_once)
 
     def words_of(each: str) -> Word:
-        return lambda words: text(word(words), each)
+        return lambda words: text(voice.words(words), each)
 
     def figure(chart: Chart) -> Markup:
         charts.append(chart)
-        still = chart.svg(words_of(language))
-        return Markup('<figure class="chart" data-chart="{}"><noscript>{}</noscript></figure>').format(
-            len(charts) - 1, still
-        )
+        shown = Markup('<figure class="chart" data-chart="{}"><noscript>{}</noscript></figure>')
+        return shown.format(len(charts) - 1, chart.svg(words_of(language)))
 
     def data() -> Markup:
+        """What the page's script needs: the answers, the words that it writes itself, and the charts."""
+        wanted = ("answers.", "group.", *(("quadrant.", "forgetting.") if samples else ()))
+        texts = {
+            language: {key: words[voice.key(key)] for key in words if key.startswith(wanted)}
+            for language, words in ((each, catalogue(each)) for each in LANGUAGES)
+        }
         drawn = [chart.payload({each: words_of(each) for each in LANGUAGES}) for chart in charts]
-        return answers.safe_json({**_data(run, samples, voice), "charts": drawn, "theme": THEME})
+        more = {"quadrants": samples} if samples else {}
+        return answers.safe_json({**answers.payload(run), "texts": texts, **more, "charts": drawn, "theme": THEME})
 
-    made = environment(language, word=word)
-    made.globals.update(
-        figure=figure, data=data, drawn=lambda: bool(charts), vega=lambda: Markup(VEGA.read_text("utf-8"))
-    )
-    made.globals["asset"] = lambda name: Markup(made.get_template(name).render(with_samples=bool(samples)))
-    return made.get_template("report.html.jinja").render(
+    return filled(
+        "report.html.jinja",
+        language,
+        word=voice.words,
+        figure=figure,
+        data=data,
+        drawn=lambda: bool(charts),
+        vega=lambda: Markup(VEGA.read_text("utf-8")),
+        asset=lambda name: Markup(filled(name, language, with_samples=bool(samples))),
         run=run,
-        language=language,
         languages=[(each, catalogue(each)["language.name"]) for each in LANGUAGES],
         version=__version__,
         sections=sections(run, marks, samples=bool(samples)),
         intro=_intro(run),
-        partly=footnotes.partly(run),
+        partly=say("intro.partly", k=ran, n=run.results.planned) if run.rows and run.results.planned > ran else None,
         findings=findings.findings(run),
-        seen_notes=footnotes.seen_notes(run),
+        seen_notes=list(findings.seen_notes(run)),
         notes=list(_paragraphs(run.notes)),
         methods=_methods(run, marks),
         failed=[cell for cell in run.cells if not cell.done],
@@ -111,32 +102,30 @@ def render(run: Run, *, language: str = "en") -> str:
         with_samples=bool(samples),
         cap=quadrants.CAP,
         letters=f"{quadrants.TEXT_CAP:,}",
-        folder=run.place.resolve().name if run.alone and run.place else run.name,
+        folder=run.place.resolve().name if run.alone and run.place else run.results.study,
     )
 
 
 def sections(run: Run, marks: Mapping[Version, Mark], *, samples: bool) -> list[Section]:
     """Return the sections that the page has: the picture and the table first, then the sentences, then the rest."""
-    scored = {key.partition(".")[0] for row in run.shown for key in row.scores if row.scores}
-    rated = has_change(run) and bool(scored & {*EXAM_GROUPS})
+    rated = has_change(run) and bool(run.groups & {*EXAM_GROUPS})
     staged = stages_page.stages_section(run, marks)
     exams = [exam_page.capabilities(run, marks, with_change=has_change(run)), exam_page.exam_section(run, marks)]
     first = rated or staged is not None
-    seen = bool(findings.findings(run) or run.problems or not all(cell.done for cell in run.cells) or not run.alone)
+    noted = run.notes.strip() or (run.methods and not run.alone)
+    seen = not run.alone or run.problems or not all(cell.done for cell in run.cells) or findings.findings(run)
     found = [
         change_page.plot_section(run, marks) if rated else None,
         change_page.scores_section(run, marks) if rated else None,
         staged,
         *([] if first else exams),
         Section("seen", say("intro.seen"), part="seen") if seen else None,
-        Section("notes", say("intro.notes"), part="notes")
-        if run.notes.strip() or (run.methods and not run.alone)
-        else None,
+        Section("notes", say("intro.notes"), part="notes") if noted else None,
         *(exams if first else []),
-        chains_page.chains_section(run, marks),
-        merge_back_page.merge_section(run, marks),
-        exam_page.forgetting(run, marks, samples=samples),
-        steps_page.steps_section(run, marks),
+        ways_page.chains_section(run, marks),
+        ways_page.merge_section(run, marks),
+        quadrants.forgetting(run, marks, samples=samples),
+        steps_section(run, marks),
         change_page.loss_section(run, marks),
         change_page.more_section(run, marks),
         Section("answers", say("answers.title"), part="answers") if rated else None,
@@ -147,17 +136,13 @@ def sections(run: Run, marks: Mapping[Version, Mark], *, samples: bool) -> list[
 
 def _methods(run: Run, marks: Mapping[Version, Mark]) -> list[tuple[str, Markup, list[Message]]]:
     """Return every method with its marks, one for each model, and what it does."""
-    return [
-        (name, Markup("").join(mark_icon(marks[version]) for version in run.versions if version[1] == name),
-         findings.describe_method(run.method_config(name), change=has_change(run), summary=_summary(run, name)))
-        for name in run.methods if not run.alone
-    ]  # fmt: skip
-
-
-def _summary(run: Run, method: str) -> str:
-    """What a method says of itself; empty where results.json does not have it."""
-    info = run.methods_info.get(method)
-    return "" if info is None else info.summary
+    told = []
+    for name in run.methods if not run.alone else ():
+        icons = Markup("").join(mark_icon(marks[version]) for version in run.versions if version[1] == name)
+        info = run.results.methods.get(name)
+        summary = info.summary if info else ""
+        told.append((name, icons, findings.describe_method(run.method_config(name), has_change(run), summary)))
+    return told
 
 
 def _paragraphs(notes: str) -> Iterator[tuple[str, list[Markup]]]:
@@ -170,64 +155,64 @@ def _paragraphs(notes: str) -> Iterator[tuple[str, list[Markup]]]:
             yield "p", [inline(" ".join(lines))]
 
 
+def voice_of(run: Run) -> Voice:
+    """Return the wording of a run's page; a study's page uses the catalogue as it is."""
+    if not run.alone:
+        return Voice((), {})
+    names = {"before": run.before_name, "after": ", ".join(run.models)}
+    return Voice(("pair." if run.before_name else "single.", "alone."), names)
+
+
 def _intro(run: Run) -> Message:
-    if not run.rows and run.before:
-        models = ", ".join(f"`{one.model}`" for one in run.before)
-        return say("intro.only_before", models=models, names=" \u00b7 ".join(f"`{exam.name}`" for exam in run.exams))
+    """Say what was examined, and with which exams."""
+    names = " \u00b7 ".join(f"`{exam.name}`" for exam in run.exams)
     if not run.rows:
-        return say("scores.none")
+        models = ", ".join(f"`{one.model}`" for one in run.before)
+        return say("intro.only_before", models=models, names=names) if models else say("scores.none")
+    changes = over([row for row in run.final if run.alone or not row.is_floor])
     if run.alone:
-        return alone.intro(run, averaged.over(run.final) if has_change(run) else None)
-    changes = averaged.over([row for row in run.final if not row.is_floor])
-    methods = averaged.counted("methods", len([m for m in run.methods if m != NOISE_FLOOR]))
-    models = ", ".join(f"`{name}`" for name in run.models)
-    if not run.exams:
-        return say("intro.what", changes=changes, methods=methods, models=models)
-    names = " · ".join(f"`{exam.name}`" for exam in run.exams)
+        with_change, only = "intro.pair_changes", f"intro.{'pair' if run.before_name else 'single'}_exams"
+        only += "_one" if len(run.exams) == 1 else ""
+        shown = voice_of(run).names
+    else:
+        with_change, only = "intro.what", "intro.only_exams"
+        methods = counted("methods", len([name for name in run.methods if name != NOISE_FLOOR]))
+        shown = {"methods": methods, "models": ", ".join(f"`{name}`" for name in run.models)}
     if not has_change(run):
-        return say("intro.only_exams", methods=methods, models=models, names=names)
-    what = say("intro.what", changes=changes, methods=methods, models=models)
-    return say("intro.with_exams", what=what, exams=say("intro.exam_names", names=names))
+        return say(only, names=names, **shown)
+    what = say(with_change, changes=changes, **shown)
+    return say("intro.with_exams", what=what, exams=say("intro.exam_names", names=names)) if names else what
 
 
 def has_change(run: Run) -> bool:
     """Whether the change exam was taken, or nothing is known yet."""
-    return not run.exams or any(of_change(run, key) for row in run.rows for key in row.scores)
-
-
-def _data(run: Run, samples: Mapping[str, object], voice: alone.Voice) -> dict[str, object]:
-    """Return what the page's script needs: the answers, and the words that it writes itself."""
-    wanted = ("answers.", "group.", *(("quadrant.", "forgetting.") if samples else ()))
-    texts = {
-        each: {k: catalogue(each)[voice.key(k)] for k in catalogue(each) if k.startswith(wanted)} for each in LANGUAGES
-    }
-    return {**answers.payload(run), "texts": texts, **({"quadrants": samples} if samples else {})}
+    return not run.exams or any(run.of_change(key) for row in run.rows for key in row.scores)
 
 
 # ---- configs, versions and cost ------------------------------------------------------------------------------------
 
 
 def _details(run: Run, marks: Mapping[Version, Mark]) -> Section | None:
-    environment_ = _environment(run)
-    configs = [next(cell for cell in run.cells if cell.method == name) for name in run.methods]
-    configs = [cell for cell in configs if cell.config]
-    if run.alone and len(run.changes) < 2 and not environment_ and not configs:
+    values: dict[str, dict[str, None]] = {}  # of env.json
+    for key, value in (pair for cell in run.cells for pair in _flat(cell.env)):
+        values.setdefault(key, {})[value] = None
+    first = {cell.method: cell for cell in reversed(run.cells)}
+    configs = [first[name] for name in run.methods if first[name].config]
+    if run.alone and len(run.changes) < 2 and not values and not configs:
         return None
     cost = None if run.alone else _cost(run)
     panels = [Panel(below=(say("details.cost", cost=cost),))] if cost else []
-    if environment_:
+    if values:
         heads = (Head(say("details.env_key")), Head(say("details.env_value")))
-        lines = tuple(Line((key,), (Entry(value),)) for key, value in environment_)
+        lines = tuple(Line((key,), (Entry(" · ".join(each)),)) for key, each in values.items())
         panels.append(Panel(say("details.env"), table=Table(say("details.env"), heads, lines), folded=True))
     if run.study_text:
         panels.append(Panel(say("details.study"), text=run.study_text, folded=True))
     for cell in configs:
-        panels.append(
-            Panel(say("details.config", method=cell.method, change=cell.change), text=cell.config, folded=True)
-        )
-    about = (say("details.about_percent"),)
+        title = say("details.config", method=cell.method, change=cell.change)
+        panels.append(Panel(title, text=cell.config, folded=True))
     table = cell_table(run, marks)
-    panels.append(Panel(table.label, notes=about, table=table, folded=True))
+    panels.append(Panel(table.label, notes=(say("details.about_percent"),), table=table, folded=True))
     return Section("details", say("details.title"), tuple(panels))
 
 
@@ -243,16 +228,8 @@ def _cost(run: Run) -> Message | None:
     return say("details.cost_line", time=time, cells=len(done), tokens=tokens, peak=peak)
 
 
-def _environment(run: Run) -> list[tuple[str, str]]:
-    """Return every entry of the cells' env.json, with all its values where cells differ."""
-    values: dict[str, dict[str, None]] = {}
-    for cell in run.cells:
-        for key, value in _flat(cell.env):
-            values.setdefault(key, {})[value] = None
-    return [(key, " · ".join(each)) for key, each in values.items()]
-
-
 def _flat(node: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Yield (a.b.c, value) of nested mappings."""
     for key, value in node.items():
         if isinstance(value, Mapping):
             yield from _flat(value, f"{prefix}{key}.")

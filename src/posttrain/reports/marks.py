@@ -1,4 +1,4 @@
-"""How a method is drawn in every plot and table: a colour and a shape that no other one has."""
+"""How a method is called and drawn in every plot and table: a colour and a shape that no other one has."""
 
 from __future__ import annotations
 
@@ -8,7 +8,11 @@ from typing import NamedTuple, TypeVar
 
 from markupsafe import Markup
 
-__all__ = ["COLOURS", "SHAPES", "Mark", "mark_icon", "marks_of"]
+from posttrain.exams.floor import NOISE_FLOOR
+from posttrain.reports.folder import Cell, Row, Run, Version
+from posttrain.reports.texts import Words, say
+
+__all__ = ["COLOURS", "SHAPES", "Mark", "label_of", "mark_icon", "marks_of", "method_of", "row_label"]
 
 # The first seven are from Okabe & Ito (2008), https://jfly.uni-koeln.de/color/: they differ for every kind of colour
 # blindness. Their yellow is left out (too pale for lines on white), and grey replaces their black, which a dark page
@@ -45,10 +49,8 @@ class Mark(NamedTuple):
 
 
 def marks_of(names: Iterable[Name]) -> dict[Name, Mark]:
-    """Give each name a mark; no two marks are equal.
-
-    Twelve shapes and eleven colours, counted in step, make 132 pairs. Later ones get colours of other hues.
-    """
+    """Give each name a mark; no two are equal: twelve shapes and eleven colours, counted in step, make 132 pairs, and
+    later ones get colours of other hues."""
     return {name: _mark(i) for i, name in enumerate(dict.fromkeys(names))}
 
 
@@ -67,3 +69,26 @@ def mark_icon(mark: Mark) -> Markup:
         '<svg viewBox="0 0 14 14" width="14" height="14" class="mark" aria-hidden="true">'
         '<path transform="translate(7 7) scale(5)" d="{}" fill="{}"/></svg>'
     ).format(mark.shape, mark.colour)
+
+
+def label_of(version: Version, run: Run) -> str:
+    """Return the method, with the model where there are several: the last part of its name, all of it where two end
+    alike. The model alone where nothing was trained."""
+    model, method = version
+    if run.alone:
+        return model
+    if len(run.models) < 2:
+        return method
+    ends = {name.rsplit("/", 1)[-1] for name in run.models}
+    return f"{method} ({model.rsplit('/', 1)[-1] if len(ends) == len(run.models) else model})"
+
+
+def row_label(row: Row, run: Run) -> str:
+    """Return the same with the checkpoint where there are several."""
+    label = label_of(row.version, run)
+    return f"{label} {row.checkpoint}" if len({r.checkpoint for r in run.shown}) > 1 else label
+
+
+def method_of(row: Row | Cell) -> Words:
+    """Return the method's name; of the noise floor, which is none, words."""
+    return say("answers.noise_floor") if row.method == NOISE_FLOOR else row.method

@@ -6,24 +6,11 @@ import math
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import NamedTuple
 
 from posttrain.exams.scores import SPECS
 from posttrain.reports.texts import Message, say
 
-__all__ = [
-    "Column",
-    "bootstrap",
-    "cell_colour",
-    "columns",
-    "finite",
-    "forgotten",
-    "goodness",
-    "learned",
-    "less_is_better",
-    "mean",
-    "percent_range",
-]
+__all__ = ["bootstrap", "cell_colour", "columns", "forgotten", "goodness", "group_mean", "kept", "learned", "mean"]
 
 MISSING = "–"
 RESAMPLES = 1000
@@ -34,29 +21,17 @@ DECLARED = {spec.key: spec for spec in SPECS}
 ORDER = {spec.key: number for number, spec in enumerate(SPECS)}
 
 
-class Column(NamedTuple):
-    """One score: its key in results.json, its group, and its name within the group."""
-
-    key: str
-    group: str
-    name: str
+def group_of(key: str) -> str:
+    """The group of a score: what stands before the first dot."""
+    return key.partition(".")[0]
 
 
-def columns(score_keys: Iterable[str], groups: Sequence[str] = GROUPS) -> list[Column]:
-    """The columns of a table, ordered and grouped; a score of an unknown group comes last, never lost."""
-    found = [Column(key, key.partition(".")[0], key.partition(".")[2] or key) for key in dict.fromkeys(score_keys)]
-    wanted = [c for c in found if c.group in groups or (groups is GROUPS and c.group not in GROUPS)]
-
-    def rank(column: Column) -> tuple[int, int]:
-        group = groups.index(column.group) if column.group in groups else len(groups)
-        return group, ORDER.get(column.key, len(ORDER))
-
-    return sorted(wanted, key=rank)
-
-
-def finite(value: float) -> bool:
-    """Neither NaN nor infinite."""
-    return math.isfinite(value)
+def columns(score_keys: Iterable[str], groups: Sequence[str] = GROUPS) -> list[str]:
+    """The scores of a table, ordered and grouped; a score of an unknown group comes last, never lost."""
+    found = dict.fromkeys(score_keys)
+    wanted = [k for k in found if group_of(k) in groups or (groups is GROUPS and group_of(k) not in GROUPS)]
+    rank = {group: number for number, group in enumerate(groups)}
+    return sorted(wanted, key=lambda key: (rank.get(group_of(key), len(rank)), ORDER.get(key, len(ORDER))))
 
 
 def mean(values: Sequence[float]) -> float:
@@ -64,56 +39,64 @@ def mean(values: Sequence[float]) -> float:
     return math.fsum(values) / len(values)
 
 
-def bootstrap(values: Sequence[float], *, resamples: int = RESAMPLES, seed: int = 0) -> tuple[float, float]:
+def bootstrap(values: Sequence[float]) -> tuple[float, float]:
     """95 % percentile interval of the mean, resampling the values with replacement, of which there are two at least."""
-    if len(values) < 2:
-        raise ValueError("an interval needs two values: resampling one says nothing about it")
-    draw = random.Random(seed)
-    means = sorted(mean(draw.choices(values, k=len(values))) for _ in range(resamples))
-    return means[round(0.025 * (resamples - 1))], means[round(0.975 * (resamples - 1))]
+    draw = random.Random(0)
+    means = sorted(mean(draw.choices(values, k=len(values))) for _ in range(RESAMPLES))
+    return means[round(0.025 * (RESAMPLES - 1))], means[round(0.975 * (RESAMPLES - 1))]
 
 
 def probes(n: Mapping[str, int], *groups: str) -> int:
     """How many probes the scores of some groups are of, one at least."""
-    return max(1, sum(count for key, count in n.items() if key.partition(".")[0] in groups))
+    return max(1, sum(count for key, count in n.items() if group_of(key) in groups))
+
+
+def group_mean(scores: Mapping[str, float], group: str) -> float | None:
+    """Mean of a group's scores, each kind counting the same; None where there are none."""
+    own = [value for key, value in scores.items() if group_of(key) == group]
+    return mean(own) if own else None
 
 
 def learned(scores: Mapping[str, float]) -> float | None:
     """Mean of reliability and the mean of the generality scores; reliability alone where no generality was asked."""
     if "reliability" not in scores:
         return None
-    general = [v for k, v in scores.items() if k.startswith("generality.")]
-    return mean([scores["reliability"], mean(general)]) if general else scores["reliability"]
+    general = group_mean(scores, "generality")
+    return scores["reliability"] if general is None else mean([scores["reliability"], general])
 
 
 def forgotten(scores: Mapping[str, float]) -> float | None:
-    """One minus the mean of the locality scores, each kind counting the same."""
-    local = [v for k, v in scores.items() if k.startswith("locality.")]
-    return 1.0 - mean(local) if local else None
+    """One minus the mean of the locality scores."""
+    local = group_mean(scores, "locality")
+    return None if local is None else 1.0 - local
+
+
+def kept(scores: Mapping[str, float]) -> float | None:
+    """One minus what was forgotten."""
+    lost = forgotten(scores)
+    return None if lost is None else 1.0 - lost
 
 
 def trade_off(scores: Mapping[str, float]) -> float | None:
-    """Harmonic mean of learned and kept (1 - forgotten): high only when both are."""
-    new, lost = learned(scores), forgotten(scores)
-    if new is None or lost is None:
+    """Harmonic mean of learned and kept: high only when both are."""
+    new, old = learned(scores), kept(scores)
+    if new is None or old is None:
         return None
-    kept = 1.0 - lost
-    return 2 * new * kept / (new + kept) if new + kept > 0 else 0.0
+    return 2 * new * old / (new + old) if new + old > 0 else 0.0
 
 
 def goodness(key: str, value: float) -> float | None:
-    """0 (bad) to 1 (good) for the cell's colour; None where neither end is better (lengths, drift on the target)."""
+    """0 (bad) to 1 (good) for the cell's colour; None where neither end is better (lengths, drift on the target).
+
+    Where less is better: 1 at 0, 0.5 at the middle of `ScoreSpec.ends`, 0 from their bad end on, straight between. One
+    minus the share would paint a leak of half of all answers in the pale colour of the middle.
+    """
     spec = DECLARED.get(key)
     if spec is None or spec.better == "none":
         return None
-    if spec.ends is not None:
-        return less_is_better(value, *spec.ends)
-    return min(max(value, 0.0), 1.0)
-
-
-def less_is_better(value: float, middle: float, bad: float) -> float:
-    """1 at 0, 0.5 at `middle`, 0 from `bad` on, straight between. One minus the share would paint a leak of half of all
-    answers in the pale colour of the middle."""
+    if spec.ends is None:
+        return min(max(value, 0.0), 1.0)
+    middle, bad = spec.ends
     if value <= middle:
         return 1.0 - 0.5 * max(value, 0.0) / middle
     return max(0.0, 0.5 * (bad - value) / (bad - middle))
@@ -121,9 +104,6 @@ def less_is_better(value: float, middle: float, bad: float) -> float:
 
 BAD, MIDDLE, GOOD = (0xEE, 0x9A, 0x4A), (0xFA, 0xF5, 0xE8), (0x77, 0xB4, 0xDC)
 """Orange, cream, blue: apart for every common kind of colour blindness, and light enough for dark text."""
-
-INK = (0x17, 0x1B, 0x1F)
-"""Text on a coloured cell."""
 
 
 def cell_colour(good: float) -> str:
@@ -154,8 +134,7 @@ def share_text(value: float) -> str:
 
 def percent_range(shares: Sequence[float]) -> str:
     """`12 %`, or `5\u201332 %` where they differ as printed."""
-    low, high = share_text(min(shares)), share_text(max(shares))
-    return f"{low}\u00a0%" if low == high else f"{low}\u2013{high}\u00a0%"
+    return "\u2013".join(dict.fromkeys(map(share_text, (min(shares), max(shares))))) + "\u00a0%"
 
 
 def score_text(key: str, value: float) -> str:
@@ -208,6 +187,12 @@ def signed(value: float, places: int) -> str:
     return f"+{shown}" if value > 0 and float(shown) != 0 else shown
 
 
+def count_text(counts: Sequence[int], style: str = "") -> str:
+    """`n = 200`, `n = 180–200` where they differ; empty where there are none. style: `,` for `1,180`."""
+    ends = sorted({min(counts), max(counts)}) if counts else ()
+    return "n = " + "–".join(f"{n:{style}}" for n in ends) if ends else ""
+
+
 def p_text(value: float) -> str:
     """`p = 0.031`, `p < 0.001`."""
     return "p\u00a0<\u00a00.001" if value < 0.001 else f"p\u00a0=\u00a0{value:.3f}"
@@ -234,7 +219,7 @@ def duration(seconds: float) -> Message:
     if seconds < 10:
         return say("time.seconds", s=f"{seconds:.1f}")
     minutes, rest = divmod(round(seconds), 60)
-    if minutes == 0:
-        return say("time.seconds", s=rest)
-    hours, minutes_left = divmod(minutes, 60)
-    return say("time.hours", h=hours, min=minutes_left) if hours else say("time.minutes", min=minutes, s=rest)
+    hours, left = divmod(minutes, 60)
+    if hours:
+        return say("time.hours", h=hours, min=left)
+    return say("time.minutes", min=minutes, s=rest) if minutes else say("time.seconds", s=rest)

@@ -11,10 +11,16 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from posttrain.exams.results import ExamInfo
+from posttrain.models.disk import safe_name
+from posttrain.reports import numbers
 from posttrain.reports.examined import QUADRANTS
-from posttrain.reports.folder import Cell, Run, read_lines, safe_name
+from posttrain.reports.folder import Cell, Run, Version, read_lines
+from posttrain.reports.marks import Mark, label_of, mark_icon
+from posttrain.reports.texts import say, say_if
+from posttrain.reports.view import Entry, Head, Line, Panel, Section, Table, heads_of, numeric
 
-__all__ = ["CAP", "TEXT_CAP", "Pair", "draw", "pairs_of", "payload", "quadrant_of"]
+__all__ = ["CAP", "TEXT_CAP", "Pair", "draw", "forgetting", "pairs_of", "payload", "quadrant_of"]
 
 CAP = 50
 """Samples of a quadrant of an exam and a method that the page holds."""
@@ -47,16 +53,10 @@ def pairs_of(before: Iterable[Mapping[str, Any]], after: Iterable[Mapping[str, A
     for row in after:
         old = known.get(row.get("id")) if _counts(row) else None
         if old is not None and old.get("choices") == row.get("choices"):
-            yield Pair(
-                str(row["id"]),
-                quadrant_of(bool(old["correct"]), bool(row["correct"])),
-                _text(row.get("question")),
-                _text(row.get("target")),
-                _text(old.get("answer")),
-                _text(row.get("answer")),
-                cell.change,
-                cell.seed,
-            )
+            quadrant = quadrant_of(bool(old["correct"]), bool(row["correct"]))
+            texts = (row.get("question"), row.get("target"), old.get("answer"), row.get("answer"))
+            question, wanted, first, then = map(_text, texts)
+            yield Pair(str(row["id"]), quadrant, question, wanted, first, then, cell.change, cell.seed)
 
 
 def _counts(row: Mapping[str, Any]) -> bool:
@@ -68,21 +68,15 @@ def _text(value: Any) -> str:
     return text if len(text) <= TEXT_CAP else text[:TEXT_CAP] + " …"
 
 
-def draw(pairs: Iterable[Pair], cap: int = CAP) -> list[Pair]:
-    """Draw at most `cap` pairs of each quadrant, by the hash of their id: so they are neither the first nor the nicest
+def draw(pairs: Iterable[Pair]) -> list[Pair]:
+    """Draw at most `CAP` pairs of each quadrant, by the hash of their id: so they are neither the first nor the nicest
     ones, and the same for every method."""
-
-    def order(pair: Pair) -> tuple[str, str, str, int]:
-        return hashlib.sha256(pair.id.encode()).hexdigest(), pair.id, pair.change, pair.seed
-
-    drawn: list[Pair] = []
-    ordered = sorted(pairs, key=order)
-    for quadrant in range(len(QUADRANTS)):
-        drawn += [pair for pair in ordered if pair.quadrant == quadrant][:cap]
-    return drawn
+    hashed = sorted((hashlib.sha256(one.id.encode()).hexdigest(), one.id, one.change, one.seed, one) for one in pairs)
+    quadrants = ([one for *_, one in hashed if one.quadrant == number] for number in range(len(QUADRANTS)))
+    return [one for own in quadrants for one in own[:CAP]]
 
 
-def payload(run: Run, cap: int = CAP) -> dict[str, Any]:
+def payload(run: Run) -> dict[str, Any]:
     """Return the samples of the forgetting section for the page's script; nothing where there are none.
 
     exams: names; versions: [model, method]; items: [question, wanted, before], each once;
@@ -95,26 +89,66 @@ def payload(run: Run, cap: int = CAP) -> dict[str, Any]:
     rows: list[int] = []
     for e, exam in enumerate(exams):
         for v, version in enumerate(versions):
-            for pair in draw(_version_pairs(run, exam, version), cap):
+            for pair in draw(_version_pairs(run, exam, version)):
                 where = places.setdefault((pair.change, pair.seed), len(places))
                 item = items.setdefault((pair.question, pair.wanted, pair.before), len(items))
                 after = texts.setdefault(pair.after, len(texts))
                 rows += [e, v, pair.quadrant, item, after, where]
     if not rows:
         return {}
-    every = {"exams": exams, "versions": versions, "places": list(places)}
-    return {**every, "items": list(items), "texts": list(texts), "rows": rows}
+    return {
+        "exams": exams,
+        "versions": versions,
+        "places": [*places],
+        "items": [*items],
+        "texts": [*texts],
+        "rows": rows,
+    }
 
 
 def _version_pairs(run: Run, exam: str, version: tuple[str, str]) -> Iterator[Pair]:
     untouched = run.untouched(version[0])
     if untouched is None or run.place is None:
         return
-    before = list(read_lines(_file(run.place, untouched.folder, exam)))
+    before = _rows(run.place, untouched.folder, exam)
     for cell in run.rows_of(*version)[-1].cells:
         if before and cell.folder:
-            yield from pairs_of(before, read_lines(_file(run.place, cell.folder, exam)), cell)
+            yield from pairs_of(before, _rows(run.place, cell.folder, exam), cell)
 
 
-def _file(place: Path, folder: str, exam: str) -> Path:
-    return place / folder / "exams" / f"{safe_name(exam)}.jsonl"
+def _rows(place: Path, folder: str, exam: str) -> list[dict[str, Any]]:
+    return list(read_lines(place / folder / "exams" / f"{safe_name(exam)}.jsonl", place, []))
+
+
+# ---- the section ---------------------------------------------------------------------------------------------------
+
+
+def forgetting(run: Run, marks: Mapping[Version, Mark], *, samples: bool) -> Section | None:
+    """Return the quadrants of exams whose answers are right or wrong. samples: whether the page has their questions."""
+    found = [(exam.name, table) for exam in run.exams if (table := _quadrants(run, exam, marks)).lines]
+    if not found:
+        return None
+    adjusted = any(len(table.heads) > len(QUADRANTS) + 2 for _, table in found)
+    about = say_if({"forgetting.about": True, "forgetting.adjusted_about": adjusted})
+    keys = tuple((f"q{i}", say(f"quadrant.{name}")) for i, name in enumerate(QUADRANTS))
+    panels = (Panel(notes=about, keys=keys), *(Panel(name, table=table) for name, table in found))
+    return Section("forgetting", say("forgetting.title"), panels, part="samples" if samples else "")
+
+
+def _quadrants(run: Run, exam: ExamInfo, marks: Mapping[Version, Mark]) -> Table:
+    """Return counts and shares of each model and method, and the shares that guessing does not explain, if known."""
+    rows = [(row, one) for row in run.final if (one := row.compare.get(exam.name)) is not None and one.shares()]
+    known_chance = any(one.adjusted[0] is not None for _, one in rows)
+    names = [f"quadrant.{name}" for name in QUADRANTS]
+    names += ["forgetting.forgotten_adjusted", "forgetting.gained_adjusted"] if known_chance else []
+    first, *rest = heads_of(say("scores.method"), map(say, names))
+    heads = (first, Head(say("forgetting.shares"), unseen=True), *rest)
+    lines = []
+    for row, one in rows:
+        shares, counts = one.shares() or (), one.counts or ()
+        entries = [Entry("", kind="stack", stack=tuple(round(100 * share, 2) for share in shares))]
+        entries += [numeric(n, "{:,}".format, numbers.percent(share)) for n, share in zip(counts, shares, strict=True)]
+        adjusted = one.adjusted if known_chance else ()
+        entries += [numeric(each, lambda share: numbers.percent(share).replace("-", "\u2212")) for each in adjusted]
+        lines.append(Line((label_of(row.version, run),), tuple(entries), mark_icon(marks[row.version])))
+    return Table(say("scores.scroll"), heads, tuple(lines), "plain shares")

@@ -2,104 +2,88 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from markupsafe import Markup
 
-from posttrain.reports import alone, averaged, findings, numbers
-from posttrain.reports.folder import Cell, Row, Run, Version
-from posttrain.reports.marks import Mark, mark_icon
-from posttrain.reports.numbers import Column
+from posttrain.reports import numbers
+from posttrain.reports.folder import Row, Run, Version
+from posttrain.reports.marks import Mark, mark_icon, method_of
+from posttrain.reports.shared import group_name
 from posttrain.reports.texts import Words, known, say
-from posttrain.reports.view import Entry, Head, Line, Table
+from posttrain.reports.view import Entry, Head, Line, Table, numeric
 
-__all__ = ["CONTENT_GROUPS", "EXAM_GROUPS", "MORE_GROUPS", "cell_table", "cost_table", "of_change", "score_table"]
+__all__ = ["CONTENT_GROUPS", "EXAM_GROUPS", "MORE_GROUPS", "cell_table", "cost_table", "score_table"]
 
 EXAM_GROUPS = ("reliability", "generality", "locality", "leak")
 CONTENT_GROUPS = ("same", "kept", "manner", "judge")
 MORE_GROUPS = ("likelihood", "drift", "length")
 COSTS = ("moved", "moved_share", "wall_s", "train_s", "exam_s", "exam_tokens", "steps", "tokens", "peak_gib")
+EXAM_COSTS: tuple[str, ...] = (
+    *("wall_s", "peak_gib", "forwarded_tokens", "scored_tokens", "least_tokens", "generated_tokens"),
+    *("shared_prefixes", "plain_requests", "cost_usd"),
+)
+"""What a page of `posttrain exam` shows of a cost, where any of it was spent; the rest is in results.json."""
 LOSS, UNSURE = "\u25be", "?"
 """Beside a score below the noise floor by a paired test, and beside one that no test could call a loss."""
 
 
-def of_change(run: Run, key: str) -> bool:
-    """Whether a score is the change exam's."""
-    return all(exam.score(key) is None for exam in run.exams)
-
-
 def score_table(run: Run, groups: Sequence[str], marks: Mapping[Version, Mark], label: Words) -> Table | None:
-    """Return the change exam's scores of some groups; None where there are none.
-
-    The last groups also have what no other table shows.
-    """
+    """Return the change exam's scores of some groups, the last with what no other table shows; None without any."""
     rows = [row for row in run.shown if row.scores]
     columns = numbers.columns((key for row in rows for key in row.scores), groups)
     if groups == MORE_GROUPS:
-        every = {key for row in rows for key in row.scores if of_change(run, key)}
-        shown = {c.key for c in numbers.columns(every, (*EXAM_GROUPS, *CONTENT_GROUPS, "strict", *groups))}
-        columns += [Column(key, "other", key) for key in sorted(every - shown)]
-    counts = {c.key: sorted({row.n[c.key] for row in rows if c.key in row.n}) for c in columns}
-    heads = [_head(column, counts[column.key]) for column in columns]
+        every = {key for row in rows for key in row.scores if run.of_change(key)}
+        shown = numbers.columns(every, (*EXAM_GROUPS, *CONTENT_GROUPS, "strict", *groups))
+        columns += sorted(every - {*shown})
+    heads = (_head(key, [row.n[key] for row in rows if key in row.n]) for key in columns)
     answered = any(cell.samples for cell in run.cells)
-    return _table(run, label, heads, [(row, [_entry(row, c, answered) for c in columns]) for row in rows], marks)
+    lines = tuple(_line(run, row, [_entry(row, key, answered) for key in columns], marks) for row in rows)
+    return Table(label, (Head(say("scores.method")), *heads), lines, "scores") if columns else None
 
 
 def cost_table(run: Run, marks: Mapping[Version, Mark]) -> Table | None:
     """Return what each method cost, mean of its cells; where nothing was trained, what each model's exams cost."""
     label = say("head.cost")
     if run.alone:
-        each = list(alone.costs(run))
-        keys = [key for key in alone.COSTS if any(cost.get(key) for _, cost in each)]
         icons = {row.method: mark_icon(marks[row.version]) for row in run.final}
-        lines = tuple(
+        costs = [*((one.model, one.cost) for one in run.before), *((row.method, row.cost) for row in run.final)]
+        keys = [key for key in EXAM_COSTS if any(cost.get(key) for _, cost in costs)]
+        lines = [
             Line((model,), tuple(_cost(cost, key) for key in keys), icons.get(model, Markup()))
-            for model, cost in each
+            for model, cost in costs
             if cost
-        )
-        heads = (Head(say("scores.method")), *(_head(Column(f"cost.{key}", "cost", key)) for key in keys))
-        return Table(label, heads, lines, "scores") if keys and lines else None
-    rows = [row for row in run.shown if row.scores]
-    measured = dict.fromkeys(key for row in rows for key in row.cost if "." not in key)  # an exam's own: with the exam
-    keys = sorted(measured, key=lambda key: COSTS.index(key) if key in COSTS else len(COSTS))
-    heads_ = [_head(Column(f"cost.{key}", "cost", key)) for key in keys]
-    return _table(run, label, heads_, [(row, [_cost(row.cost, key) for key in keys]) for row in rows], marks)
+        ]
+    else:
+        rows = [row for row in run.shown if row.scores]
+        measured = dict.fromkeys(key for row in rows for key in row.cost if "." not in key)  # others: with the exam
+        keys = sorted(measured, key=lambda key: COSTS.index(key) if key in COSTS else len(COSTS))
+        lines = [_line(run, row, [_cost(row.cost, key) for key in keys], marks) for row in rows]
+    heads = (Head(say("scores.method")), *(_head(f"cost.{key}") for key in keys))
+    return Table(label, heads, tuple(lines), "scores") if keys and lines else None
 
 
-def _table(
-    run: Run,
-    label: Words,
-    heads: Sequence[Head],
-    rows: Sequence[tuple[Row, Sequence[Entry]]],
-    marks: Mapping[Version, Mark],
-) -> Table | None:
-    lines = tuple(
-        Line(
-            (averaged.method_of(row),), tuple(entries), mark_icon(marks[row.version]),
-            "" if row.checkpoint == "final" else row.checkpoint,
-            under=Markup("<code>{}</code>").format(row.model) if len(run.models) > 1 else "",
-        )
-        for row, entries in rows
-    )  # fmt: skip
-    return Table(label, (Head(say("scores.method")), *heads), lines, "scores") if heads else None
+def _line(run: Run, row: Row, entries: Sequence[Entry], marks: Mapping[Version, Mark]) -> Line:
+    small = "" if row.checkpoint == "final" else row.checkpoint
+    under = Markup("<code>{}</code>").format(row.model) if len(run.models) > 1 else ""
+    return Line((method_of(row),), tuple(entries), mark_icon(marks[row.version]), small, under=under)
 
 
-def _head(column: Column, counts: Sequence[int] = ()) -> Head:
-    n = "" if not counts else f"n = {counts[0]}" if len(counts) == 1 else f"n = {counts[0]}–{counts[-1]}"
-    group = f"head.{column.group}"
-    return Head(findings.group_name(column.key), n, say(group if known(group) else "head.other"))
+def _head(key: str, counts: Sequence[int] = ()) -> Head:
+    group = f"head.{numbers.group_of(key)}"
+    return Head(group_name(key), numbers.count_text(counts), say(group if known(group) else "head.other"))
 
 
-def _entry(row: Row, column: Column, answered: bool) -> Entry:
-    key = column.key
+def _entry(row: Row, key: str, answered: bool) -> Entry:
+    group = numbers.group_of(key)
     if key not in row.scores:
         return Entry(kind="missing", title=say("scores.missing"))
     value, interval, n = row.scores[key], row.ci95.get(key), row.n.get(key)
     shown = numbers.score_text(key, value)
     between = numbers.interval_text(key, interval) if interval else ""
-    told = not (row.is_floor and column.group in ("reliability", "generality", "likelihood"))
+    told = not (row.is_floor and group in ("reliability", "generality", "likelihood"))
     good = numbers.goodness(key, value) if told else None  # nobody has told the floor anything
-    said = {"method": averaged.method_of(row), "group": findings.group_name(key), "score": shown,
+    said = {"method": method_of(row), "group": group_name(key), "score": shown,
             "interval": between or numbers.MISSING, "n": n or "?"}  # fmt: skip
     title = say("scores.cell", **said)
     if key in row.floor:
@@ -114,7 +98,7 @@ def _entry(row: Row, column: Column, answered: bool) -> Entry:
         round(100 * value) if numbers.is_share(key) else None,
         sign=LOSS if row.below(key) else UNSURE if row.unsure(key) else "",
         title=title,
-        link=(row.model, row.method, key) if answered and column.group in EXAM_GROUPS else None,
+        link=(row.model, row.method, key) if answered and group in EXAM_GROUPS else None,
         value=value,
     )
 
@@ -137,15 +121,9 @@ def cell_table(run: Run, marks: Mapping[Version, Mark]) -> Table:
     lines = []
     for cell in run.cells:
         status = say("details.done" if cell.done else "details.failed")
-        labels = (averaged.method_of(cell), *([cell.model] if many else []), cell.change, str(cell.seed), status)
+        labels = (method_of(cell), *([cell.model] if many else []), cell.change, str(cell.seed), status)
         small = "" if cell.checkpoint == "final" else cell.checkpoint
-        lines.append(Line(labels, tuple(_cell_entries(cell)), mark_icon(marks[cell.version]), small))
+        entries = [numeric(numbers.group_mean(cell.scores, group), numbers.share_text) for group in EXAM_GROUPS]
+        entries += [_cost(cell.cost, key)._replace(kind="n", title=None) for key in ("wall_s", "tokens", "peak_gib")]
+        lines.append(Line(labels, tuple(entries), mark_icon(marks[cell.version]), small))
     return Table(say("details.cells", n=len(lines)), heads, tuple(lines), "plain numbers", len(names))
-
-
-def _cell_entries(cell: Cell) -> Iterator[Entry]:
-    for name in EXAM_GROUPS:
-        values = [v for k, v in cell.scores.items() if k == name or k.startswith(f"{name}.")]
-        yield Entry(numbers.share_text(numbers.mean(values)), kind="n") if values else Entry(kind="n")
-    for name in ("wall_s", "tokens", "peak_gib"):
-        yield _cost(cell.cost, name)._replace(kind="n", title=None)

@@ -1,30 +1,22 @@
-"""What the methods have in common: all methods with the same finding stand in one sentence.
+"""What rows have in common: the changes that they are averages over, and what several methods have shown.
 
-A finding is a kind of result (learned in all cases, lost the same probes, ...), not a number. The sentence gives the
-numbers of its methods as a range; the table above it has the numbers of each method.
+All methods with the same finding stand in one sentence. A finding is a kind of result (learned in all cases, lost the
+same probes, ...), not a number. The sentence gives the numbers of its methods as a range; the table above it has the
+numbers of each method.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from posttrain.exams.scores import kind_of, uncounted
 from posttrain.reports import numbers
-from posttrain.reports.folder import Row
-from posttrain.reports.texts import Message, known, say
+from posttrain.reports.folder import Cell, Row
+from posttrain.reports.texts import Message, say, say_known
 
-__all__ = [
-    "ABSENT",
-    "KEPT",
-    "LEARNED",
-    "LOCALITY_REST",
-    "LOST",
-    "group_name",
-    "name_list",
-    "printed",
-    "shared_sentences",
-]
+__all__ = ["changes_notes", "counted", "group_name", "name_list", "over", "shared_changes", "shared_sentences"]
 
 LEARNED = 0.8
 """A method has learned when its learned score is at least this."""
@@ -46,17 +38,8 @@ class Point(NamedTuple):
 
     key: str
     common: tuple[str, ...]
-    figures: Mapping[str, tuple[float, ...]]
+    figures: Mapping[str, float]
     bad: bool = False
-
-
-@dataclass
-class _Shared:
-    """Rows with the same finding."""
-
-    point: Point
-    labels: list[str] = field(default_factory=list)
-    figures: dict[str, list[float]] = field(default_factory=dict)
 
 
 def shared_sentences(rows: Sequence[Row], label: Callable[[Row], str]) -> Iterator[tuple[Message, bool]]:
@@ -67,21 +50,6 @@ def shared_sentences(rows: Sequence[Row], label: Callable[[Row], str]) -> Iterat
     yield from _of_topics(rows, label, (_leak, _length))
 
 
-def _of_topics(
-    rows: Sequence[Row], label: Callable[[Row], str], topics: Sequence[Callable[[Row], Iterator[Point]]]
-) -> Iterator[tuple[Message, bool]]:
-    for topic in topics:
-        found: dict[tuple[str, ...], _Shared] = {}
-        for row in rows:
-            for point in topic(row):
-                one = found.setdefault((point.key, *point.common), _Shared(point))
-                one.labels.append(label(row))
-                for name, values in point.figures.items():
-                    one.figures.setdefault(name, []).extend(values)
-        for shared in sorted(found.values(), key=_order):
-            yield _sentence(shared), shared.point.bad
-
-
 ORDER = (
     *("seen.learned_cells", "seen.learned", "seen.rephrase", "seen.pattern_kept", "seen.pattern_worn"),
     *("seen.pattern_floor", "seen.pattern_few", "seen.pattern_lost", "seen.leak", "seen.leak_some"),
@@ -89,24 +57,30 @@ ORDER = (
 )
 
 
-def _order(shared: _Shared) -> tuple[int, float]:
-    """Sort the findings of a topic: by kind, then higher numbers first."""
-    first = next(iter(shared.figures.values()))
-    return ORDER.index(shared.point.key), -numbers.mean(first)
+def _of_topics(
+    rows: Sequence[Row], label: Callable[[Row], str], topics: Sequence[Callable[[Row], Iterator[Point]]]
+) -> Iterator[tuple[Message, bool]]:
+    for topic in topics:
+        found: dict[tuple[str, ...], list[tuple[str, Point]]] = {}
+        for row in rows:
+            for point in topic(row):
+                found.setdefault((point.key, *point.common), []).append((label(row), point))
+        sentences = []
+        for each in found.values():
+            first = each[0][1]
+            figures = {name: [point.figures[name] for _, point in each] for name in first.figures}
+            shown = {name: _range(name, values) for name, values in figures.items()}
+            rank = (ORDER.index(first.key), -numbers.mean(next(iter(figures.values()))))  # then higher numbers first
+            sentences.append((rank, say(first.key, methods=name_list([name for name, _ in each]), **shown), first.bad))
+        yield from ((sentence, bad) for _, sentence, bad in sorted(sentences, key=lambda one: one[0]))
 
 
-def _sentence(shared: _Shared) -> Message:
-    shown: dict[str, object] = {"methods": name_list(shared.labels)}
-    for name, values in shared.figures.items():
-        if name in ("k", "n"):
-            low, high = int(min(values)), int(max(values))
-            shown[name] = str(low) if low == high else f"{low}\u2013{high}"
-        elif name in ("before", "after"):
-            ends = [f"{min(values):.1f}", f"{max(values):.1f}"]
-            shown[name] = "\u2013".join(dict.fromkeys(ends))
-        else:
-            shown[name] = numbers.percent_range(values)
-    return say(shared.point.key, **shown)
+def _range(name: str, values: Sequence[float]) -> str:
+    """Return numbers as one, or as `low–high`. name: k and n are counts, before and after lengths, others shares."""
+    if name not in ("k", "n", "before", "after"):
+        return numbers.percent_range(values)
+    places = 0 if name in ("k", "n") else 1
+    return "\u2013".join(dict.fromkeys(f"{end:.{places}f}" for end in (min(values), max(values))))
 
 
 def name_list(names: Sequence[str | Message]) -> Message:
@@ -127,12 +101,75 @@ def joined(key: str, parts: Sequence[Message]) -> Message:
 
 def group_name(key: str) -> Message:
     """Return the readable name of a score or probe group; its key where the catalogue has none."""
-    return say(f"group.{key}") if known(f"group.{key}") else say("verbatim", text=key)
+    return say_known(f"group.{key}", key)
 
 
 def printed(share: float) -> float:
     """Return a share as it is printed, so that no word contradicts the number beside it."""
     return round(share, 2)
+
+
+# ---- averages over changes -----------------------------------------------------------------------------------------
+#
+# A study may be run in pieces (`--changes 2`, then `--changes 4 --only full`), and cells may fail. Then averages over
+# different changes stand in one table, and the reader has to be told.
+
+REASONS = {"refusal": "uncounted.refusal", "form": "uncounted.form", "keeps": "uncounted.keeps"}
+
+
+def counted(what: str, low: int, high: int | None = None) -> Message:
+    """Return `one change`, `4 changes`, `2 to 4 changes`. what: changes or methods."""
+    if high is not None and high != low:
+        return say(f"intro.{what}", n=say("list.range", low=low, high=high))
+    return say(f"intro.{what}_one") if low == 1 else say(f"intro.{what}", n=low)
+
+
+def _changes(row: Row) -> frozenset[str]:
+    """Return the changes of a row. Cells of other exams have no change by name; a row of only such cells has one."""
+    named = frozenset(cell.change for cell in row.cells if cell.change)
+    return named or frozenset(cell.change for cell in row.cells)
+
+
+def over(rows: Sequence[Row]) -> Message:
+    """Return over how many changes the numbers of the rows are."""
+    counts = [len(_changes(row)) for row in rows if row.cells]
+    return counted("changes", min(counts), max(counts)) if counts else counted("changes", 0)
+
+
+def shared_changes(rows: Sequence[Row]) -> int:
+    """Return how many changes all of the rows have."""
+    each = [_changes(row) for row in rows if row.cells]
+    return len(frozenset.intersection(*each)) if each else 0
+
+
+def changes_notes(rows: Sequence[Row], label: Callable[[Row], str | Message]) -> Iterator[Message]:
+    """Yield which rows are over fewer changes than others and over how many, and which questions are in no score."""
+    every = frozenset(change for row in rows for change in _changes(row) if row.cells)
+    fewer = [(label(row), len(_changes(row))) for row in rows if row.cells and _changes(row) != every]
+    if fewer:
+        named = joined("list.two", [say("list.counted", name=name, n=n) for name, n in fewer])
+        yield say("scores.uneven", names=named, n=len(every))
+    yield from _not_counted([cell for row in rows for cell in row.cells])
+
+
+def _not_counted(cells: Sequence[Cell]) -> Iterator[Message]:
+    """Say how many questions of each kind had nothing to keep, and why: a missing column is not a forgotten one."""
+    told: dict[tuple[str, str], Cell] = {}
+    for cell in cells:  # the answers before decide, so one cell of each change is enough
+        told.setdefault((cell.model, cell.change), cell)
+    left_out: Counter[tuple[str, str]] = Counter()
+    asked: Counter[str] = Counter()
+    for cell in told.values():
+        found = uncounted(cell.notes)
+        for one in found:
+            left_out[one.group, kind_of(one.reason)] += one.k
+        asked.update({**cell.n, **{one.group: one.n for one in found}})
+    parts = [
+        say("list.uncounted", name=group_name(group), k=k, n=asked[group], why=say(REASONS[kind]))
+        for (group, kind), k in left_out.items()
+    ]
+    if parts:
+        yield say("scores.uncounted", parts=joined("list.then", parts))
 
 
 # ---- the topics ----------------------------------------------------------------------------------------------------
@@ -146,34 +183,33 @@ def _learned(row: Row) -> Iterator[Point]:
     cells = [cell for cell in row.cells if "reliability" in cell.scores]
     if not cells:
         kind = "all" if printed(share) >= LEARNED else "most" if share > LOST else "few"
-        yield Point("seen.learned", (kind,), {"share": (share,)}, bad=share <= LOST)
+        yield Point("seen.learned", (kind,), {"share": share}, bad=share <= LOST)
         return
     k, n = sum(numbers.has_learned(cell.scores) for cell in cells), len(cells)
     kind = "all" if k == n else "none" if not k else "most" if 2 * k > n else "few"
-    yield Point("seen.learned_cells", (kind, str(n)), {"k": (k,), "n": (n,)}, bad=2 * k <= n)
+    yield Point("seen.learned_cells", (kind, str(n)), {"k": k, "n": n}, bad=2 * k <= n)
 
 
 def _rephrased(row: Row) -> Iterator[Point]:
     share = row.scores.get("generality.rephrase")
     if share is not None:
         kind = "yes" if printed(share) >= LEARNED else "no" if printed(share) <= ABSENT else "partly"
-        yield Point("seen.rephrase", (kind,), {"share": (share,)}, bad=kind == "no")
+        yield Point("seen.rephrase", (kind,), {"share": share}, bad=kind == "no")
 
 
 def _pattern(row: Row) -> Iterator[Point]:
     """Say what became of other questions of the same shape, where training on one example does most damage."""
-    share = row.scores.get("locality.same_pattern")
+    key = "locality.same_pattern"
+    share = row.scores.get(key)
     if share is None:
         return
-    if "locality.same_pattern" in row.floor and not row.below("locality.same_pattern") and printed(share) < KEPT:
-        sign = "seen.pattern_few" if row.unsure("locality.same_pattern") else "seen.pattern_floor"
-        yield Point(sign, (), {"share": (share,)})
-        return
-    if printed(share) > LOST:
-        kept = printed(share) >= KEPT and not row.below("locality.same_pattern")
-        yield Point("seen.pattern_kept" if kept else "seen.pattern_worn", (), {"share": (share,)})
+    if key in row.floor and not row.below(key) and printed(share) < KEPT:
+        name = "few" if row.unsure(key) else "floor"
+    elif printed(share) <= LOST:
+        name = "lost"
     else:
-        yield Point("seen.pattern_lost", (), {"share": (share,)}, bad=True)
+        name = "kept" if printed(share) >= KEPT and not row.below(key) else "worn"
+    yield Point(f"seen.pattern_{name}", (), {"share": share}, bad=name == "lost")
 
 
 def _leak(row: Row) -> Iterator[Point]:
@@ -182,47 +218,43 @@ def _leak(row: Row) -> Iterator[Point]:
     share = row.scores.get("leak")
     if share is not None and printed(share):
         much = printed(share) >= MUCH
-        yield Point("seen.leak" if much else "seen.leak_some", (), {"share": (share,)}, bad=much)
-
-
-def _kinds(row: Row) -> Iterator[tuple[str, str]]:
-    """Yield (sentence, group) of each other kind of locality: kept, no loss by the noise floor, too few questions to
-    tell, worn, or lost."""
-    for key in LOCALITY_REST:
-        if key in row.scores:
-            share = printed(row.scores[key])
-            if share >= KEPT and not row.below(key):  # of so much kept a test may still find a loss
-                yield "seen.kept", key
-            elif row.unsure(key):
-                yield "seen.too_few", key
-            elif key in row.floor and not row.below(key):
-                yield "seen.within_floor", key
-            else:
-                yield "seen.lost" if share <= LOST else "seen.worn", key
+        yield Point("seen.leak" if much else "seen.leak_some", (), {"share": share}, bad=much)
 
 
 KINDS = ("seen.kept", "seen.within_floor", "seen.too_few", "seen.worn", "seen.lost")
 """The sentences about other kinds of locality, in their order."""
 
 
+def _kind(row: Row, key: str) -> str:
+    """Return the sentence of another kind of locality: kept, no loss by the noise floor, too few questions to tell,
+    worn, or lost; none where it was not asked."""
+    if key not in row.scores:
+        return ""
+    share = printed(row.scores[key])
+    if share >= KEPT and not row.below(key):  # of so much kept a test may still find a loss
+        return "seen.kept"
+    if row.unsure(key):
+        return "seen.too_few"
+    if key in row.floor and not row.below(key):
+        return "seen.within_floor"
+    return "seen.lost" if share <= LOST else "seen.worn"
+
+
 def _elsewhere(rows: Sequence[Row], label: Callable[[Row], str]) -> Iterator[tuple[Message, bool]]:
     """Yield one sentence for what is kept, shows no loss, has too few questions to tell, is worn, or is lost. It names
     groups together where they are so for the same methods."""
     for said in KINDS:
-        by_group: dict[str, list[Row]] = {}
-        for group in LOCALITY_REST:
-            own = [row for row in rows if (said, group) in _kinds(row)]
-            if own:
-                by_group[group] = own
         together: dict[tuple[str, ...], list[str]] = {}
-        for group, own in by_group.items():
-            together.setdefault(tuple(label(row) for row in own), []).append(group)
+        for group in LOCALITY_REST:
+            labels = tuple(label(row) for row in rows if _kind(row, group) == said)
+            together.setdefault(labels, []).append(group)
         parts = []
         for labels, groups in together.items():
-            shares = [row.scores[group] for group in groups for row in by_group[group]]
-            named = name_list([group_name(group) for group in groups])
-            share = numbers.percent_range(shares)
-            parts.append(say("list.by", groups=named, share=share, methods=name_list(labels)))
+            shares = [row.scores[group] for group in groups for row in rows if _kind(row, group) == said]
+            if shares:
+                named = name_list([group_name(group) for group in groups])
+                share = numbers.percent_range(shares)
+                parts.append(say("list.by", groups=named, share=share, methods=name_list(labels)))
         if parts:
             yield say(said, parts=joined("list.then", parts)), said == "seen.lost"
 
@@ -230,4 +262,4 @@ def _elsewhere(rows: Sequence[Row], label: Callable[[Row], str]) -> Iterator[tup
 def _length(row: Row) -> Iterator[Point]:
     old, new = row.scores.get("length.before"), row.scores.get("length.after")
     if old and new is not None and not 0.7 <= new / old <= 1.4:
-        yield Point("seen.shorter" if new < old else "seen.longer", (), {"before": (old,), "after": (new,)})
+        yield Point("seen.shorter" if new < old else "seen.longer", (), {"before": old, "after": new})

@@ -7,24 +7,22 @@ from functools import partial
 from typing import NamedTuple
 
 from posttrain.reports import numbers
-from posttrain.reports.charts import Chart, Drawn, Layers, Rows, Word, span
-from posttrain.reports.exam_page import model_label
-from posttrain.reports.folder import Run, Version
-from posttrain.reports.marks import Mark, mark_icon, marks_of
+from posttrain.reports.charts import Chart, Layers, Rows, Said, nominal, span
+from posttrain.reports.folder import STAGES, Run, Version
+from posttrain.reports.marks import Mark, label_of, mark_icon, marks_of
 from posttrain.reports.texts import Words, say
 from posttrain.reports.view import Entry, Head, Line, Panel, Section, Table, heads_of, number_table, numeric
 
 __all__ = ["TRANSFER", "Course", "courses_of", "stages_section", "stages_table"]
 
 TRANSFER: tuple[str, ...] = ("acc", "bwt", "fwt", "forgetting")
-"""What a matrix comes to, as `exams/transfer.py` names it."""
+"""What a matrix comes to, as `exams/statistics.py` names it."""
 
 
 class Course(NamedTuple):
     """A model and a method over the stages, the mean of its cells. how: sequential, multitask or separate; matrix: a
     row per examined model, a column per task; transfer: score -> value and interval; less: per task, whether less is
-    better.
-    """
+    better."""
 
     label: str
     version: Version
@@ -46,17 +44,18 @@ def courses_of(run: Run) -> list[Course]:
         if not cells:
             continue
         first = cells[0]
-        shape = range(len(first["matrix"]))
-        tasks = range(len(first["names"]))
+        grids = zip(*([cell["before"], *cell["matrix"]] for cell in cells), strict=True)
+        before, *matrix = (tuple(map(numbers.mean, zip(*rows, strict=True))) for rows in grids)
+        intervals = {name: row.ci95.get(f"{STAGES}{name}") for name in TRANSFER}
         found.append(
             Course(
-                row.method + model_label(row.model, run),
+                label_of(row.version, run),
                 row.version,
                 str(first["how"]),
                 tuple(first["names"]),
-                tuple(numbers.mean([cell["before"][j] for cell in cells]) for j in tasks),
-                tuple(tuple(numbers.mean([cell["matrix"][i][j] for cell in cells]) for j in tasks) for i in shape),
-                {name: (row.transfer[name], row.transfer_ci95.get(name)) for name in TRANSFER if name in row.transfer},
+                before,
+                tuple(matrix),
+                {name: (row.transfer[name], intervals[name]) for name in TRANSFER if name in row.transfer},
                 len(cells),
                 tuple(key in lower for key in first.get("exams") or [""] * len(first["names"])),
             )
@@ -75,14 +74,9 @@ def stages_section(run: Run, marks: Mapping[Version, Mark]) -> Section | None:
     heads = [name for name in TRANSFER if any(name in course.transfer for course in courses)]
     cells = max(course.cells for course in courses)
     about = (say("stages.about"), *([say("stages.means", n=cells)] if cells > 1 else []))
-    summary = Table(
-        say("scores.scroll"),
-        heads_of(say("scores.method"), (say(f"stages.{name}") for name in heads)),
-        tuple(
-            Line((c.label,), tuple(_transfer(c, name) for name in heads), mark_icon(marks[c.version])) for c in courses
-        ),
-        "plain transfer",
-    )
+    named = heads_of(say("scores.method"), (say(f"stages.{name}") for name in heads))
+    rows = (Line((c.label,), tuple(_transfer(c, name) for name in heads), mark_icon(marks[c.version])) for c in courses)
+    summary = Table(say("scores.scroll"), named, tuple(rows), "plain transfer")
     lines = [course for course in courses if course.how == "sequential"]
     panels = [Panel(notes=about, table=summary, below=tuple(say(f"stages.{name}_about") for name in heads))]
     if lines:
@@ -98,10 +92,8 @@ def stages_section(run: Run, marks: Mapping[Version, Mark]) -> Section | None:
 
 
 def over_stages(courses: Sequence[Course], marks: Mapping[str, Mark]) -> Chart:
-    """Draw the score of each task after each stage, a panel per method.
-
-    A task's line is dashed until its turn, where a ring stands. Names that would run into each other become numbers.
-    """
+    """Draw the score of each task after each stage, a panel per method. A task's line is dashed until its turn, where a
+    ring stands. Names that would run into each other become numbers."""
     first = courses[0].names
     short = all(course.names == first for course in courses) and sum(map(len, first)) < 40
     stages = ["0", *(first if short else map(str, range(1, 1 + max(len(course.matrix) for course in courses))))]
@@ -111,35 +103,23 @@ def over_stages(courses: Sequence[Course], marks: Mapping[str, Mark]) -> Chart:
         for i, row in enumerate((one.before, *one.matrix))
         for kind in (["point"] + ["lead"] * (i <= j + 1) + ["line"] * (i > j) + ["turn"] * (i == j + 1))
     ]  # fmt: skip
-
-    def draw(word: Word) -> Drawn:
-        on = Layers(word, "task", marks)
-        axis = {"labelAngle": 0, "labelOverlap": True, "grid": False}
-        room = {"domain": stages, "padding": 0.1}
-        x = {
-            "field": "stage",
-            "type": "ordinal",
-            "sort": None,
-            "title": word(say("stages.axis")),
-            "axis": axis,
-            "scale": room,
-        }
-        y = on.number("value", scale=span(row["value"] for row in rows))
-        on.add("lead", "line", "lead", x=x, y=y)
-        on.add("line", "line", "line", x=x, y=y)
-        on.plain("turn", "point", "ring", x=x, y=y)
-        tips = on.tips(panel="scores.method", task="stages.task", stage="stages.axis", text="exams.score")
-        on.add("point", "point", "point", x=x, y=y, tooltip=tips)
-        return on.panels(rows)
-
-    return Chart(draw, say("stages.title"), tuple(marks), len(courses))
+    on = Layers("task", marks)
+    axis = {"labelAngle": 0, "labelOverlap": True, "grid": False}
+    room = {"domain": stages, "padding": 0.1}
+    x = nominal("stage", type="ordinal", title=Said(say("stages.axis")), axis=axis, scale=room)
+    y = on.number("value", scale=span(row["value"] for row in rows))
+    on.add("lead", "line", "lead", x=x, y=y)
+    on.add("line", "line", "line", x=x, y=y)
+    on.plain("turn", "point", "ring", x=x, y=y)
+    tips = on.tips(panel="scores.method", task="stages.task", stage="stages.axis", text="exams.score")
+    on.add("point", "point", "point", x=x, y=y, tooltip=tips)
+    return on.panels(rows, say("stages.title"))
 
 
 def _transfer(course: Course, name: str) -> Entry:
     value, interval = course.transfer.get(name, (None, None))
-    write = partial(
-        numbers.signed if name in ("bwt", "fwt") else numbers.fixed, places=3 if abs(value or 0) <= 1 else 2
-    )
+    shown = numbers.signed if name in ("bwt", "fwt") else numbers.fixed
+    write = partial(shown, places=3 if abs(value or 0) <= 1 else 2)
     return numeric(value, write, *([" … ".join(map(write, interval))] if interval else []))
 
 

@@ -7,18 +7,16 @@ from typing import NamedTuple
 
 from posttrain.exams.results import ExamInfo
 from posttrain.exams.statistics import share_over_changes
+from posttrain.models.disk import safe_name
 from posttrain.reports import numbers
-from posttrain.reports.charts import Chart, Drawn, Layers, Rows, Word, span
-from posttrain.reports.exam_page import label_of
-from posttrain.reports.folder import Row, Run, Version, safe_name
-from posttrain.reports.formats import pretty
-from posttrain.reports.marks import Mark
-from posttrain.reports.steps import StepPoint, best, starts_to_fall
-from posttrain.reports.tables_out import plain_table
+from posttrain.reports.charts import Chart, Layers, Rows, span
+from posttrain.reports.folder import Row, Run, Version
+from posttrain.reports.marks import Mark, label_of
+from posttrain.reports.tables_out import plain_table, pretty
 from posttrain.reports.texts import Message, say, say_if
 from posttrain.reports.view import Panel, Section
 
-__all__ = ["KNOWLEDGE", "exam_points", "falls", "steps_section"]
+__all__ = ["KNOWLEDGE", "StepPoint", "best", "exam_points", "falls", "starts_to_fall", "steps_section"]
 
 KNOWLEDGE = "can.knowledge"
 """Exams whose headline belongs to this capability say where general knowledge starts to fall."""
@@ -26,19 +24,48 @@ KNOWLEDGE = "can.knowledge"
 CHANGE_GROUPS: tuple[str, ...] = ("reliability", "generality", "locality")
 
 
+class StepPoint(NamedTuple):
+    """A checkpoint: its step and headline; different, difference: against the untouched model, None without one."""
+
+    step: int
+    value: float
+    ci95: tuple[float, float] | None = None
+    difference: float | None = None
+    different: bool = False
+    checkpoint: str = ""
+
+
+def _in_order(point: StepPoint) -> tuple[int, bool]:
+    return point.step, point.checkpoint == "final"
+
+
+def best(points: Sequence[StepPoint], *, higher_is_better: bool = True) -> StepPoint | None:
+    """Return the checkpoint of the highest (or lowest) headline, of equals the earliest; None of fewer than two."""
+    sign = -1.0 if higher_is_better else 1.0
+    return min(points, key=lambda point: (sign * point.value, point.step)) if len(points) > 1 else None
+
+
+def starts_to_fall(points: Sequence[StepPoint], *, higher_is_better: bool = True) -> StepPoint | None:
+    """Return the first checkpoint from which on all are worse than the untouched model by a real difference; None where
+    there is none: a score that recovers, or whose fall may be chance, does not fall."""
+    first = None
+    for point in sorted(points, key=lambda point: -point.step):
+        worse = point.difference is not None and (point.difference < 0) is higher_is_better and point.difference != 0
+        if not (worse and point.different):
+            break
+        first = point
+    return first
+
+
 def exam_points(run: Run, exam: ExamInfo, version: Version) -> list[StepPoint]:
     """Return the checkpoints of a model and method whose step is known, with the exam's headline."""
     points = []
     for row in run.rows_of(*version):
         if row.step is not None and exam.key in row.scores:
-            compared = row.compare.get(exam.name)
-            points.append(
-                StepPoint(
-                    row.step, row.scores[exam.key], row.interval(exam.key), compared.difference if compared else None,
-                    compared is not None and compared.different, row.checkpoint,
-                )
-            )  # fmt: skip
-    return sorted(points, key=lambda point: (point.step, point.checkpoint == "final"))
+            one = row.compare.get(exam.name)
+            point = StepPoint(row.step, row.scores[exam.key], row.interval(exam.key), checkpoint=row.checkpoint)
+            points.append(point._replace(difference=one.difference, different=one.different) if one else point)
+    return sorted(points, key=_in_order)
 
 
 def falls(run: Run) -> Iterator[tuple[Version, ExamInfo, StepPoint | None]]:
@@ -81,7 +108,7 @@ def steps_section(run: Run, marks: Mapping[Version, Mark]) -> Section | None:
             panels.append(Panel(say("steps.table"), table=plain_table(run, exam.name), below=(files,), folded=True))
     for group in CHANGE_GROUPS:
         each = [(v, points) for v in run.versions if (points := _group_points(run.rows_of(*v), group))]
-        series = [Series(_label(run, v), marks[v], points, best=_best(points)) for v, points in each]
+        series = [Series(label_of(v, run), marks[v], points, best=best(points)) for v, points in each]
         if series:
             name = say(f"group.{group}")
             signs.add("ring")
@@ -105,55 +132,41 @@ def _series(run: Run, exam: ExamInfo, version: Version, marks: Mapping[Version, 
     fall = None
     if exam.capability == KNOWLEDGE and len(points) > 1:
         fall = starts_to_fall(points, higher_is_better=exam.higher_is_better)
-    top = _best(points, higher_is_better=exam.higher_is_better)
-    return Series(_label(run, version), marks[version], points, before, top, fall, exam.chance)
-
-
-def _best(points: Sequence[StepPoint], *, higher_is_better: bool = True) -> StepPoint | None:
-    return best(points, higher_is_better=higher_is_better) if len(points) > 1 else None
-
-
-def _label(run: Run, version: Version) -> str:
-    return label_of(run.rows_of(*version)[-1], run)
+    top = best(points, higher_is_better=exam.higher_is_better)
+    return Series(label_of(version, run), marks[version], points, before, top, fall, exam.chance)
 
 
 def _remarks(one: Series, knows: bool = False, *, share: bool = False) -> tuple[Message, ...]:
     """Say which checkpoint of a method is best and, of a knowledge exam, from which one on it has fallen."""
     said = [say("verbatim", text=f"`{one.label}`:")]
     if one.best:
-        value = numbers.fixed(one.best.value, numbers.digits(p.value for p in one.points))
-        shown = numbers.percent(one.best.value / 100) if share else value
-        said.append(say("steps.best", step=one.best.step, value=shown))
+        places = numbers.digits(point.value for point in one.points)
+        value = numbers.percent(one.best.value / 100) if share else numbers.fixed(one.best.value, places)
+        said.append(say("steps.best", step=one.best.step, value=value))
     if knows:
         said.append(say("steps.falls", step=one.fall.step) if one.fall else say("steps.no_fall"))
     return tuple(said)
 
 
 def over_steps(name: Message, series: Sequence[Series]) -> Chart:
-    """Draw a headline over steps with its 95 % band, a panel per method.
-
-    Dashed: the untouched model's level; dotted: that of guessing; a ring: the best checkpoint; a line: the fall begins.
-    """
+    """Draw a headline over steps with its 95 % band, a panel per method. Dashed: the untouched model's level; dotted:
+    that of guessing; a ring: the best checkpoint; a line: the fall begins."""
     rows = [{"panel": one.label, **row} for one in series for row in _rows(one)]
     values = [row[key] for row in rows for key in ("value", "low", "high") if key in row]
-
-    def draw(word: Word) -> Drawn:
-        on = Layers(word, "panel", {one.label: one.mark for one in series}, legend=False)
-        x = on.number("step", "plot.step", grid=False, scale=span((row["step"] for row in rows if "step" in row), 0))
-        y = on.number("value", scale=span(values))
-        on.add("point", "area", "band", full=0.18, x=x, y=on.number("low", scale=span(values)), y2={"field": "high"})
-        for level in ("untouched", "chance"):
-            on.plain(level, "rule", level, y=y)
-        on.add("lead", "line", "lead", full=0.5, x=x, y=y)
-        on.plain("falls", "rule", "falls", x=x)
-        on.add("point", "line", "line", x=x, y=y)
-        on.plain("start", "point", "start", x=x, y=y)
-        on.plain("ring", "point", "ring", x=x, y=y)
-        tips = on.tips(panel="scores.method", checkpoint="answers.checkpoint", step="plot.step", text="exams.score")
-        on.add("point", "point", "point", x=x, y=y, tooltip=tips)
-        return on.panels(rows)
-
-    return Chart(draw, say("steps.label", name=name), panels=len(series))
+    on = Layers("panel", {one.label: one.mark for one in series}, legend=False)
+    x = on.number("step", "plot.step", grid=False, scale=span((row["step"] for row in rows if "step" in row), 0))
+    y = on.number("value", scale=span(values))
+    on.add("point", "area", "band", full=0.18, x=x, y=on.number("low", scale=span(values)), y2={"field": "high"})
+    for level in ("untouched", "chance"):
+        on.plain(level, "rule", level, y=y)
+    on.add("lead", "line", "lead", full=0.5, x=x, y=y)
+    on.plain("falls", "rule", "falls", x=x)
+    on.add("point", "line", "line", x=x, y=y)
+    on.plain("start", "point", "start", x=x, y=y)
+    on.plain("ring", "point", "ring", x=x, y=y)
+    tips = on.tips(panel="scores.method", checkpoint="answers.checkpoint", step="plot.step", text="exams.score")
+    on.add("point", "point", "point", x=x, y=y, tooltip=tips)
+    return on.panels(rows, say("steps.label", name=name))
 
 
 def _rows(one: Series) -> Rows:
@@ -175,17 +188,12 @@ def _group_points(rows: Sequence[Row], group: str) -> list[StepPoint]:
     """Return the mean of a group's scores per checkpoint, in per cent, with its interval over the row's cells."""
     points = []
     for row in rows:
-        value = _group(row.scores, group)
+        value = numbers.group_mean(row.scores, group)
         if row.step is None or value is None:
             continue
-        each = [v for cell in row.cells if (v := _group(cell.scores, group)) is not None]
+        each = [v for cell in row.cells if (v := numbers.group_mean(cell.scores, group)) is not None]
         counted = [numbers.probes(cell.n, group) for cell in row.cells]
         ci95 = share_over_changes(each, counted) if each and len(each) == len(counted) else row.ci95.get(group)
         shown = (100 * ci95[0], 100 * ci95[1]) if ci95 else None
         points.append(StepPoint(row.step, 100 * value, shown, checkpoint=row.checkpoint))
-    return sorted(points, key=lambda point: (point.step, point.checkpoint == "final"))
-
-
-def _group(scores: Mapping[str, float], group: str) -> float | None:
-    own = [v for k, v in scores.items() if k == group or k.startswith(f"{group}.")]
-    return numbers.mean(own) if own else None
+    return sorted(points, key=_in_order)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from rich.cells import cell_len
 
-from posttrain.exams.results import CHANGE, Results, Untouched
-from posttrain.reports import averaged, numbers
+from posttrain.exams.results import CHANGE, Results
+from posttrain.reports import numbers
 from posttrain.reports.folder import Row, rows_of
-from posttrain.reports.formats import folded, to_text
-from posttrain.reports.texts import catalogue, say, text
-from posttrain.reports.view import Entry, Head, Line, Table
+from posttrain.reports.shared import changes_notes, over, shared_changes
+from posttrain.reports.tables_out import folded, to_text
+from posttrain.reports.texts import Message, catalogue, say, text
+from posttrain.reports.view import Entry, Head, Line, Table, fixed_column
 
 __all__ = ["PRIORITY", "text_table"]
 
@@ -44,10 +45,14 @@ def text_table(results: Results, width: int = 100, *, language: str = "en") -> s
     over_stages = {f"stages.{name}": words[f"stages.{name}"] for name in ("acc", "bwt", "fwt", "forgetting")}
     every = (*SHOWN, *exams, *over_stages)
     names = {key: words[f"table.{key}"] for key in SHOWN} | exams | over_stages
-    shown = [*(_untouched(one, words["table.untouched"]) for one in results.before), *rows] if exams else rows
+    shown = rows
+    if exams:
+        name = words["table.untouched"]
+        before = (Row(model=one.model, method=name, checkpoint="", scores=one.scores) for one in results.before)
+        shown = [*before, *rows]
     body = {key: [_value(row, key) for row in shown] for key in SHOWN}
-    body |= {key: _column([row.scores.get(key) for row in shown]) for key in exams}
-    body |= {key: _column([row.transfer.get(key.partition(".")[2]) for row in shown]) for key in over_stages}
+    body |= {key: fixed_column([row.scores.get(key) for row in shown]) for key in exams}
+    body |= {key: fixed_column([row.transfer.get(key.partition(".")[2]) for row in shown]) for key in over_stages}
     order = (PRIORITY[0], *over_stages, *exams, *PRIORITY[1:])
     present = [key for key in order if any(entry.text != numbers.MISSING for entry in body[key])]
     labels = [_label(row, shown, language) for row in shown]
@@ -57,10 +62,11 @@ def text_table(results: Results, width: int = 100, *, language: str = "en") -> s
     lines = tuple(Line((label,), tuple(body[key][i] for key in columns)) for i, label in enumerate(labels))
     mixed = set(present) & {*SHOWN} - {"wall_s"}
     title = "table.title" if not exams else "table.title_both" if mixed else "table.title_exams"
-    told = text(say(title, study=results.study, changes=averaged.over(rows)), language)
+    told = text(say(title, study=results.study, changes=over(rows)), language)
     left_out = [names[key] for key in every if key in present and key not in kept]
     table = to_text(Table(told, heads, lines), language, width=max(width, 40))
-    after = "\n".join(_remarks(results, rows, left_out, language))
+    remarks = _remarks(results, rows, left_out, lambda row: _label(row, rows, language))
+    after = "\n".join(text(remark, language) for remark in remarks)
     return folded(told, max(width, 40)) + "\n" + table + (f"\n{folded(after, max(width, 40))}" if after else "")
 
 
@@ -71,16 +77,6 @@ def _value(row: Row, key: str) -> Entry:
         return Entry()
     sign = BELOW if row.below(key) else UNSURE if row.unsure(key) else ""
     return Entry(numbers.score_text(key, row.scores[key]), sign=sign)
-
-
-def _column(values: Sequence[float | None]) -> list[Entry]:
-    """Return the main scores of an exam, all with the same number of decimals."""
-    places = numbers.digits(value for value in values if value is not None)
-    return [Entry() if value is None else Entry(numbers.fixed(value, places)) for value in values]
-
-
-def _untouched(one: Untouched, name: str) -> Row:
-    return Row(one.model, name, "", one.scores, one.ci95, one.n)
 
 
 def _label(row: Row, rows: Sequence[Row], language: str) -> str:
@@ -107,36 +103,25 @@ def _fitting(
     return kept
 
 
-def _remarks(results: Results, rows: Sequence[Row], left_out: Sequence[str], language: str) -> list[str]:
-    remarks = []
-    different = averaged.uneven(rows, lambda row: _label(row, rows, language))
-    if different is not None:
-        remarks.append(text(different, language))
-    left = averaged.not_counted([cell for row in rows for cell in row.cells])
-    if left is not None:
-        remarks.append(text(left, language))
+def _remarks(
+    results: Results, rows: Sequence[Row], left_out: Sequence[str], label: Callable[[Row], str]
+) -> Iterator[Message]:
+    yield from changes_notes(rows, label)
     rated = [r for r in rows if numbers.trade_off(r.scores) is not None and not r.is_floor]
-    ranked = sorted((r for r in rated if numbers.has_learned(r.scores)), key=_rank, reverse=True)
-    if ranked and len(rated) > 1:
-        few = averaged.shared_changes(rated) < numbers.FEWEST_CHANGES
-        best = (
-            say("table.few", least=numbers.FEWEST_CHANGES)
-            if few
-            else say("table.best", method=_label(ranked[0], rows, language))
-        )
-        remarks.append(text(best, language))
+    able = [row for row in rated if numbers.has_learned(row.scores)]
+    if able and len(rated) > 1:
+        if shared_changes(rated) < numbers.FEWEST_CHANGES:
+            yield say("table.few", least=numbers.FEWEST_CHANGES)
+        else:
+            best = max(able, key=lambda row: numbers.trade_off(row.scores) or 0.0)
+            yield say("table.best", method=label(best))
     if any(row.floor for row in rows):
-        remarks.append(text(say("table.below", mark=BELOW), language))
+        yield say("table.below", mark=BELOW)
     if any(row.unsure(key) for row in rows for key in row.floor):
-        remarks.append(text(say("table.unsure", mark=UNSURE), language))
+        yield say("table.unsure", mark=UNSURE)
     failed = [line for line in results.cells if not line.done]
     if failed:
         names = ", ".join(f"{line.method}/{line.change}" for line in failed[:5]) + (" …" if len(failed) > 5 else "")
-        remarks.append(text(say("table.failed", k=len(failed), names=names), language))
+        yield say("table.failed", k=len(failed), names=names)
     if left_out:
-        remarks.append(text(say("table.left_out", names=", ".join(left_out)), language))
-    return remarks
-
-
-def _rank(row: Row) -> float:
-    return numbers.trade_off(row.scores) or 0.0
+        yield say("table.left_out", names=", ".join(left_out))

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 from markupsafe import Markup, escape
 
@@ -21,6 +22,7 @@ from posttrain.errors import ConfigError, Problem
 __all__ = [
     "LANGUAGES",
     "Message",
+    "Voice",
     "Words",
     "attribute",
     "both",
@@ -31,6 +33,7 @@ __all__ = [
     "known",
     "say",
     "say_if",
+    "say_known",
     "sentences",
     "text",
 ]
@@ -80,8 +83,35 @@ def known(key: str) -> bool:
     return key in catalogue(LANGUAGES[0])
 
 
+def say_known(key: str, name: str) -> Message:
+    """Return the message `key`; the name as it is where the catalogue has none."""
+    return say(key) if known(key) else say("verbatim", text=name)
+
+
 Words = str | Message
 """What a table or a chart shows: a name or number as it is, or a message in the reader's language."""
+
+
+class Voice(NamedTuple):
+    """How a page words its messages: one with a prefix, where the catalogue has it, takes the place of the plain one.
+
+    The page of `posttrain exam` speaks of no study, method or training, and has `pair.` (two models), `single.` (one
+    model) and `alone.` (either). names: arguments that every message may use.
+    """
+
+    prefixes: tuple[str, ...]
+    names: Mapping[str, object]
+
+    def key(self, key: str) -> str:
+        """Return the key of the message that takes another's place."""
+        return next((f"{prefix}{key}" for prefix in self.prefixes if known(f"{prefix}{key}")), key)
+
+    def words(self, words: Words) -> Words:
+        """Return words in the page's wording; so are the messages among a message's arguments."""
+        if not self.prefixes or not isinstance(words, Message):
+            return words
+        args = {k: self.words(v) if isinstance(v, Message) else v for k, v in words.args.items()}
+        return Message(self.key(words.key), {**self.names, **args})
 
 
 def text(message: Words, language: str) -> str:
@@ -108,11 +138,7 @@ def breakable(name: str) -> Markup:
 
 def both(message: Words) -> Markup:
     """Return a message once per language, each in its own element, of which the page shows one; a name as it is."""
-    if isinstance(message, str):
-        return escape(message)
-    return Markup("").join(
-        Markup('<span lang="{}">{}</span>').format(language, inline(text(message, language))) for language in LANGUAGES
-    )
+    return escape(message) if isinstance(message, str) else sentences([message])
 
 
 def sentences(messages: Sequence[Words]) -> Markup:

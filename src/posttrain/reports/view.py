@@ -1,7 +1,7 @@
 """What a page is made of: sections of panels, and in a panel at most one chart and one table.
 
-Every table of the project is a `Table` of this module, whatever it is about: the page's templates, `formats.py`
-(terminal, CSV, LaTeX) and the plain pages of `tables/` all draw it from here.
+Every table of the project is a `Table` of this module, whatever it is about: the page's templates and `tables_out.py`
+(terminal, CSV, LaTeX, plain pages) all draw it from here.
 """
 
 from __future__ import annotations
@@ -132,6 +132,12 @@ def numeric(value: float | None, write: Callable[[float], Words], *below: Words,
     return Entry(kind=kind) if value is None else Entry(write(value), below, kind, value=value)
 
 
+def fixed_column(values: Sequence[float | None]) -> list[Entry]:
+    """Return the entries of numbers that all have the same number of decimals."""
+    write = partial(numbers.fixed, places=numbers.digits(value for value in values if value is not None))
+    return [numeric(value, write) for value in values]
+
+
 def number_table(
     label: Words,
     heads: Sequence[Head],
@@ -144,19 +150,13 @@ def number_table(
     rows: (labels, values, kind); better: per column whether higher (True) or lower is better, None where neither is.
     Ties as printed are all best. Rows of the kind `reference` do not compete; a row alone is not the best.
     """
-    places = [numbers.digits(v for _, values, _ in rows if (v := values[i]) is not None) for i in range(len(columns))]
-    shown = [[None if v is None else round(v, d) for v, d in zip(row[1], places, strict=True)] for row in rows]
-    best: list[float | None] = []
-    for column, up in enumerate(better):
-        rivals = [
-            v for row, own in zip(rows, shown, strict=True) if row[2] != "reference" and (v := own[column]) is not None
-        ]
-        best.append(None if up is None or len(rivals) < 2 else max(rivals) if up else min(rivals))
-
-    def entry(row: int, column: int) -> Entry:
-        first = rows[row][2] != "reference" and best[column] is not None and shown[row][column] == best[column]
-        return numeric(rows[row][1][column], partial(numbers.fixed, places=places[column]))._replace(best=first)
-
-    every = range(len(columns))
-    lines = tuple(Line(row[0], tuple(entry(i, j) for j in every), kind=row[2]) for i, row in enumerate(rows))
+    found = [fixed_column(values) for values in zip(*(values for _, values, _ in rows), strict=True)]
+    competes = [kind != "reference" for *_, kind in rows]
+    for column, up in zip(found, better, strict=False):  # without rows there are no columns
+        rivals = [entry for entry, one in zip(column, competes, strict=True) if one and entry.value is not None]
+        if up is not None and len(rivals) > 1:
+            best = (max if up else min)(rivals, key=lambda entry: entry.value or 0.0).text
+            for i, one in enumerate(competes):
+                column[i] = column[i]._replace(best=one and column[i].text == best)
+    lines = tuple(Line(row[0], tuple(column[i] for column in found), kind=row[2]) for i, row in enumerate(rows))
     return Table(label, (*heads, *(head._replace(kind="n") for head in columns)), lines, "plain", len(heads))

@@ -19,7 +19,7 @@ from posttrain.exams.capabilities import relative_changes
 from posttrain.exams.compare import Comparison
 from posttrain.exams.floor import NOISE_FLOOR
 from posttrain.exams.results import CellResult, Examined, Line, PointResult, read_part, write_part
-from posttrain.exams.transfer import separate_scores, transfer_scores
+from posttrain.exams.statistics import separate_scores, transfer_scores
 from posttrain.models.disk import write_whole
 from posttrain.models.load import LoadedModel
 from posttrain.models.memory import peak_gib, peak_memory

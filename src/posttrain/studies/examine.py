@@ -19,8 +19,8 @@ from posttrain.exams.compare import Comparison, compare
 from posttrain.exams.exam import Exam, Sitting
 from posttrain.exams.results import Examined, Untouched, read_part, write_part
 from posttrain.exams.running import TaskProgress, TaskResult
+from posttrain.exams.scores import kind_of, uncounted
 from posttrain.exams.task import content_id
-from posttrain.exams.uncounted import kind_of, uncounted
 from posttrain.inference.opening import open_respondent
 from posttrain.inference.protocol import Respondent
 from posttrain.inference.respondents import ModelRespondent

@@ -10,17 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rouge_score.rouge_scorer import RougeScorer
 
-from posttrain.exams.metrics.rouge import (
-    Rouge,
-    best_rouge,
-    characters,
-    jieba_simplified,
-    jieba_words,
-    latin,
-    rouge,
-    rouge_signature,
-)
-from posttrain.exams.metrics.tokens import Tokenizer, jieba_cut
+from posttrain.exams.metrics.rouge import Rouge, best_rouge, rouge, rouge_signature
+from posttrain.exams.metrics.tokens import Tokenizer, characters, jieba_cut, jieba_simplified, jieba_words, latin
 from tests.exams.metrics.texts import texts, wild
 
 KINDS = ["rouge1", "rouge2", "rougeL", "rougeLsum"]

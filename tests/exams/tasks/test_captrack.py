@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from posttrain.errors import DataError, MissingError
-from posttrain.exams.json_schema import checkable, fits
+from posttrain.exams.instructions import checkable, fits
 from posttrain.exams.tasks._captrack import letter_of, scorer
 from tests.exams.tasks.told import build, judged, scores_of, write_rows
 

@@ -10,7 +10,7 @@ from random import Random
 import pytest
 
 from posttrain.data.pocket.skills import LANGUAGES, Language, grammar
-from posttrain.exams.matching import is_refusal
+from posttrain.exams.refusals import is_refusal
 from posttrain.models.facts import facts
 from tools.pocket import skills
 

@@ -6,6 +6,7 @@ Labels are any hashable values. An answer that is not a label (None, or a text t
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Hashable, Sequence
 
 import numpy as np
@@ -41,13 +42,10 @@ def matthews(predicted: Sequence[Hashable], wanted: Sequence[Hashable]) -> float
     c: right labels, s: samples, p_k, t_k: how often label k is predicted and wanted.
     """  # fmt: skip
     _paired(predicted, wanted)
-    labels = dict.fromkeys([*wanted, *predicted])
-    said = [sum(a == label for a in predicted) for label in labels]
-    true = [sum(b == label for b in wanted) for label in labels]
-    samples = len(wanted)
+    said, true, samples = Counter(predicted), Counter(wanted), len(wanted)
     right = sum(a == b for a, b in zip(predicted, wanted, strict=True))
-    above = right * samples - sum(p * t for p, t in zip(said, true, strict=True))
-    below = (samples**2 - sum(p * p for p in said)) * (samples**2 - sum(t * t for t in true))
+    above = right * samples - sum(count * true[label] for label, count in said.items())
+    below = (samples**2 - sum(p * p for p in said.values())) * (samples**2 - sum(t * t for t in true.values()))
     return above / math.sqrt(below) if below else 0.0
 
 
@@ -64,13 +62,11 @@ def pearson(predicted: Sequence[float], wanted: Sequence[float]) -> float:
 
 def spearman(predicted: Sequence[float], wanted: Sequence[float]) -> float:
     """Pearson's correlation of the ranks, -1 to 1; equal values share the mean of their ranks."""
-    _paired(predicted, wanted)
     return pearson(_ranks(predicted), _ranks(wanted))
 
 
 def _ranks(values: Sequence[float]) -> list[float]:
-    data = np.asarray(values, dtype=np.float64)
-    _, inverse, counts = np.unique(data, return_inverse=True, return_counts=True)
+    _, inverse, counts = np.unique(np.asarray(values, dtype=np.float64), return_inverse=True, return_counts=True)
     last = np.cumsum(counts)
     return list((last - (counts - 1) / 2)[inverse])
 

@@ -1,17 +1,79 @@
 """Scores of a model with a head over a data set: for classes, tags, and answers in texts. All are 0 to 1, except
 Matthews' correlation, -1 to 1.
+
+Tags may mark spans (such as names), whose F1 is CoNLL's: a span is right when its beginning, its end and its name are
+right. Tags are `O`, or a letter and a name (`B-PER`). Tags that no scheme allows are read by CoNLL's convention, which
+conlleval and seqeval use by default: every maximal run is a span, so an `I-PER` after `O` or after another name begins
+one. Letters: B begins, I continues, E ends, S is a span of one token (IOB1, IOB2, IOE2 and IOBES are all read).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 from posttrain.data.metrics.classify import accuracy, f1_binary, macro_f1, matthews
 from posttrain.data.metrics.reading import em_zh, exact_match, f1_char_bag, f1_squad
-from posttrain.data.metrics.spans import has_spans, span_f1
 from posttrain.data.scripts import is_cjk
 
-__all__ = ["scores_of_answers", "scores_of_classes", "scores_of_tags"]
+__all__ = ["Span", "has_spans", "scores_of_answers", "scores_of_classes", "scores_of_tags", "span_f1", "spans_of"]
+
+OUTSIDE = "O"
+LETTERS = frozenset("BIES")
+
+
+class Span(NamedTuple):
+    """first, last: indices of its first and its last token."""
+
+    name: str
+    first: int
+    last: int
+
+
+def has_spans(tags: Iterable[str]) -> bool:
+    """Whether a set of tags marks spans: every one is `O` or has one of the letters, and not all are `O`."""
+    marked = [tag for tag in tags if tag != OUTSIDE]
+    return bool(marked) and all(tag[0] in LETTERS and tag[1:2] == "-" and len(tag) > 2 for tag in marked)
+
+
+def spans_of(tags: Sequence[str]) -> list[Span]:
+    """The spans of one sentence, in order.
+
+    >>> spans_of(["B-PER", "I-PER", "O", "I-LOC"])
+    [Span(name='PER', first=0, last=1), Span(name='LOC', first=3, last=3)]
+    """
+    found: list[Span] = []
+    name, first, closed = "", 0, True  # the span that is open, unless closed
+    for i, tag in enumerate([*tags, OUTSIDE]):
+        letter, _, own = tag.partition("-")
+        goes_on = not closed and letter in ("I", "E") and own == name
+        if not closed and not goes_on:
+            found.append(Span(name, first, i - 1))
+            closed = True
+        if letter == OUTSIDE:
+            continue
+        if not goes_on:
+            name, first, closed = own, i, False
+        if letter in ("E", "S"):
+            found.append(Span(name, first, i))
+            closed = True
+    return found
+
+
+def span_f1(predicted: Sequence[Sequence[str]], wanted: Sequence[Sequence[str]]) -> float:
+    """Micro F1 over all spans of all sentences, 0 to 1; 0 when neither side has any.
+
+        F1 = 2 right / (spans said + spans there)
+    """  # fmt: skip
+    if len(predicted) != len(wanted) or not wanted:
+        raise ValueError(f"{len(predicted)} predictions for {len(wanted)} sentences")
+    right = said = there = 0
+    for ours, gold in zip(predicted, wanted, strict=True):
+        if len(ours) != len(gold):
+            raise ValueError(f"{len(ours)} tags for {len(gold)} tokens")
+        a, b = set(spans_of(ours)), set(spans_of(gold))
+        right, said, there = right + len(a & b), said + len(a), there + len(b)
+    return 2 * right / (said + there) if said + there else 0.0
 
 
 def scores_of_classes(
@@ -20,11 +82,7 @@ def scores_of_classes(
     """accuracy, macro_f1 and matthews (one label each), or exact_match, macro_f1 and micro_f1 (several)."""
     if not multi_label:
         ours, theirs = [one[0] for one in said], [one[0] for one in gold]
-        return {
-            "accuracy": accuracy(ours, theirs),
-            "macro_f1": macro_f1(ours, theirs),
-            "matthews": matthews(ours, theirs),
-        }
+        return {measure.__name__: measure(ours, theirs) for measure in (accuracy, macro_f1, matthews)}
     each = [([label in one for one in said], [label in one for one in gold]) for label in labels]
     return {
         "exact_match": accuracy([frozenset(one) for one in said], [frozenset(one) for one in gold]),
@@ -48,19 +106,12 @@ def scores_of_answers(said: Sequence[str], gold: Sequence[Sequence[str]]) -> dic
 
     A question without an answer is right when the prediction is empty (`no_answer_accuracy` covers these only).
     """
-    exact: list[float] = []
-    f1: list[float] = []
-    nothing: list[float] = []
+    pairs: list[tuple[float, float]] = []
     for ours, theirs in zip(said, gold, strict=True):
-        if not theirs:
-            nothing.append(float(not ours))
-            exact.append(nothing[-1])
-            f1.append(nothing[-1])
-        elif any(is_cjk(character) for one in theirs for character in one):
-            exact.append(em_zh(ours, theirs))
-            f1.append(f1_char_bag(ours, theirs))
-        else:
-            exact.append(exact_match(ours, theirs))
-            f1.append(f1_squad(ours, theirs))
-    scores = {"exact_match": sum(exact) / len(exact), "f1": sum(f1) / len(f1)}
+        chinese = any(is_cjk(character) for one in theirs for character in one)
+        exact, f1 = (em_zh, f1_char_bag) if chinese else (exact_match, f1_squad)
+        right = float(not ours)
+        pairs.append((exact(ours, theirs), f1(ours, theirs)) if theirs else (right, right))
+    nothing = [right for (right, _), theirs in zip(pairs, gold, strict=True) if not theirs]
+    scores = {"exact_match": sum(one for one, _ in pairs) / len(pairs), "f1": sum(one for _, one in pairs) / len(pairs)}
     return {**scores, "no_answer_accuracy": sum(nothing) / len(nothing)} if nothing else scores

@@ -1,15 +1,30 @@
-"""Longest common subsequence and longest common substring of two token sequences, with integers as bit vectors.
+"""What two token sequences share: bags, the longest common subsequence, the longest common substring; and F of it.
 
-A row of the usual table (length of the LCS of the first i of `rows` and the first j of `columns`) grows by 0 or 1
-from one column to the next, so one bit per column holds it (Crochemore et al. 2001, Inf. Process. Lett. 80:279).
-A row costs a few operations on integers of len(columns) bits instead of a loop over the columns.
+The subsequence is found with integers as bit vectors. A row of the usual table (length of the LCS of the first i of
+`rows` and the first j of `columns`) grows by 0 or 1 from one column to the next, so one bit per column holds it
+(Crochemore et al. 2001, Inf. Process. Lett. 80:279). A row costs a few operations on integers of len(columns) bits
+instead of a loop over the columns.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Hashable, Sequence
 
-__all__ = ["lcs_indices", "lcs_length", "substring_length"]
+__all__ = ["bag_f1", "f_measure", "lcs_indices", "lcs_length", "substring_length"]
+
+
+def f_measure(shared: int, wanted: int, predicted: int, beta: float = 1.0) -> float:
+    """F = (1 + β²) R P / (R + β² P), 0 to 1, with R = shared / wanted and P = shared / predicted; 0 where shared is."""
+    if not shared:
+        return 0.0
+    recall, precision = shared / wanted, shared / predicted
+    return (1 + beta**2) * precision * recall / (recall + beta**2 * precision)
+
+
+def bag_f1(predicted: Sequence[Hashable], wanted: Sequence[Hashable]) -> float:
+    """F of the tokens that both have, each as often as both have it."""
+    return f_measure((Counter(predicted) & Counter(wanted)).total(), len(wanted), len(predicted))
 
 
 def lcs_length(rows: Sequence[Hashable], columns: Sequence[Hashable]) -> int:
@@ -60,10 +75,6 @@ def substring_length(rows: Sequence[Hashable], columns: Sequence[Hashable]) -> i
     best = 0
     last = [0] * (len(columns) + 1)
     for token in rows:
-        row = [0] * (len(columns) + 1)
-        for j, other in enumerate(columns):
-            if token == other:
-                row[j + 1] = last[j] + 1
-        best = max(best, max(row))
-        last = row
+        last = [0, *(last[j] + 1 if token == other else 0 for j, other in enumerate(columns))]
+        best = max(best, *last)
     return best

@@ -20,10 +20,9 @@ from __future__ import annotations
 import re
 import string
 import unicodedata
-from collections import Counter
 from collections.abc import Callable, Sequence
 
-from posttrain.data.metrics.lcs import lcs_length, substring_length
+from posttrain.data.metrics.lcs import bag_f1, f_measure, lcs_length, substring_length
 from posttrain.data.scripts import CJK
 
 __all__ = ["em_cmrc", "em_zh", "exact_match", "f1_char_bag", "f1_char_subsequence", "f1_cmrc_lcs", "f1_squad"]
@@ -43,7 +42,7 @@ def exact_match(prediction: str, references: Sequence[str]) -> float:
 
 def f1_squad(prediction: str, references: Sequence[str]) -> float:
     """SQuAD 1.1's F1 over words (a multiset, not a set)."""
-    return _best(prediction, references, lambda a, b: _bag(_squad(a), _squad(b)))
+    return _best(prediction, references, lambda a, b: bag_f1(_squad(a), _squad(b)))
 
 
 def em_zh(prediction: str, references: Sequence[str]) -> float:
@@ -53,7 +52,7 @@ def em_zh(prediction: str, references: Sequence[str]) -> float:
 
 def f1_char_bag(prediction: str, references: Sequence[str]) -> float:
     """F1 over characters as a multiset: order does not count."""
-    return _best(prediction, references, lambda a, b: _bag(_units(a), _units(b)))
+    return _best(prediction, references, lambda a, b: bag_f1(_units(a), _units(b)))
 
 
 def f1_char_subsequence(prediction: str, references: Sequence[str]) -> float:
@@ -61,7 +60,7 @@ def f1_char_subsequence(prediction: str, references: Sequence[str]) -> float:
 
     def one(a: str, b: str) -> float:
         ours, theirs = _units(a), _units(b)
-        return _f1(lcs_length(ours, theirs), len(ours), len(theirs))
+        return f_measure(lcs_length(ours, theirs), len(theirs), len(ours))
 
     return _best(prediction, references, one)
 
@@ -81,7 +80,7 @@ def f1_cmrc_lcs(prediction: str, references: Sequence[str]) -> float:
 
     def one(a: str, b: str) -> float:
         ours, theirs = (_CMRC_UNITS.findall(_cmrc_text(text)) for text in (a, b))
-        return _f1(substring_length(theirs, ours), len(ours), len(theirs))
+        return f_measure(substring_length(theirs, ours), len(theirs), len(ours))
 
     return _best(prediction, references, one)
 
@@ -90,17 +89,6 @@ def _best(prediction: str, references: Sequence[str], score: Callable[[str, str]
     if not prediction.strip():
         return 0.0
     return max((score(prediction, one) for one in references), default=0.0)
-
-
-def _f1(shared: int, predicted: int, wanted: int) -> float:
-    if not shared:
-        return 0.0
-    precision, recall = shared / predicted, shared / wanted
-    return 2 * precision * recall / (precision + recall)
-
-
-def _bag(ours: Sequence[str], theirs: Sequence[str]) -> float:
-    return _f1((Counter(ours) & Counter(theirs)).total(), len(ours), len(theirs))
 
 
 def _squad(text: str) -> list[str]:

@@ -27,7 +27,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from posttrain.data.metrics.lcs import lcs_length
-from posttrain.exams.metrics.tokens import jieba_cut, jieba_signature
+from posttrain.exams.metrics.tokens import jieba_cut, jieba_signature, ngrams
 
 __all__ = ["CHATGLM_SCORES", "chatglm_scores", "chatglm_signature"]
 
@@ -62,7 +62,7 @@ def _words(pieces: Sequence[str]) -> list[str]:
 
 
 def _rouge_n(words: Sequence[str], wanted: Sequence[str], n: int) -> float:
-    ours, theirs = (set(zip(*(tokens[i:] for i in range(n)), strict=False)) for tokens in (words, wanted))
+    ours, theirs = (set(ngrams(tokens, n)) for tokens in (words, wanted))
     return _rouge_f(len(ours & theirs), len(ours), len(theirs))
 
 
@@ -77,10 +77,8 @@ def _bleu4(prediction: Sequence[str], reference: Sequence[str]) -> float:
     logs: list[float] = []
     misses = 0
     for n in range(1, 5):
-        ours, theirs = (
-            Counter(zip(*(tokens[i:] for i in range(n)), strict=False)) for tokens in (prediction, reference)
-        )
-        shared = sum(min(count, theirs[gram]) for gram, count in ours.items())
+        ours, theirs = (Counter(ngrams(tokens, n)) for tokens in (prediction, reference))
+        shared = (ours & theirs).total()
         total = max(1, ours.total())
         if not shared:
             if n == 1:

@@ -52,31 +52,19 @@ def cross_entropy(sum_nats: float, units: int) -> float:
     return -sum_nats / units
 
 
-def token_perplexity(sum_nats: float, tokens: int) -> float:
-    """exp(nats per token)."""
-    return _exp(cross_entropy(sum_nats, tokens))
+def _perplexity(sum_nats: float, units: int) -> float:
+    """exp(nats per unit); inf where a float holds no more (above 709 nats per unit)."""
+    nats = cross_entropy(sum_nats, units)
+    return math.exp(nats) if nats < 709 else math.inf
 
 
-def word_perplexity(sum_nats: float, words: int) -> float:
-    """exp(nats per word)."""
-    return _exp(cross_entropy(sum_nats, words))
-
-
-def char_perplexity(sum_nats: float, characters: int) -> float:
-    """exp(nats per character)."""
-    return _exp(cross_entropy(sum_nats, characters))
-
-
-def byte_perplexity(sum_nats: float, bytes_: int) -> float:
-    """exp(nats per UTF-8 byte)."""
-    return _exp(cross_entropy(sum_nats, bytes_))
+token_perplexity = _perplexity
+word_perplexity = _perplexity
+char_perplexity = _perplexity
+byte_perplexity = _perplexity
+"""exp(nats per token, word, character, UTF-8 byte): the caller says what is counted."""
 
 
 def bits_per_byte(sum_nats: float, bytes_: int) -> float:
     """Bits per UTF-8 byte."""
     return cross_entropy(sum_nats, bytes_) / math.log(2)
-
-
-def _exp(nats: float) -> float:
-    """inf where a float holds no more (above 709 nats per unit)."""
-    return math.exp(nats) if nats < 709 else math.inf

@@ -24,26 +24,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from posttrain.data.metrics.lcs import lcs_indices, lcs_length
-from posttrain.exams.metrics.tokens import (
-    Tokenizer,
-    characters,
-    jieba_simplified,
-    jieba_words,
-    latin,
-    tokenizer_signature,
-)
+from posttrain.data.metrics.lcs import bag_f1, f_measure, lcs_indices, lcs_length
+from posttrain.exams.metrics.tokens import Tokenizer, characters, ngrams, tokenizer_signature
 
-__all__ = [
-    "Rouge",
-    "best_rouge",
-    "characters",
-    "jieba_simplified",
-    "jieba_words",
-    "latin",
-    "rouge",
-    "rouge_signature",
-]
+__all__ = ["Rouge", "best_rouge", "rouge", "rouge_signature"]
 
 
 class Rouge(NamedTuple):
@@ -68,8 +52,8 @@ def rouge(
     predicted, wanted = tokenizer(prediction), tokenizer(reference)
     length = lcs_length(wanted, predicted)
     return Rouge(
-        _ngrams(predicted, wanted, 1),
-        _ngrams(predicted, wanted, 2),
+        bag_f1(predicted, wanted),
+        bag_f1(ngrams(predicted, 2), ngrams(wanted, 2)),
         f_measure(length, len(wanted), len(predicted), beta),
         _by_lines(prediction, reference, tokenizer, beta),
         _skip_bigrams(predicted, wanted, max_skip),
@@ -93,20 +77,6 @@ def rouge_signature(*, tokenizer: Tokenizer = characters, beta: float = 1.0, max
     """What the scores depend on, in the manner of sacrebleu's signatures."""
     skip = "any" if max_skip is None else str(max_skip)
     return f"rouge:rouge-score-0.1.2|{tokenizer_signature(tokenizer)}|beta:{beta:g}|skip:{skip}"
-
-
-def f_measure(shared: int, wanted: int, predicted: int, beta: float = 1.0) -> float:
-    """F of counts, 0 to 1 (the module's docstring has the formula)."""
-    if not shared:
-        return 0.0
-    recall, precision = shared / wanted, shared / predicted
-    return (1 + beta**2) * precision * recall / (recall + beta**2 * precision)
-
-
-def _ngrams(predicted: Sequence[str], wanted: Sequence[str], n: int) -> float:
-    ours, theirs = (Counter(zip(*(tokens[i:] for i in range(n)), strict=False)) for tokens in (predicted, wanted))
-    shared = sum(min(count, theirs[gram]) for gram, count in ours.items() if gram in theirs)
-    return f_measure(shared, theirs.total(), ours.total())
 
 
 def _by_lines(prediction: str, reference: str, tokenizer: Tokenizer, beta: float) -> float:

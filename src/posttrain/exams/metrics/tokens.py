@@ -14,8 +14,10 @@ import logging
 import re
 import unicodedata
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
+from importlib.metadata import version
+from itertools import accumulate, pairwise
 from typing import Any
 
 from posttrain.data.scripts import CJK
@@ -28,6 +30,7 @@ __all__ = [
     "jieba_tags",
     "jieba_words",
     "latin",
+    "ngrams",
     "to_simplified",
     "tokenizer_signature",
 ]
@@ -62,14 +65,8 @@ def jieba_simplified(text: str) -> list[str]:
     simplified = _to_simplified().convert(lowered)
     if len(simplified) != len(lowered):
         return jieba_words(text)
-    return [word for word in _slices(lowered, jieba_cut(simplified)) if _is_word(word)]
-
-
-def _slices(text: str, cuts: Sequence[str]) -> Iterator[str]:
-    start = 0
-    for cut in cuts:
-        yield text[start : start + len(cut)]
-        start += len(cut)
+    ends = accumulate(map(len, jieba_cut(simplified)), initial=0)
+    return [word for start, end in pairwise(ends) if _is_word(word := lowered[start:end])]
 
 
 def _is_word(word: str) -> bool:
@@ -90,16 +87,19 @@ def jieba_tags(text: str) -> list[tuple[str, str]]:
     return [(pair.word, pair.flag) for pair in _tagger().cut(text)]
 
 
+def ngrams(tokens: Sequence[str], n: int) -> list[tuple[str, ...]]:
+    """Every run of n tokens."""
+    return list(zip(*(tokens[i:] for i in range(n)), strict=False))
+
+
 def tokenizer_signature(tokenizer: Tokenizer) -> str:
     """`tok:char`, `tok:latin`, `tok:jieba-0.42.1,dict:1a2b3c4d`; of another function, its qualified name."""
-    if tokenizer is characters:
-        return "tok:char"
-    if tokenizer is latin:
-        return "tok:latin"
+    if tokenizer in (characters, latin):
+        return "tok:char" if tokenizer is characters else "tok:latin"
     if tokenizer is jieba_words:
         return f"tok:{jieba_signature()}"
     if tokenizer is jieba_simplified:
-        return f"tok:{jieba_signature()},cut:simplified,opencc:{_opencc_version()}"
+        return f"tok:{jieba_signature()},cut:simplified,opencc:{version('opencc')}"
     return f"tok:{tokenizer.__module__}.{tokenizer.__qualname__}"
 
 
@@ -141,9 +141,3 @@ def _to_simplified() -> Any:
     import opencc
 
     return opencc.OpenCC("t2s")
-
-
-def _opencc_version() -> str:
-    from importlib.metadata import version
-
-    return version("opencc")

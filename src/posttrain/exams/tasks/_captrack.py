@@ -9,19 +9,20 @@ from __future__ import annotations
 import ast
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
+from string import ascii_uppercase as LETTERS
 from typing import Any, NamedTuple
 
 from posttrain.exams.behaviour import formatting, length
-from posttrain.exams.instructions import is_followed, loose_forms, unsupported
-from posttrain.exams.json_schema import checkable, fits
-from posttrain.exams.matching import is_refusal, json_values, normalise
-from posttrain.exams.numerals import last_number, marked_number
+from posttrain.exams.instructions import checkable, fits, unsupported, verdicts
+from posttrain.exams.matching import json_values
+from posttrain.exams.normalising import normalise
+from posttrain.exams.numerals import final_number, last_number
+from posttrain.exams.refusals import is_refusal
 from posttrain.exams.score_spec import ScoreSpec, Unit
 
 __all__ = ["LETTERS", "Spec", "declared", "plain_value", "scorer", "spec_of"]
 
-LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 Row = Mapping[str, Any]
 Scores = dict[str, float] | None
 
@@ -32,49 +33,38 @@ class Spec(NamedTuple):
     """
 
     way: str
-    capabilities: Mapping[str, str]
+    capabilities: Mapping[str, str] = {}
 
 
 def _accuracy(way: str, capability: str) -> Spec:
     return Spec(way, {"accuracy": capability})
 
 
-STYLE = Spec(
-    "style",
-    {"length": "will.verbosity", "bullets": "will.formatting", "table": "will.formatting", "emoji": "will.formatting"},
-)
-JUDGED = Spec("judge", {})
+STYLE = Spec("style", {"length": "will.verbosity", **dict.fromkeys(("bullets", "table", "emoji"), "will.formatting")})
+TOOLS = Spec("tools", {"selection": "how.tools", "arguments": "how.tools"})
 BASES: Mapping[str, Spec] = {
     "mmlu_pro": _accuracy("choice", "can.knowledge"),
     "popqa": _accuracy("contains", "can.knowledge"),
     "gsm8k": _accuracy("number", "can.knowledge"),
-    "livemathbench": JUDGED,
-    "humaneval": Spec("code", {}),
-    "mbpp": Spec("code", {}),
-    "math": JUDGED,
-    "supergpqa": JUDGED,
     "hotpotqa": _accuracy("answer", "can.in_context"),
     "boolq": _accuracy("yes_no", "can.in_context"),
-    "ragtruth": JUDGED,
     "truthfulqa": _accuracy("choice", "can.faithfulness"),
     "winogrande": _accuracy("choice", "can.domains"),
     "hellaswag": _accuracy("choice", "can.domains"),
     "mgsm": _accuracy("number", "can.languages"),
     "xtreme": _accuracy("contains", "can.languages"),
     "harmbench": Spec("refusal", {"refusal": "will.refusal"}),
-    "eli5": JUDGED,
     "oasst1": STYLE,
     "ifeval": Spec("ifeval", {"prompt_strict": "how.instructions"}),
-    "followbench": JUDGED,
-    "bfcl": Spec("tools", {"selection": "how.tools", "arguments": "how.tools"}),
-    "mnms": Spec("tools", {"selection": "how.tools", "arguments": "how.tools"}),
-    "structflowbench": JUDGED,
+    **dict.fromkeys(("bfcl", "mnms"), TOOLS),
     "longbenchv2": _accuracy("choice", "how.long_context"),
-    "qasper": JUDGED,
+    **dict.fromkeys(("humaneval", "mbpp"), Spec("code")),
+    **dict.fromkeys(("livemathbench", "math", "supergpqa", "ragtruth", "eli5", "followbench"), Spec("judge")),
+    **dict.fromkeys(("structflowbench", "qasper"), Spec("judge")),
 }
 WHOLE: Mapping[str, Spec] = {
     "mtbench.turn1": STYLE,
-    "mtbench.turn2": JUDGED,
+    "mtbench.turn2": Spec("judge"),
     "ruler.4k": Spec("comply", {"compliance": "will.refusal"}),
     "ruler.32k": _accuracy("needle", "how.long_context"),
 }
@@ -89,7 +79,7 @@ def spec_of(task: str) -> Spec:
         return _accuracy("schema", "how.schema")
     if variant == "citation":
         return Spec("citation", {"format": "how.citations", "sources": "how.citations"})
-    spec = BASES.get(base, Spec("unknown", {}))
+    spec = BASES.get(base, Spec("unknown"))
     if variant == "rephrased":
         return Spec(spec.way, dict.fromkeys(spec.capabilities, "can.robust_prompts"))
     return spec
@@ -131,23 +121,18 @@ def _contains(answer: str, row: Row) -> Scores:
 
 
 def _answer(answer: str, row: Row) -> Scores:
-    golds = [normalise(gold) for gold in _golds(row["gold"])]
-    said = normalise(_said(answer))
+    golds, said = [normalise(gold) for gold in _golds(row["gold"])], normalise(_said(answer))
     return {"accuracy": float(any(gold and f" {gold} " in f" {said} " for gold in golds))} if golds else None
 
 
 def _number(answer: str, row: Row) -> Scores:
     golds = _golds(row["gold"])
-    if not golds:
-        return None
-    marked = marked_number(golds[0])
-    gold = marked if marked is not None else last_number(golds[0])
+    gold = final_number(golds[0]) if golds else None
     if gold is None:
         return None
     found = re.search(r"answer\s*[:：]\s*(\S+)", answer, re.IGNORECASE)
     said = last_number(found[1]) if found else None
-    said = marked_number(answer) if said is None else said
-    said = last_number(answer) if said is None else said
+    said = final_number(answer) if said is None else said
     return {"accuracy": float(said is not None and abs(said - gold) <= 1e-6)}
 
 
@@ -194,19 +179,10 @@ def _schema(answer: str, row: Row) -> Scores:
 
 def _ifeval(answer: str, row: Row) -> Scores:
     ids, kwargs = row.get("instructions") or ([], [])
-    if (
-        not ids
-        or len(ids) != len(kwargs)
-        or any(unsupported(name, args) for name, args in zip(ids, kwargs, strict=True))
-    ):
+    if not ids or len(ids) != len(kwargs) or any(map(unsupported, ids, kwargs)):
         return None
-    asked = list(zip(ids, kwargs, strict=True))
-    loose = all(any(is_followed(name, form, args) for form in loose_forms(answer)) for name, args in asked)
-    strict = all(is_followed(name, answer, args) for name, args in asked)
-    return {"prompt_strict": float(strict), "prompt_loose": float(loose)}
-
-
-# ---- tools and sources ---------------------------------------------------------------------------------------------
+    strict, loose = verdicts(answer, ids, kwargs)
+    return {"prompt_strict": float(all(strict)), "prompt_loose": float(all(loose))}
 
 
 def _calls(value: Any) -> list[tuple[str, dict[str, Any]]]:
@@ -276,61 +252,54 @@ def _citation(answer: str, row: Row) -> Scores:
     needed = {normalise(t) for t in titles if there is None or t in there}
     if not needed:
         return None
-    named = [normalise(one) for part in re.findall(r"\[([^\]]+)\]", answer) for one in re.split("[,;]", part)]
-    whole = [normalise(part) for part in re.findall(r"\[([^\]]+)\]", answer)]
-    found = {title for title in needed if any(one and (title in one or one in title) for one in (*named, *whole))}
+    whole = re.findall(r"\[([^\]]+)\]", answer)
+    named = [normalise(one) for part in whole for one in (part, *re.split("[,;]", part))]
+    found = {title for title in needed if any(one and (title in one or one in title) for one in named)}
     return {"format": float(bool(named)), "sources": len(found) / len(needed)}
 
 
-WAYS: Mapping[str, Callable[[str, Row], Scores]] = {
-    "contains": _contains,
-    "answer": _answer,
-    "number": _number,
-    "yes_no": _yes_no,
-    "needle": _needle,
-    "refusal": _refusal,
-    "comply": _comply,
-    "style": _style,
-    "schema": _schema,
-    "ifeval": _ifeval,
-    "tools": _tools,
-    "citation": _citation,
-}
+class Way(NamedTuple):
+    """score: an answer's scores (of `choice` the exam itself makes them); makes: their names."""
+
+    score: Callable[[str, Row], Scores] | None
+    makes: tuple[str, ...] = ("accuracy",)
 
 
-MADE: Mapping[str, tuple[str, ...]] = {
-    **dict.fromkeys(("contains", "answer", "number", "yes_no", "needle"), ("accuracy",)),
-    "choice": ("accuracy", "said", "format"),
-    "refusal": ("refusal",),
-    "comply": ("compliance",),
-    "style": ("length", "bullets", "table", "emoji"),
-    "schema": ("accuracy", "json"),
-    "ifeval": ("prompt_strict", "prompt_loose"),
-    "tools": ("selection", "arguments"),
-    "citation": ("format", "sources"),
+WAYS: Mapping[str, Way] = {
+    "contains": Way(_contains),
+    "answer": Way(_answer),
+    "number": Way(_number),
+    "yes_no": Way(_yes_no),
+    "needle": Way(_needle),
+    "choice": Way(None, ("accuracy", "said", "format")),
+    "refusal": Way(_refusal, ("refusal",)),
+    "comply": Way(_comply, ("compliance",)),
+    "style": Way(_style, ("length", "bullets", "table", "emoji")),
+    "schema": Way(_schema, ("accuracy", "json")),
+    "ifeval": Way(_ifeval, ("prompt_strict", "prompt_loose")),
+    "tools": Way(_tools, ("selection", "arguments")),
+    "citation": Way(_citation, ("format", "sources")),
 }
-"""Way of scoring -> the scores that it makes."""
 
 
 def declared(task: str) -> Iterator[ScoreSpec]:
     """What the scores of a task are: `<task>.<score>`."""
     way = spec_of(task).way
-    for score in MADE.get(way, ()):
+    for score in WAYS[way].makes if way in WAYS else ():
         unit: Unit = "tokens" if score == "length" else "grade" if way in ("tools", "citation") else "share"
         yield ScoreSpec(f"{task}.{score}", score, unit, "none" if way == "style" else "more", task)
 
 
 def scorer(way: str) -> Callable[[str, Row], Scores] | None:
     """The function of a way of scoring; None for those that need a judge, running code, or are not known."""
-    return WAYS.get(way)
+    return WAYS[way].score if way in WAYS else None
 
 
 def letter_of(answer: str, count: int) -> str | None:
     """The letter that an answer chooses: alone, after "Answer:", or in front of a mark; None for anything else."""
-    letters: Sequence[str] = LETTERS[:count]
     text = answer.strip()
     found = re.fullmatch(r"[（(\[]?([A-Za-z])[)）\].:]?", text) or re.search(
         r"answer(?: is)?\s*[:：]?\s*[（(\[]?([A-Z])\b", text, re.IGNORECASE
     )
     found = found or re.match(r"([A-Z])[).:]\s", text)
-    return found[1].upper() if found and found[1].upper() in letters else None
+    return found[1].upper() if found and found[1].upper() in LETTERS[:count] else None

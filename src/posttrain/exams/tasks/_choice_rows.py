@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Iterator, Sequence
+from functools import partial
+from itertools import takewhile
 from pathlib import Path
+from string import ascii_uppercase as LETTERS
 from typing import Any, Literal, NamedTuple
 
 from posttrain.data.lengths import listed
 from posttrain.errors import DataError, MissingError, Problem
 from posttrain.exams.rows import Row, Rows
 
-__all__ = ["LETTERS", "Question", "Read", "read_questions"]
+__all__ = ["Question", "Read", "read_questions"]
 
-LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 HEAVENLY = "甲乙丙丁戊己庚辛壬癸"
 ANSWER_KEYS = ("answer", "label", "target", "correct", "gold", "答案")
 QUESTION_KEYS = ("question", "prompt", "題目", "問題")
@@ -36,13 +39,13 @@ class Question(NamedTuple):
 
 class Read(NamedTuple):
     """What files hold: questions to ask, questions for examples, what a reader has to know, and where each question
-    to ask stands, by subject and number.
+    to ask stands.
     """
 
     asked: list[Question]
     examples: list[Question]
     notes: list[str]
-    places: dict[tuple[str, int], str]
+    locations: list[str]
 
 
 class _Draft(NamedTuple):
@@ -55,22 +58,23 @@ class _Draft(NamedTuple):
 
 def read_questions(path: Path) -> Read:
     """Read a file, or a folder of files. DataError with every wrong row of all of them."""
-    files = list(_files(path))
-    rows: dict[Split, list[_Draft]] = {"test": [], "dev": []}
+    drafts: dict[Split, list[_Draft]] = {"test": [], "dev": []}
     problems: list[Problem] = []
     notes: list[str] = []
-    for file, split, subject in files:
-        drafts, reader = _read_file(file, subject)
-        notes += _settle(drafts, file, reader)
-        problems += reader.problems
-        rows[split] += drafts
+    for file, split, subject in _files(path):
+        rows = Rows(file, names=partial(_names, file))
+        found = [draft for row in rows if (draft := _draft(row, subject)) is not None]
+        if not rows.count and not rows.problems:
+            rows.problems.append(Problem(str(file), "the file is empty: no rows"))
+        notes += _settle(found, file)
+        problems += rows.problems
+        drafts[split] += found
     if problems:
         raise DataError(*listed(problems))
-    if not rows["test"]:
+    if not drafts["test"]:
         raise DataError(Problem(str(path), "no questions", "MMLU's CSV or JSONL is expected: docs/exams.md"))
-    asked = _numbered(rows["test"])
-    places = {(q.subject, q.number): draft.row.location for q, draft in zip(asked, rows["test"], strict=True)}
-    return Read(asked, _numbered(rows["dev"]), notes, places)
+    locations = [draft.row.location for draft in drafts["test"]]
+    return Read(_numbered(drafts["test"]), _numbered(drafts["dev"]), notes, locations)
 
 
 def _files(path: Path) -> Iterator[tuple[Path, Split, str]]:
@@ -91,15 +95,7 @@ def _files(path: Path) -> Iterator[tuple[Path, Split, str]]:
             yield file, "test", subject
 
 
-def _read_file(file: Path, subject: str) -> tuple[list[_Draft], Rows]:
-    rows = Rows(file, names=lambda cells: _names(cells, file))
-    drafts = [draft for row in rows if (draft := _draft(row, subject)) is not None]
-    if not rows.count and not rows.problems:
-        rows.problems.append(Problem(str(file), "the file is empty: no rows"))
-    return drafts, rows
-
-
-def _names(first: list[str], file: Path) -> tuple[str, ...] | None:
+def _names(file: Path, first: list[str]) -> tuple[str, ...] | None:
     """Names for the columns of a table whose first line is a question already, as in the original MMLU."""
     if {cell.strip().lower() for cell in first} & {*QUESTION_KEYS, *ANSWER_KEYS}:
         return None
@@ -114,7 +110,7 @@ def _names(first: list[str], file: Path) -> tuple[str, ...] | None:
 
 def _draft(row: Row, subject: str) -> _Draft | None:
     names = {str(key).strip().lower(): key for key in row.value}
-    asked = _first(names, QUESTION_KEYS)
+    asked, key, own = (_first(names, keys) for keys in (QUESTION_KEYS, ANSWER_KEYS, SUBJECT_KEYS))
     if asked is None:
         row.bad("no column 'question'", f"the row has {', '.join(map(str, row.value))}")
         return None
@@ -122,11 +118,8 @@ def _draft(row: Row, subject: str) -> _Draft | None:
     choices = _choices(row, names)
     if question is None or choices is None:
         return None
-    key = _first(names, ANSWER_KEYS)
     value = row.value.get(key) if key else None
-    own = _first(names, SUBJECT_KEYS)
-    own_subject = str(row.value[own]).strip() if own and row.value[own] else subject
-    draft = Question(own_subject, 0, question.strip(), choices, -1)
+    subject = str(row.value[own]).strip() if own and row.value[own] else subject
     answer = _answer(value, choices)
     if answer is None:
         letters = f"{LETTERS[0]} to {LETTERS[len(choices) - 1]}"
@@ -134,7 +127,7 @@ def _draft(row: Row, subject: str) -> _Draft | None:
         row.bad(cause, f"write {letters}, the number of the choice, or its words")
         return None
     index, counted = answer
-    return _Draft(row, draft._replace(answer=index), counted)
+    return _Draft(row, Question(subject, 0, question.strip(), choices, index), counted)
 
 
 def _first(names: dict[str, Any], wanted: Sequence[str]) -> Any:
@@ -147,11 +140,7 @@ def _choices(row: Row, names: dict[str, Any]) -> tuple[str, ...] | None:
     if isinstance(value, dict):
         value = value.get("text")
     if value is None:
-        value = []
-        for letter in LETTERS.lower():
-            if letter not in names:
-                break
-            value.append(row.value[names[letter]])
+        value = [row.value[names[letter]] for letter in takewhile(names.__contains__, LETTERS.lower())]
         while value and not str(value[-1] or "").strip():  # a question of fewer choices than the table has columns
             value.pop()
     if not isinstance(value, list) or len(value) < 2 or len(value) > len(LETTERS):
@@ -175,10 +164,9 @@ def _answer(value: Any, choices: Sequence[str]) -> tuple[int, int | None] | None
         return (-1, value) if 0 <= value <= len(choices) else None
     text = unicodedata.normalize("NFKC", str(value)).strip()
     bare = text.strip("()[]{}.、:：。 \t【】「」").upper()
-    if len(bare) == 1 and bare in LETTERS[: len(choices)]:
-        return LETTERS.index(bare), None
-    if len(bare) == 1 and bare in HEAVENLY[: len(choices)]:
-        return HEAVENLY.index(bare), None
+    for signs in (LETTERS, HEAVENLY):
+        if len(bare) == 1 and bare in signs[: len(choices)]:
+            return signs.index(bare), None
     same = [i for i, choice in enumerate(choices) if unicodedata.normalize("NFKC", choice).strip() == text]
     number = int(bare) if bare.isdecimal() and int(bare) <= len(choices) else None
     if len(same) == 1:
@@ -186,12 +174,12 @@ def _answer(value: Any, choices: Sequence[str]) -> tuple[int, int | None] | None
     return None if number is None else (-1, number)
 
 
-def _settle(drafts: list[_Draft], file: Path, rows: Rows) -> Iterator[str]:
+def _settle(drafts: list[_Draft], file: Path) -> Iterator[str]:
     """Numbers count from 0 where one is 0, from 1 where one is the number of the choices; both is an error. A number
     that is also a choice's words ("2" of 1, 2, 3, 4) is words, unless other answers of the file are numbers.
     """
     if all(draft.counted is None or draft.question.answer >= 0 for draft in drafts):
-        drafts[:] = [draft._replace(counted=None) for draft in drafts]
+        return
     numbers = [draft for draft in drafts if draft.counted is not None]
     zero = [d for d in numbers if d.counted == 0]
     last = [d for d in numbers if d.counted == len(d.question.choices)]
@@ -213,10 +201,9 @@ def _settle(drafts: list[_Draft], file: Path, rows: Rows) -> Iterator[str]:
 
 
 def _numbered(drafts: Sequence[_Draft]) -> list[Question]:
-    counts: dict[str, int] = {}
+    counts: Counter[str] = Counter()
     numbered = []
-    for draft in drafts:
-        subject = draft.question.subject
-        counts[subject] = counts.get(subject, 0) + 1
-        numbered.append(draft.question._replace(number=counts[subject]))
+    for _, question, _ in drafts:
+        counts[question.subject] += 1
+        numbered.append(question._replace(number=counts[question.subject]))
     return numbered

@@ -6,16 +6,16 @@ and AX-g, which it has not, are our own. `{field}` in a wording is a column of t
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from typing import NamedTuple
 
 from posttrain.exams.score_spec import ScoreSpec, specs
 
-__all__ = ["TASKS", "GlueTask", "Posed"]
+__all__ = ["SCORES", "TASKS", "GlueTask", "Posed", "posed"]
 
 Fields = Mapping[str, str]
+Columns = Mapping[str, tuple[str, ...]]
 SCORES: Mapping[str, ScoreSpec] = {
     spec.key: spec
     for spec in (
@@ -27,58 +27,51 @@ SCORES: Mapping[str, ScoreSpec] = {
 }
 
 
-@dataclass(frozen=True)
-class Posed:
+class Posed(NamedTuple):
     """A row as it is asked. text: ends with "Answer:" when plain; words: the answers; question: what a perturbation
-    may change, part of the text; about: what `judge` needs beside the label.
+    may change, part of the text.
     """
 
     text: str
     chat: str
     words: tuple[str, ...]
     question: str
-    about: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class GlueTask:
-    """columns: our field -> names of columns it may stand in; labels: names by number; wording ends before "Answer:";
-    words: what stands for each label; disturbed: the field that perturbations change; header: of a TSV without one.
+    """columns: our field -> names of columns it may stand in; labels: names by number; words: what stands for each
+    label; disturbed: the field that perturbations change, by default the last one; label_columns: where the label may
+    stand.
     """
 
-    columns: Mapping[str, tuple[str, ...]]
+    columns: Columns
     labels: tuple[str, ...]
-    wording: str
-    words: tuple[str, ...]
-    disturbed: str
-    capability: str
+    words: tuple[str, ...] = ()
+    capability: str = "can.knowledge"
     scores: tuple[str, ...] = ("acc",)
     headline: str = "acc"
+    disturbed: str = ""
     label_columns: tuple[str, ...] = ("label",)
-    header: tuple[str, ...] | None = None
-    pose: Callable[[Fields], Posed] | None = None
-
-    @property
-    def specs(self) -> tuple[ScoreSpec, ...]:
-        """What its scores are."""
-        return tuple(SCORES[name] for name in (*self.scores, *(["squared_error"] if "pearson" in self.scores else [])))
-
-    def posed(self, row: Fields) -> Posed:
-        """The row in words."""
-        if self.pose is not None:
-            return self.pose(row)
-        text = self.wording.format_map(row)
-        return Posed(f"{text}\nAnswer:", text, self.words, row[self.disturbed])
 
 
-def _columns(*names: str, **others: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
-    return {name: (name,) for name in names} | others
+def posed(task: str, row: Fields) -> Posed:
+    """The row of a task in words."""
+    if task in POSES:
+        return POSES[task](row)
+    spec = TASKS[task]
+    return _asked(WORDING[task].format_map(row), spec.words, row[spec.disturbed or list(spec.columns)[-1]])
+
+
+def _asked(text: str, words: tuple[str, ...], question: str) -> Posed:
+    return Posed(f"{text}\nAnswer:", text, words, question)
 
 
 def _mnli(row: Fields) -> Posed:
     hypothesis = row["hypothesis"].strip()
-    text = f"{row['premise']}\nQuestion: {hypothesis}{'' if hypothesis.endswith('.') else '.'} True, False or Neither?"
-    return Posed(f"{text}\nAnswer:", text, ("True", "Neither", "False"), hypothesis)
+    end = "" if hypothesis.endswith(".") else "."
+    text = f"{row['premise']}\nQuestion: {hypothesis}{end} True, False or Neither?"
+    return _asked(text, ("True", "Neither", "False"), hypothesis)
 
 
 def _copa(row: Fields) -> Posed:
@@ -95,149 +88,88 @@ def _wsc(row: Fields) -> Posed:
     at, pronoun = int(row["span2_index"]), row["span2_text"]
     size = len(pronoun.split())
     spoken = " ".join(words[at : at + size])
-    marked = [*words[:at], spoken.replace(pronoun, f"*{pronoun}*", 1), *words[at + size :]]
-    passage = " ".join(marked)
+    passage = " ".join([*words[:at], spoken.replace(pronoun, f"*{pronoun}*", 1), *words[at + size :]])
     ask = f'In the passage above, does the pronoun "*{pronoun}*" refer to "*{row["span1_text"]}*"?'
-    text = f"Passage: {passage}\nQuestion: {ask}"
-    return Posed(f"{text}\nAnswer:", text, ("no", "yes"), passage)
+    return _asked(f"Passage: {passage}\nQuestion: {ask}", NO_YES, passage)
 
 
-_PAIR = {"sentence1": ("sentence1", "#1 String", "premise"), "sentence2": ("sentence2", "#2 String", "hypothesis")}
-_NLI = {"premise": ("premise", "sentence1"), "hypothesis": ("hypothesis", "sentence2")}
-_ENTAILS = ("entailment", "not_entailment")
-_TRUE_FALSE = "{premise}\nQuestion: {hypothesis} True or False?"
+def _columns(*names: str) -> Columns:
+    return {name: (name,) for name in names}
 
+
+NO_YES = ("no", "yes")
+TRUE_FALSE = ("True", "False")
+ENTAILS = ("entailment", "not_entailment")
+TRUTH = ("false", "true")
+PAIR = {"sentence1": ("sentence1", "#1 String", "premise"), "sentence2": ("sentence2", "#2 String", "hypothesis")}
+NLI = {"premise": ("premise", "sentence1"), "hypothesis": ("hypothesis", "sentence2")}
+
+POSES: Mapping[str, Callable[[Fields], Posed]] = {"mnli": _mnli, "copa": _copa, "wsc": _wsc}
+WORDING = {
+    "cola": "{sentence}\nQuestion: Does this sentence make sense?",
+    "sst2": "{sentence}\nQuestion: Is this sentence positive or negative?",
+    "mrpc": "Sentence 1: {sentence1}\nSentence 2: {sentence2}\nQuestion: Do both sentences mean the same thing?",
+    "qqp": "Question 1: {question1}\nQuestion 2: {question2}\nQuestion: Do both questions ask the same thing?",
+    "stsb": "Sentence 1: {sentence1}\nSentence 2: {sentence2}\n"
+    "Question: How similar are both sentences in meaning, from 0 (not at all) to 5 (the same)?",
+    "qnli": "{question}\n{sentence}\nQuestion: Does this response answer the question?",
+    **dict.fromkeys(("rte", "wnli", "axb", "axg"), "{premise}\nQuestion: {hypothesis} True or False?"),
+    "boolq": "{passage}\nQuestion: {question}?",
+    "cb": "{premise}\nQuestion: {hypothesis}. True, False, or Neither?",
+    "multirc": "{passage}\nQuestion: {question}\nAnswer: {answer}\nIs the answer correct?",
+    "wic": "Sentence 1: {sentence1}\nSentence 2: {sentence2}\n"
+    "Question: Is the word '{word}' used in the same way in the two sentences above?",
+}
 TASKS: Mapping[str, GlueTask] = {
     "cola": GlueTask(
-        _columns("sentence"),
-        ("unacceptable", "acceptable"),
-        "{sentence}\nQuestion: Does this sentence make sense?",
-        ("no", "yes"),
-        "sentence",
-        "can.knowledge",
-        ("acc", "mcc"),
-        "mcc",
-        header=("source", "label", "star", "sentence"),
+        _columns("sentence"), ("unacceptable", "acceptable"), NO_YES, scores=("acc", "mcc"), headline="mcc"
     ),
-    "sst2": GlueTask(
-        _columns("sentence"),
-        ("negative", "positive"),
-        "{sentence}\nQuestion: Is this sentence positive or negative?",
-        ("negative", "positive"),
-        "sentence",
-        "can.knowledge",
-    ),
+    "sst2": GlueTask(_columns("sentence"), ("negative", "positive"), ("negative", "positive")),
     "mrpc": GlueTask(
-        _PAIR,
-        ("not_equivalent", "equivalent"),
-        "Sentence 1: {sentence1}\nSentence 2: {sentence2}\nQuestion: Do both sentences mean the same thing?",
-        ("no", "yes"),
-        "sentence2",
-        "can.knowledge",
-        ("acc", "f1"),
-        label_columns=("label", "Quality"),
+        PAIR, ("not_equivalent", "equivalent"), NO_YES, scores=("acc", "f1"), label_columns=("label", "Quality")
     ),
     "qqp": GlueTask(
         _columns("question1", "question2"),
         ("not_duplicate", "duplicate"),
-        "Question 1: {question1}\nQuestion 2: {question2}\nQuestion: Do both questions ask the same thing?",
-        ("no", "yes"),
-        "question2",
-        "can.knowledge",
-        ("acc", "f1"),
+        NO_YES,
+        scores=("acc", "f1"),
         label_columns=("label", "is_duplicate"),
     ),
     "stsb": GlueTask(
-        _PAIR,
+        PAIR,
         (),
-        "Sentence 1: {sentence1}\nSentence 2: {sentence2}\n"
-        "Question: How similar are both sentences in meaning, from 0 (not at all) to 5 (the same)?",
-        ("0", "1", "2", "3", "4", "5"),
-        "sentence2",
-        "can.knowledge",
-        ("pearson", "spearman"),
-        "pearson",
+        tuple("012345"),
+        scores=("pearson", "spearman", "squared_error"),
+        headline="pearson",
         label_columns=("label", "score"),
     ),
     "mnli": GlueTask(
-        _NLI,
-        ("entailment", "neutral", "contradiction"),
-        "",
-        (),
-        "hypothesis",
-        "can.reasoning",
-        label_columns=("gold_label", "label"),
-        pose=_mnli,
+        NLI, ("entailment", "neutral", "contradiction"), (), "can.reasoning", label_columns=("gold_label", "label")
     ),
-    "qnli": GlueTask(
-        _columns("question", "sentence"),
-        _ENTAILS,
-        "{question}\n{sentence}\nQuestion: Does this response answer the question?",
-        ("yes", "no"),
-        "question",
-        "can.reasoning",
-    ),
-    "rte": GlueTask(_NLI, _ENTAILS, _TRUE_FALSE, ("True", "False"), "hypothesis", "can.reasoning"),
-    "wnli": GlueTask(
-        _NLI, ("not_entailment", "entailment"), _TRUE_FALSE, ("False", "True"), "hypothesis", "can.domains"
-    ),
-    "axb": GlueTask(
-        _NLI, _ENTAILS, _TRUE_FALSE, ("True", "False"), "hypothesis", "can.reasoning", ("acc", "mcc"), "mcc"
-    ),
-    "axg": GlueTask(_NLI, _ENTAILS, _TRUE_FALSE, ("True", "False"), "hypothesis", "can.reasoning", ("acc", "parity")),
-    "boolq": GlueTask(
-        _columns("passage", "question"),
-        ("false", "true"),
-        "{passage}\nQuestion: {question}?",
-        ("no", "yes"),
-        "question",
-        "can.in_context",
-    ),
+    "qnli": GlueTask(_columns("question", "sentence"), ENTAILS, ("yes", "no"), "can.reasoning", disturbed="question"),
+    "rte": GlueTask(NLI, ENTAILS, TRUE_FALSE, "can.reasoning"),
+    "wnli": GlueTask(NLI, ENTAILS[::-1], TRUE_FALSE[::-1], "can.domains"),
+    "axb": GlueTask(NLI, ENTAILS, TRUE_FALSE, "can.reasoning", ("acc", "mcc"), "mcc"),
+    "axg": GlueTask(NLI, ENTAILS, TRUE_FALSE, "can.reasoning", ("acc", "parity")),
+    "boolq": GlueTask(_columns("passage", "question"), TRUTH, NO_YES, "can.in_context"),
     "cb": GlueTask(
         _columns("premise", "hypothesis"),
         ("entailment", "contradiction", "neutral"),
-        "{premise}\nQuestion: {hypothesis}. True, False, or Neither?",
-        ("True", "False", "Neither"),
-        "hypothesis",
+        (*TRUE_FALSE, "Neither"),
         "can.reasoning",
         ("acc", "macro_f1"),
     ),
-    "copa": GlueTask(
-        _columns("premise", "choice1", "choice2", "question"), ("0", "1"), "", (), "premise", "can.domains", pose=_copa
-    ),
+    "copa": GlueTask(_columns("premise", "choice1", "choice2", "question"), ("0", "1"), (), "can.domains"),
     "multirc": GlueTask(
         _columns("passage", "question", "answer"),
         ("0", "1"),
-        "{passage}\nQuestion: {question}\nAnswer: {answer}\nIs the answer correct?",
-        ("no", "yes"),
-        "question",
+        NO_YES,
         "can.in_context",
         ("acc", "f1a", "em"),
         "f1a",
+        "question",
     ),
-    "record": GlueTask(_columns("passage", "query"), (), "", (), "passage", "can.in_context", ("em", "f1"), "f1"),
-    "wic": GlueTask(
-        _columns("sentence1", "sentence2", "word"),
-        ("false", "true"),
-        "Sentence 1: {sentence1}\nSentence 2: {sentence2}\n"
-        "Question: Is the word '{word}' used in the same way in the two sentences above?",
-        ("no", "yes"),
-        "sentence2",
-        "can.knowledge",
-    ),
-    "wsc": GlueTask(
-        _columns("text", "span1_text", "span2_text", "span2_index"),
-        ("false", "true"),
-        "",
-        (),
-        "text",
-        "can.domains",
-        pose=_wsc,
-    ),
+    "record": GlueTask(_columns("passage", "query"), (), (), "can.in_context", ("em", "f1"), "f1"),
+    "wic": GlueTask(_columns("sentence1", "sentence2", "word"), TRUTH, NO_YES, disturbed="sentence2"),
+    "wsc": GlueTask(_columns("text", "span1_text", "span2_text", "span2_index"), TRUTH, (), "can.domains"),
 }
-
-
-def record_text(passage: str) -> str:
-    """ReCoRD's passage, its highlights as a list."""
-    first, *highlights = re.split(r"\n@highlight\n", passage.strip())
-    return first + "\n\n" + "".join(f"  - {one}.\n" for one in highlights)

@@ -69,16 +69,15 @@ def read_marks(folder: Path) -> Marks:
     marks: dict[tuple[str, str], str] = {}
     problems: list[Problem] = []
     for sheet in sorted(folder.glob("sheet-*.csv")):
-        if not _key_of(sheet).exists():
-            raise MissingError(Problem(str(_key_of(sheet)), "the key of the sheet is not there", "put it back"))
+        key = _key_of(sheet)
+        if not key.exists():
+            raise MissingError(Problem(str(key), "the key of the sheet is not there", "put it back"))
         try:
-            items: dict[str, str] = parse_json(read_text(_key_of(sheet)))["items"]
+            items: dict[str, str] = parse_json(read_text(key))["items"]
             if not all(isinstance(item, str) for item in items.values()):
                 raise ValueError("items are names")
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise DataError(
-                Problem(str(_key_of(sheet)), "not the key of a sheet", "put back what was there")
-            ) from error
+            raise DataError(Problem(str(key), "not the key of a sheet", "put back what was there")) from error
         rows = csv.DictReader(io.StringIO(read_text(sheet), newline=""))
         try:
             lines = [(rows.line_num, row) for row in rows]

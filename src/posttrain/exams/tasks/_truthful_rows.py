@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -37,122 +37,86 @@ class Question(NamedTuple):
 
 def read_truthful(path: Path) -> tuple[list[Question], list[str], dict[str, str]]:
     """The questions, notes for the reader, and each question's location by its id. DataError with every wrong row."""
-    rows: list[Row]
+    file = Rows(path)
     if path.suffix.lower() in (".yaml", ".yml"):
-        problems: list[Problem] = []
-        rows = list(_yaml_rows(path, problems))
-        read = [_listed(row, number) for number, row in enumerate(rows, start=1)]
-        if problems:
-            raise DataError(*problems)
+        read = [(_listed(row), row) for row in _yaml_rows(path, file.problems)]
+        if file.problems:
+            raise DataError(*file.problems)
     else:
-        reader = Rows(path)
-        as_row = _columns if path.suffix.lower() in (".csv", ".tsv") else _listed
-        rows = list(reader)
-        read = [as_row(row, number) for number, row in enumerate(rows, start=1)]
-        reader.check()
-    places = {one[0].id: row.location for one, row in zip(read, rows, strict=True) if one is not None}
-    found = [one for one in read if one is not None]
-    questions = [question for question, _ in found]
-    _check_ids(path, questions)
-    added = sum(added for _, added in found)
-    both = sum(bool({*question.true} & {*question.false}) for question in questions)
-    notes = [f"{added} best answers were not among the correct ones and were added"] if added else []
-    notes += [f"{both} questions have an answer that is both correct and incorrect"] if both else []
-    return questions, notes, places
-
-
-def _check_ids(path: Path, questions: Sequence[Question]) -> None:
+        values = _columns if path.suffix.lower() in (".csv", ".tsv") else _listed
+        read = [(values(row), row) for row in file]
+        file.check()
+    made = [(*_question(value, row.number), row.location) for value, row in read if value is not None]
+    questions = [question for question, *_ in made]
     twice = [name for name, count in Counter(question.id for question in questions).items() if count > 1]
     if twice:
         raise DataError(*(Problem(str(path), f"the id '{name}' stands twice", "give each its own") for name in twice))
-
-
-def _yaml_value(path: Path) -> Any:
-    try:
-        return plain(parse_yaml(read_text(path), str(path)))
-    except ConfigError as error:  # not UTF-8, or not YAML
-        problems = [
-            problem._replace(mend=problem.mend or "quote the words, or close the bracket") for problem in error.problems
-        ]
-        raise DataError(*problems) from error
+    added = sum(added for _, added, _ in made)
+    both = sum(bool({*question.true} & {*question.false}) for question in questions)
+    notes = [f"{added} best answers were not among the correct ones and were added"] if added else []
+    notes += [f"{both} questions have an answer that is both correct and incorrect"] if both else []
+    return questions, notes, {question.id: location for question, _, location in made}
 
 
 def _yaml_rows(path: Path, problems: list[Problem]) -> Iterator[Row]:
-    value = _yaml_value(path)
+    try:
+        value = plain(parse_yaml(read_text(path), str(path)))
+    except ConfigError as error:  # not UTF-8, or not YAML
+        mend = "quote the words, or close the bracket"
+        raise DataError(*(one._replace(mend=one.mend or mend) for one in error.problems)) from error
     value = value.get("questions", value) if isinstance(value, dict) else value
     if not isinstance(value, list) or not value:
         raise DataError(Problem(str(path), "a list of questions is expected", "or `questions:` with a list"))
     for number, one in enumerate(value, start=1):
         if isinstance(one, Mapping):
-            yield Row(f"{path}[{number}]", one, problems)
+            yield Row(f"{path}[{number}]", one, problems, number)
         else:
             problems.append(Problem(f"{path}[{number}]", "a mapping is expected"))
 
 
-def _columns(row: Row, number: int) -> tuple[Question, bool] | None:
-    """A line of the official CSV; lists are separated by semicolons, as in the official `split_multi_answer`."""
-    texts = {
-        key: row.text(key) for key in ("Question", "Best Answer", "Correct Answers", "Incorrect Answers", "Category")
-    }
-    if any(text is None for text in texts.values()):
+def _columns(row: Row) -> Mapping[str, Any] | None:
+    """A line of the official CSV in our keys; lists are separated by semicolons, as in its `split_multi_answer`."""
+    names = ("Question", "Best Answer", "Correct Answers", "Incorrect Answers", "Category")
+    found: dict[str, Any] = {key: row.text(key) for key in names}
+    if None in found.values():
         return None
-    found = {key: text or "" for key, text in texts.items()}
-    true, false = (
-        [part.strip() for part in found[key].split(";") if part.strip()]
-        for key in ("Correct Answers", "Incorrect Answers")
-    )
-    empty = [key for key, parts in (("Correct Answers", true), ("Incorrect Answers", false)) if not parts]
+    for key in names[2:4]:
+        found[key] = [part.strip() for part in found[key].split(";") if part.strip()]
+    empty = [key for key in names if not found[key]]
     if empty:
         row.bad(f"'{empty[0]}' has no answer", "answers are separated by semicolons")
         return None
-    wrong = row.value.get("Best Incorrect Answer") or None
-    return _question(
-        str(number), found["Question"], found["Best Answer"], wrong, true, false, found["Category"], "en", ""
-    )
+    own = {key.lower().replace(" ", "_"): value for key, value in found.items()}
+    return {**own, "best_incorrect_answer": row.value.get("Best Incorrect Answer")}
 
 
-def _listed(row: Row, number: int) -> tuple[Question, bool] | None:
+def _listed(row: Row) -> Mapping[str, Any] | None:
     """A row {question, best_answer, correct_answers, incorrect_answers, category, language, best_incorrect_answer}."""
-    question, best = row.text("question"), row.text("best_answer")
-    true, false = row.texts("correct_answers"), row.texts("incorrect_answers")
-    if question is None or best is None or true is None or false is None:
-        return None
-    value = row.value
-    return _question(
-        str(value.get("id", number)),
-        question,
-        best,
-        value.get("best_incorrect_answer") or None,
-        true,
-        false,
-        str(value.get("category") or ""),
-        str(value.get("language") or "en"),
-        str(value.get("pair") or ""),
-    )
+    found: dict[str, Any] = {key: row.text(key) for key in ("question", "best_answer")}
+    found |= {key: row.texts(key) for key in ("correct_answers", "incorrect_answers")}
+    return None if None in found.values() else {**row.value, **found}
 
 
-def _question(
-    name: str,
-    question: str,
-    best: str,
-    best_false: Any,
-    true: list[str],
-    false: list[str],
-    category: str,
-    tongue: str,
-    pair: str,
-) -> tuple[Question, bool]:
+def _question(value: Mapping[str, Any], number: int) -> tuple[Question, bool]:
     """The question with closed answers; whether its best answer had to be added to the true ones."""
-    language = "zh" if tongue.lower().startswith("zh") else "en"
+    tongue = str(value.get("language") or "en")
+    chinese = tongue.lower().startswith("zh")
 
     def closed(text: str) -> str:
         text = text.strip()
-        return text if text.endswith(ENDS if language == "zh" else ".") else text + ("。" if language == "zh" else ".")
+        return text if text.endswith(ENDS if chinese else ".") else text + ("。" if chinese else ".")
 
-    trues = tuple(dict.fromkeys(map(closed, true)))
-    chosen = closed(best)
-    wrong = closed(str(best_false)) if best_false else None
-    falses = tuple(dict.fromkeys(map(closed, false)))
-    added = chosen not in trues
-    whole = (chosen, *trues) if added else trues
-    return Question(name, question.strip(), chosen, wrong, whole, falses, category, language, tongue, pair), added
+    best, wrong = closed(value["best_answer"]), value.get("best_incorrect_answer")
+    true, false = (tuple(dict.fromkeys(map(closed, value[key]))) for key in ("correct_answers", "incorrect_answers"))
+    return Question(
+        id=str(value.get("id", number)),
+        question=value["question"].strip(),
+        best=best,
+        best_false=closed(str(wrong)) if wrong else None,
+        true=true if best in true else (best, *true),
+        false=false,
+        category=str(value.get("category") or ""),
+        language="zh" if chinese else "en",
+        tongue=tongue,
+        pair=str(value.get("pair") or ""),
+    ), best not in true

@@ -15,11 +15,10 @@ from pydantic import Field
 
 from posttrain.data.lengths import listed
 from posttrain.errors import DataError, MissingError, Problem
-from posttrain.exams.choices import choice_asks, chosen
 from posttrain.exams.records import Sample
-from posttrain.exams.rows import no_path, read_json
+from posttrain.exams.rows import read_json
 from posttrain.exams.score_spec import specs
-from posttrain.exams.task import Ask, Item, Reply, Task, TaskConfig, resolve, the_answer
+from posttrain.exams.task import Ask, Item, Reply, Task, TaskConfig, choice_asks, chosen, the_answer
 from posttrain.inference.protocol import Plain
 from posttrain.registry import register
 
@@ -45,9 +44,7 @@ class BigbenchConfig(TaskConfig):
 @register("exam", "bigbench", config=BigbenchConfig, paper="arXiv:2206.04615")
 def bigbench(config: BigbenchConfig, base: Path) -> Task:
     """The task of a `task.json`, of a folder that has one, or of a folder of folders (subtasks, as groups)."""
-    if config.path is None:
-        raise no_path("bigbench", "a task.json or its folder")
-    path = resolve(config.path, base)
+    path = config.source(base, what="a task.json or its folder")
     files = [path] if path.is_file() else sorted(path.rglob("task.json"))
     if not files:
         raise MissingError(Problem(str(path), "no task.json", "name the file, or the folder that has it"))
@@ -60,9 +57,8 @@ def bigbench(config: BigbenchConfig, base: Path) -> Task:
         items += _items(file, group, config, problems, notes)
     if problems:
         raise DataError(*listed(problems))
-    choosing = any(item.doc["scores"] for item in items)
-    headline = "multiple_choice_grade" if choosing else "exact_str_match"
     sizes = {len(item.doc["scores"]) for item in items if item.doc["scores"]}
+    headline = "multiple_choice_grade" if sizes else "exact_str_match"
     form = "chat" if config.template == "chat" else "plain"
     return Task(
         items=items,
@@ -94,8 +90,7 @@ def _items(file: Path, group: str, config: BigbenchConfig, problems: list[Proble
     except (re.error, TypeError, OverflowError, RecursionError) as error:
         problems.append(Problem(str(file), f"'output_regex' is no regular expression: {error}"))
     for number, example in enumerate(examples):
-        wrong = _wrong(example)
-        if wrong:
+        if wrong := _wrong(example):
             problems.append(Problem(f"{file}: examples[{number}]", wrong))
     if len(problems) > before:
         return []
@@ -103,21 +98,19 @@ def _items(file: Path, group: str, config: BigbenchConfig, problems: list[Proble
     if unknown:
         notes.append(f"{file.parent.name}: not scored by {', '.join(unknown)}")
     made: dict[str, Item] = {}
-    twice = 0
     prefix = f"{file.parent.name}-" if group else ""
     for number, example in enumerate(examples):
         rng = random.Random(f"{config.seed} {number}")
         body = _asked(told, example, rng)
         key = json.dumps(example, sort_keys=True)
         if key in made:  # BIG-bench asks equal examples once
-            twice += 1
             continue
         others = [e for i, e in enumerate(examples) if i != number]
         shown = rng.sample(others, min(config.shots, len(others)))
         text = (told.get("task_prefix") or "") + "".join(f"{_asked(told, e, rng)}{_right(e)}" for e in shown) + body
-        made[key] = replace(
-            _item(f"{prefix}{number}", group, told, example, text, config), location=f"{file}: examples[{number}]"
-        )
+        item = _item(f"{prefix}{number}", group, told, example, text, config)
+        made[key] = replace(item, location=f"{file}: examples[{number}]")
+    twice = len(examples) - len(made)
     if twice:
         notes.append(f"{file.parent.name}: {twice} examples that stand twice are asked once")
     return list(made.values())
@@ -127,16 +120,20 @@ def _wrong(example: Any) -> str:
     """What is wrong with an example; empty when nothing is."""
     if not isinstance(example, dict) or not isinstance(example.get("input"), str):
         return "'input' (a text) is expected"
-    scores, target = example.get("target_scores"), example.get("target")
+    scores, targets = example.get("target_scores"), _targets(example)
     if scores is not None:
         right = isinstance(scores, dict) and len(scores) > 1
         if not right or not all(isinstance(v, int | float) for v in scores.values()):
             return "'target_scores' must be an object of two choices or more with a number each"
-        return ""
-    texts = [target] if isinstance(target, str) else target
-    if not isinstance(texts, list) or not texts or not all(isinstance(t, str) for t in texts):
+    elif not isinstance(targets, list) or not targets or not all(isinstance(t, str) for t in targets):
         return "'target' (a text or a list of texts) or 'target_scores' is expected"
     return ""
+
+
+def _targets(example: Mapping[str, Any]) -> Any:
+    """The accepted answers, in a list where there is only one."""
+    target = example.get("target")
+    return [target] if isinstance(target, str) else target
 
 
 def _asked(told: Mapping[str, Any], example: Mapping[str, Any], rng: random.Random) -> str:
@@ -150,22 +147,15 @@ def _asked(told: Mapping[str, Any], example: Mapping[str, Any], rng: random.Rand
 
 
 def _right(example: Mapping[str, Any]) -> str:
-    scores, target = example.get("target_scores"), example.get("target")
-    if scores:
-        return str(max(scores, key=lambda choice: scores[choice]))
-    return str(target if isinstance(target, str) else target[0]) if target else ""
+    scores = example.get("target_scores")
+    return str(max(scores, key=lambda choice: scores[choice])) if scores else str(_targets(example)[0])
 
 
 def _item(
     id: str, group: str, told: Mapping[str, Any], example: Mapping[str, Any], text: str, config: BigbenchConfig
 ) -> Item:
     scores = dict(example.get("target_scores") or {})
-    target = example.get("target")
-    doc = {
-        "scores": scores,
-        "target": [] if scores or target is None else [target] if isinstance(target, str) else list(target),
-        "regex": told.get("output_regex", ""),
-    }
+    doc = {"scores": scores, "target": [] if scores else _targets(example), "regex": told.get("output_regex", "")}
     prompt = text.strip() if config.template == "chat" else Plain(text)
     if scores:
         return Item(id, example["input"], choice_asks(prompt, list(scores)), group, doc)
@@ -180,16 +170,11 @@ def _judge(item: Item, replies: Sequence[Reply]) -> Sample:
     if scores:
         names = list(scores)
         choice = chosen(replies, names)
-        grade = float(scores[names[choice.best]])
-        return item.sample(
-            names[choice.best],
-            max(names, key=lambda name: scores[name]),
-            {"multiple_choice_grade": grade},
-            correct=grade == max(scores.values()),
-            choices=len(names),
-            confidence=max(choice.shares),
-            extra={"shares": [round(share, 6) for share in choice.shares]},
-        )
+        answer, target = names[choice.best], max(names, key=lambda name: scores[name])
+        grade = {"multiple_choice_grade": float(scores[answer])}
+        right, sure = scores[answer] == scores[target], max(choice.shares)
+        extra = {"shares": [round(share, 6) for share in choice.shares]}
+        return item.sample(answer, target, grade, correct=right, choices=len(names), confidence=sure, extra=extra)
     said = the_answer(replies)
     text = said.text
     if item.doc["regex"]:
@@ -197,13 +182,8 @@ def _judge(item: Item, replies: Sequence[Reply]) -> Sample:
         text = ((found[1] or "") if found.groups() else found[0]) if found else ""
     right = text.strip() in {target.strip() for target in item.doc["target"]}
     nearly = right or _plain(text) in {_plain(target) for target in item.doc["target"]}
-    return item.sample(
-        said.text.strip(),
-        item.doc["target"][0],
-        {"exact_str_match": float(right), "exact_loose": float(nearly)},
-        said,
-        correct=right,
-    )
+    matched = {"exact_str_match": float(right), "exact_loose": float(nearly)}
+    return item.sample(said.text.strip(), item.doc["target"][0], matched, said, correct=right)
 
 
 def _plain(text: str) -> str:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,12 +14,11 @@ from pydantic import Field
 
 from posttrain.data.lengths import listed
 from posttrain.errors import DataError, MissingError, Problem
-from posttrain.exams.choices import choice_asks, chosen
 from posttrain.exams.records import Sample
-from posttrain.exams.rows import Row, Rows, no_path
+from posttrain.exams.rows import Row, Rows, read_rows
 from posttrain.exams.score_spec import specs
-from posttrain.exams.task import Ask, Item, Reply, Task, TaskConfig, resolve, the_answer
-from posttrain.exams.tasks._captrack import LETTERS, Spec, declared, letter_of, plain_value, scorer, spec_of
+from posttrain.exams.task import Ask, Item, Reply, Task, TaskConfig, choice_asks, chosen, resolve, the_answer
+from posttrain.exams.tasks._captrack import LETTERS, declared, letter_of, plain_value, scorer, spec_of
 from posttrain.inference.protocol import Plain, Prompt
 from posttrain.registry import register
 
@@ -57,9 +57,7 @@ class CaptrackConfig(TaskConfig):
 @register("exam", "captrack", config=CaptrackConfig, paper="arXiv:2603.06610")
 def captrack(config: CaptrackConfig, base: Path) -> Task:
     """The task of a folder with `<task>/data.parquet` or `<task>.jsonl`; tasks that need a judge are only answered."""
-    if config.path is None:
-        raise no_path("captrack", "the folder of CapTrack's data")
-    files = _files(resolve(config.path, base), config.tasks)
+    files = _files(config.source(base, what="the folder of CapTrack's data"), config.tasks)
     told = _instructions(resolve(config.ifeval_path, base)) if config.ifeval_path else {}
     items: list[Item] = []
     sources: dict[str, tuple[str, Mapping[str, Any]]] = {}
@@ -67,9 +65,8 @@ def captrack(config: CaptrackConfig, base: Path) -> Task:
     other = 0
     for task, path in files.items():
         rows = Rows(path)
-        spec = spec_of(task)
-        for number, row in enumerate(rows, start=1):
-            made = _item(task, spec, row, number, config, told)
+        for row in rows:
+            made = _item(task, row, config, told)
             if made is not None:
                 item, replaced = made
                 items.append(item)
@@ -81,7 +78,6 @@ def captrack(config: CaptrackConfig, base: Path) -> Task:
     notes = [f"{task} is answered but not scored: it {WHY[way]}" for task in files if (way := spec_of(task).way) in WHY]
     if other:
         notes.append(f"{other} rows are asked by 'prompt': their formatted_prompt carries another model's template")
-    out = None if config.responses is None else base / config.responses
     return Task(
         items=items,
         judge=_judge,
@@ -90,7 +86,7 @@ def captrack(config: CaptrackConfig, base: Path) -> Task:
         scores=specs("score", unit="grade") + tuple(spec for task in files for spec in declared(task)),
         signature=f"captrack|{'+'.join(files)}|{config.prompt}|{config.max_new_tokens} tokens|no judge|v2",
         notes=tuple(notes),
-        finish=_finish(out, sources),
+        finish=partial(_finish, None if config.responses is None else base / config.responses, sources),
     )
 
 
@@ -115,26 +111,24 @@ def _files(folder: Path, wanted: Sequence[str]) -> dict[str, Path]:
 
 def _instructions(path: Path) -> dict[str, tuple[list[str], list[dict[str, Any]]]]:
     """IFEval's instructions by prompt, spaces and case aside."""
-    rows = Rows(path)
-    found = {}
-    for row in rows:
+
+    def read(row: Row) -> tuple[str, tuple[list[str], list[dict[str, Any]]]] | None:
         prompt, ids = row.text("prompt"), row.texts("instruction_id_list")
-        if prompt is not None and ids is not None:
-            kwargs = [{k: v for k, v in one.items() if v is not None} for one in row.value.get("kwargs") or []]
-            found[_squeezed(prompt)] = (ids, kwargs)
-    rows.check()
-    return found
+        if prompt is None or ids is None:
+            return None
+        kwargs = [{k: v for k, v in one.items() if v is not None} for one in row.value.get("kwargs") or []]
+        return _squeezed(prompt), (ids, kwargs)
+
+    return dict(read_rows(path, read))
 
 
 def _squeezed(text: str) -> str:
     return " ".join(text.lower().split())
 
 
-def _item(
-    task: str, spec: Spec, row: Row, number: int, config: CaptrackConfig, told: Mapping[str, Any]
-) -> tuple[Item, bool] | None:
+def _item(task: str, row: Row, config: CaptrackConfig, told: Mapping[str, Any]) -> tuple[Item, bool] | None:
     """The row's item, and whether the other column was asked."""
-    column = config.prompt if config.prompt in row else "prompt"
+    way, column = spec_of(task).way, config.prompt if config.prompt in row else "prompt"
     asked = row.text(column)
     if asked is None:
         return None
@@ -144,9 +138,9 @@ def _item(
     asked = re.sub(r"^\s*\[INST\]\s*|\s*\[/INST\]\s*$", "", asked)
     prompt: Prompt = Plain(asked) if config.template == "plain" else asked
     gold, choices = plain_value(row.value.get("gold")), plain_value(row.value.get("choices"))
-    doc: dict[str, Any] = {"task": task, "way": spec.way, "gold": gold, "schema": plain_value(row.value.get("schema"))}
+    doc: dict[str, Any] = {"task": task, "way": way, "gold": gold, "schema": plain_value(row.value.get("schema"))}
     asks: tuple[Ask, ...] = (Ask("say", prompt, max_new_tokens=config.max_new_tokens),)
-    if spec.way == "choice":
+    if way == "choice":
         if not isinstance(choices, list) or len(choices) < 2 or len(choices) > len(LETTERS):
             row.bad("'choices' must be a list of 2 to 26 texts")
             return None
@@ -156,10 +150,10 @@ def _item(
             return None
         doc |= {"gold": gold, "count": len(choices)}
         asks += choice_asks(prompt, LETTERS[: len(choices)])
-    if spec.way == "ifeval":
+    if way == "ifeval":
         doc["instructions"] = _found(row, asked, told)
     words = str(row.value.get("prompt") or asked)
-    name, words = f"{task}:{row.value.get('id', number)}", words if words in asked else asked
+    name, words = f"{task}:{row.value.get('id', row.number)}", words if words in asked else asked
     return Item(name, words, asks, doc=doc, location=row.location), foreign
 
 
@@ -185,10 +179,11 @@ def _judge(item: Item, replies: Sequence[Reply]) -> Sample:
     said = the_answer(replies)
     doc, task = item.doc, item.doc["task"]
     confidence = None
+    scores: dict[str, float] | None
     if doc["way"] == "choice":
         letters = LETTERS[: doc["count"]]
         choice, letter = chosen(replies, letters), letter_of(said.text, doc["count"])
-        scores: dict[str, float] | None = {
+        scores = {
             "accuracy": float(letters[choice.best] == doc["gold"]),
             "said": float(letter == doc["gold"]),
             "format": float(len(said.text.strip()) == 1),
@@ -196,32 +191,30 @@ def _judge(item: Item, replies: Sequence[Reply]) -> Sample:
         confidence = max(choice.shares)
     else:
         score = scorer(doc["way"])
-        scores = score(said.text, doc) if score is not None else None
+        scores = None if score is None else score(said.text, doc)
     own = None if scores is None or doc["way"] == "style" else next(iter(scores.values()))
     named = {f"{task}.{name}": value for name, value in (scores or {}).items()}
-    gold = doc["gold"]
+    target = doc["gold"] if isinstance(doc["gold"], str) else json.dumps(doc["gold"], ensure_ascii=False)
+    right, judged = (None, named) if own is None else (own == 1.0, {"score": own, **named})
+    extra, count = {"task": task, "unscored": scores is None}, doc.get("count")
     return item.sample(
-        said.text,
-        gold if isinstance(gold, str) else json.dumps(gold, ensure_ascii=False),
-        named if own is None else {"score": own, **named},
-        said,
-        correct=None if own is None else own == 1.0,
-        choices=doc.get("count"),
-        confidence=confidence,
-        extra={"task": task, "unscored": scores is None},
+        said.text, target, judged, said, correct=right, choices=count, confidence=confidence, extra=extra
     )
 
 
 def _finish(
-    folder: Path | None, sources: Mapping[str, tuple[str, Mapping[str, Any]]]
-) -> Callable[[str, Sequence[Sample]], list[str]]:
-    """What says which rows have no score, and writes the response files where they are wanted."""
-
-    def finish(model: str, samples: Sequence[Sample]) -> list[str]:
-        notes = list(_unscored(samples))
-        return notes if folder is None else [_written(folder, model, samples, sources), *notes]
-
-    return finish
+    folder: Path | None, sources: Mapping[str, tuple[str, Mapping[str, Any]]], model: str, samples: Sequence[Sample]
+) -> list[str]:
+    """Say which rows have no score, and write the response files where they are wanted."""
+    asked = [sample for sample in samples if not sample.perturbation]
+    notes = [] if folder is None else [_written(folder, model, asked, sources)]
+    lost = Counter(sample.extra["task"] for sample in asked if sample.extra["unscored"])
+    for task, count in lost.items():
+        if spec_of(task).way not in WHY:
+            notes.append(
+                f"{count} rows of {task} could not be scored: no gold, or a schema or instruction that is not known"
+            )
+    return notes
 
 
 def _written(
@@ -232,17 +225,9 @@ def _written(
     own.mkdir(parents=True, exist_ok=True)
     texts: dict[str, list[str]] = {}
     for sample in samples:
-        if not sample.perturbation:
-            task, row = sources[sample.id]
-            line = {**row, "outputs": sample.answer}
-            texts.setdefault(task, []).append(json.dumps(line, ensure_ascii=False, default=str))
+        task, row = sources[sample.id]
+        line = {**row, "outputs": sample.answer}
+        texts.setdefault(task, []).append(json.dumps(line, ensure_ascii=False, default=str))
     for task, lines in texts.items():
         (own / f"{task.replace('.', '_')}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
     return f"responses of {len(texts)} tasks are in {own}"
-
-
-def _unscored(samples: Sequence[Sample]) -> Iterator[str]:
-    lost = Counter(s.extra["task"] for s in samples if s.extra["unscored"] and not s.perturbation)
-    for task, count in lost.items():
-        if spec_of(task).way not in WHY:
-            yield f"{count} rows of {task} could not be scored: no gold, or a schema or instruction that is not known"

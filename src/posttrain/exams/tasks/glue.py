@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from posttrain.exams.choices import choice_asks, chosen
+from posttrain.data.metrics import classify
+from posttrain.data.metrics import reading as metrics
 from posttrain.exams.records import Sample
-from posttrain.exams.rows import Row, Rows, no_path
+from posttrain.exams.rows import Row, Rows
 from posttrain.exams.statistics import Interval, Score
-from posttrain.exams.task import Item, Reply, Task, TaskConfig, averages, mean_score, resolve
-from posttrain.exams.tasks._glue import TASKS, GlueTask, Posed, record_text
+from posttrain.exams.task import Item, Reply, Task, TaskConfig, averages, choice_asks, chosen, mean_score
+from posttrain.exams.tasks._glue import SCORES, TASKS, GlueTask, Posed, posed
 from posttrain.inference.protocol import Plain
 from posttrain.registry import register
 
@@ -24,6 +26,13 @@ GlueName = Literal[
     "axb", "axg", "boolq", "cb", "copa", "multirc", "record", "wic", "wsc",
 ]  # fmt: skip
 RESAMPLES = 2000
+METRICS: Mapping[str, Callable[[Sequence[Any], Sequence[Any]], float]] = {
+    **dict.fromkeys(("f1", "f1a"), classify.f1_binary),
+    "macro_f1": classify.macro_f1,
+    "mcc": classify.matthews,
+    "pearson": classify.pearson,
+    "spearman": classify.spearman,
+}
 
 
 class GlueConfig(TaskConfig):
@@ -43,22 +52,22 @@ class GlueConfig(TaskConfig):
 @register("exam", "glue", config=GlueConfig, paper="arXiv:1905.00537")
 def glue(config: GlueConfig, base: Path) -> Task:
     """The task of a file with labels: TSV as GLUE has them, JSON Lines as SuperGLUE and the hub have them."""
-    if config.path is None:
-        raise no_path("glue", f"the dev file of {config.task}")
-    path, spec = resolve(config.path, base), TASKS[config.task]
-    rows = Rows(path, names=lambda cells: None if "sentence" in cells else spec.header)  # CoLA's TSV has no names
+    path, spec = config.source(base, what=f"the dev file of {config.task}"), TASKS[config.task]
+    # CoLA's TSV has no names of columns
+    nameless = ("source", "label", "star", "sentence") if config.task == "cola" else None
+    rows = Rows(path, names=lambda cells: None if "sentence" in cells else nameless)
     plain = config.template != "chat"
     items: list[Item] = []
     unlabelled = 0
-    for number, row in enumerate(rows, start=1):
+    for row in rows:
         if config.task == "mnli" and row.value.get("gold_label") == "-":  # annotators did not agree
             unlabelled += 1
             continue
-        for place, posed, gold in _posed(config.task, spec, row):
-            prompt = Plain(posed.text) if plain else posed.chat
-            doc = {"gold": gold, "words": list(posed.words), "task": config.task, **posed.about}
-            name = f"{path.stem}-{number}{place}"
-            items.append(Item(name, posed.question, choice_asks(prompt, posed.words), doc=doc, location=row.location))
+        for place, one, about in _posed(config.task, spec, row):
+            asks = choice_asks(Plain(one.text) if plain else one.chat, one.words)
+            doc = {"words": list(one.words), "task": config.task, **about}
+            name = f"{path.stem}-{row.number}{place}"
+            items.append(Item(name, one.question, asks, doc=doc, location=row.location))
     rows.check(len(items))
     wording = "plain, lm-eval's wording" if plain else "chat"
     if plain and config.task in ("stsb", "axb", "axg"):
@@ -67,47 +76,37 @@ def glue(config: GlueConfig, base: Path) -> Task:
     return Task(
         items=items,
         judge=_judge,
-        aggregate=_aggregates(config.task, spec),
+        aggregate=partial(_scores, spec=spec),
         headline=spec.headline,
         capabilities={spec.headline: spec.capability},
-        scores=spec.specs,
+        scores=tuple(SCORES[name] for name in spec.scores),
         signature=f"glue|{config.task}|{path.name}|0-shot|{wording}|total log-probability|v1",
         chance={"mcc": 0.0, "pearson": 0.0, "acc": 1 / classes if classes else None}.get(spec.headline),
         notes=(f"{unlabelled} rows without an agreed label are left out",) if unlabelled else (),
     )
 
 
-def _posed(task: str, spec: GlueTask, row: Row) -> Iterator[tuple[str, Posed, Any]]:
-    """(suffix of the id, the row in words, what is right): one for most rows, several for MultiRC and ReCoRD."""
-    if task == "multirc" and isinstance(row.value.get("passage"), dict):
-        yield from _multirc(spec, row)
+def _posed(task: str, spec: GlueTask, row: Row) -> Iterator[tuple[str, Posed, dict[str, Any]]]:
+    """(suffix of the id, the row in words, what `judge` needs): one for most rows, several for MultiRC and ReCoRD."""
+    if task == "record" or (task == "multirc" and isinstance(row.value.get("passage"), dict)):
+        yield from (_record if task == "record" else _multirc)(row)
         return
-    if task == "record":
-        yield from _record(row)
-        return
-    fields = _fields(spec, _flat_wsc(row) if task == "wsc" else row)
+    target = row.value.get("target")
+    flat = row.with_values(target) if task == "wsc" and isinstance(target, dict) else row
+    texts = {name: flat.text(next((c for c in its if c in flat), its[0])) for name, its in spec.columns.items()}
     gold = _label(spec, row, task)
-    if fields is None or gold is None:
+    fields = {name: text for name, text in texts.items() if text is not None}
+    if gold is None or len(fields) < len(texts):
         return
     if task == "copa" and fields["question"] not in ("cause", "effect"):
         row.bad(f"'question' is {fields['question']!r}", "'cause' or 'effect' is expected")
         return
-    about: dict[str, Any] = {}
+    about: dict[str, Any] = {"gold": gold}
     if task == "axg":  # the same sentence stands twice, once with her and once with him
         about["pair"] = (row.number - 1) // 2
     if task == "multirc":
         about["question"] = f"{fields['passage'][:80]}|{fields['question']}"
-    posed = spec.posed(fields)
-    yield "", Posed(posed.text, posed.chat, posed.words, posed.question, about), gold
-
-
-def _fields(spec: GlueTask, row: Row) -> dict[str, str] | None:
-    """Every field of the wording, in whichever of its columns it stands."""
-    found = {}
-    for name, columns in spec.columns.items():
-        column = next((c for c in columns if c in row), columns[0])
-        found[name] = row.text(column)
-    return None if None in found.values() else {name: str(value) for name, value in found.items()}
+    yield "", posed(task, fields), about
 
 
 def _label(spec: GlueTask, row: Row, task: str) -> int | float | None:
@@ -132,30 +131,24 @@ def _label(spec: GlueTask, row: Row, task: str) -> int | float | None:
     return None
 
 
-def _flat_wsc(row: Row) -> Row:
-    target = row.value.get("target")
-    return row.with_values(target) if isinstance(target, dict) else row
-
-
-def _multirc(spec: GlueTask, row: Row) -> Iterator[tuple[str, Posed, Any]]:
+def _multirc(row: Row) -> Iterator[tuple[str, Posed, dict[str, Any]]]:
     """SuperGLUE's nested rows: a passage, its questions, their answers."""
     try:
         passage = str(row.value["passage"]["text"])
         asked = [
-            (q, a, str(question["question"]), str(answer["text"]), int(answer["label"]))
+            (q, f".{q}.{a}", str(question["question"]), str(answer["text"]), int(answer["label"]))
             for q, question in enumerate(row.value["passage"]["questions"])
             for a, answer in enumerate(question["answers"])
         ]
     except (KeyError, TypeError, ValueError) as error:
         row.bad(f"passage.questions[].answers[] of {{text, label}} are expected: {error!r}", "test files have no label")
         return
-    for q, a, question, answer, label in asked:
-        posed = spec.posed({"passage": passage, "question": question, "answer": answer})
-        about = {"question": f"{row.location}.{q}"}
-        yield f".{q}.{a}", Posed(posed.text, posed.chat, posed.words, posed.question, about), label
+    for q, place, question, answer, label in asked:
+        words = posed("multirc", {"passage": passage, "question": question, "answer": answer})
+        yield place, words, {"gold": label, "question": f"{row.location}.{q}"}
 
 
-def _record(row: Row) -> Iterator[tuple[str, Posed, Any]]:
+def _record(row: Row) -> Iterator[tuple[str, Posed, dict[str, Any]]]:
     """SuperGLUE's rows: a passage with its entities, and sentences with a gap that one of them fills."""
     try:
         passage = str(row.value["passage"]["text"])
@@ -165,79 +158,51 @@ def _record(row: Row) -> Iterator[tuple[str, Posed, Any]]:
         cause = f"passage {{text, entities}} and qas of {{query, answers}} are expected: {error!r}"
         row.bad(cause, "test files have no answers")
         return
-    entities = tuple(sorted({passage[a:b] for a, b in spans}))
-    text = record_text(passage)
-    first = passage.strip().split("\n@highlight\n")[0]
+    entities = sorted({passage[a:b] for a, b in spans})
+    first, *highlights = passage.strip().split("\n@highlight\n")
+    text = first + "\n\n" + "".join(f"  - {one}.\n" for one in highlights)
     for q, (query, answers) in enumerate(asked):
-        about = {"entities": list(entities), "answers": answers}
         words = tuple(f"  - {query.replace('@placeholder', one)}" for one in entities)
         chat = f"{text}\n{query}\n\nWhich name stands for @placeholder? Answer with the name only."
-        yield f".{q}", Posed(text, chat, words, first, about), answers
+        about = {"gold": answers, "entities": entities, "answers": answers}
+        yield f".{q}", Posed(text, chat, words, first), about
 
 
 def _judge(item: Item, replies: Sequence[Reply]) -> Sample:
-    from posttrain.data.metrics import reading as metrics
-
-    doc, gold = item.doc, item.doc["gold"]
-    words = doc["words"]
+    doc, gold, words = item.doc, item.doc["gold"], item.doc["words"]
     choice = chosen(replies, words)
+    said: float = choice.best
     extra: dict[str, Any] = {"shares": [round(share, 6) for share in choice.shares]}
-    scores: dict[str, float]
-    correct: bool | None
+    correct: bool | None = choice.best == gold
     if doc["task"] == "stsb":
-        said = sum(share * number for number, share in enumerate(choice.shares))
-        scores, correct = {"squared_error": (said - gold) ** 2}, None
-        extra |= {"said": said, "gold": gold}
+        said, correct = sum(share * number for number, share in enumerate(choice.shares)), None
+        scores = {"squared_error": (said - gold) ** 2}
         answer, target = f"{said:.2f}", f"{gold:g}"
     elif doc["task"] == "record":
-        answer, target = doc["entities"][choice.best], doc["answers"][0] if gold else ""
+        answer, target = doc["entities"][choice.best], gold[0] if gold else ""
         scores = {"em": metrics.exact_match(answer, gold), "f1": metrics.f1_squad(answer, gold)}
         correct = scores["em"] == 1.0
     else:
-        correct = choice.best == gold
-        scores = {"acc": float(correct)}
-        extra |= {"said": choice.best, "gold": gold}
+        scores = {"acc": float(choice.best == gold)}
         answer, target = words[choice.best], words[gold]
+    if doc["task"] != "record":
+        extra |= {"said": said, "gold": gold}
     extra |= {key: doc[key] for key in ("question", "pair") if key in doc}
-    return item.sample(
-        answer,
-        target,
-        scores,
-        correct=correct,
-        choices=None if correct is None else len(words),
-        confidence=None if correct is None else max(choice.shares),
-        extra=extra,
-    )
+    sure: dict[str, Any] = {} if correct is None else {"choices": len(words), "confidence": max(choice.shares)}
+    return item.sample(answer, target, scores, correct=correct, extra=extra, **sure)
 
 
-# ---- scores of all samples together ------------------------------------------------------------------------------
+def _scores(samples: Sequence[Sample], *, spec: GlueTask) -> dict[str, Score]:
+    made = averages(samples)
+    return made | {name: _over_all(name, samples) for name in spec.scores if name not in made}
 
 
-def _aggregates(task: str, spec: GlueTask) -> Callable[[Sequence[Sample]], dict[str, Score]]:
-    def aggregate(samples: Sequence[Sample]) -> dict[str, Score]:
-        made = averages(samples)
-        made.update((name, _over_all(name, samples, len(spec.labels))) for name in spec.scores if name not in made)
-        return made
-
-    return aggregate
-
-
-def _over_all(name: str, samples: Sequence[Sample], labels: int) -> Score:
-    from posttrain.data.metrics import classify
-
+def _over_all(name: str, samples: Sequence[Sample]) -> Score:
     if name in ("em", "parity"):
         return _all_or_none(samples, "question" if name == "em" else "pair")
     said, gold = [s.extra["said"] for s in samples], [s.extra["gold"] for s in samples]
-    if name in ("pearson", "spearman"):
-        value = (classify.pearson if name == "pearson" else classify.spearman)(said, gold)
-        return Score(value, _pearson_interval(said, gold) if name == "pearson" else None, len(samples))
-    metric: Callable[[Sequence[int], Sequence[int]], float] = {
-        "f1": classify.f1_binary,
-        "f1a": classify.f1_binary,
-        "macro_f1": classify.macro_f1,
-        "mcc": classify.matthews,
-    }[name]
-    return Score(metric(said, gold), _interval(name, said, gold), len(samples))
+    interval = None if name == "spearman" else _interval(name, said, gold)
+    return Score(METRICS[name](said, gold), interval, len(samples))
 
 
 def _all_or_none(samples: Sequence[Sample], key: str) -> Score:
@@ -254,14 +219,21 @@ def _all_or_none(samples: Sequence[Sample], key: str) -> Score:
 
 
 def _interval(name: str, said: Sequence[int], gold: Sequence[int]) -> Interval | None:
-    """Percentile bootstrap over samples. The score depends on the table of (said, gold) only, so tables are drawn."""
-    n, size = len(said), 1 + max(*said, *gold)
-    if n < 2:
+    """Percentile bootstrap over samples. The score depends on the table of (said, gold) only, so tables are drawn; for
+    STS-B, whose answers are no labels, samples.
+    """
+    n, rng = len(said), np.random.default_rng(0)
+    if n < (3 if name == "pearson" else 2):
         return None
-    table = np.zeros((size, size))
-    np.add.at(table, (np.asarray(said), np.asarray(gold)), 1)
-    drawn = np.random.default_rng(0).multinomial(n, table.ravel() / n, size=RESAMPLES)  # (R, K * K)
-    low, high = np.percentile(of_tables(name, drawn.reshape(RESAMPLES, size, size)), [2.5, 97.5])
+    a, b = np.asarray(said), np.asarray(gold)
+    if name == "pearson":
+        values = _correlations(a, b, rng.integers(0, n, size=(RESAMPLES, n)))
+    else:
+        size = int(1 + max(a.max(), b.max()))
+        table = np.bincount(a * size + b, minlength=size * size)
+        drawn = rng.multinomial(n, table / n, size=RESAMPLES)  # (R, K * K)
+        values = of_tables(name, drawn.reshape(RESAMPLES, size, size))
+    low, high = np.percentile(values, [2.5, 97.5])
     return Interval(float(low), float(high))
 
 
@@ -281,13 +253,8 @@ def of_tables(name: str, tables: np.ndarray) -> np.ndarray:
     return each[:, 1] if each.shape[1] > 1 else np.zeros(len(tables))
 
 
-def _pearson_interval(said: Sequence[float], gold: Sequence[float]) -> Interval | None:
-    x, y = np.asarray(said, dtype=np.float64), np.asarray(gold, dtype=np.float64)
-    if len(x) < 3:
-        return None
-    drawn = np.random.default_rng(0).integers(0, len(x), size=(RESAMPLES, len(x)))
+def _correlations(x: np.ndarray, y: np.ndarray, drawn: np.ndarray) -> np.ndarray:
+    """Pearson's correlation of each draw of samples (R, N)."""
     a, b = x[drawn] - x[drawn].mean(1, keepdims=True), y[drawn] - y[drawn].mean(1, keepdims=True)
     spread = np.sqrt((a**2).sum(1) * (b**2).sum(1))
-    values = np.where(spread > 0, (a * b).sum(1) / np.where(spread > 0, spread, 1.0), 0.0)
-    low, high = np.percentile(values, [2.5, 97.5])
-    return Interval(float(low), float(high))
+    return np.where(spread > 0, (a * b).sum(1) / np.where(spread > 0, spread, 1.0), 0.0)

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from pydantic import Field
 
-from posttrain.data.records import Message
 from posttrain.errors import ConfigError, Problem
-from posttrain.exams.behaviour import language_of
-from posttrain.exams.numerals import last_number, marked_number
+from posttrain.exams.behaviour import mostly_chinese
+from posttrain.exams.numerals import final_number, marked_number
 from posttrain.exams.records import Sample
-from posttrain.exams.rows import Rows, no_path
+from posttrain.exams.rows import Row, read_rows
 from posttrain.exams.score_spec import specs
-from posttrain.exams.task import Ask, Item, Reply, Task, TaskConfig, resolve, the_answer
+from posttrain.exams.task import Ask, Item, Reply, Task, TaskConfig, resolve, the_answer, turns
 from posttrain.inference.protocol import Plain, Prompt
 from posttrain.registry import register
 
@@ -48,39 +47,26 @@ class Gsm8kConfig(TaskConfig):
 @register("exam", "gsm8k", config=Gsm8kConfig, paper="arXiv:2110.14168")
 def gsm8k(config: Gsm8kConfig, base: Path) -> Task:
     """The task of a file of questions; right is the number, wherever it stands (flexible) or after #### (strict)."""
-    if config.path is None:
-        raise no_path("gsm8k", "a file of {question, answer}")
-    path = resolve(config.path, base)
-    rows = _read(path)
+    path = config.source(base, what="a file of {question, answer}")
+    rows = read_rows(path, _read)
     if config.shots_path is not None:
-        shown, asked, origin = _read(resolve(config.shots_path, base))[: config.shots], rows, config.shots_path
+        examples, asked, origin = read_rows(resolve(config.shots_path, base), _read), rows, config.shots_path
     else:
-        shown, asked, origin = rows[: config.shots], rows[config.shots :], "first rows"
+        examples, asked, origin = rows, rows[config.shots :], "first rows"
+    shown = examples[: config.shots]
     if len(shown) < config.shots:
-        where = config.shots_path or config.path
+        where = config.shots_path or str(config.path)
         raise ConfigError(Problem(where, f"{len(shown)} rows for {config.shots} examples", "set fewer shots"))
     if not asked:
-        raise ConfigError(Problem(config.path, "every row is an example, none is left to ask", "set fewer shots"))
-    language = "zh" if sum(language_of(q) == "zh" for _, q, *_ in rows) * 2 > len(rows) else "en"
-    plain = config.template != "chat"
-    items = [
-        Item(
-            id=f"{path.stem}-{number}",
-            question=question,
-            asks=(
-                Ask(
-                    "say",
-                    _plain(shown, question, language) if plain else _chat(shown, question, language),
-                    max_new_tokens=config.max_new_tokens,
-                    stop=(LABELS[language][0].strip(),) if plain else (),
-                ),
-            ),
-            doc={"answer": answer},
-            location=location,
-        )
-        for number, question, answer, location in asked
-    ]
-    form = "plain" if plain else "chat"
+        raise ConfigError(Problem(str(config.path), "every row is an example, none is left to ask", "set fewer shots"))
+    language = "zh" if mostly_chinese([row.question for row in rows]) else "en"
+    form, words = ("chat", _chat) if config.template == "chat" else ("plain", _plain)
+    stop = (LABELS[language][0].strip(),) if form == "plain" else ()
+    items = []
+    for row in asked:
+        ask = Ask("say", words(shown, row.question, language), max_new_tokens=config.max_new_tokens, stop=stop)
+        name, doc = f"{path.stem}-{row.number}", {"answer": row.answer}
+        items.append(Item(name, row.question, (ask,), doc=doc, location=row.location))
     return Task(
         items=items,
         judge=_judge,
@@ -93,55 +79,40 @@ def gsm8k(config: Gsm8kConfig, base: Path) -> Task:
     )
 
 
-Read = tuple[int, str, str, str]
-"""Row number, question, worked answer, location."""
+class Worked(NamedTuple):
+    """A row: its number, the question, the worked answer, its location."""
+
+    number: int
+    question: str
+    answer: str
+    location: str
 
 
-def _read(path: Path) -> list[Read]:
-    """Every row of a file."""
-    rows = Rows(path)
-    found = []
-    for number, row in enumerate(rows, start=1):
-        question, answer = row.text("question"), row.text("answer")
-        if answer is not None and marked_number(answer) is None and last_number(answer) is None:
-            row.bad("'answer' holds no number", "end it with '#### 18'")
-        if question is not None and answer is not None:
-            found.append((number, question.strip(), answer.strip(), row.location))
-    rows.check()
-    return found
+def _read(row: Row) -> Worked | None:
+    question, answer = row.text("question"), row.text("answer")
+    if answer is not None and final_number(answer) is None:
+        row.bad("'answer' holds no number", "end it with '#### 18'")
+    if question is None or answer is None:
+        return None
+    return Worked(row.number, question.strip(), answer.strip(), row.location)
 
 
-def _plain(shown: Sequence[Read], question: str, language: str) -> Prompt:
+def _plain(shown: Sequence[Worked], question: str, language: str) -> Prompt:
     """lm-eval's wording of the same task."""
     asks, answers = LABELS[language]
-    examples = "".join(f"{asks}{q}\n{answers} {a}\n\n" for _, q, a, _ in shown)
+    examples = "".join(f"{asks}{one.question}\n{answers} {one.answer}\n\n" for one in shown)
     return Plain(f"{examples}{asks}{question}\n{answers}")
 
 
-def _chat(shown: Sequence[Read], question: str, language: str) -> Prompt:
+def _chat(shown: Sequence[Worked], question: str, language: str) -> Prompt:
     order = ORDERS[language]
-    turns = [
-        turn
-        for _, q, a, _ in shown
-        for turn in (Message("user", f"{order}\n\n{q}"), Message("assistant", a))
-    ]  # fmt: skip
-    return (*turns, Message("user", f"{order}\n\n{question}"))
+    return turns(((f"{order}\n\n{one.question}", one.answer) for one in shown), f"{order}\n\n{question}")
 
 
 def _judge(item: Item, replies: Sequence[Reply]) -> Sample:
     said = the_answer(replies)
-    worked = str(item.doc["answer"])
-    marked = marked_number(worked)
-    gold = marked if marked is not None else last_number(worked)
-    strict = marked_number(said.text) == gold
-    # a marked answer goes before a number that happens to come last
-    found = marked_number(said.text)
-    found = last_number(said.text) if found is None else found
-    return item.sample(
-        said.text,
-        str(gold),
-        {"flexible": float(found == gold), "strict": float(strict)},
-        said,
-        correct=found == gold,
-        extra={"number": None if found is None else str(found)},
-    )
+    gold = final_number(item.doc["answer"])
+    found = final_number(said.text)  # a marked answer goes before a number that happens to come last
+    scores = {"flexible": float(found == gold), "strict": float(marked_number(said.text) == gold)}
+    extra = {"number": None if found is None else str(found)}
+    return item.sample(said.text, str(gold), scores, said, correct=found == gold, extra=extra)

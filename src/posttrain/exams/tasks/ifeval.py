@@ -9,9 +9,9 @@ from typing import Literal
 from pydantic import Field
 
 from posttrain.exams.behaviour import CAPABILITIES, SPECS, behaviour
-from posttrain.exams.instructions import is_followed, loose_forms, unsupported
+from posttrain.exams.instructions import unsupported, verdicts
 from posttrain.exams.records import Sample
-from posttrain.exams.rows import Row, Rows
+from posttrain.exams.rows import Row, read_rows
 from posttrain.exams.score_spec import specs
 from posttrain.exams.statistics import Score
 from posttrain.exams.task import Ask, Item, Reply, Task, TaskConfig, averages, mean_score, resolve, the_answer
@@ -38,70 +38,56 @@ class IfevalConfig(TaskConfig):
 def ifeval(config: IfevalConfig, base: Path) -> Task:
     """The task of a file of prompts; strict judges the answer as it is, loose without asterisks and outer lines too."""
     path = resolve(config.path or "builtin:instructions", base)
-    rows = Rows(path)
-    items: list[Item] = []
     left_out: list[str] = []
     seen: set[str] = set()
-    for number, row in enumerate(rows, start=1):
+
+    def made(row: Row) -> Item | None:
         prompt, ids = row.text("prompt"), row.texts("instruction_id_list")
         if prompt is None or ids is None:
-            continue
+            return None
         given = row.value.get("kwargs") or [{} for _ in ids]
         if not isinstance(given, list) or len(given) != len(ids) or not all(isinstance(g, dict) for g in given):
             row.bad(f"'kwargs' must be a list of {len(ids)} objects, one for each instruction")
-            continue
+            return None
         kwargs = [{k: v for k, v in one.items() if v is not None} for one in given]
-        wrong = [why for name, args in zip(ids, kwargs, strict=True) if (why := unsupported(name, args))]
+        wrong = list(filter(None, map(unsupported, ids, kwargs)))
+        if config.unsupported == "skip":
+            left_out.extend(wrong)
+        else:
+            for why in wrong:
+                row.bad(why, "unsupported: skip leaves such prompts out")
         if wrong:
-            _refuse(row, wrong, left_out, skip=config.unsupported == "skip")
-            continue
-        name = str(row.value.get("key", number))
+            return None
+        name = str(row.value.get("key", row.number))
         if name in seen:
             row.bad(f"the key '{name}' stands twice", "give every prompt its own key")
-            continue
+            return None
         seen.add(name)
         asked = Plain(f"{prompt}\n") if config.template == "plain" else prompt
         ask = Ask("say", asked, max_new_tokens=config.max_new_tokens)
-        items.append(Item(name, prompt, (ask,), doc={"ids": ids, "kwargs": kwargs}, location=row.location))
-    rows.check(len(items))
+        return Item(name, prompt, (ask,), doc={"ids": ids, "kwargs": kwargs}, location=row.location)
+
+    items = read_rows(path, made)
     notes = [f"{len(left_out)} prompts left out: {'; '.join(sorted(set(left_out)))}"] if left_out else []
     return Task(
         items=items,
         judge=_judge,
         aggregate=_aggregate,
         headline="prompt_strict",
-        capabilities={
-            **dict.fromkeys(("prompt_strict", "instruction_strict"), "how.instructions"),
-            **CAPABILITIES,
-        },
+        capabilities={"prompt_strict": "how.instructions", "instruction_strict": "how.instructions", **CAPABILITIES},
         scores=(*specs(*(f"{of}_{rule}" for of in ("prompt", "instruction") for rule in ("strict", "loose"))), *SPECS),
         signature=f"ifeval|{path.name}|{config.template}|{config.max_new_tokens} tokens|own checkers|v1",
         notes=tuple(notes),
     )
 
 
-def _refuse(row: Row, wrong: Sequence[str], left_out: list[str], *, skip: bool) -> None:
-    if skip:
-        left_out.extend(wrong)
-        return
-    for why in wrong:
-        row.bad(why, "unsupported: skip leaves such prompts out")
-
-
 def _judge(item: Item, replies: Sequence[Reply]) -> Sample:
     said = the_answer(replies)
-    asked = list(zip(item.doc["ids"], item.doc["kwargs"], strict=True))
-    strict = [is_followed(name, said.text, args) for name, args in asked]
-    forms = loose_forms(said.text)
-    loose = [any(is_followed(name, form, args) for form in forms) for name, args in asked]
-    return item.sample(
-        said.text,
-        ", ".join(item.doc["ids"]),
-        {"prompt_strict": float(all(strict)), "prompt_loose": float(all(loose))} | behaviour(item.question, said.text),
-        said,
-        correct=all(strict),
-        extra={"ids": list(item.doc["ids"]), "strict": strict, "loose": loose},
-    )
+    strict, loose = verdicts(said.text, item.doc["ids"], item.doc["kwargs"])
+    scores = {"prompt_strict": float(all(strict)), "prompt_loose": float(all(loose))}
+    scores |= behaviour(item.question, said.text)
+    extra = {"ids": list(item.doc["ids"]), "strict": strict, "loose": loose}
+    return item.sample(said.text, ", ".join(item.doc["ids"]), scores, said, correct=all(strict), extra=extra)
 
 
 def _aggregate(samples: Sequence[Sample]) -> dict[str, Score]:

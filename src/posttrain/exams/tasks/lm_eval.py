@@ -28,6 +28,7 @@ from posttrain.config.change import Change
 from posttrain.errors import ConfigError, Problem
 from posttrain.exams.exam import Exam, Part, Sitting
 from posttrain.exams.exam_config import ExamConfig
+from posttrain.exams.lm_eval_results import group_info, group_result, items_of, plain, task_info, task_result
 from posttrain.exams.results import ExamInfo, write_json
 from posttrain.exams.running import TaskProgress, TaskResult
 from posttrain.exams.sample_log import SampleKey, write_samples
@@ -42,7 +43,7 @@ from posttrain.registry import register
 if TYPE_CHECKING:  # they need the extra
     from posttrain.exams.lm_eval import PosttrainLM
 
-__all__ = ["LmEvalConfig", "LmEvalExam", "go_offline", "lm_eval"]
+__all__ = ["LmEvalConfig", "LmEvalExam", "go_offline"]
 
 _logger = logging.getLogger(__name__)
 
@@ -98,19 +99,13 @@ def go_offline(*, download: bool) -> None:
 
 
 @register("exam", "lm_eval", config=LmEvalConfig)
-def lm_eval(config: LmEvalConfig, base: Path) -> LmEvalExam:
-    """The tasks, loaded with their questions. MissingError without lm-eval, or without their data."""
-    return LmEvalExam(config, base)
-
-
 class LmEvalExam(Exam):
     """Tasks and groups of lm-eval, all of them asked together; each is an exam of results.json."""
 
     config: LmEvalConfig
 
     def __init__(self, config: LmEvalConfig, base: Path) -> None:
-        """ConfigError and MissingError as of `load_tasks`, and for tasks that run what a model writes."""
-        from posttrain.exams.lm_eval_results import group_info, task_info
+        """Load the tasks. Errors as of `load_tasks`, and ConfigError for tasks that run what a model writes."""
         from posttrain.exams.lm_eval_tasks import load_tasks
 
         self.config = config
@@ -151,8 +146,6 @@ class LmEvalExam(Exam):
     @cached_property
     def parts(self) -> tuple[Part, ...]:
         """Every task with its questions, and every group, which has none of its own."""
-        from posttrain.exams.lm_eval_results import items_of
-
         tasks = self.loaded["tasks"]
         return tuple(
             Part(info, items_of(tasks[name], self.docs[name]) if name in tasks else ())
@@ -172,7 +165,6 @@ class LmEvalExam(Exam):
     def take(self, sitting: Sitting) -> list[TaskResult[Any]]:
         """lm-eval's evaluation; nothing in the processes of torchrun that are not the first."""
         from posttrain.exams.lm_eval import PosttrainLM, join_world
-        from posttrain.exams.lm_eval_results import group_result, plain, task_result
 
         join_world()
         respondent, told = _told(sitting.respondent)
@@ -207,8 +199,8 @@ class LmEvalExam(Exam):
         for one in found:
             file = sitting.file(one.info.name)
             if file is not None and one.samples:
-                key = SampleKey(lm.kept.key, content_id(one.info.signature, self.fingerprint), "")
-                write_samples(file, one.samples, key)
+                settings = content_id(one.info.signature, self.fingerprint)
+                write_samples(file, one.samples, SampleKey(lm.kept.key, settings, ""))
         sitting.done(sitting.respondent, found)
         return found
 
@@ -216,7 +208,7 @@ class LmEvalExam(Exam):
         """What `lm_eval.simple_evaluate` does, without its report on the machine, which takes seconds; and its cost."""
         from lm_eval.evaluator import evaluate
 
-        from posttrain.exams.lm_eval_stages import counted_stages
+        from posttrain.exams.lm_eval_tasks import counted_stages
 
         config, start, before = self.config, time.perf_counter(), asdict(lm.usage)
         random.seed(SEEDS[0])

@@ -19,18 +19,17 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from string import ascii_uppercase as LETTERS
 from typing import Literal, NamedTuple
 
 from pydantic import Field
 
-from posttrain.data.records import Message
-from posttrain.exams.behaviour import language_of
+from posttrain.exams.behaviour import mostly_chinese
 from posttrain.exams.records import Sample
-from posttrain.exams.rows import no_path
 from posttrain.exams.score_spec import specs
 from posttrain.exams.statistics import Score
-from posttrain.exams.task import Ask, Item, Reply, Task, TaskConfig, averages, draw, mean_score, resolve, the_scored
-from posttrain.exams.tasks._choice_rows import LETTERS, Question, read_questions
+from posttrain.exams.task import Ask, Item, Reply, Task, TaskConfig, averages, draw, mean_score, the_scored, turns
+from posttrain.exams.tasks._choice_rows import Question, read_questions
 from posttrain.inference.protocol import Plain, Prompt
 from posttrain.registry import register
 
@@ -51,85 +50,63 @@ class MmluConfig(TaskConfig):
 
 
 class Wording(NamedTuple):
-    """header has {subject}; bare: the header without a subject; gap: between the cue and what is scored."""
+    """header has {about}, which is left out where there is no subject; gap: between the cue and what is scored."""
 
     header: str
-    bare: str
+    about: str
     question: str
-    cue: str
-    gap: str
+    cue: str = "Answer:"  # in Chinese too, as in lm-eval's tmmluplus
+    gap: str = " "
 
 
-LETTERED = {
-    "en": Wording(
-        "The following are multiple choice questions (with answers) about {subject}.\n\n",
-        "The following are multiple choice questions (with answers).\n\n",
-        "{question}\n{choices}\n",
-        "Answer:",
-        " ",
+SHOWN = "{question}\n{choices}\n"
+WORDINGS = {
+    ("letters", "en"): Wording(
+        "The following are multiple choice questions (with answers){about}.\n\n", " about {subject}", SHOWN
     ),
-    "zh": Wording(
-        "以下為{subject}的單選題，請提供正確答案的選項。\n\n",
-        "以下為單選題，請提供正確答案的選項。\n\n",
-        "{question}\n{choices}\n",
-        "Answer:",  # as in lm-eval's tmmluplus
-        " ",
+    ("letters", "zh"): Wording("以下為{about}單選題，請提供正確答案的選項。\n\n", "{subject}的", SHOWN),
+    ("texts", "en"): Wording(
+        "The following are questions (with answers){about}.\n\n", " about {subject}", "Question: {question}\n"
     ),
-}
-TEXTS = {
-    "en": Wording(
-        "The following are questions (with answers) about {subject}.\n\n",
-        "The following are questions (with answers).\n\n",
-        "Question: {question}\n",
-        "Answer:",
-        " ",
-    ),
-    "zh": Wording("以下為{subject}的題目與答案。\n\n", "以下為題目與答案。\n\n", "問題：{question}\n", "答案：", ""),
+    ("texts", "zh"): Wording("以下為{about}題目與答案。\n\n", "{subject}的", "問題：{question}\n", "答案：", ""),
 }
 
 
 @register("exam", "mmlu", config=MmluConfig, paper="arXiv:2009.03300")
 def mmlu(config: MmluConfig, base: Path) -> Task:
     """The task of a CSV or JSONL file, or of a folder of files by subject."""
-    if config.path is None:
-        raise no_path("mmlu", "a CSV or JSONL file, or a folder of them")
-    path = resolve(config.path, base)
+    path = config.source(base, what="a CSV or JSONL file, or a folder of them")
     read = read_questions(path)
-    chinese = sum(language_of(q.question) == "zh" for q in read.asked) * 2 > len(read.asked)
+    chinese = mostly_chinese([q.question for q in read.asked])
     language = config.language if config.language != "auto" else "zh" if chinese else "en"
-    wording = (LETTERED if config.score == "letters" else TEXTS)[language]
-    subjects = _by_subject(read.asked)
-    dev = _by_subject(read.examples)
-    notes = [*read.notes, *_few(subjects, dev, config.shots, path.name)]
-    items = [
-        replace(
-            _item(question, _examples(question, subjects, dev, config.shots), wording, config),
-            location=read.places[question.subject, question.number],
-        )
-        for question in read.asked
-    ]
+    wording = WORDINGS[config.score, language]
+    subjects, dev = _by_subject(read.asked), _by_subject(read.examples)
+    examples = [_examples(question, subjects, dev, config.shots) for question in read.asked]
+    items = [_item(*one, wording, config) for one in zip(read.asked, examples, read.locations, strict=True)]
     items = draw(items, config.limit, config.seed)
     headline = "acc" if config.score == "letters" else "acc_norm"
     template = "chat" if config.template == "chat" else "plain"
     source = "dev" if dev else "others of the subject" if any(subjects) else "others of the file"
-    most = max(len(_examples(question, subjects, dev, config.shots)) for question in read.asked)
+    most = max(map(len, examples))
     shots = f"{most}-shot" + (f" ({source})" if most else "")  # of one question there are no others
-    signature = f"mmlu|{path.name}#{_digest(read.asked)}|{shots}|{language}|{config.score}|{template}|v1"
+    digest = hashlib.sha256(repr(read.asked).encode()).hexdigest()[:8]
+    few = dict.fromkeys(q.subject for q, own in zip(read.asked, examples, strict=True) if len(own) < config.shots)
+    short = [subject or path.name for subject in few]
+    if short:
+        read.notes.append(
+            f"fewer than {config.shots} examples in {len(short)} of {len(subjects)} subjects: {', '.join(short[:5])}"
+        )
     return Task(
         items=items,
         judge=_judge,
         headline=headline,
         capabilities={headline: "can.knowledge"},
         scores=specs("acc", "acc_macro", *(() if config.score == "letters" else ("acc_norm", "acc_norm_macro"))),
-        signature=signature,
+        signature=f"mmlu|{path.name}#{digest}|{shots}|{language}|{config.score}|{template}|v1",
         aggregate=_scores,
         chance=sum(1 / len(item.doc["choices"]) for item in items) / len(items),
-        notes=tuple(notes),
+        notes=tuple(read.notes),
     )
-
-
-def _digest(questions: Sequence[Question]) -> str:
-    return hashlib.sha256(repr(questions).encode()).hexdigest()[:8]
 
 
 def _by_subject(questions: Sequence[Question]) -> dict[str, list[Question]]:
@@ -148,36 +125,26 @@ def _examples(
     return [q for q in subjects[question.subject][: shots + 1] if q.number != question.number][:shots]
 
 
-def _few(subjects: Mapping[str, list[Question]], dev: Mapping[str, list[Question]], shots: int, file: str) -> list[str]:
-    """Subjects that have fewer examples than asked for; of questions without a subject, the file."""
-    short = [s or file for s, own in subjects.items() if len(dev[s] if s in dev else own[1:]) < shots]
-    notes = [f"fewer than {shots} examples in {len(short)} of {len(subjects)} subjects: {', '.join(short[:5])}"]
-    return notes if short else []
-
-
-def _item(question: Question, examples: Sequence[Question], wording: Wording, config: MmluConfig) -> Item:
+def _item(
+    question: Question, examples: Sequence[Question], location: str, wording: Wording, config: MmluConfig
+) -> Item:
     lettered = config.score == "letters"
     subject = question.subject.replace("_", " ").strip()
-    header = wording.header.replace("{subject}", subject) if subject else wording.bare
+    header = wording.header.replace("{about}", wording.about.replace("{subject}", subject) if subject else "")
     continuations = LETTERS[: len(question.choices)] if lettered else question.choices
-    prompt: Prompt
+    shown = [(_asked(one, wording), _said(one, lettered=lettered)) for one in examples]
+    asked, gap = _asked(question, wording), wording.gap
+    prompt: Prompt = Plain(header + "".join(f"{a}{gap}{b}\n\n" for a, b in shown) + asked)
     if config.template == "chat":
-        turns: list[Message] = []
-        for example in examples:
-            turns.append(Message("user", _asked(example, wording)))
-            turns.append(Message("assistant", _said(example, lettered=lettered)))
-        turns.append(Message("user", _asked(question, wording)))
-        turns[0] = replace(turns[0], content=header + turns[0].content)
-        prompt, gap = tuple(turns), ""
-    else:
-        shown = [_asked(e, wording) + wording.gap + _said(e, lettered=lettered) + "\n\n" for e in examples]
-        prompt, gap = Plain(header + "".join(shown) + _asked(question, wording)), wording.gap
+        first, *rest = turns(shown, asked)
+        prompt, gap = (replace(first, content=header + first.content), *rest), ""
     return Item(
         id=f"{question.subject}:{question.number}",
         question=question.question,
         asks=tuple(Ask("score", prompt, gap + text) for text in continuations),
         group=question.subject,
         doc={"choices": list(question.choices), "answer": question.answer, "lettered": lettered},
+        location=location,
     )
 
 
@@ -196,28 +163,22 @@ def _judge(item: Item, replies: Sequence[Reply]) -> Sample:
     choices, target, lettered = item.doc["choices"], int(item.doc["answer"]), bool(item.doc["lettered"])
     scored = the_scored(replies)
     nats = [one.sum_nats for one in scored]
-    per_character = [value / len(choice) for value, choice in zip(nats, choices, strict=True)]
-    values = nats if lettered else per_character
+    values = nats if lettered else [value / len(choice) for value, choice in zip(nats, choices, strict=True)]
     chosen = values.index(max(values))
     scores = {"acc": float(nats.index(max(nats)) == target)}
     if not lettered:
         scores["acc_norm"] = float(chosen == target)
+    answer, wanted = (f"{LETTERS[number]}. {choices[number]}" for number in (chosen, target))
+    sure = 1 / sum(math.exp(value - max(values)) for value in values)
+    tokens, right, extra = sum(one.tokens for one in scored), chosen == target, {"nats": nats}
     return item.sample(
-        f"{LETTERS[chosen]}. {choices[chosen]}",
-        f"{LETTERS[target]}. {choices[target]}",
-        scores,
-        correct=chosen == target,
-        choices=len(choices),
-        confidence=1 / sum(math.exp(value - max(values)) for value in values),
-        tokens=sum(one.tokens for one in scored),
-        extra={"nats": nats},
+        answer, wanted, scores, correct=right, choices=len(choices), confidence=sure, tokens=tokens, extra=extra
     )
 
 
 def _scores(samples: Sequence[Sample]) -> dict[str, Score]:
     """Means over questions and by subject; `<score>_macro`: the mean over subjects of their means."""
-    made = averages(samples)
-    whole: dict[str, Score] = {}
+    made, whole = averages(samples), {}
     for name, score in made.items():
         whole[name] = score
         subjects = [other.value for key, other in made.items() if key.startswith(f"{name}/")]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import accumulate
 from pathlib import Path
 from typing import Literal
@@ -13,11 +14,12 @@ from pydantic import Field
 from posttrain.data.files import user_text
 from posttrain.errors import ConfigError, DataError, Problem
 from posttrain.exams.behaviour import language_of
+from posttrain.exams.metrics import perplexity as metrics
 from posttrain.exams.records import Sample
-from posttrain.exams.rows import Rows, no_path
+from posttrain.exams.rows import Row, read_rows
 from posttrain.exams.score_spec import specs
 from posttrain.exams.statistics import Interval, Score
-from posttrain.exams.task import Ask, Item, Reply, Task, TaskConfig, resolve, the_scored
+from posttrain.exams.task import Ask, Item, Reply, Task, TaskConfig, by_group, resolve, the_scored
 from posttrain.inference.protocol import Plain
 from posttrain.registry import register
 
@@ -52,47 +54,40 @@ class PerplexityConfig(TaskConfig):
 @register("exam", "perplexity", config=PerplexityConfig)
 def perplexity(config: PerplexityConfig, base: Path) -> Task:
     """The task of one or more files of text."""
-    if not config.files():
-        raise no_path("perplexity", "a text file")
+    paths = [resolve(one, base) for one in config.files()] or [config.source(base, what="a text file")]
     if config.perturbations:
         mend = "leave perturbations out, or disturb the file itself"
         raise ConfigError(Problem(config.label, "a text has no question to disturb", mend))
     if config.template == "chat":
         raise ConfigError(Problem(config.label, "a text is no conversation", "leave template out"))
+
+    def read(row: Row) -> tuple[int, str, str] | None:
+        text = row.text(config.field)
+        return None if text is None else (row.number, text, row.location)
+
     items: list[Item] = []
     notes = []
-    paths = [resolve(one, base) for one in config.files()]
     for path in paths:
         rowwise = path.suffix.lower() not in {".txt", ".md", ".text", ""}
-        texts = _rows(path, config.field) if rowwise else _pieces(path, config.characters)
-        group = path.name if len(paths) > 1 else ""
+        group, size = path.name if len(paths) > 1 else "", config.characters
+        texts = read_rows(path, read) if rowwise else _pieces(path, size)
         items += [
             Item(f"{path.name}:{number}", text[:SHOWN], (Ask("text", Plain(""), text),), group, {"text": text}, place)
             for number, text, place in texts
         ]
-        if not rowwise and config.characters is not None:
-            size = config.characters
+        if not rowwise and size is not None:
             notes.append(f"{path.name} was cut at line ends into {len(texts)} texts of at most {size} characters")
     cut = f"pieces of {config.characters} characters" if config.characters else "whole files"
     return Task(
         items=items,
         judge=_judge,
-        aggregate=_aggregate,
+        aggregate=partial(by_group, scores=_scores),
         headline="bits_per_byte",
         capabilities={"bits_per_byte": "can.knowledge"},
         scores=SPECS,
         signature=f"perplexity|{'+'.join(p.name for p in paths)}|{cut}|each text from a document's beginning|v1",
         notes=tuple(notes),
     )
-
-
-def _rows(path: Path, field: str) -> list[tuple[int, str, str]]:
-    """(number, text, place) of every row."""
-    rows = Rows(path)
-    read = ((number, row.text(field), row.location) for number, row in enumerate(rows, start=1))
-    found = [(number, text, place) for number, text, place in read if text is not None]
-    rows.check()
-    return found
 
 
 def _pieces(path: Path, size: int | None) -> list[tuple[int, str, str]]:
@@ -103,8 +98,7 @@ def _pieces(path: Path, size: int | None) -> list[tuple[int, str, str]]:
     text = user_text(path)
     if not text.strip():
         raise DataError(Problem(str(path), "the file is empty: no text"))
-    if size is None:
-        return [(1, text, f"{path}:1")]
+    size = size or len(text)
     pieces: list[str] = []
     held = ""
     for line in text.splitlines(keepends=True):
@@ -122,42 +116,20 @@ def _pieces(path: Path, size: int | None) -> list[tuple[int, str, str]]:
 
 
 def _judge(item: Item, replies: Sequence[Reply]) -> Sample:
-    from posttrain.exams.metrics import perplexity as metrics
-
     (said,) = the_scored(replies)
     text = str(item.doc["text"])
-    size = {
-        "nats": -said.sum_nats,
-        "tokens": said.tokens,
-        **metrics.units_of(text)._asdict(),
-        "spaced": language_of(text) not in ("zh", "ja", "th"),
+    units = metrics.units_of(text)
+    scores = {
+        "bits_per_byte": metrics.bits_per_byte(said.sum_nats, units.bytes),
+        "nats_per_token": metrics.cross_entropy(said.sum_nats, max(1, said.tokens)),
     }
-    return item.sample(
-        "",
-        "",
-        {
-            "bits_per_byte": metrics.bits_per_byte(said.sum_nats, size["bytes"]),
-            "nats_per_token": metrics.cross_entropy(said.sum_nats, max(1, said.tokens)),
-        },
-        tokens=said.tokens,
-        extra=size,
-    )
+    size = {"nats": -said.sum_nats, "tokens": said.tokens, **units._asdict()}
+    size["spaced"] = language_of(text) not in ("zh", "ja", "th")
+    return item.sample("", "", scores, tokens=said.tokens, extra=size)
 
 
-def _aggregate(samples: Sequence[Sample]) -> dict[str, Score]:
+def _scores(samples: Sequence[Sample]) -> dict[str, Score]:
     """Sums over sums, so that long texts weigh more: not the mean of the texts' own scores."""
-    made: dict[str, Score] = {}
-    groups = list(dict.fromkeys(s.group for s in samples if s.group))
-    for group in ["", *groups] if len(groups) > 1 else [""]:
-        own = [s for s in samples if not group or s.group == group]
-        for name, score in _of(own).items():
-            made[f"{name}/{group}" if group else name] = score
-    return made
-
-
-def _of(samples: Sequence[Sample]) -> dict[str, Score]:
-    from posttrain.exams.metrics import perplexity as metrics
-
     nats = np.array([s.extra["nats"] for s in samples])
     drawn = np.random.default_rng(0).integers(0, len(samples), size=(RESAMPLES, len(samples)))  # (R, N)
 

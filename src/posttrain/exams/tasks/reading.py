@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 from pydantic import Field
 
 from posttrain.data.lengths import listed
+from posttrain.data.metrics import reading as metrics
 from posttrain.errors import DataError, Problem
-from posttrain.exams.behaviour import language_of
+from posttrain.exams.behaviour import mostly_chinese
 from posttrain.exams.records import Sample
-from posttrain.exams.rows import Row, Rows, no_path
+from posttrain.exams.rows import Row, read_rows
 from posttrain.exams.score_spec import specs
-from posttrain.exams.task import Ask, Item, Reply, Task, TaskConfig, resolve, the_answer
+from posttrain.exams.task import Ask, Item, Reply, Task, TaskConfig, the_answer
 from posttrain.inference.protocol import Plain
 from posttrain.registry import register
 
@@ -24,11 +25,14 @@ __all__ = ["ReadingConfig", "reading"]
 UNANSWERABLE = {"en": "unanswerable", "zh": "無法回答"}
 SCORES = {
     "en": (*specs("em"), *specs("f1", unit="grade")),
-    "zh": (
-        *specs("em_zh", "em_cmrc"),
-        *specs("f1_char_bag", "f1_char_subsequence", "f1_cmrc_lcs", unit="grade"),
-    ),
+    "zh": (*specs("em_zh", "em_cmrc"), *specs("f1_char_bag", "f1_char_subsequence", "f1_cmrc_lcs", unit="grade")),
 }
+CHINESE = (metrics.em_zh, metrics.f1_char_bag, metrics.f1_char_subsequence, metrics.em_cmrc, metrics.f1_cmrc_lcs)
+MEASURES: Mapping[str, Mapping[str, Callable[[str, Sequence[str]], float]]] = {
+    "en": {"em": metrics.exact_match, "f1": metrics.f1_squad},
+    "zh": {measure.__name__: measure for measure in CHINESE},
+}
+"""The first of each language says whether an answer is right."""
 NO_ANSWER = frozenset(("", "unanswerable", "no answer", "not answerable", "無法回答", "無答案", "沒有答案", "无法回答"))
 
 
@@ -59,14 +63,16 @@ class Question(NamedTuple):
 @register("exam", "reading", config=ReadingConfig, paper="arXiv:1606.05250")
 def reading(config: ReadingConfig, base: Path) -> Task:
     """The task of a SQuAD, DRCD or CMRC file, or of flat rows {passage, question, answers}."""
-    if config.path is None:
-        raise no_path("reading", "a file of SQuAD's format")
-    path = resolve(config.path, base)
-    questions = _read(path)
+    path = config.source(base, what="a file of SQuAD's format")
+    questions = read_rows(path, _question)
+    first = {q.id: q for q in reversed(questions)}
+    mend = "give every question its own id"
+    twice = [Problem(str(path), f"the id {q.id!r} stands twice", mend) for q in questions if first[q.id] is not q]
+    if twice:
+        raise DataError(*listed(twice))
     language = config.language
     if language == "auto":
-        some = [q.passage for q in questions[:: max(1, len(questions) // 50)]]
-        language = "zh" if sum(language_of(p) == "zh" for p in some) * 2 > len(some) else "en"
+        language = "zh" if mostly_chinese([q.passage for q in questions[:: max(1, len(questions) // 50)]]) else "en"
     answerable = all(q.answers for q in questions)
     rng = random.Random(config.seed)
     notes, items, cut = [], [], 0
@@ -93,14 +99,7 @@ def reading(config: ReadingConfig, base: Path) -> Task:
     )
 
 
-def _read(path: Path) -> list[Question]:
-    rows = Rows(path)
-    questions = [q for number, row in enumerate(rows, start=1) if (q := _question(row, number)) is not None]
-    rows.check()
-    return _unique(questions, path)
-
-
-def _question(row: Row, number: int) -> Question | None:
+def _question(row: Row) -> Question | None:
     """A row with its answers as texts, or, as in SQuAD's files, as objects of {text, answer_start}; none of it where
     the passage has no answer."""
     passage = row.text("passage" if "passage" in row else "context")
@@ -122,19 +121,7 @@ def _question(row: Row, number: int) -> Question | None:
         starts = [at for a in answers or () if (at := (passage or "").find(a)) >= 0]
     if passage is None or question is None or answers is None:
         return None
-    return Question(str(row.value.get("id", number)), passage, question, answers, starts, row.location)
-
-
-def _unique(questions: list[Question], path: Path) -> list[Question]:
-    seen: set[str] = set()
-    problems = []
-    for q in questions:
-        if q.id in seen:
-            problems.append(Problem(str(path), f"the id {q.id!r} stands twice", "give every question its own id"))
-        seen.add(q.id)
-    if problems:
-        raise DataError(*listed(problems))
-    return questions
+    return Question(str(row.value.get("id", row.number)), passage, question, answers, starts, row.location)
 
 
 def _window(q: Question, room: int | None, rng: random.Random) -> str:
@@ -151,49 +138,29 @@ def _window(q: Question, room: int | None, rng: random.Random) -> str:
 def _item(q: Question, passage: str, language: str, config: ReadingConfig, *, may_decline: bool) -> Item:
     declined = UNANSWERABLE[language]
     if language == "zh":
-        unless = f"文章中沒有答案時，只回答「{declined}」。" if may_decline else ""
-        told = f"閱讀文章，用文章中的詞語簡短回答問題，只寫答案。{unless}"
-        text = f"{told}\n\n文章：{passage}\n\n問題：{q.question}"
-        plain = f"{text}\n\n答案："
+        order, unless = "閱讀文章，用文章中的詞語簡短回答問題，只寫答案。", f"文章中沒有答案時，只回答「{declined}」。"
+        asked, cue = f"文章：{passage}\n\n問題：{q.question}", "\n\n答案："
     else:
-        unless = f' When the passage has no answer, answer only "{declined}".' if may_decline else ""
-        told = (
-            f"Read the passage and answer the question briefly in words of the passage. Write the answer only.{unless}"
-        )
-        text = f"{told}\n\nPassage: {passage}\n\nQuestion: {q.question}"
-        plain = f"{text}\n\nAnswer:"
-    prompt = Plain(plain) if config.template == "plain" else text
-    stop = ("\n",) if config.template == "plain" else ()
+        order = "Read the passage and answer the question briefly in words of the passage. Write the answer only."
+        unless = f' When the passage has no answer, answer only "{declined}".'
+        asked, cue = f"Passage: {passage}\n\nQuestion: {q.question}", "\n\nAnswer:"
+    text = f"{order}{unless if may_decline else ''}\n\n{asked}"
+    plain = config.template == "plain"
+    prompt, stop = (Plain(text + cue), ("\n",)) if plain else (text, ())
     ask = Ask("say", prompt, max_new_tokens=config.max_new_tokens, stop=stop)
     doc = {"answers": q.answers, "language": language, "declined": declined}
     return Item(q.id, q.question, (ask,), doc=doc, location=q.location)
 
 
 def _judge(item: Item, replies: Sequence[Reply]) -> Sample:
-    from posttrain.data.metrics import reading as metrics
-
     said = the_answer(replies)
-    lines = said.text.strip().splitlines()
-    answer = lines[0].strip() if lines else ""
-    gold, language = list(item.doc["answers"]), item.doc["language"]
-    if not gold:  # SQuAD 2: the right answer is none
+    answer = next(iter(said.text.strip().splitlines()), "").strip()
+    gold, measures = list(item.doc["answers"]), MEASURES[item.doc["language"]]
+    if gold:
+        scores = {name: float(measure(answer, gold)) for name, measure in measures.items()}
+    else:  # SQuAD 2: the right answer is none
         right = float(answer.strip(" .。!！").lower() in NO_ANSWER)
-        scores = {**dict.fromkeys((spec.key for spec in SCORES[language]), right), "unanswerable.em": right}
-    elif language == "en":
-        scores = {"em": metrics.exact_match(answer, gold), "f1": metrics.f1_squad(answer, gold)}
-    else:
-        scores = {
-            "em_zh": metrics.em_zh(answer, gold),
-            "f1_char_bag": metrics.f1_char_bag(answer, gold),
-            "f1_char_subsequence": metrics.f1_char_subsequence(answer, gold),
-            "em_cmrc": metrics.em_cmrc(answer, gold),
-            "f1_cmrc_lcs": metrics.f1_cmrc_lcs(answer, gold),
-        }
-    name = "em" if language == "en" else "em_zh"
-    return item.sample(
-        answer,
-        gold[0] if gold else str(item.doc["declined"]),
-        {name: float(value) for name, value in scores.items()},
-        said,
-        correct=bool(scores[name] == 1.0),
-    )
+        names = [spec.key for spec in SCORES[item.doc["language"]]]
+        scores = {**dict.fromkeys(names, right), "unanswerable.em": right}
+    target = gold[0] if gold else str(item.doc["declined"])
+    return item.sample(answer, target, scores, said, correct=scores[next(iter(measures))] == 1.0)

@@ -9,9 +9,9 @@ import pytest
 from posttrain.exams.results import ExamInfo, Line, MethodInfo, Results, write_results
 from posttrain.exams.scores import HEADLINE, SPECS
 from posttrain.exams.summary import summarise
-from posttrain.reports.chains_page import chains_of, survived
 from posttrain.reports.folder import read_run
 from posttrain.reports.html import write_report
+from posttrain.reports.ways_page import chains_of, survived
 
 
 def test_survival_by_hand() -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from posttrain.reports.steps import StepPoint, best, starts_to_fall
+from posttrain.reports.steps_page import StepPoint, best, starts_to_fall
 
 
 def course(*points: tuple[int, float, float, bool]) -> list[StepPoint]:

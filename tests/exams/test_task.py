@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from posttrain.exams.choices import choice_asks, chosen
+from posttrain.exams.task import choice_asks, chosen
 from posttrain.inference.protocol import Plain, Scored
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from posttrain.data.metrics.spans import has_spans, span_f1, spans_of
+from posttrain.data.metrics.labelled import has_spans, span_f1, spans_of
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 import pytest
 
-from posttrain.exams.naming import names
+from posttrain.exams.mentions import names
 
 LEE = ["Hung-yi Lee"]
 
