@@ -18,6 +18,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
 from functools import partial
 from multiprocessing.connection import wait as wait_for
+from multiprocessing.managers import SyncManager
 from pathlib import Path
 from queue import Empty
 from typing import Any, NamedTuple
@@ -244,7 +245,8 @@ class _Processes(Pool):
 
     def __init__(self, jobs: int) -> None:
         self.jobs, self.context = jobs, multiprocessing.get_context("spawn")
-        self.manager = self.context.Manager()
+        self.manager = SyncManager(ctx=self.context)
+        self.manager.start(_end_with_parent)
         self.queue = self.manager.Queue()
         self.pool = self._new()
 
