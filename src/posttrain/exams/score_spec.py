@@ -46,7 +46,7 @@ def specs(*keys: str, unit: Unit = "share", better: Better = "more", group: str 
 
 
 def base_key(key: str) -> str:
-    """Return the declared score behind a derived one: `acc/physics` (by group), `acc~typos` (disturbed), `robust.acc`."""
+    """Return the declared score of a derived one: `acc/physics` (by group), `acc~typos` (disturbed), `robust.acc`."""
     return key.partition("/")[0].partition("~")[0].removeprefix("robust.")
 
 
