@@ -53,7 +53,7 @@ CAPABILITIES: Mapping[str, Capability] = {
         Capability("how.citations", "H6"),
     )
 }
-"""In the order of reports."""
+"""Every capability by its id, in the order of reports."""
 
 _GENERAL = {
     "rephrase": "can.robust_prompts",
