@@ -58,9 +58,7 @@ class Numerals:
     def judge(self, start: int, end: int) -> tuple[int, int, bool] | None:
         """Return the part of text[start:end] that is a number, as (start, end, certain); None if no part is."""
         text = self.text
-        if text[start] in "点點" and _STARTS.match(
-            text, end
-        ):  # in 點三份餐 (order three meals) 點 is a verb, not a decimal point
+        if text[start] in "点點" and _STARTS.match(text, end):  # 點 is a verb in 點三份餐 (order three meals)
             start += 1
         if end - start > 1 and text[end - 1] in "两兩":  # 兩 is a weight here: 十兩 is 10
             end -= 1
