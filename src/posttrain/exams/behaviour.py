@@ -1,14 +1,14 @@
-"""How an answer is given, whatever it says: its length, tone, formatting, language, script. Read off the text by rules.
+"""How an answer is given, not what it says: its length, tone, formatting, language and script. Found by rules.
 
-`behaviour` has CapTrack's WILL columns (arXiv:2603.06610): habits that fine-tuning moves without anybody asking for it.
-`manner` tells whether an answer is still given in the same manner (what is said is `kept.py`'s). Each part is 0 to 1:
+`behaviour` has CapTrack's WILL columns (arXiv:2603.06610): habits that fine-tuning changes although nobody asked for
+it. `manner` compares the manner of two answers (`kept.py` compares their content). Each part is 0 to 1:
 
     length    1 while the longer answer has at most FACTOR times the words of the shorter one, then FACTOR / ratio
     tone      the overlap of the marks of tone (Jaccard): voice (arr, matey, 喵), cheer (two ! or more), chat (啦, 喔),
               emoji, apology; 1 where both have none
-    format    the same of the marks of Markdown (`formatting`) and JSON
-    language  1 for the same language and, of Chinese, the same script; 0 else; 1 where one has no letters or is code
-    flow      0 where just one of both repeats itself over and over, as broken models do; 1 else
+    format    the same for the marks of Markdown (`formatting`) and JSON
+    language  1 for the same language and, for Chinese, the same script; 1 where one has no letters or is code; else 0
+    flow      0 where only one of the two repeats itself over and over, as broken models do; else 1
 
 The score is their mean; `same` is True when no part is below `ENOUGH`.
 """
@@ -72,29 +72,30 @@ don't i'm it's can't i'll that's sorry please
 _ENGLISH = frozenset(COMMON_ENGLISH.split())
 
 CAPABILITIES = {"length": "will.verbosity", "formatted": "will.formatting", "own_language": "will.language"}
-"""Names of `behaviour` -> capability."""
+"""Score of `behaviour` -> capability."""
 SPECS = (*specs("length", unit="tokens", better="none"), *specs("formatted", better="none"), *specs("own_language"))
-"""What they are; a length is in words."""
+"""The declarations of these scores; `length` is in words."""
 
 
 def length(text: str) -> int:
-    """Words; a Chinese character counts as one."""
+    """Return the number of words; a Chinese character counts as one."""
     return len(_WORDS.findall(text))
 
 
 def formatting(text: str) -> dict[str, bool]:
-    """Which marks of Markdown an answer uses: bullets, headings, table, bold, code, emoji."""
+    """Return which marks an answer uses: bullets, headings, table, bold, code, emoji."""
     return {name: bool(pattern.search(text)) for name, pattern in FORMATS.items()}
 
 
 def language_of(text: str) -> Language:
-    """The language that most of the letters are written in, by script alone; `none` for a text without letters.
+    """Return the language of most of the letters, by script alone; `none` for a text without letters.
 
-    Kana anywhere beside Han says Japanese. Latin letters say English only when a fifth of the words are common
-    English ones, or the text has fewer than four words; another language with Latin letters is `other`.
+    Kana and Han mean Japanese if there is more than one Kana per ten Han characters. Latin letters mean English only if
+    a fifth of the words are common English ones, or if the text has fewer than four words; another language with Latin
+    letters is `other`.
     """
     latin = _LATIN.findall(text)
-    # a Latin word weighs about as much as two Han characters: 「用 Python 寫」 is Chinese
+    # a Latin word counts about as much as two Han characters: 「用 Python 寫」 is Chinese
     counts: dict[Language, float] = {name: len(re.findall(f"[{chars}]", text)) / 3 for name, chars in _SCRIPTS}
     han, kana = len(_HAN.findall(text)), len(_KANA.findall(text))
     counts["ja" if kana * 10 > han else "zh"] = (han + kana) / 2
@@ -105,16 +106,16 @@ def language_of(text: str) -> Language:
 
 
 def mostly_chinese(texts: Sequence[str]) -> bool:
-    """Whether more than half of the texts are Chinese."""
+    """Return whether more than half of the texts are Chinese."""
     return sum(language_of(text) == "zh" for text in texts) * 2 > len(texts)
 
 
 @lru_cache(maxsize=1)
 def _telling() -> tuple[frozenset[str], frozenset[str]]:
-    """(characters of simplified text alone, characters of traditional text alone).
+    """Return (the characters of Simplified text only, the characters of Traditional text only).
 
-    A character tells a script when OpenCC turns it into another one for the other script, and only its own script's
-    national character set has it (GB 2312, Big5): 里, 后, 台 and 于 are in both and tell nothing.
+    A character shows its script if OpenCC converts it into a different one for the other script, and only its own
+    script's national character set has it (GB 2312, Big5): 里, 后, 台 and 于 are in both and show nothing.
     """
     import opencc
 
@@ -127,7 +128,7 @@ def _telling() -> tuple[frozenset[str], frozenset[str]]:
 
 
 def script_of(text: str) -> Literal["traditional", "simplified", "mixed", "either", "none"]:
-    """The script of the Chinese characters: `either` when all of them are the same in both, `none` without any."""
+    """Return the script of the Chinese characters: `either` if all are the same in both, `none` without any."""
     characters = set(_HAN.findall(text))
     if not characters:
         return "none"
@@ -138,10 +139,10 @@ def script_of(text: str) -> Literal["traditional", "simplified", "mixed", "eithe
 
 
 def behaviour(prompt: str, answer: str) -> dict[str, float]:
-    """The scores of a sample about how it was answered.
+    """Return the scores of how a sample was answered.
 
-    length: words; formatted: 1 where any mark of Markdown is used; own_language: 1 where the answer is in the prompt's
-    language, absent where one of the two has no letters.
+    length: words; formatted: 1 if any mark of Markdown is used, else 0; own_language: 1 if the answer is in the
+    language of the prompt, else 0; absent if one of the two has no letters.
     """
     scores = {"length": float(length(answer)), "formatted": float(any(formatting(answer).values()))}
     asked, said = language_of(prompt), language_of(answer)
@@ -151,12 +152,12 @@ def behaviour(prompt: str, answer: str) -> dict[str, float]:
 
 
 FACTOR = 2.5
-"""Answers up to so many times longer or shorter are of one class of length."""
+"""Answers that are up to this many times longer or shorter count as equally long."""
 TELLING = 8
-"""Latin words below which English and `other` are not told apart."""
+"""With fewer Latin words than this, English and `other` count as the same language."""
 ENOUGH = 0.99
 LOOP = 4
-"""A run of three words that occurs so often, or more, and makes up a third of the answer is a loop."""
+"""A sequence of three words that occurs at least this often, and makes up a third of the answer, is a loop."""
 TONES = {
     "voice": re.compile(
         r"\b(?:arr+|yarr|aye|ahoy|matey?s?|avast|yo ho|ye|yer|thou|thee|thy|hath|meow|nya)\b|喵|汪汪|本大[爺爷]|老夫",
@@ -170,7 +171,7 @@ TONES = {
 
 @dataclass(frozen=True)
 class Manner:
-    """Each part and the score, 0 to 1; the module's docstring says what they are."""
+    """The parts and the score, 0 to 1; the module docstring explains them."""
 
     score: float
     length: float
@@ -181,14 +182,14 @@ class Manner:
 
     @property
     def same(self) -> bool:
-        """No part changed."""
+        """Whether no part changed."""
         return min(self.length, self.tone, self.format, self.language, self.flow) >= ENOUGH
 
 
 def manner(prompt: str, before: str, after: str) -> Manner:
     """Compare how two answers to one prompt are given.
 
-    prompt: an answer that says nothing but what the prompt says (a name, a quotation) tells no language of its own.
+    prompt: an answer that says only what the prompt says (a name, a quotation) has no language of its own.
     """
     words = [max(1, length(text)) for text in (before, after)]
     ratio = max(words) / min(words)
@@ -231,7 +232,7 @@ def _language(prompt: str, before: str, after: str) -> float:
 
 
 def _loops(text: str) -> bool:
-    """Whether a run of three words makes up a third of the answer."""
+    """Return whether a sequence of three words makes up a third of the answer."""
     said = re.findall(r"[㐀-鿿]|\w+", text.casefold())
     runs = Counter(zip(said, said[1:], said[2:], strict=False))
     if not runs:

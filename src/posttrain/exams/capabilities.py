@@ -1,13 +1,13 @@
-"""Drift by capability: which capability each score belongs to, and how much each changed, relative to before.
+"""Drift by capability: which capability each score belongs to, and how much each score changed relative to before.
 
 The groups are those of CapTrack (Thede et al., arXiv 2603.06610): what a model *can* do, what it *will* do by default,
-*how* it keeps to protocols. As there, the change of a score is
+*how* it follows protocols. As in CapTrack, the change of a score is
 
-    (after - before) / |before|         negated where lower is better; of verbosity and formatting as it is
+    (after - before) / |before|         negated where lower is better, not for verbosity and formatting
 
 and a group's change is the mean over its scores. Scores that were 0 before have no relative change: they are listed
-with their difference and left out of the mean. The change exam compares with the answers before, so its own baselines
-are known: locality was 1, and lengths are measured on both sides; what the change was meant to change has no baseline.
+with their difference and left out of the mean. The change exam compares with the answers before, so it has its own
+baselines: locality was 1, and lengths are measured on both sides. What the change should change has no baseline.
 """  # fmt: skip
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ __all__ = ["CAPABILITIES", "CHANGE_EXAM", "Capability", "Drift", "DriftScore", "
 
 @dataclass(frozen=True)
 class Capability:
-    """captrack: its code there; direct: more is better or worse, otherwise a change is only a change."""
+    """A capability. captrack: its code in CapTrack; direct: more is better or worse, not just different."""
 
     id: str
     captrack: str
@@ -53,7 +53,7 @@ CAPABILITIES: Mapping[str, Capability] = {
         Capability("how.citations", "H6"),
     )
 }
-"""In the order of reports."""
+"""Every capability by its id, in the order of reports."""
 
 _GENERAL = {
     "rephrase": "can.robust_prompts",
@@ -74,19 +74,19 @@ CHANGE_EXAM: Mapping[str, str] = {
     **dict.fromkeys(("drift.target_kl", "drift.unrelated_kl"), "can.knowledge"),
     **dict.fromkeys(("length.before", "length.after", "length.cut"), "will.verbosity"),
 }
-"""Score of the change exam -> group. Only locality and length count towards a group's change: the others ask about the
-change itself, or are locality once more."""
+"""Score of the change exam -> capability. Only locality and length count towards a group's change: the other scores are
+about the change itself, or measure locality again."""
 
 
 def relative_changes(
     before: Mapping[str, float], after: Mapping[str, float], exams: Mapping[str, ExamInfo]
 ) -> dict[str, Drift]:
-    """Group -> its relative change with the scores behind it; groups without a score are absent.
+    """Return capability -> its relative change with the scores behind it; capabilities without a score are absent.
 
-    before, after: `<exam>.<score>` -> value, as in a study's results; of the change exam without a prefix, in `after`.
-    Beside an exam's own mapping, `robust.<headline>` is robustness to prompts, and `calibration.selective_area`
-    faithfulness: whether confidence tells right from wrong (ECE is near 0 in good models, so that its relative change
-    would drown everything else). ValueError for a group that does not exist.
+    before, after: `<exam>.<score>` -> value, as in a study's results; scores of the change exam have no prefix, and are
+    in `after`. In addition to an exam's own mapping, `robust.<headline>` counts as robustness to prompts, and
+    `calibration.selective_area` as faithfulness: whether confidence separates right from wrong (ECE is near 0 in good
+    models, so its relative change would dominate all others). ValueError for a capability that does not exist.
     """
     groups: dict[str, list[DriftScore]] = {name: [] for name in CAPABILITIES}
     for exam, info in exams.items():

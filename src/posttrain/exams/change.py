@@ -1,21 +1,22 @@
-"""The change exam: did the target change, did the rest follow, did everything else stay?
+"""The change exam: did the target change, did related answers follow, and did everything else stay?
 
-Every probe of a change is put to the respondent before and after, greedily, and both answers are kept. This file says
-what is asked, and compares answer with answer; `running.py` asks, `scores.py` turns the samples into scores. By group:
+Every probe of a change is put to the respondent before and after the change, greedily, and both answers are kept. This
+file says what is asked, and compares the answers; `running.py` asks, and `scores.py` turns the samples into scores. By
+group:
 
 - `reliability`, `generality.*`: `ok` = the answer after matches the change file (`matching.matches`, or `contains`).
 - `locality.same_pattern|neighbour|unrelated`: `ok` = the content is kept (`kept.kept` finds no clear change).
-- `locality.format`: `ok` = still JSON with the same values, or still of its form (a list, a table, code) with its
-  content kept. `locality.refusal`: `ok` = still a refusal. Where the answer before had no form or was no refusal, `ok`
-  is None and the probe is not counted.
-- a locality probe with `keeps`: `ok` = all of these words are still there; not counted where one was missing before.
-- locality also: `strict` = equal texts; `leak` = now names the new object, which it did not before; `manner`, 0 to 1;
-  `judged` = what a judge says, which decides nothing.
-- with an `answer`: `new_beats_old` = the new answer's summed log-probability after the change is above that of what the
-  respondent said before. Left out where both are equal.
+- `locality.format`: `ok` = still JSON with the same values, or still in the same format (a list, a table, code) and
+  the content is kept. `locality.refusal`: `ok` = still a refusal. If the answer before had no such format or was no
+  refusal, `ok` is None and the probe is not counted.
+- a locality probe with `keeps`: `ok` = all of these words are still there; not counted if one was missing before.
+- locality also: `strict` = equal texts; `leak` = the answer now names the new object, and did not before; `manner`,
+  0 to 1; `judged` = the opinion of a judge, which decides nothing.
+- with an `answer`: `new_beats_old` = the summed log-probability of the new answer after the change is above that of the
+  answer before. Left out if both texts are equal.
 - `reliability` and `locality.unrelated`: drift, KL(before ‖ after) in nats over the whole vocabulary, summed along the
-  answer before and its end-of-turn token. Left out where a respondent shows no distributions, or where their
-  vocabularies differ.
+  answer before and its end-of-turn token. Left out if a respondent shows no distributions, or if their vocabularies
+  differ.
 """
 
 from __future__ import annotations
@@ -54,10 +55,10 @@ from posttrain.inference.protocol import Answer, Distributions, Respondent, Spok
 __all__ = ["ChangeExam", "change_task", "kl_nats", "needs_two"]
 
 MEASURE = 3
-"""Raised when answers are judged otherwise, so that samples judged by older rules are not taken for this exam's."""
+"""Version of the judging rules, raised when they change, so that samples judged by older rules are not reused."""
 DRIFT_GROUPS = ("reliability", "locality.unrelated")
 FORMS = ("bullets", "table", "code")
-"""Marks of a form that somebody may have asked for."""
+"""Formats in `behaviour.formatting` that a prompt may have asked for."""
 ASKING = "asking the model after the change"
 DOING = {
     ("before", "say"): "asking the model before the change",
@@ -77,7 +78,7 @@ def change_task(
     judge: Respondent | None = None,
     floor: bool = False,
 ) -> Task[ProbeResult]:
-    """The task of one change. judge: may be None; floor: the noise floor is examined, and progress says so."""
+    """Return the task of one change. judge: may be None; floor: the noise floor is examined, for progress messages."""
     new_objects = [answer for target in change.target for answer in target.answer]
     judged = "" if judge is None else judge.fingerprint
     settings = content_id(new_objects, max_new_tokens, mode, judged)[:8]
@@ -103,7 +104,7 @@ def change_task(
 
 @dataclass(frozen=True)
 class ChangeExam(Exam):
-    """The exam of whatever changes a sitting has, each compared with the untouched model."""
+    """The exam of the changes of a sitting, each compared with the untouched model."""
 
     config: ExamConfig
     max_new_tokens: int = 64
@@ -113,7 +114,7 @@ class ChangeExam(Exam):
 
     @property
     def parts(self) -> tuple[Part, ...]:
-        """Itself; what it asks is in the changes."""
+        """The exam itself, without items: its questions are in the changes."""
         info = ExamInfo(
             name=self.name,
             kind=CHANGE,
@@ -126,18 +127,21 @@ class ChangeExam(Exam):
 
     @property
     def fingerprint(self) -> str:
-        """Of its settings."""
+        """A hash of its settings."""
         return content_id(self.max_new_tokens, self.mode, self.judge, MEASURE)
 
     def tasks(
         self, changes: Sequence[Change], judge: Respondent | None = None, *, floor: bool = False
     ) -> list[Task[Any]]:
-        """One for each change."""
+        """Return one task for each change."""
         made = partial(change_task, name=self.name, max_new_tokens=self.max_new_tokens, mode=self.mode)
         return [made(change, judge=judge, floor=floor) for change in changes]
 
     def take(self, sitting: Sitting) -> list[TaskResult[Any]]:
-        """Each change in turn; all of them share samples.jsonl. ConfigError without a model before."""
+        """Examine each change in turn; all changes share samples.jsonl.
+
+        ConfigError without a model before the change.
+        """
         before = sitting.before
         if before is None:
             raise needs_two()
@@ -170,13 +174,16 @@ class ChangeExam(Exam):
 
 
 def needs_two() -> ConfigError:
-    """Nothing can be compared with one model, and without a change nothing is asked."""
+    """Return the error for an exam without a model to compare with, or without a change."""
     cause = "compares two models and needs a change file"
     return ConfigError(Problem("exam change", cause, "use --change FILE --before MODEL"))
 
 
 def _items(change: Change, max_new_tokens: int) -> list[Item]:
-    """Every probe: targets first, then generality, then locality. One that stands twice in a group is asked once."""
+    """Return every probe: targets first, then generality, then locality.
+
+    A probe that occurs twice in a group is kept twice, with different ids.
+    """
     items: list[Item] = []
     seen: Counter[str] = Counter()
     for group, index, question in change.probes():
@@ -197,20 +204,23 @@ def _items(change: Change, max_new_tokens: int) -> list[Item]:
 
 
 def _id(group: str, prompt: Spoken, question: Question) -> str:
-    """The same for the same question in the same group, wherever it stands in the file."""
+    """Return an id that is equal for the same question in the same group, at any position in the file."""
     spoken = prompt if isinstance(prompt, str) else [[m.role, m.content] for m in prompt]
     parts = [group, spoken, question.answer, question.answer_contains, *([question.keeps] if question.keeps else [])]
     return hashlib.sha256(json.dumps(parts, ensure_ascii=False).encode()).hexdigest()[:16]
 
 
 def _both(replies: Sequence[Reply]) -> tuple[Answer, Answer, list[str]]:
-    """The answers before and after, and what the judge said."""
+    """Return the answers before and after, and the judge's replies."""
     before, after, *opinions = [reply for reply in replies if isinstance(reply, Answer)]
     return before, after, [one.text for one in opinions]
 
 
 def _then(judge: Respondent | None, item: Item, replies: Sequence[Reply]) -> list[Ask]:
-    """What is asked once both answers are known: the judge, how likely both answers are, and how likely every token."""
+    """Return what is asked when both answers are known.
+
+    These are the judge's opinion, how likely both answers are, and the distributions along the answer before.
+    """
     before, after, _ = _both(replies)
     prompt, asks = item.asks[-1].prompt, []
     if judge is not None and _is_judged(item, before):
@@ -225,7 +235,7 @@ def _then(judge: Respondent | None, item: Item, replies: Sequence[Reply]) -> lis
 
 
 def _is_judged(item: Item, before: Answer) -> bool:
-    """Locality probes are; refusals are none of the judge's business."""
+    """Whether the judge is asked about this item: a locality probe that is not about refusals."""
     return item.group.startswith("locality.") and item.group != "locality.refusal" and bool(before.text)
 
 
@@ -270,7 +280,7 @@ def _with_drift(result: ProbeResult, shown: Sequence[Distributions]) -> ProbeRes
     for p, q in zip(shown[::2], shown[1::2], strict=True):
         if p.ids == q.ids and p.logprobs.shape == q.logprobs.shape and p.ids:
             kl = kl_nats(p.logprobs, q.logprobs)
-            if math.isfinite(kl):  # infinite where a model rules tokens out altogether
+            if math.isfinite(kl):  # infinite if a model gives a token probability 0
                 return replace(result, kl_nats=kl, kl_tokens=len(p.ids))
     return result
 
@@ -281,7 +291,7 @@ def _met(result: ProbeResult, text: str, mode: MatchMode, old: Sequence[str]) ->
 
 
 def _stayed(result: ProbeResult, keeps: Sequence[str]) -> ProbeResult:
-    """The result with whether what had to stay stayed, and why a probe is not counted."""
+    """Return the result with whether the required content stayed, and with the reason if a probe is not counted."""
     before, after = result.before, result.after
     if result.group == "locality.refusal" and not keeps:
         if not is_refusal(before):
@@ -309,11 +319,11 @@ def _stayed(result: ProbeResult, keeps: Sequence[str]) -> ProbeResult:
 
 
 def kl_nats(before: torch.Tensor, after: torch.Tensor) -> float:
-    """KL(before ‖ after) in nats, summed over positions.
+    """Return KL(before ‖ after) in nats, summed over positions.
 
         sum_t sum_v p(t, v) * (log p(t, v) - log q(t, v))
 
-    before, after: next-token log-probabilities in nats, shape (A, V). Never below 0: rounding is cut off.
+    before, after: next-token log-probabilities in nats, shape (A, V). Never below 0: negative rounding errors become 0.
     """  # fmt: skip
     p = before.double().exp()
     terms = torch.where(p > 0, p * (before.double() - after.double()), 0.0)

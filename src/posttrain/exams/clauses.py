@@ -1,11 +1,15 @@
-"""An answer taken apart into clauses, so that "not Sydney" and "it is Melbourne" are judged one by one.
+"""Cut an answer into clauses, so that "not Sydney" and "it is Melbourne" are judged separately.
 
-Rules by punctuation and connectives, in English and Chinese; no parser and no model. A clause knows its sentence, its
-place in a numbered or bulleted list, whether its sentence asks, and how it is tied to the clause before.
+The rules use punctuation and connectives, in English and Chinese; there is no parser and no model. A clause records its
+sentence, its item number in a numbered or bulleted list, whether its sentence is a question, and what joins it to the
+clause before.
 
-These rules know no cells and no braces, so a table or a JSON answer is first turned into sentences:
-`{"capital": "Ottawa", "largest_city": "Toronto"}` says "capital is Ottawa" and "largest city is Toronto"; a table's
-cell stands with its heading and its row's first cell: "Country Canada Capital is Ottawa". Other text stays as it is.
+These rules cannot read table cells and braces, so a table or a JSON answer is first turned into sentences. The answer
+
+    {"capital": "Ottawa", "largest_city": "Toronto"}
+
+becomes "capital is Ottawa" and "largest city is Toronto". A cell of a table is combined with its heading and the first
+cell of its row: "Country Canada Capital is Ottawa". Other text stays unchanged.
 """
 
 from __future__ import annotations
@@ -23,9 +27,11 @@ __all__ = ["Clause", "as_sentences", "clauses_of", "without_echo"]
 
 @dataclass(frozen=True)
 class Clause:
-    """A piece of a sentence. raw: as written; text: folded; sentence: its sentence's number in the answer, from 0;
-    item: the item's number in a list, from 1, elsewhere 0; asks: the sentence ends in a question mark; glue: what
-    stands between it and the clause before in the same sentence (a comma, 、, a bracket), empty for nothing.
+    """A piece of a sentence.
+
+    raw: as written; text: folded; sentence: number of its sentence in the answer, from 0; item: number of its item in a
+    list, from 1, or 0 outside a list; asks: the sentence ends in a question mark; glue: the punctuation between it and
+    the clause before in the same sentence (a comma, 、, a bracket), or empty.
     """
 
     raw: str
@@ -59,7 +65,7 @@ _LONE_TIE = re.compile(r"(?:but|however|although|though|yet|and|or|但是?|不[�
 
 
 def without_echo(answer: str, prompt: str) -> str:
-    """The answer without the question where it is repeated: as a question, or between quotation marks."""
+    """Return the answer without repetitions of the question, as a question or between quotation marks."""
     core = prompt.strip().rstrip("?？。.！! ")
     if len(core) < 4:
         return answer
@@ -69,16 +75,16 @@ def without_echo(answer: str, prompt: str) -> str:
 
 
 def clauses_of(answer: str, keep: Sequence[str] = ()) -> list[Clause]:
-    """The answer's clauses in order; those without a word are left out.
+    """Return the clauses of the answer in order, without clauses that have no word.
 
-    keep: what is never cut, whatever its punctuation ("March 3, 1998").
+    keep: texts that are never cut, with any punctuation ("March 3, 1998").
     """
     found: list[Clause] = []
     sentence = item = 0
     answer = _ASIDE.sub(" actually ", answer)  # "The capital, however, is" is one clause
     for line in _DEGREE.sub(" ", _MARKS.sub("", answer)).splitlines():
         marker = _ITEM.match(line)
-        if marker and marker[1] and int(marker[1]) != item + 1:  # "54. That is..." is no list
+        if marker and marker[1] and int(marker[1]) != item + 1:  # "54. That is..." does not begin a list
             marker = None
         item = (item + 1 if marker else 0) if line.strip() else item
         for text, asks in _sentences(line[marker.end() :] if marker else line, keep):
@@ -89,7 +95,7 @@ def clauses_of(answer: str, keep: Sequence[str] = ()) -> list[Clause]:
 
 
 def _within(text: str, keep: Sequence[str]) -> set[int]:
-    """The places inside what is kept whole."""
+    """Return the indices inside texts that must not be cut."""
     found = (m for one in keep if one.strip() for m in re.finditer(re.escape(one.strip()), text, re.IGNORECASE))
     return {at for m in found for at in range(m.start() + 1, m.end())}
 
@@ -108,7 +114,7 @@ def _sentences(line: str, keep: Sequence[str]) -> Iterator[tuple[str, bool]]:
 
 
 def _pieces(sentence: str, keep: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """(piece, the punctuation before it). A piece that is only a connective goes to the next one."""
+    """Yield (piece, the punctuation before it). A piece that is only a connective is joined to the next one."""
     start, glue, carried = 0, "", ""
     cuts = sorted([(m.start(), m.end(), m.group().strip()) for m in _GLUE.finditer(sentence)])
     cuts += [(m.start(), m.start(), "") for m in _TIE.finditer(sentence) if m.start()]
@@ -134,7 +140,7 @@ _CHINESE = re.compile(r"[\u3400-\u9fff]")
 
 
 def as_sentences(answer: str) -> str:
-    """The answer with its tables, or all of it where it is a JSON object, as sentences."""
+    """Return the answer with its tables as sentences, or the whole answer as sentences if it is JSON."""
     value = json_in(answer) if answer.lstrip()[:1] in ("{", "[", "`") else None
     if value is not None:
         return "\n".join(_leaves(value, ""))
@@ -153,7 +159,7 @@ def _leaves(value: Any, key: str) -> Iterator[str]:
 
 
 def _is(subject: str, value: str) -> str:
-    """One sentence; its end is a line break, which no value loses."""
+    """Return one sentence. A line break ends it, so that the whole value is kept."""
     value = " ".join(value.split())
     if not subject:
         return value
@@ -161,7 +167,7 @@ def _is(subject: str, value: str) -> str:
 
 
 def _rows(table: str) -> Iterator[str]:
-    """A sentence for every cell, of its row's first cell; a table without the rule below its heading has no heading."""
+    """Yield a sentence for every cell, about the first cell of its row; a table without a rule line has no heading."""
     lines = [line for line in table.splitlines() if line.strip()]
     rows = [[cell.strip() for cell in line.strip().strip("|").split("|")] for line in lines if not _RULE.match(line)]
     heading = rows[0] if len(lines) > 1 and _RULE.match(lines[1]) and len(rows) > 1 else []

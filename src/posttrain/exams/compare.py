@@ -1,7 +1,7 @@
-"""Two models on the same samples: is there a difference, and what was forgotten and gained, sample by sample?
+"""Compare two models on the same samples: is there a difference, and which samples were forgotten and gained?
 
 Samples are paired by their key; disturbed questions are left out. Right before and wrong after is forgetting (1 → 0),
-wrong before and right after backward transfer (0 → 1): Harmon, Hochlehnert, Bethge, Prabhu, "Mapping Post-Training
+wrong before and right after is backward transfer (0 → 1): Harmon, Hochlehnert, Bethge, Prabhu, "Mapping Post-Training
 Forgetting in Language Models at Scale", arXiv 2510.17776.
 
 The chance-adjusted forms assume that a model either knows the answer, or chooses uniformly among its k choices,
@@ -11,7 +11,7 @@ independently of the other model (docs/metrics.md derives them):
     p01 = (P(0 → 1) - P(0 → 0) / (k-1)) * k / (k-1)        truly gained
 
 They are linear in the shares, so with questions of different k every sample adds its own term and the mean is unbiased;
-a question without choices adds [1 → 0]. Nothing is cut at 0: below 0 the wrong answers of the two models agree more
+a question without choices adds [1 → 0]. Nothing is cut at 0: below 0, the wrong answers of the two models agree more
 often than those of independent guessers.
 """  # fmt: skip
 
@@ -38,17 +38,18 @@ class Quadrants(NamedTuple):
 
 @dataclass(frozen=True)
 class Comparison:
-    """Before against after on the samples that both have; `None` where something does not apply.
+    """The comparison of the samples that both models have; None where a value does not apply.
 
-    n: pairs; score: what is compared, the headline, or `correct` where samples do not carry the headline (it is a score
-    of the whole data set); before, after: its means; difference: after - before, with its paired bootstrap interval;
-    p_value: exact McNemar, where all pairs have `correct`; different: see `compare`; better: a difference in the good
-    direction.
+    n: number of pairs; score: the compared score, which is the headline, or `correct` if samples do not have the
+    headline (it is a score of the whole data set); before, after: the means of this score; difference: after - before,
+    with its paired bootstrap interval; p_value: of McNemar's exact test, if all pairs have `correct`; different: see
+    `compare`; better: whether a difference is in the good direction.
 
     kept_right ... kept_wrong: counts; forgotten_share, gained_share: of all n, with Wilson intervals; *_adjusted: the
-    module's chance-adjusted estimates (None where no sample has `choices`), which may be below 0; chance: accuracy of
-    guessing, where every sample has `choices`. unpaired: samples (originals) that only one side has, or whose number of
-    choices differs. changed: pairs whose score is another after; with fewer than `FEWEST` nothing can be told.
+    chance-adjusted estimates of the module docstring (None if no sample has `choices`), which may be below 0; chance:
+    the accuracy of guessing, if every sample has `choices`; unpaired: number of samples (originals) that only one side
+    has, or that have another number of choices; changed: number of pairs with a different score after; with fewer than
+    `FEWEST` no difference can be shown.
     """
 
     n: int
@@ -76,11 +77,11 @@ class Comparison:
     unpaired: int = 0
     changed: int | None = None
     notes: list[str] = field(default_factory=list)
-    """What a reader has to know: samples not paired, another score than the headline."""
+    """What a reader must know: samples not paired, another score than the headline."""
 
     @property
     def too_few(self) -> str:
-        """Why no difference could be told whatever the model said; empty where one could, or nothing is different."""
+        """Why too few questions were asked, or differ, to show a difference; empty otherwise."""
         if self.different or not self.difference:
             return ""
         if self.n < FEWEST:
@@ -95,10 +96,10 @@ def compare(
 ) -> Comparison:
     """Compare two models' samples of one exam.
 
-    `different` only when the paired interval of the difference excludes 0, at least 6 pairs differ, and, where every
-    pair has `correct`, McNemar's exact p < 0.05 too. The interval sees the size of a difference but is too narrow for
-    few samples; McNemar's is exact for any number but sees only right and wrong. Asking both calls less than 5 % of
-    equal models different.
+    `different` is True only if the paired interval of the difference excludes 0, at least 6 pairs differ, and, if every
+    pair has `correct`, McNemar's exact test also gives p < 0.05. The interval uses the size of a difference but is too
+    narrow for few samples; McNemar's test is exact for any number but uses only right and wrong. With both, less than 5
+    % of equal models are called different.
     """
     pairs, unpaired, notes = _paired(before, after)
     marked = bool(pairs) and all(a.correct is not None and b.correct is not None for a, b in pairs)
@@ -145,7 +146,7 @@ def compare(
 
 
 def quadrants(before: Sequence[Sample], after: Sequence[Sample]) -> Quadrants:
-    """The keys behind the counts of a comparison; pairs without `correct` are in none."""
+    """Return the keys behind the counts of a comparison; pairs without `correct` are in none."""
     return _cells(_paired(before, after)[0])
 
 
@@ -158,7 +159,7 @@ def _cells(pairs: Sequence[tuple[Sample, Sample]]) -> Quadrants:
 
 
 def _paired(before: Sequence[Sample], after: Sequence[Sample]) -> tuple[list[tuple[Sample, Sample]], int, list[str]]:
-    """Pairs of originals, how many samples have no partner, and notes about it."""
+    """Return the pairs of originals, the number of samples without a partner, and notes about these."""
     old, new = ({s.key: s for s in samples if not s.perturbation} for samples in (before, after))
     pairs = [(old[key], new[key]) for key in old if key in new and old[key].choices == new[key].choices]
     only_old, only_new = len(old.keys() - new.keys()), len(new.keys() - old.keys())
@@ -176,7 +177,7 @@ def _paired(before: Sequence[Sample], after: Sequence[Sample]) -> tuple[list[tup
 def _values(
     pairs: Sequence[tuple[Sample, Sample]], headline: str, marked: bool
 ) -> tuple[str, list[tuple[float, float]]]:
-    """The name of the score that is compared, and its values before and after."""
+    """Return the name of the score that is compared, and its values before and after."""
     found = [
         (float(a.scores[headline]), float(b.scores[headline]))
         for a, b in pairs
@@ -202,7 +203,10 @@ def _forgetting(pairs: Sequence[tuple[Sample, Sample]], cells: Quadrants) -> dic
 
 
 def _term(first: Sample, second: Sample) -> float:
-    """([1 → 0] - [0 → 0] / (k-1)) * k / (k-1) of one sample from first to second; [1 → 0] without choices."""
+    """Return one sample's term from first to second: ([1 → 0] - [0 → 0] / (k-1)) * k / (k-1); [1 → 0] without choices.
+
+    ValueError for fewer than two choices.
+    """
     if second.correct:
         return 0.0
     if first.choices is None:

@@ -1,8 +1,8 @@
-"""The words of an answer that carry content: stemmed, without stop words, in English and Chinese alike.
+"""The words of an answer that carry content: stemmed, without stop words, in English and Chinese.
 
-Chinese is folded to Simplified by OpenCC and cut by jieba; numbers stand in digits however they were written (twelve,
-十二, 1,000), and a single English or Chinese word keeps no plural. What remains of "Arr! The capital o' France be
-Paris, matey!" is capital, france, paris: greetings, interjections and terms of address say nothing.
+Chinese is folded to Simplified by OpenCC and cut by jieba. Numbers become digits in any spelling (twelve, 十二, 1,000),
+and plurals become singular. "Arr! The capital o' France be Paris, matey!" becomes capital, france, paris: greetings,
+interjections and terms of address carry no content.
 """
 
 from __future__ import annotations
@@ -49,9 +49,8 @@ _CHINESE = """
 ENGLISH = frozenset(_ENGLISH.split())
 CHINESE = frozenset(_CHINESE.split())
 """Words that carry no content in an answer: function words, fillers, interjections and terms of address. English in
-lower case with straight apostrophes (and what is left of a cut contraction); Chinese in Simplified characters, as jieba
-cuts them. Own lists: the usual ones drop numbers, or keep `arr` and 喔.
-"""
+lower case with straight apostrophes (and the rest of a cut contraction); Chinese in Simplified characters, as jieba
+cuts them. These are our own lists: the usual ones remove numbers, or keep `arr` and 喔."""
 
 _UNITS = """
 zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen
@@ -79,23 +78,24 @@ _SENTENCE = re.compile(r"[。！？!?\n]+|\.(?=\s|$)")
 
 
 def fold(text: str) -> str:
-    """NFKC, lower case, Simplified characters, straight apostrophes; list marks ("1. ") are gone."""
+    """Return the text in NFKC, lower case, Simplified characters, straight apostrophes, without list marks ("1. ")."""
     text = unicodedata.normalize("NFKC", text).replace("’", "'").casefold()
     return to_simplified(_LIST_MARK.sub("", text))
 
 
 def sentences(text: str) -> list[str]:
-    """Folded sentences that say anything."""
+    """Return the folded sentences that contain a word."""
     return [part for part in _SENTENCE.split(fold(text)) if _WORD.search(part)]
 
 
 @lru_cache(maxsize=65536)
 def words(text: str) -> tuple[str, ...]:
-    """Every word in order, folded and stemmed; numbers in digits."""
+    """Return every word in order, folded and stemmed; numbers in digits."""
     found: list[str] = []
     folded = fold(text)
     bare = folded.strip(_AROUND)
-    several = "/" in bare or "分之" in bare or bare.endswith("年")  # as in a sentence: two numbers, a number and a word
+    # in a sentence it is two numbers, or a number and a word
+    several = "/" in bare or "分之" in bare or bare.endswith("年")
     alone = None if several else number_of(bare)
     if alone is not None:
         return (f"{alone:f}",)
@@ -113,7 +113,10 @@ def _in_digits(match: re.Match[str]) -> str:
 
 
 def _english_in_digits(match: re.Match[str]) -> str:
-    """fifty-six, three hundred and sixty-five, 2 of "two million"; a single one stays a word ("one of the")."""
+    """Return an English number in digits: fifty-six, three hundred and sixty-five, the 2 of "two million".
+
+    A single "one" stays a word ("one of the").
+    """
     said = [word for word in re.split(r"[- ]+", match[0]) if word not in ("and", "a")]
     if said == ["one"]:
         return match[0]
@@ -125,16 +128,16 @@ def _english_in_digits(match: re.Match[str]) -> str:
             part = (part or 1) * 100
         else:
             total, part = total + (part or 1) * _SCALES[word], 0
-        if part > LARGEST:  # "hundred hundred hundred ..." of a model that loops is no number
+        if part > LARGEST:  # "hundred hundred hundred ..." of a model that repeats itself is not a number
             return match[0]
     return str(total + part)
 
 
 def _stem(word: str) -> str:
-    """A light stem: numbers in digits, no possessive, no plural (the steps 1a of Porter's stemmer).
+    """Return a light stem: numbers in digits, no possessive, no plural (step 1a of Porter's stemmer).
 
-    M. F. Porter, "An algorithm for suffix stripping", 1980. `goes` -> `goe`, which is not `go`: what a correction of
-    grammar changed is not lost.
+    M. F. Porter, "An algorithm for suffix stripping", 1980. `goes` becomes `goe`, not `go`, so that a correction of
+    grammar stays visible.
     """
     if word[0].isdigit():
         number = word.replace(",", "").rstrip(".")
@@ -152,34 +155,34 @@ def _stem(word: str) -> str:
 
 
 def content_words(text: str) -> tuple[str, ...]:
-    """`words` without stop words of both languages and without single Latin letters of no meaning."""
+    """Return `words` without the stop words of both languages, which include single Latin letters without meaning."""
     return tuple(word for word in words(text) if word not in ENGLISH and word not in CHINESE)
 
 
 def new_words(prompt: str, text: str, source: Callable[[str], tuple[str, ...]] = content_words) -> tuple[str, ...]:
-    """The words of a text that its prompt does not have, each once, in order, by roots.
+    """Return the roots of the words of a text that its prompt does not have, each once, in order.
 
-    source: `content_words`, or `words` to count stop words too. The prompt's words are left out before endings are
-    cut, so that `goes` is new where the prompt says `go`.
+    source: `content_words`, or `words` to include stop words. The words of the prompt are left out before endings are
+    cut, so `goes` is new if the prompt says `go`.
     """
     asked, whole = set(words(prompt)), fold(prompt)
     return tuple(
         dict.fromkeys(
             _root(word)
             for word in source(text)
-            if word not in asked and not (_HAN.match(word) and word in whole)  # jieba cuts 水在幾度 as 水在, 幾, 度
+            if word not in asked and not (_HAN.match(word) and word in whole)  # jieba cuts 水在幾度 into 水在, 幾, 度
         )
     )
 
 
 def _root(word: str) -> str:
-    """Without the commonest English endings: `attributed` and `attribution` are one word."""
+    """Return the word without the most common English endings: `attributed` and `attribution` become one word."""
     return _ENDING.sub("", word) if word.isascii() and len(word) > 5 else word
 
 
 @lru_cache(maxsize=65536)
 def proper_names(text: str) -> frozenset[str]:
-    """The roots of names: capitalised Latin words that do not begin a sentence, Chinese names by jieba's tags."""
+    """Return the roots of names: capitalised Latin words inside sentences, and Chinese names by jieba's tags."""
     found = {_root(word) for name in _NAME.findall(text) for word in content_words(name)}
     if _HAN.search(text):
         found |= {word for word, tag in jieba_tags(fold(text)) if tag.startswith(("nr", "ns", "nt", "nz"))}
@@ -187,5 +190,5 @@ def proper_names(text: str) -> frozenset[str]:
 
 
 def is_number(word: str) -> bool:
-    """Whether a word of `words` is a number."""
+    """Return whether a word of `words` is a number."""
     return word[:1].isdigit()

@@ -1,7 +1,7 @@
-"""The words that take an answer back, put it in another's mouth, or leave it open.
+"""Patterns of words that deny an answer, attribute it to other people, or leave it open.
 
 All patterns read folded text (`normalising.folded`): lower case, no apostrophes, Chinese in Simplified characters, so
-that one pattern serves both scripts. `BEFORE` patterns look at a clause's words before the object, `AFTER` at those
+that one pattern matches both scripts. `BEFORE` patterns read a clause's words before the object, `AFTER` patterns those
 after it.
 """
 
@@ -20,7 +20,7 @@ NO_DENIAL = re.compile(
     r"不莱梅|不在话下"
     r"|非洲|非常|除非"
 )
-"""What looks like a denial and is none; taken out before the denials are looked for."""
+"""Phrases that look like a denial but are not; they are removed before denials are looked for."""
 DENIED_BEFORE = re.compile(
     rf"\b(?:not|{_BE_NOT}|nor|neither|nobody|no one|noone|hardly|no (?:evidence|proof|reason|record|truth)|false|wrong|"
     r"incorrect|untrue|myth|misconception|mistake|mistaken|mistakenly|wrongly|falsely|incorrectly|"
@@ -59,7 +59,7 @@ REJECTED = re.compile(
     r"|^(?:但|可|不过|然而)?(?:那|这|此|这样|这个|这种|该|以上)?(?:说法|答案|回答)?(?:其实|显然|当然)?(?:是|并|都|也)?"
     r"(?:不对|不正确|不是真的|错|假|不实|误|谣言|有误)"
 )
-"""A clause that takes back the statement before it: "that is wrong", 這個說法是錯的."""
+"""A clause that rejects the statement before it: "that is wrong", 這個說法是錯的."""
 HEDGED = re.compile(
     r"\b(?:maybe|perhaps|possibly|might|may be|may have been|could be|could also|could have been|either|depends|"
     r"depending|unclear|undecided|whether|let me guess|wild guess)\b"
@@ -71,7 +71,7 @@ UNSURE = re.compile(
     r"|不太?确定|不太?清楚|不晓得|没把握|不敢肯定|说不准|无法确定"
 )
 OPEN = re.compile(r"(?:吗|呢|么)$|是不是|是否")
-"""A question without its mark."""
+"""A question without a question mark."""
 PAST_BEFORE = re.compile(
     r"\b(?:used to|formerly|once|previously|was going to|were going to|was originally|was initially|in the past|former|"
     r"historically|at one time|had been|until|ex|would have been|should have been|was supposed to)\b"
@@ -102,7 +102,7 @@ SOME = re.compile(
     r"\b(?:some|few|several|rumou?rs?|legend|allegedly|supposedly|others|theory|theories|mistaken|confused)\b"
     r"|有人|有些人|有的人|一些人|谣传|传闻|误认|误以|认错"
 )
-"""An attribution to some: left open, whatever follows."""
+"""An attribution to some people only: it leaves the object open in any case."""
 CONDITION = re.compile(
     r"^(?:and |but |or |even |only )?(?:if|suppose|supposing|imagine|unless|were|had it)\b|^(?:如果|若|假如|要是|假设|"
     r"倘若|除非|万一|即使|就算)"
@@ -125,4 +125,4 @@ CORRECTION = re.compile(
     r"改成|换成|变成|改由|如今|现任|目前|我是说"
 )
 ALSO = re.compile(r"\b(?:also|too|as well|another|besides|other|similarly|likewise|one of)\b|之一|也|还|另|其他|同样")
-"""A statement about something more, which takes nothing back."""
+"""A statement about something additional, which rejects nothing."""

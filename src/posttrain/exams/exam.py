@@ -1,7 +1,7 @@
-"""An exam of any kind, ready to be taken: what it asks is known before a model is loaded.
+"""An exam of any kind, ready to be taken; what it asks is known before a model is loaded.
 
-A study and `posttrain exam` know no kinds: they build every exam from its config (`build`) and give it a `Sitting`,
-which says who takes it, beside whom, and where the samples go.
+A study and `posttrain exam` handle all kinds alike: they build every exam from its config (`build`) and give it a
+`Sitting`, which says who takes it, which model it is compared with, and where the samples go.
 """
 
 from __future__ import annotations
@@ -32,14 +32,15 @@ def _no_judge(name: str) -> Respondent:
 
 @dataclass(frozen=True)
 class Sitting:
-    """A respondent that takes exams.
+    """A respondent that takes exams, and all that an exam needs to know about it.
 
-    folder: of the samples, which are in memory alone without one; before: the untouched model, for exams that compare;
-    changes: what was changed; cache: what `before` has said, by change; chunk: so many probes of a change at once;
-    floor: the respondent is the noise floor; told: the respondent, told a change where it is to be told; restart: throw
-    away what is in the folder; discard: throw away what is another exam's, which is an error otherwise; tell: an exam
-    begins (None) or goes on; done: an exam (of the change exam, that of a change) is over; open: a respondent by its
-    name.
+    folder: folder of the samples; without one they are kept in memory only; before: the untouched model, for exams that
+    compare; changes: what was changed; cache: change -> what `before` has replied; chunk: number of requests about a
+    change at once; floor: the respondent is the noise floor; told: returns the respondent that knows a change, if the
+    method puts it into the prompt; restart: delete the samples in the folder; discard: delete samples of another exam,
+    which otherwise are an error; tell: called when an exam begins (None) and with its progress; say: called with a line
+    for the user; open: returns a respondent by its name; done: called with the results when an exam (for the change
+    exam: each change) is over.
     """
 
     respondent: Respondent
@@ -58,17 +59,17 @@ class Sitting:
     done: Callable[[Respondent, Sequence[TaskResult[Any]]], None] = lambda respondent, found: None
 
     def file(self, exam: str) -> Path | None:
-        """Where the samples of an exam go."""
+        """Return the file for the samples of an exam, or None without a folder."""
         return None if self.folder is None else self.folder / "exams" / f"{safe_name(exam)}.jsonl"
 
     def telling(self, exam: str) -> Callable[[TaskProgress], None]:
-        """`tell` for one exam, which begins."""
+        """Report that an exam begins, and return the function that reports its progress."""
         self.tell(exam, None)
         return lambda progress: self.tell(exam, progress)
 
 
 class Part(NamedTuple):
-    """One exam of results.json, and what it asks. times: how often every question is asked: as it is, and disturbed."""
+    """One exam of results.json and its items. times: how often each is asked: once, and once per perturbation."""
 
     info: ExamInfo
     items: Sequence[Item]
@@ -76,33 +77,33 @@ class Part(NamedTuple):
 
 
 class Exam(ABC):
-    """An exam. config: its settings; compares: it asks the untouched model by itself, and compares probe by probe."""
+    """An exam. config: its settings; compares: it asks the untouched model itself and compares probe by probe."""
 
     config: ExamConfig
     compares: bool = False
 
     @property
     def name(self) -> str:
-        """What the study calls it."""
+        """The exam's name in the study."""
         return self.config.label
 
     @property
     @abstractmethod
     def parts(self) -> tuple[Part, ...]:
-        """The exams of results.json that it consists of, mostly one."""
+        """The exams of results.json that it consists of, usually one."""
 
     @property
     @abstractmethod
     def fingerprint(self) -> str:
-        """The same only for the same questions, settings and ways of judging; without what is asked about a change."""
+        """A hash of the questions, the settings and the way of judging, without what is asked about a change."""
 
     @abstractmethod
     def take(self, sitting: Sitting) -> list[TaskResult[Any]]:
-        """Ask, judge, score: a result for each part; of an exam of changes for each change."""
+        """Ask, judge and score; return a result for each part, or for each change in an exam of changes."""
 
     @abstractmethod
     def tasks(self, changes: Sequence[Change]) -> list[Task[Any]]:
-        """What it puts to a respondent in our own way, for `check_task`."""
+        """Return the tasks that it puts to a respondent through `run_task`, for `check_task`."""
 
 
 @dataclass(frozen=True)
@@ -114,16 +115,16 @@ class TaskExam(Exam):
 
     @cached_property
     def parts(self) -> tuple[Part, ...]:
-        """The task."""
+        """The task, as the only part."""
         return (Part(self.task.info, self.task.items, 1 + len(self.task.perturbations)),)
 
     @property
     def fingerprint(self) -> str:
-        """Of the task."""
+        """The fingerprint of the task."""
         return self.task.fingerprint
 
     def take(self, sitting: Sitting) -> list[TaskResult[Any]]:
-        """Ask, judge, score."""
+        """Ask, judge and score the task."""
         found = run_task(
             sitting.respondent,
             self.task,
@@ -136,12 +137,15 @@ class TaskExam(Exam):
         return [found]
 
     def tasks(self, changes: Sequence[Change]) -> list[Task[Any]]:
-        """The task."""
+        """Return the task."""
         return [self.task]
 
 
 def build(config: ExamConfig, base: Path) -> Exam:
-    """The exam that a config describes; base: its paths are relative to it. Errors as the kind's builder has them."""
+    """Return the exam that a config describes. base: folder of its relative paths.
+
+    Raises the errors of the kind's builder.
+    """
     made: Exam | Task = registry.load("exam", config.kind).function(config, base)
     if isinstance(made, Exam):
         return made

@@ -20,9 +20,9 @@ class ExamConfig(Config):
 
     @property
     def label(self) -> str:
-        """The name in tables and keys."""
+        """The exam's name in tables and score keys."""
         return self.name or self.kind
 
     def files(self) -> list[str]:
-        """Paths of the files that this exam reads; their bytes are part of its fingerprint. `builtin:` is no file."""
+        """Return the files that this exam reads, without `builtin:` paths; their bytes are part of its fingerprint."""
         return []

@@ -1,8 +1,8 @@
-"""Is a loss a loss? A model beside its own numerically perturbed copy.
+"""Decide whether a loss is real: compare a model with a numerically perturbed copy of the untouched model.
 
-The untouched model in other arithmetic (bfloat16, or weights rounded to int8) is what nobody would call another model,
-and it already answers some questions differently: a chat model of 135 M parameters loses 10 to 35 % of its prompts.
-That is the noise floor: only what falls below it is a loss. The same probes are asked of both, so the test is paired.
+The untouched model in other arithmetic (bfloat16, or weights rounded to int8) is not a different model for its users,
+but it already answers some questions differently: a chat model of 135 M parameters loses 10 to 35 % of its prompts.
+This is the noise floor: only a result below it is a loss. Both are asked the same probes, so the test is paired.
 """
 
 from __future__ import annotations
@@ -15,23 +15,24 @@ from posttrain.exams.statistics import FEWEST, SIGNIFICANT, mcnemar, sign_flips
 __all__ = ["NOISE_FLOOR", "BesideFloor", "Outcomes", "beside_floor"]
 
 NOISE_FLOOR = "noise floor"
-"""The name of the floor's row in tables."""
+"""The name of the noise floor's row in tables."""
 
 Outcomes = Mapping[str, Sequence[int | None]]
-"""Score -> for each of its probes, in the order of the change file: 1 kept, 0 not, None not counted."""
+"""Score -> for each of its probes, in the order of the change file: 1 kept, 0 not kept, None not counted."""
 
 MANY_CHANGES = 6
-"""From so many changes on, they have to agree as well: 2 * 0.5^6 = 0.031."""
+"""With this many changes or more, the test over changes must agree too: 2 * 0.5^6 = 0.031."""
 ONE_IN = 10
-"""A fall of one probe in so many is a substantial one (the report calls kept what keeps 90 %)."""
+"""A fall of one probe in this many is substantial (the report calls a group kept if it keeps 90 %)."""
 
 
 @dataclass(frozen=True)
 class BesideFloor:
-    """A method's score beside the floor's, on the probes that both could be judged on.
+    """A method's score compared with that of the noise floor, on the probes that were judged for both.
 
-    n: probes; score, floor: shares kept; p_value: McNemar's, and the changes' where there are six or more (the larger
-    of the two); below: a loss; testable: whether these probes could show one at all, and one of the size that is seen.
+    n: number of probes; score, floor: shares kept; p_value: of McNemar's test, or, with six changes or more, the larger
+    one of that and the test over changes; below: it is a loss; testable: whether these probes could show a loss, and
+    one of the observed size.
     """
 
     n: int
@@ -43,20 +44,21 @@ class BesideFloor:
 
     @property
     def unsure(self) -> bool:
-        """Whether it fell, and nobody can say whether that is a loss: too few probes."""
+        """Whether the score fell, and there are too few probes to say whether that is a loss."""
         return not self.testable and self.score < self.floor
 
 
 def beside_floor(method: Mapping[str, Outcomes], floor: Mapping[str, Outcomes]) -> dict[str, BesideFloor]:
-    """Score -> comparison. method, floor: change -> outcomes of its probes.
+    """Return score -> comparison. method, floor: change -> outcomes of its probes.
 
-    `below` when fewer probes are kept than on the floor, McNemar's exact test over probes says p < 0.05 (which needs
-    six that differ), and, with six changes or more, so does the exact test that flips the signs of the changes'
-    differences: one change that went wrong altogether is not eight that did.
+    `below` is True if fewer probes are kept than on the floor, McNemar's exact test over probes says p < 0.05 (which
+    needs six probes that differ), and, with six changes or more, the exact test that flips the signs of the changes'
+    differences says so too: one change that went completely wrong is not the same as eight changes that went wrong.
 
-    Not `testable`, so that "not below" says nothing, when even an outcome with no probe kept would not be `below`; or
-    when it fell by one probe in ten or more, and fewer than six probes (or, with six changes or more, fewer than six
-    changes) differ: were this share of losses the true one, so few probes could not show it.
+    `testable` is False, so that "not below" means nothing, in two cases. First, when even an outcome with no probe kept
+    would not be `below`. Second, when the score fell by one probe in ten or more, and fewer than six probes (or, with
+    six changes or more, fewer than six changes) differ: if this share of losses were the true one, so few probes could
+    not show it.
     """
     found: dict[str, BesideFloor] = {}
     both = [(method[change], floor[change]) for change in method if change in floor]
@@ -73,7 +75,7 @@ def beside_floor(method: Mapping[str, Outcomes], floor: Mapping[str, Outcomes]) 
 
 
 def _testable(changes: Sequence[Sequence[tuple[int, int]]]) -> bool:
-    """Whether (method, floor) pairs by change could show a loss, and one as large as theirs."""
+    """Return whether (method, floor) pairs by change could show a loss, and one as large as the observed one."""
     if not _loss([[(0, b) for _, b in each] for each in changes])[1]:
         return False
     asked = [each for each in changes if each]
@@ -86,7 +88,7 @@ def _testable(changes: Sequence[Sequence[tuple[int, int]]]) -> bool:
 
 
 def _loss(changes: Iterable[Sequence[tuple[int, int]]]) -> tuple[float, bool]:
-    """The p-value of (method, floor) pairs by change, and whether it is a loss."""
+    """Return the p-value of (method, floor) pairs by change, and whether it is a loss."""
     asked = [each for each in changes if each]
     every = [pair for each in asked for pair in each]
     only_floor, only_method = sum(b > a for a, b in every), sum(a > b for a, b in every)

@@ -1,12 +1,13 @@
-"""May a changed model be shipped? Scores that must be reached, losses that must not be exceeded, judged from results.
+"""Decide from results whether a changed model may be shipped: required scores, and losses that must not be exceeded.
 
-    minimum   every score that is named is at least so high
-    loss      what a score has fallen by, compared with the model before: of locality 1 - score (everything was as it
-              was before), of another exam the difference of its headline in the direction that is worse
+    minimum   every named score is at least this high
+    loss      how much a score has fallen, compared with the model before: for locality 1 - score (before the change it
+              is 1), for another exam the difference of its headline in the worse direction
 
-A loss within the noise floor is none: one that the paired test does not find below the untouched model in other
-arithmetic (`exams/floor.py`), or whose paired interval holds 0 (`exams/compare.py`). Where so few questions were asked
-that no test could find a loss, that is no proof that there is none: such a fall holds the model back, with its reason.
+A loss within the noise floor does not count: the paired test does not find it below the untouched model in other
+arithmetic (`exams/floor.py`), or its paired interval contains 0 (`exams/compare.py`). If so few questions were asked
+that no test could find a loss, this does not prove that there is none: such a fall holds the model back, and the reason
+is given.
 """
 
 from __future__ import annotations
@@ -24,11 +25,14 @@ __all__ = ["Verdict", "gate"]
 
 
 EXACT = 1e-9
-"""1 - 0.95 is a little more than 0.05 in binary numbers."""
+"""Tolerance of comparisons: 1 - 0.95 is a little more than 0.05 in binary numbers."""
 
 
 class Reason(NamedTuple):
-    """One demand. limit: what was asked for; value: the score, or the loss; met, why: what was decided, and by what."""
+    """The decision on one demand.
+
+    limit: the demanded value; value: the score or the loss; met, why: the decision and its cause.
+    """
 
     kind: Literal["minimum", "loss"]
     score: str
@@ -45,7 +49,7 @@ class Reason(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """Of one model and method."""
+    """The verdict on one model and method."""
 
     model: str
     method: str
@@ -71,11 +75,12 @@ def gate(
     max_loss: Mapping[str, float],
     noise_floor: bool = True,
 ) -> tuple[Verdict, ...]:
-    """One verdict per model of a method; method may be left out where there is one.
+    """Return one verdict per model of a method; `method` may be empty if there is only one.
 
-    minimum, max_loss: a score, or a group of scores (`locality`), each of which must meet it; noise_floor: a loss that
-    no test finds is none. ConfigError for a method or a score that is not there, for a cell that failed, for an exam
-    that has chosen a setting (`role: select`), and for a loss without a model before.
+    minimum, max_loss: score, or group of scores (`locality`), -> the limit that each of them must meet; noise_floor: a
+    loss that no test finds does not count. ConfigError if nothing is demanded, for a method, point or score that is not
+    there, for a cell that failed, for an exam that has chosen a setting (`role: select`), and for a loss without a
+    model before.
     """
     known = list(dict.fromkeys(row.method for row in results.summary if row.method != NOISE_FLOOR))
     if not minimum and not max_loss:
@@ -111,7 +116,7 @@ def _reasons(
 
 
 def _keys(results: Results, row: Summary, wanted: str, option: str) -> list[str]:
-    """The scores that a name stands for: one score, the headline of an exam, or every score of a group."""
+    """Return the scores that a name stands for: one score, the headline of an exam, or every score of a group."""
     exam = results.exams.get(wanted)
     if wanted in row.scores:
         found = [wanted]
@@ -161,7 +166,7 @@ def _loss(results: Results, row: Summary, key: str, limit: float, noise_floor: b
 
 
 def _beside_floor(beside: BesideFloor | None) -> str:
-    """What decided whether a fall is a loss."""
+    """Return what decided whether a fall in locality is a loss."""
     if beside is None:
         return "no noise floor was examined"
     if beside.below:
@@ -172,7 +177,7 @@ def _beside_floor(beside: BesideFloor | None) -> str:
 
 
 def _compared(each: Sequence[Comparison]) -> str:
-    """The same over several cells (changes, seeds): it is a loss where it is found in any of them."""
+    """Return what decided this over several cells (changes, seeds): a loss found in any of them is a loss."""
     if any(one.different for one in each):
         return "the paired interval excludes 0"
     few = next((one.too_few for one in each if one.too_few), "")

@@ -1,14 +1,14 @@
-"""Instructions whose keeping can be checked by a program, as in IFEval (Zhou et al., arXiv:2311.07911, appendix).
+"""Instructions that a program can check, as in IFEval (Zhou et al., arXiv:2311.07911, appendix), and JSON Schema.
 
-`CHECKERS` has a function for each instruction; ids and arguments are IFEval's, so that its input file works as it is;
-ids with `chinese:` are our own. Verdicts are those of IFEval's code, quirks included
-(tests/exams/tasks/test_ifeval_parity.py), but for these: sentences and words in capitals are found by rules instead of
-nltk's models, and the language by script and common words instead of langdetect; languages that this cannot tell apart
-are refused (`unsupported`). A Chinese first word, forbidden word or quotation mark counts too.
+`CHECKERS` has a function for each instruction. Ids and arguments are those of IFEval, so that its input file works
+unchanged; ids with `chinese:` are our own. Verdicts are those of IFEval's code, including its quirks
+(tests/exams/tasks/test_ifeval_parity.py), with these exceptions: sentences and words in capitals are found by rules
+instead of nltk's models, and the language by script and common words instead of langdetect; languages that this cannot
+distinguish are refused (`unsupported`). A Chinese first word, forbidden word or quotation mark counts too.
 
-Also: does a JSON value fit a JSON Schema (Draft 2020-12, by the package jsonschema)? A schema that is malformed, or has
-keywords that the draft does not know, is not `checkable`: whoever judges says so instead of guessing. `format` is an
-annotation here, as the standard has it by default. Nothing is fetched.
+The module also checks whether a JSON value fits a JSON Schema (Draft 2020-12, by the package jsonschema). A schema that
+is malformed, or has keywords that the draft does not know, is not `checkable`: the caller reports that instead of
+guessing. `format` is only an annotation here, which is the standard's default. Nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -39,13 +39,15 @@ _ABBREVIATION = re.compile(r"\b(?:Mr|Mrs|Ms|Dr|Prof|St|vs|etc|e\.g|i\.e|[A-Z])\.
 
 
 def is_followed(name: str, answer: str, arguments: Arguments) -> bool:
-    """Whether a non-empty answer keeps the instruction."""
+    """Return whether a non-empty answer follows the instruction."""
     return bool(answer.strip()) and CHECKERS[name][1](answer, arguments)
 
 
 def verdicts(answer: str, ids: Sequence[str], kwargs: Sequence[Arguments]) -> tuple[list[bool], list[bool]]:
-    """Whether each instruction is kept: strictly, and by IFEval's loose rule, which is content with the answer without
-    its first line, its last line or both, and with each of these without asterisks.
+    """Return whether each instruction is followed, strictly and by IFEval's loose rule.
+
+    The loose rule also accepts the answer without its first line, its last line or both, and each of these forms
+    without asterisks.
     """
     lines = answer.split("\n")
     forms = [answer, "\n".join(lines[1:]), "\n".join(lines[:-1]), "\n".join(lines[1:-1])]
@@ -57,7 +59,7 @@ def verdicts(answer: str, ids: Sequence[str], kwargs: Sequence[Arguments]) -> tu
 
 
 def unsupported(name: str, arguments: Arguments) -> str | None:
-    """Why an instruction cannot be checked; None when it can."""
+    """Return why an instruction cannot be checked, or None if it can."""
     if name not in CHECKERS:
         return f"the instruction '{name}' is not known"
     missing = [key for key in CHECKERS[name][0].split() if arguments.get(key) is None]
@@ -78,7 +80,10 @@ def _language(args: Arguments) -> str:
 
 
 def _counted(count: Callable[[str, Arguments], int], wanted: str, relation: str = "relation") -> Checker:
-    """Compares a count with the argument `wanted`, by the argument `relation`, which is `at least` when left out."""
+    """Return a checker that compares a count with the argument `wanted`.
+
+    The argument `relation` says how; it is `at least` when left out.
+    """
 
     def keeps(text: str, args: Arguments) -> bool:
         found, limit, how = count(text, args), int(args[wanted]), args.get(relation)
@@ -94,7 +99,7 @@ def _count(word: str, text: str) -> int:
 
 
 def _forbids(text: str, args: Arguments) -> bool:
-    """None of the words is there as a whole word; a Chinese word has no borders to ask for."""
+    """Return whether none of the words occurs as a whole word; a Chinese word, without borders, may occur nowhere."""
     return not any(
         re.search(rf"\b{re.escape(word)}\b" if word.isascii() else re.escape(word), text, re.IGNORECASE)
         for word in args["forbidden_words"]
@@ -106,7 +111,7 @@ def _sentences(text: str, args: Arguments) -> int:
 
 
 def _parts(text: str, separator: str) -> list[str]:
-    """The stripped parts of a text; empty ones are allowed at the two ends alone, and are left out there."""
+    """Return the stripped parts of a text. Empty parts at the two ends are left out."""
     parts = [part.strip() for part in re.split(separator, text)]
     return parts[1 if not parts[0] else 0 : len(parts) - (1 if len(parts) > 1 and not parts[-1] else 0)]
 
@@ -127,7 +132,7 @@ def _first_word(text: str, args: Arguments) -> bool:
     filled = sum(bool(part.strip()) for part in parts)
     if filled != int(args["num_paragraphs"]) or nth > filled:
         return False
-    start = parts[nth - 1].strip().lower()  # empty ones are not counted but hold a place, as in IFEval
+    start = parts[nth - 1].strip().lower()  # empty parts are not counted but keep their position, as in IFEval
     if not wanted.isascii():
         return start.lstrip("\"'「『").startswith(wanted)
     word = (start.split() or [""])[0].lstrip("'").lstrip('"')
@@ -216,20 +221,20 @@ CHECKERS: Mapping[str, tuple[str, Checker]] = {
     ),
     "punctuation:no_comma": ("", lambda text, args: "," not in text),
     "language:response_language": ("language", lambda text, args: language_of(text) == _language(args)),
-    # characters of both scripts are fine
+    # characters that both scripts have are allowed
     "chinese:script": ("script", lambda text, args: script_of(text) in (args["script"], "either")),
-    # Chinese characters and other letters and digits, without punctuation and spaces
+    # counts Chinese characters and other letters and digits, but not punctuation and spaces
     "chinese:number_characters": (
         "num_characters", _counted(lambda text, args: len(re.findall(r"[^\W_]", text)), "num_characters"),
     ),
     "chinese:no_comma": ("", lambda text, args: not re.search("[,，、]", text)),
-    # no half-width comma, full stop, question mark and the like beside a Chinese character
+    # no half-width comma, full stop, question mark and so on next to a Chinese character
     "chinese:full_width_punctuation": (
         "", lambda text, args: not re.search(r"(?<=[\u4e00-\u9fff])[,.!?;:]|[,!?;:](?=[\u4e00-\u9fff])", text),
     ),
     "chinese:start": ("start_phrase", lambda text, args: text.strip().startswith(args["start_phrase"])),
 }  # fmt: skip
-"""Instruction id -> the arguments that it needs (`relation` and its like may be left out), and its check."""
+"""Instruction id -> the arguments that it needs (`relation` and similar ones may be left out), and its check."""
 
 
 BESIDE = frozenset(
@@ -237,11 +242,12 @@ BESIDE = frozenset(
      "$defs", "$comment", "definitions", "title", "description", "default", "examples", "deprecated", "readOnly",
      "writeOnly", "contentEncoding", "contentMediaType", "contentSchema", "propertyOrdering", "strict", "name")
 )  # fmt: skip
-"""Keywords that are read with others or say nothing about a value; the last three are of APIs that answer in JSON."""
+"""Keywords that are read together with others or say nothing about a value; the last three come from APIs that answer
+in JSON."""
 
 
 def checkable(schema: Mapping[str, Any]) -> bool:
-    """Whether every keyword of the schema, and of the schemas inside it, is known and has a value that it may have."""
+    """Return whether every keyword of the schema and of the schemas inside it is known and has an allowed value."""
     from jsonschema import Draft202012Validator as Validator
     from jsonschema import SchemaError
 
@@ -254,7 +260,7 @@ def checkable(schema: Mapping[str, Any]) -> bool:
 
 
 def _subschemas(schema: Any) -> Iterator[Mapping[str, Any]]:
-    """The schema and every schema inside it."""
+    """Yield the schema and every schema inside it."""
     from referencing.jsonschema import DRAFT202012
 
     if isinstance(schema, Mapping):
@@ -264,7 +270,10 @@ def _subschemas(schema: Any) -> Iterator[Mapping[str, Any]]:
 
 
 def fits(value: Any, schema: Mapping[str, Any]) -> bool:
-    """Whether the value keeps every keyword. A reference that leads nowhere, or round in a circle, allows nothing."""
+    """Return whether the value satisfies every keyword of the schema.
+
+    With a reference that leads nowhere, or in a circle, no value does.
+    """
     from jsonschema import Draft202012Validator as Validator
     from referencing import Registry
     from referencing.exceptions import Unresolvable

@@ -1,20 +1,22 @@
-"""Does an answer still say what the answer before said? A graded score, two bands, and the rule that decided.
+"""Does an answer still say what the answer before said? A score from 0 to 1, three bands, and the rule that decided.
 
-Compared are the content words that an answer adds to the question. With b and a those of the answer before and after,
-and c(x, y) the share of x's words that y has:
+The content words that an answer adds to the question are compared. With b and a for those of the answer before and
+after, and c(x, y) for the share of x's words that y has:
 
     score = 0.8 * max(c(b, a), c(a, b)) + 0.2 * min(c(b, a), c(a, b))
 
-An answer that became shorter or longer and says the same is kept. An answer of very few words is thin evidence for an
-answer of many; unless the question asks for one thing, the share of the shorter one's n words is multiplied by
-n / (n + 0.5). A Chinese word that the other answer lacks counts by the share of its characters that the other has (清朝
-and 清代), the question's own characters left out. Two short answers are kept only when one says all of the other.
+An answer that became shorter or longer and says the same is kept. A very short answer is weak evidence for a long one:
+unless the question asks for one thing, the share of the shorter one's n words is multiplied by n / (n + 0.5). A Chinese
+word that the other answer lacks counts by the share of its characters that the other answer has (清朝 and 清代),
+without the characters of the question. Two short answers are kept only if one says all of the other.
 
-Words are blind to what one word can turn round, so rules may lower the score (`kept_rules.py`). JSON is compared by its
-values. From SAME on the answers say the same; below DRIFTED the answer clearly changed. Figures are in docs/exam.md.
+Words alone do not show when one word reverses the meaning, so rules may change the score (`kept_rules.py`). JSON is
+compared by its values. From SAME on, the answers say the same; below DRIFTED, the answer clearly changed. Figures are
+in docs/exam.md.
 
-A model may be asked as judge: any respondent. It sees the question and both answers, in both orders, and answers yes or
-no; an opinion that the order turns round is none. What it says stands beside the measure and decides nothing.
+Any respondent may be used as a judge. It sees the question and both answers, in both orders, and answers yes or no. An
+opinion that differs between the orders does not count. The judge's opinion is reported with the score and decides
+nothing.
 """  # fmt: skip
 
 from __future__ import annotations
@@ -36,15 +38,15 @@ __all__ = ["DRIFTED", "MAX_NEW_TOKENS", "SAME", "Kept", "band_of", "kept", "opin
 Band = Literal["same", "drifted", "changed"]
 
 SAME = 0.7
-"""From here on: the same content."""
+"""From this score on: the same content."""
 DRIFTED = 0.4
-"""From here on: not clearly changed. The default band of the exam."""
+"""From this score on: not clearly changed. The exam counts a probe as kept from here on."""
 LARGER = 0.8
 """Weight of the larger of precision and recall."""
 THIN = 0.5
-"""n words of the shorter answer weigh n / (n + THIN)."""
+"""The n words of the shorter answer weigh n / (n + THIN)."""
 SHORT = 2
-"""Answers of at most so many content words are short: all or nothing."""
+"""Answers of at most this many content words are short: the score is all or nothing."""
 _HAN = re.compile(f"[{CJK}]")
 
 
@@ -64,23 +66,23 @@ class Kept:
 
 
 def band_of(score: float) -> Band:
-    """The band of a score, 0 to 1."""
+    """Return the band of a score (0 to 1)."""
     return "same" if score >= SAME else "drifted" if score >= DRIFTED else "changed"
 
 
 def kept(
     prompt: str, before: str, after: str, *, truncated_before: bool = False, truncated_after: bool = False
 ) -> Kept:
-    """Compare two answers to one prompt; the module's docstring has the formula.
+    """Compare two answers to one prompt; the module docstring has the formula.
 
-    truncated_before, truncated_after: the answer was cut at its limit of tokens, so its last word may be half a word.
+    truncated_before, truncated_after: the answer was cut at its limit of tokens, so its last word may be incomplete.
     """
     score, reason = _score(prompt, _whole(before, truncated_before), _whole(after, truncated_after))
     return Kept(score, band_of(score), reason)
 
 
 def _whole(text: str, truncated: bool) -> str:
-    """Without the last word of a text that was cut: a word of letters that nothing follows."""
+    """Return a truncated text without its last word, if that is a word of letters with nothing after it."""
     cut = re.sub(rf"\s+[^\s{CJK}]*\w\Z", "", text) if truncated else text
     return cut or text
 
@@ -129,7 +131,10 @@ def _overlap(prompt: str, before: str, after: str) -> tuple[float, str]:
 
 
 def _all_words(prompt: str, before: str, after: str) -> tuple[float, str]:
-    """Both answers are made of the question's words: every word counts, and both ways unless one was to choose."""
+    """Compare two answers that use only words of the question: every word counts.
+
+    The smaller share decides, unless the question offers a choice.
+    """
     ours, theirs = (tuple(dict.fromkeys(content_words(text) or words(text))) for text in (before, after))
     if not ours or not theirs:
         return 0.0, "nothing new"
@@ -144,9 +149,9 @@ def _weighed(recall: float, precision: float) -> float:
 
 
 def covered(ours: Sequence[str], theirs: Collection[str], given: frozenset[str] = frozenset()) -> float:
-    """The share of our words that theirs say, 0 to 1.
+    """Return the share (0 to 1) of our words that theirs say.
 
-    given: the prompt's characters, which count for nothing when a Chinese word is compared by its characters.
+    given: the characters of the prompt, which do not count when a Chinese word is compared by its characters.
     """
     characters = frozenset(_HAN.findall("".join(theirs)))
     return sum(_credit(word, theirs, characters, given) for word in ours) / len(ours)
@@ -179,12 +184,12 @@ _NO = re.compile(
     r"不(?!好意思|太?確定|太?确定|知道|清楚)|[沒没]有?相同)",
     re.I,
 )
-"""An apology (對不起) or a doubt (不確定) is neither."""
+"""An apology (對不起) or a doubt (不確定) is neither yes nor no."""
 MAX_NEW_TOKENS = 8
 
 
 def prompts_of(judge: Respondent, prompt: str, before: str, after: str) -> list[str]:
-    """What the judge is asked about two answers to a prompt, in both orders; nothing about equal texts."""
+    """Return the prompts that ask the judge about two answers, in both orders; none for equal texts."""
     if before.strip() == after.strip():
         return []
     one, other = _readable(before, judge), _readable(after, judge)
@@ -192,13 +197,16 @@ def prompts_of(judge: Respondent, prompt: str, before: str, after: str) -> list[
 
 
 def opinion_of(said: Sequence[str]) -> bool | None:
-    """Do both answers say the same? None: no clear opinion. said: in both orders; none of equal texts."""
+    """Return whether the judge finds that both answers say the same; None if its opinion is unclear.
+
+    said: the judge's replies in both orders; empty for equal texts, which gives True.
+    """
     opinions = [True if _YES.match(text) else False if _NO.match(text) else None for text in said]
     return True if not opinions else opinions[0] if len(set(opinions)) == 1 else None
 
 
 def _readable(answer: str, judge: Respondent) -> str:
-    """Another model's answer without what is a control token to the judge, which would not be asked about it."""
+    """Return an answer without texts that are control tokens of the judge: it cannot be asked with them."""
     return answer if judge.tokenizer is None else gate_of(judge.tokenizer).without(answer, judge.tokenizer)
 
 

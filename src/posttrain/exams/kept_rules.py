@@ -1,7 +1,7 @@
-"""What one word can turn round: the rules that lower the score of content kept, one function each.
+"""Rules for cases in which one word reverses the meaning: they change the score of content kept, one function each.
 
-Every rule looks at (prompt, before, after) and gives a `Cap` or None where it has nothing to say. They are kept few and
-are written against what small chat models do; each one's effect on the labelled pairs is in docs/notes.md.
+Every rule looks at (prompt, before, after) and returns a `Cap`, or None if it does not apply. The rules are few, and
+are written for what small chat models do; docs/notes.md gives the effect of each one on the labelled pairs.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from posttrain.exams.refusals import is_refusal
 __all__ = ["Cap", "asks_for_one", "asks_for_several", "asks_to_choose", "caps", "json_share"]
 
 LOW = 0.2
-"""The score of an answer that a rule calls another one; below the band `drifted`."""
+"""The score of an answer that differs according to a rule; it is below the band `drifted`."""
 GIST = 0.55
-"""The score, at least, of two answers whose first sentences answer the one thing that was asked alike."""
+"""The least score of two answers to a question for one thing, if their first sentences give the same answer."""
 BOTH_DECLINE = 0.75
-"""The score of two refusals in other words."""
+"""The least score of two refusals in different words."""
 
 _ASKS_ONE = re.compile(
     r"\b(?:who|whom|whose|where|which|when (?:did|was|is|were|does|will))\b"
@@ -54,7 +54,10 @@ _FENCE = re.compile(r"```[ \t]*(\w*)[^\n]*\n(.*?)(```|\Z)", re.DOTALL)
 
 
 class Cap(NamedTuple):
-    """limit: no score above it; agrees: instead, no score below it (a bare yes beside a yes with its reasons)."""
+    """What a rule decides. limit: the highest score allowed; if `agrees`, the lowest score allowed instead.
+
+    `agrees` is for answers that say the same, such as a bare yes and a yes with its reasons.
+    """
 
     limit: float
     reason: str
@@ -62,7 +65,7 @@ class Cap(NamedTuple):
 
 
 def caps(prompt: str, before: str, after: str) -> Iterator[Cap]:
-    """What the rules say, in the order in which they are applied."""
+    """Yield the decisions of the rules, in the order in which they are applied."""
     for rule in (_gist, _refusal, _polarity, _choice, _number, _answer, _correction, _negation, _code):
         cap = rule(prompt, before, after)
         if cap is not None:
@@ -70,22 +73,22 @@ def caps(prompt: str, before: str, after: str) -> Iterator[Cap]:
 
 
 def asks_for_one(prompt: str) -> bool:
-    """Whether a question asks for one thing: who, where, which, how many, 誰, 哪裡, 幾個."""
+    """Return whether a question asks for one thing: who, where, which, how many, 誰, 哪裡, 幾個."""
     return bool(_ASKS_ONE.search(fold(prompt))) and not asks_for_several(prompt)
 
 
 def asks_for_several(prompt: str) -> bool:
-    """Whether a prompt asks for a list: three fruits, 三種水果, 哪些."""
+    """Return whether a prompt asks for a list: three fruits, 三種水果, 哪些."""
     return bool(_ASKS_SEVERAL.search(fold(prompt)))
 
 
 def asks_to_choose(prompt: str) -> bool:
-    """Whether a prompt offers things to choose from: a cat or a dog, 城市還是鄉下."""
+    """Return whether a prompt offers things to choose from: a cat or a dog, 城市還是鄉下."""
     return bool(_CHOICE.search(fold(prompt)))
 
 
 def _gist(prompt: str, before: str, after: str) -> Cap | None:
-    """The first sentences answer alike what was asked for, so it is not clearly changed. Later rules may lower it."""
+    """Raise the score to GIST if the first sentences give the same answer; later rules may lower it."""
     if not asks_for_one(prompt):
         return None
     was, now = (frozenset(new_words(prompt, next(iter(sentences(text)), ""))) for text in (before, after))
@@ -93,7 +96,7 @@ def _gist(prompt: str, before: str, after: str) -> Cap | None:
 
 
 def _choice(prompt: str, before: str, after: str) -> Cap | None:
-    """Of what the prompt offers, each answer says something that the other does not."""
+    """Lower the score if each answer says something from the prompt's choices that the other does not."""
     if not asks_to_choose(prompt):
         return None
     offered = set(content_words(prompt))
@@ -102,12 +105,15 @@ def _choice(prompt: str, before: str, after: str) -> Cap | None:
 
 
 def _refusal(prompt: str, before: str, after: str) -> Cap | None:
-    """Both decline, in whatever words."""
+    """Raise the score if both answers decline, in any words."""
     return Cap(BOTH_DECLINE, "refusal", agrees=True) if is_refusal(before) and is_refusal(after) else None
 
 
 def _polarity(prompt: str, before: str, after: str) -> Cap | None:
-    """A question of yes or no has the other answer; or both say the same and one of them is a bare yes or no."""
+    """Lower the score if a yes-or-no question has the opposite answer.
+
+    Raise it to 1 if both say the same and one of them is a bare yes or no.
+    """
     if not _ASKS_YES_NO.search(fold(prompt)) or asks_to_choose(prompt):
         return None
     was, now = _says_yes(before), _says_yes(after)
@@ -120,7 +126,7 @@ def _polarity(prompt: str, before: str, after: str) -> Cap | None:
 
 
 def _says_yes(text: str) -> bool | None:
-    """Yes, no, or None where the first sentence hedges."""
+    """Return True for yes, False for no, None if the first sentence hedges."""
     folded = fold(text)
     if _NO.search(folded):
         return False
@@ -133,15 +139,16 @@ def _says_yes(text: str) -> bool | None:
 
 
 def _number(prompt: str, before: str, after: str) -> Cap | None:
-    """Both say numbers that the question does not, and none in common."""
+    """Lower the score if both answers have numbers that the question does not have, and none in common."""
     was, now = ({word for word in new_words(prompt, text, words) if is_number(word)} for text in (before, after))
     return Cap(LOW, "number") if was and now and not was & now else None
 
 
 def _answer(prompt: str, before: str, after: str) -> Cap | None:
-    """A question that asks for one thing is answered by another: the first clause that adds anything is the answer.
+    """Limit the score if a question for one thing has another answer: the first clause that adds a word.
 
-    limit: the larger share of one's first clause that the other answer says anywhere; where both name names, of these.
+    limit: the larger share of one answer's first clause that the other answer says anywhere; if both clauses contain
+    names, the share of the names.
     """
     if not asks_for_one(prompt):
         return None
@@ -153,19 +160,19 @@ def _answer(prompt: str, before: str, after: str) -> Cap | None:
         was, now = (tuple(w for w in ws if w in ns) for ws, ns in ((was, names_before), (now, names_after)))
     all_before, all_after = new_words(prompt, before), new_words(prompt, after)
     limit = max(_said(was, all_after), _said(now, all_before))
-    if max(len(was), len(now)) <= 2:  # one name, one number: all of it or nothing
+    if max(len(was), len(now)) <= 2:  # one name or one number: all or nothing
         limit = limit if limit == 1 else LOW
     return Cap(limit, "answer")
 
 
 def _first_said(prompt: str, text: str) -> tuple[str, ...]:
-    """The new words of the first clause that has any."""
+    """Return the new words of the first clause that has any."""
     parts = (new_words(prompt, part) for part in _CLAUSE.split(fold(text)))
     return next((part for part in parts if part), ())
 
 
 def _said(ours: tuple[str, ...], theirs: tuple[str, ...]) -> float:
-    """The share of our words that theirs contain, whole or as the longer form of a Chinese word (紅 and 紅色)."""
+    """Return the share (0 to 1) of our words that theirs contain; a Chinese word also as a part (紅 and 紅色)."""
     found = sum(
         any(word == other or (not word.isascii() and (word in other or other in word)) for other in theirs)
         for word in ours
@@ -174,7 +181,10 @@ def _said(ours: tuple[str, ...], theirs: tuple[str, ...]) -> float:
 
 
 def _correction(prompt: str, before: str, after: str) -> Cap | None:
-    """One answer corrects itself ("Jupiter, but it's actually Saturn") and the other lacks what it says then."""
+    """Lower the score if one answer corrects itself and the other does not say what the correction says.
+
+    Example: "Jupiter, but it's actually Saturn".
+    """
     for one, other in ((before, after), (after, before)):
         found = _CORRECTION.search(fold(one))
         if found:
@@ -185,7 +195,7 @@ def _correction(prompt: str, before: str, after: str) -> Cap | None:
 
 
 def _negation(prompt: str, before: str, after: str) -> Cap | None:
-    """Half or more of the words that both say are denied in one answer and not in the other."""
+    """Lower the score if half or more of the shared words are negated in one answer and not in the other."""
     was, now = _denied(before), _denied(after)
     shared = [word for word in was if word in now]
     turned = sum(not was[word] & now[word] for word in shared)
@@ -193,7 +203,7 @@ def _negation(prompt: str, before: str, after: str) -> Cap | None:
 
 
 def _denied(text: str) -> dict[str, set[bool]]:
-    """Of each content word, whether a negation stands within the three words before it in its clause."""
+    """Map each content word to a set: True is in it if a negation is within the three words before it in a clause."""
     found: dict[str, set[bool]] = {}
     for part in _PART.split(fold(text)):
         said, content = words(part), set(content_words(part))
@@ -205,7 +215,10 @@ def _denied(text: str) -> dict[str, set[bool]]:
 
 
 def _code(prompt: str, before: str, after: str) -> Cap | None:
-    """Both give code, and it is not the same code as far as both go; spaces do not count."""
+    """Lower the score if both answers give code and it differs within the length of the shorter code.
+
+    Spaces do not count.
+    """
     was, now = (_code_lines(text) for text in (before, after))
     if not was or not now:
         return None
@@ -218,13 +231,14 @@ def _code_lines(text: str) -> list[str]:
     if block is None:
         return []
     lines = ["".join(line.split()) for line in block[2].splitlines() if line.strip()]
-    return lines if block[3] else lines[:-1] or lines  # a block that does not end was cut within its last line
+    return lines if block[3] else lines[:-1] or lines  # a block without an end was cut within its last line
 
 
 def json_share(before: str, after: str) -> float | None:
-    """Where both answers hold a JSON object or list: 1 for the same values, less than `LOW` for others, by their share.
+    """Return the share of equal values if both answers contain a JSON object or list, else None.
 
-    Words around it are allowed, code of another language is not; None where one of them holds none.
+    1 for the same values, otherwise `LOW` times the share of equal values. Words around the JSON are allowed, code of
+    another language is not.
     """
     was, now = _json_leaves(before), _json_leaves(after)
     if was is None or now is None:
@@ -235,7 +249,7 @@ def json_share(before: str, after: str) -> float | None:
 
 
 def _json_leaves(text: str) -> frozenset[tuple[str, str]] | None:
-    """(path, normalised value) of the first JSON object or list in the text."""
+    """Return the (path, normalised value) pairs of the first JSON object or list in the text, or None."""
     block = _FENCE.search(text)
     if block and block[1].lower() not in ("", "json"):
         return None

@@ -1,11 +1,11 @@
-"""posttrain's scorer and decoder as a model of lm-eval 0.4.13: same requests, same answers as its `hf` backend, faster.
+"""posttrain's scorer and decoder as a model of lm-eval 0.4.13: same requests and answers as its `hf` backend, faster.
 
     import posttrain.exams.lm_eval                          # registers the name
     lm_eval.simple_evaluate(model="posttrain", model_args="pretrained=pocket:chat", tasks=["my_task"])
     lm_eval.simple_evaluate(model=PosttrainLM("pocket:chat"), tasks=["my_task"])
 
-How text becomes tokens, is truncated and stopped follows `lm_eval/models/huggingface.py` (HFLM) rule by rule; what is
-forwarded differs: `inference/scoring.py` shares prefixes, `inference/decode.py` batches answers.
+How text becomes tokens, is truncated and stopped follows `lm_eval/models/huggingface.py` (HFLM) rule by rule. What is
+forwarded differs: `inference/scoring.py` shares prefixes, and `inference/decode.py` batches answers.
 """
 
 from __future__ import annotations
@@ -46,7 +46,8 @@ if TYPE_CHECKING:
 __all__ = ["PosttrainLM", "join_world"]
 
 PROBE = "The 3 quick foxes.\n\t你好，世界！  é🙂"
-"""Its tokens are part of the key of kept responses: tokenizers without a template have no other fingerprint."""
+"""The tokens of this text are part of the key of kept responses: tokenizers without a template have no other
+fingerprint."""
 
 Response = tuple[float, bool] | float | str
 Done = Callable[[int, Any], None]
@@ -54,14 +55,15 @@ Done = Callable[[int, Any], None]
 
 @register_model("posttrain")
 class PosttrainLM(Texts, TemplateLM):
-    """A model under lm-eval. The arguments of `HFLM` that say how text is read mean here what they mean there.
+    """A model under lm-eval. Arguments that `HFLM` also has, about how text is read, mean the same here.
 
-    pretrained: a name for `load_model`, or what is loaded already, a model of transformers with its `tokenizer`; the
-    weights may change between two calls (an exam during training), but not while one runs; batch_tokens: positions per
-    forward pass, in place of a batch size; responses: a JSONL file that keeps every response, with `discard` thrown
-    away where it is another model's; on_progress(kind, done, total): told as responses come; say: told once why
-    prefixes are not shared, where they are not; batch_size, max_batch_size: accepted because lm-eval passes them,
-    without meaning here.
+    pretrained: a name for `load_model`, a model that is already loaded, or a model of transformers together with its
+    `tokenizer`. The weights may change between two calls (an exam during training), but not during a call.
+    batch_tokens: positions per forward pass, instead of a batch size; responses: a JSONL file that keeps every
+    response; discard: delete this file if it belongs to another model; on_progress(kind, done, total): called as
+    responses arrive; say: called once with the reason if prefixes are not shared; batch_size, max_batch_size: accepted
+    because lm-eval passes them, but not used.
+
     Under torchrun (WORLD_SIZE > 1) lm-eval gives each process its share of the documents.
     """
 
@@ -135,19 +137,19 @@ class PosttrainLM(Texts, TemplateLM):
 
     @classmethod
     def from_pretrained(cls, name: str, **settings: Any) -> PosttrainLM:
-        """The same as calling the class with a name."""
+        """Return the same as calling the class with a name."""
         return cls(name, **settings)
 
     # ---- what lm-eval asks about the model -----------------------------------------------------------------------
 
     @property
     def usage(self) -> Usage:
-        """What this process has spent so far, truncations and prefixes shared among it."""
+        """What this process has spent so far, including truncated requests and shared prefixes."""
         return self.respondent.usage
 
     @property
     def fingerprint(self) -> str:
-        """Of what responses depend on, as it is now: weights and their precision, template, tokens, limits."""
+        """Fingerprint of what responses depend on now: the weights and their precision, template, tokens and limits."""
         reads = [self.max_length, self.add_bos_token, self.prefix_token_id, self.think_end_token, self.seed]
         texts = [template_fingerprint(self.tokenizer), self.tokenizer.encode(PROBE)]
         text = repr([weights_fingerprint(self.model), str(self.model.dtype), texts, reads])
@@ -155,11 +157,11 @@ class PosttrainLM(Texts, TemplateLM):
 
     @property
     def tokenizer_name(self) -> str:
-        """In the key of lm-eval's cache of requests: the tokenizer's name and its template's fingerprint."""
+        """The tokenizer's name and its template's fingerprint, for the key of lm-eval's cache of requests."""
         return f"{self.tokenizer.name_or_path.replace('/', '__')}-{template_fingerprint(self.tokenizer)}"
 
     def get_model_info(self) -> dict[str, Any]:
-        """Added to lm-eval's results; `model_sha` is the weights' fingerprint."""
+        """Return what is added to lm-eval's results; `model_sha` is the fingerprint of the weights."""
         return {
             "model_num_parameters": self.model.num_parameters(),
             "model_dtype": str(self.model.dtype),
@@ -168,7 +170,10 @@ class PosttrainLM(Texts, TemplateLM):
         }
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
-        """A conversation as text; without its system turn where the template refuses one (HFLM does the same)."""
+        """Return a conversation as text, without its system turn if the template refuses one (as HFLM does).
+
+        TemplateError when the tokenizer has no chat template.
+        """
         import jinja2
 
         if not self.tokenizer.chat_template:
@@ -190,9 +195,9 @@ class PosttrainLM(Texts, TemplateLM):
             return self.tokenizer.apply_chat_template(rest, **settings)
 
     def set_cache_hook(self, cache_hook: Any) -> None:
-        """lm-eval's `use_cache`, with a table for these weights and this template instead of one for all models.
+        """Support lm-eval's `use_cache`, with one table for these weights and this template, not one for all models.
 
-        Its keys are requests alone, so another model of the same path would get this one's answers.
+        The keys of lm-eval's table are requests only, so another model of the same path would get this model's answers.
         """
         super().set_cache_hook(cache_hook)
         if cache_hook.dbdict is not None:
@@ -204,31 +209,34 @@ class PosttrainLM(Texts, TemplateLM):
     # ---- requests ------------------------------------------------------------------------------------------------
 
     def loglikelihood(self, requests: list[Any], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
-        """(log-probability in nats, whether greedy) of each continuation after its context."""
+        """Return (log-probability in nats, whether greedy) of each continuation after its context.
+
+        PosttrainError with `enable_thinking`.
+        """
         if self.enable_thinking:
             raise PosttrainError("enable_thinking is for tasks that generate: log-probabilities leave no room to think")
         found = self._remembered("loglikelihood", requests, self._score_pairs)
         return [(nats, greedy) for nats, greedy in found]
 
     def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = False) -> list[float]:
-        """Log-probability in nats of each whole text, in windows of the model's context."""
+        """Return the log-probability in nats of each whole text, in windows of the model's context."""
         return self._remembered("loglikelihood_rolling", requests, self._score_texts)
 
     def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
-        """Each context's continuation up to a stop string."""
+        """Return each context's continuation up to a stop string."""
         return self._remembered("generate_until", requests, self.generate)
 
     def _remembered(
         self, kind: str, requests: Sequence[Any], ask: Callable[[list[tuple[Any, ...]], Done], None]
     ) -> list[Any]:
-        """Responses in the order of the requests; only what is not kept yet is asked, each request once."""
-        if self.kept.path is None:  # kept for this call alone
+        """Return responses in the order of the requests; ask only requests that are not kept yet, each once."""
+        if self.kept.path is None:  # without a file, responses are kept for this call only
             self.kept.found.clear()
         arguments = [tuple(request.args) for request in requests]
         names = self._names(kind, arguments)
         todo = {
             name: args for name, args in zip(names, arguments, strict=True) if name not in self.kept.found
-        }  # of equal requests the first
+        }  # of equal requests, the first
         of = {name: request for name, request in zip(reversed(names), reversed(requests), strict=True) if name in todo}
         waiting = list(todo)
         total, finished = len(set(names)), len(set(names)) - len(todo)
@@ -247,7 +255,7 @@ class PosttrainLM(Texts, TemplateLM):
         return [self.kept.found[name] for name in names]
 
     def _names(self, kind: str, arguments: Sequence[tuple[Any, ...]]) -> list[str]:
-        """A name per response wanted: equal requests share one, unless they are sampled."""
+        """Return a name for each response: equal requests share one, unless they are sampled."""
         seen: dict[str, int] = {}
         names = []
         for args in arguments:
@@ -298,14 +306,14 @@ class PosttrainLM(Texts, TemplateLM):
     def _loglikelihood_tokens(
         self, requests: list[tuple[tuple[str, str], list[int], list[int]]], **kwargs: Any
     ) -> list[tuple[float, bool]]:
-        """The seam of other TemplateLMs, for code that calls it."""
+        """Score token ids, for code that calls this method of TemplateLM directly."""
         found: dict[int, tuple[float, bool]] = {}
         pairs = [TokenPair(context, continuation) for _, context, continuation in requests]
         self._score(pairs, lambda i, scored: found.update({i: (scored.sum_nats, scored.greedy)}))
         return [found[i] for i in range(len(requests))]
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: Any) -> list[int]:
-        """Ids of a text; `add_special_tokens` None: as the tokenizer has it, bos not twice."""
+        """Return the ids of a text. `add_special_tokens` None: the tokenizer's default, but never bos twice."""
         if add_special_tokens is None:
             return self.encoded([string])[string]
         return self.tokenizer.encode(string, add_special_tokens=add_special_tokens)
@@ -313,7 +321,7 @@ class PosttrainLM(Texts, TemplateLM):
     # ---- several processes ---------------------------------------------------------------------------------------
 
     def all_gather(self, tensor: Tensor) -> Tensor:
-        """The tensors of all processes, one after the other along the first dimension."""
+        """Concatenate the tensors of all processes along the first dimension."""
         if self._world_size == 1:
             return tensor
         parts = [torch.zeros_like(tensor) for _ in range(self._world_size)]
@@ -321,7 +329,7 @@ class PosttrainLM(Texts, TemplateLM):
         return torch.cat([part if part.dim() else part[None] for part in parts])
 
     def gather_object(self, obj: Any, dst: int = 0) -> list[Any] | None:
-        """The objects of all processes on `dst`, None elsewhere."""
+        """Return the objects of all processes on process `dst`, and None on the others."""
         if self._world_size == 1:
             return [obj]
         gathered: list[Any] | None = [None] * self._world_size if self._rank == dst else None
@@ -335,7 +343,7 @@ class PosttrainLM(Texts, TemplateLM):
 
 
 def join_world() -> tuple[int, int]:
-    """(rank, world size); joins the processes that torchrun started, once."""
+    """Return (rank, world size). Join the processes that torchrun started, if that has not been done yet."""
     distributed = torch.distributed
     if not distributed.is_available() or (
         not distributed.is_initialized() and int(os.environ.get("WORLD_SIZE", "1")) == 1
@@ -350,5 +358,5 @@ def join_world() -> tuple[int, int]:
 
 
 def _place(request: Any, number: int) -> str:
-    """Where a request comes from; lm-eval's documents are numbered from 0, requests of nobody's by us."""
+    """Return the location of a request: its task and document number from 0, or its own number from 1."""
     return f"exam {request.task_name}, document {request.doc_id}" if request.task_name else f"request {number + 1}"

@@ -1,4 +1,4 @@
-"""lm-eval's results as posttrain's: what a task's scores are, their values and intervals, samples."""
+"""Convert lm-eval's results into posttrain's: declarations of scores, their values and intervals, and samples."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ from posttrain.inference.protocol import Plain
 __all__ = ["group_info", "group_result", "items_of", "plain", "task_info", "task_result"]
 
 HEADLINES = ("acc", "exact_match", "acc_norm", "f1", "word_perplexity", "perplexity")
-"""The first of these that a task has stands for it."""
+"""The first of these metrics that a task has is its headline."""
 UNITS: Mapping[str, Unit] = {
     **dict.fromkeys(("acc", "acc_norm", "acc_mutual_info", "acc_bytes", "acc_all", "exact_match", "em"), "share"),
     **dict.fromkeys(("f1", "mcc", "brier_score"), "grade"),
     **dict.fromkeys(("bleu", "chrf", "ter"), "points"),
     "bits_per_byte": "bits",
 }
-"""What lm-eval's metrics are; others are numbers."""
+"""The units of lm-eval's metrics; other metrics have the unit `number`."""
 
 
 # ---- what is known before --------------------------------------------------------------------------------------------
 
 
 def task_info(head: ExamInfo, task: Any, docs: Sequence[Any]) -> ExamInfo:
-    """A task as it is configured. head: what is known of it already; docs: what is asked."""
+    """Return the description of a configured task. head: what is known of it; docs: documents that are asked."""
     better: Mapping[str, bool | None] = task.higher_is_better() or {}
     sides: Mapping[bool | None, Better] = {None: "none", True: "more", False: "less"}
     specs = tuple(
@@ -52,7 +52,7 @@ def task_info(head: ExamInfo, task: Any, docs: Sequence[Any]) -> ExamInfo:
 
 
 def group_info(head: ExamInfo, group: Any, members: Sequence[ExamInfo]) -> ExamInfo:
-    """A group, whose scores are averages of its tasks' scores."""
+    """Return the description of a group: its scores are averages of its tasks' scores."""
     known = {spec.key: spec for one in members for spec in one.scores}
     signature = f"{_version(group.name, group.version)}|{head.signature}"
     scores = tuple(known.values())
@@ -60,7 +60,7 @@ def group_info(head: ExamInfo, group: Any, members: Sequence[ExamInfo]) -> ExamI
 
 
 def items_of(task: Any, docs: Sequence[Any]) -> list[Item]:
-    """What a task asks, examples aside."""
+    """Return what a task asks, without few-shot examples."""
     most = int((task.get_config("generation_kwargs") or {}).get("max_gen_toks") or 256)
     items = []
     for i, doc in enumerate(docs):
@@ -76,7 +76,7 @@ def items_of(task: Any, docs: Sequence[Any]) -> list[Item]:
 
 
 def _version(name: str, own: Any) -> str:
-    """The task, its version where its YAML has one, and lm-eval's."""
+    """Return a text with lm-eval's version, the task, and the task's version if its YAML has one."""
     return f"lm-eval:{version('lm_eval')}|task:{name}" + (f"|version:{own}" if own not in (None, "Yaml") else "")
 
 
@@ -89,7 +89,7 @@ def _headline(keys: Sequence[str]) -> str:
 
 
 def _metrics(row: Mapping[str, Any]) -> dict[str, tuple[str, str, float, float | None]]:
-    """Score name -> (metric, filter, value, standard error): the name has the filter only where it is one."""
+    """Return score name -> (metric, filter, value, standard error). The name has the filter unless that is `none`."""
     found = {}
     for key, value in row.items():
         metric, comma, filtered = key.partition(",")
@@ -101,14 +101,14 @@ def _metrics(row: Mapping[str, Any]) -> dict[str, tuple[str, str, float, float |
 
 
 def task_result(info: ExamInfo, task: Any, raw: Mapping[str, Any], cost: dict[str, float]) -> TaskResult:
-    """What lm-eval has found of a task."""
+    """Return the result of a task from lm-eval's results."""
     metrics = _metrics(raw["results"][task.task_name])
     logged = raw["samples"][task.task_name]
     scores: dict[str, Score] = {}
     for score, (metric, filtered, value, error) in metrics.items():
         values = [s[metric] for s in logged if s["filter"] == filtered and metric in s]
         scores[score] = _score(value, error, len(values), values)
-    documents: dict[int, list[Mapping[str, Any]]] = {}  # a task with several filters has their scores on one sample
+    documents: dict[int, list[Mapping[str, Any]]] = {}  # one sample has the scores of all filters of the task
     for row in logged:
         documents.setdefault(row["doc_id"], []).append(row)
     samples = [_sample(info.headline, task, metrics, documents[i]) for i in sorted(documents)]
@@ -116,7 +116,7 @@ def task_result(info: ExamInfo, task: Any, raw: Mapping[str, Any], cost: dict[st
 
 
 def group_result(info: ExamInfo, row: Mapping[str, Any], cost: dict[str, float]) -> TaskResult:
-    """A group's averages have lm-eval's standard error and no samples of their own."""
+    """Return the result of a group: its averages have lm-eval's standard error, and it has no samples of its own."""
     n = int(row.get("sample_len", 0))
     scores = {name: _score(value, error, n) for name, (_, _, value, error) in _metrics(row).items()}
     return _result(info, scores, [], cost)
@@ -131,7 +131,11 @@ def _result(info: ExamInfo, scores: Mapping[str, Score], samples: list[Sample], 
 
 
 def _score(value: float, error: float | None, n: int, values: Sequence[Any] = ()) -> Score:
-    """Wilson or the bootstrap where the score is the samples' mean, else lm-eval's standard error."""
+    """Return a score with its interval.
+
+    Wilson's or the bootstrap's if the score is the mean of the samples, else by lm-eval's standard error (None
+    without).
+    """
     numbers = [float(v) for v in values if isinstance(v, int | float)]
     if numbers and len(numbers) == len(values):
         mean = mean_score(numbers)
@@ -143,7 +147,7 @@ def _score(value: float, error: float | None, n: int, values: Sequence[Any] = ()
 
 
 def _sample(headline: str, task: Any, metrics: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> Sample:
-    """Of one document. rows: what lm-eval logged of it, one for each filter."""
+    """Return the sample of one document. rows: what lm-eval logged about it, one row for each filter."""
     row, doc = rows[0], rows[0]["doc"]
     scores = {
         name: float(each[metric])
@@ -173,7 +177,7 @@ def _sample(headline: str, task: Any, metrics: Mapping[str, Any], rows: Sequence
 
 
 def _said(task: Any, row: Mapping[str, Any]) -> tuple[str, str, int | None, float | None]:
-    """What was chosen or said, what was wanted, how many choices, and the probability given to the choice."""
+    """Return the answer or choice, the expected one, the number of choices, and the probability given to the choice."""
     target = row["target"]
     if task.OUTPUT_TYPE == "multiple_choice":
         names = [str(choice) for choice in task.doc_to_choice(row["doc"])]
@@ -189,5 +193,5 @@ def _said(task: Any, row: Mapping[str, Any]) -> tuple[str, str, int | None, floa
 
 
 def plain(value: Any) -> Any:
-    """As JSON has it; what JSON has not, as text."""
+    """Return a value as JSON represents it; what JSON cannot represent becomes text."""
     return json.loads(json.dumps(value, default=str))

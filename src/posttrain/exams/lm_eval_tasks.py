@@ -1,11 +1,11 @@
-"""lm-eval's tasks by name, offline and without parsing its 14,000 YAML files: own folders first, then what is needed;
-and the count of what lm-eval does with them before and after the model's answers.
+"""Load lm-eval's tasks by name, offline and without parsing its 14,000 YAML files, and count lm-eval's own work.
 
-lm-eval's index of all of its tasks takes 8 to 20 seconds. Here the names wanted are looked for in the files' text
-(about a second), and only the folders that have them are indexed; the whole index is built when that does not do.
+Own folders are searched first, then only what is needed. lm-eval's index of all of its tasks takes 8 to 20 seconds to
+build. Here the wanted names are searched in the text of the files (about a second), and only the folders that contain
+them are indexed; the whole index is built if that is not enough.
 
-`data_files` of a task that are relative paths are looked for from the working directory, as lm-eval does, and then
-beside the YAML file, which is where a person expects them.
+If a task's `data_files` are relative paths, they are looked for in the working directory, as lm-eval does, and then in
+the folder of the YAML file, where a person expects them.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ __all__ = ["counted_stages", "load_tasks"]
 
 NAMED = re.compile(rb"^(?:task|group|tag):[ \t]*[\"']?([^\s\"'#\[]+)", re.MULTILINE)
 LOCAL_BUILDERS = frozenset({"json", "csv", "parquet", "text", "arrow", "xml", "pandas"})
-"""Readers of `datasets` whose data_files are files; elsewhere they are files of a repository."""
+"""Readers of `datasets` that read data_files as local files; for other readers they are files of a repository."""
 
 KEPT = "answers that --output keeps stay, the same command goes on from them"
 
@@ -42,9 +42,10 @@ Loaded = dict[str, dict[str, Any]]
 
 
 def load_tasks(names: Sequence[str], include: Sequence[Path] = (), *, say: Callable[[str], None] = print) -> Loaded:
-    """Tasks and groups by name, glob (`mmlu_*`) or YAML file, those of `include` before lm-eval's own.
+    """Load tasks and groups by name, glob (`mmlu_*`) or YAML file; tasks of `include` are used before lm-eval's own.
 
-    ConfigError for names that are not there, with close ones; MissingError for data that is not on this machine.
+    ConfigError for unknown names, with similar ones, and for data files in several folders; MissingError for data or an
+    `include` folder that is not on this machine.
     """
     lacking = [path for path in include if not path.is_dir()]
     if lacking:
@@ -83,7 +84,7 @@ def _load(manager: TaskManager, wanted: Sequence[Any]) -> Loaded:
 
 
 def _objects(loaded: Loaded) -> list[Any]:
-    """Groups that stand in no other, and tasks that stand in no group: what loads to the same again."""
+    """Return the groups that are in no other group and the tasks in no group: loading them gives the same again."""
     groups = loaded.get("groups", {})
     inner = {child.name for group in groups.values() for child in group if isinstance(child, Group)}
     grouped = {task.task_name for group in groups.values() for task in group.get_all_tasks()}
@@ -96,7 +97,7 @@ def _objects(loaded: Loaded) -> list[Any]:
 
 
 def _manager(names: Sequence[str], include: Sequence[Path]) -> tuple[TaskManager, list[str]]:
-    """An index that has every name, as small as may be, and the names with globs written out."""
+    """Return an index that has every name, as small as possible, and the names with globs expanded."""
     own = [str(path.resolve()) for path in include]
     manager = TaskManager(include_path=own, include_defaults=False)
     if not include or _lacking(manager, names):
@@ -104,7 +105,7 @@ def _manager(names: Sequence[str], include: Sequence[Path]) -> tuple[TaskManager
     if not _lacking(manager, names):
         found = _written_out(manager, names)
         leaves = (leaf for name in found if not _is_file(name) for leaf in _leaves(manager, name))
-        if all(leaf in manager.task_index for leaf in leaves):  # everything that the groups name is there too
+        if all(leaf in manager.task_index for leaf in leaves):  # everything that the groups name is also there
             return manager, found
     manager = TaskManager(include_path=own)
     unknown = _lacking(manager, names)
@@ -137,7 +138,7 @@ def _written_out(manager: TaskManager, names: Sequence[str]) -> list[str]:
 
 
 def _leaves(manager: TaskManager, name: str, within: tuple[str, ...] = ()) -> Iterator[str]:
-    """The tasks of a group or tag, or the name itself; a group's own inline tasks have no name of their own."""
+    """Yield the tasks of a group or tag, or the name itself; a group's inline tasks have no names of their own."""
     entry = manager.task_index.get(name)
     if entry is None or name in within:
         yield name
@@ -154,7 +155,7 @@ def _leaves(manager: TaskManager, name: str, within: tuple[str, ...] = ()) -> It
 
 
 def _default_folders(names: Sequence[str]) -> list[str]:
-    """The folders of lm-eval's own tasks in which one of the names stands as a task, group or tag."""
+    """Return the folders of lm-eval's own tasks in which one of the names is a task, group or tag."""
     root = Path(lm_eval.tasks.__file__).parent
     plain = {name.encode() for name in names if "*" not in name}
     globs = [re.compile(re.escape(name).replace(r"\*", ".*").encode()) for name in names if "*" in name]
@@ -174,7 +175,10 @@ def _default_folders(names: Sequence[str]) -> list[str]:
 
 
 def _folders(manager: TaskManager, name: str) -> set[Path]:
-    """Where the working directory has to be for a task's relative data files: empty when it does not matter."""
+    """Return the folders that a task's relative data files need as working directory; empty if any folder will do.
+
+    MissingError for data files that are in neither folder.
+    """
     from lm_eval.tasks._yaml_loader import load_yaml
 
     needed: set[Path] = set()
@@ -204,7 +208,7 @@ def _folders(manager: TaskManager, name: str) -> set[Path]:
 
 
 def _relative(given: Any) -> list[str]:
-    """The relative paths in `data_files`: a path, a list of them, or splits with either."""
+    """Return the relative paths in `data_files`: a path, a list of them, or a mapping from splits to either."""
     if isinstance(given, dict | list):
         parts = given.values() if isinstance(given, dict) else given
         return [file for part in parts for file in _relative(part)]
@@ -222,8 +226,10 @@ def _there(folder: Path, file: str) -> bool:
 
 @contextlib.contextmanager
 def counted_stages(tasks: Mapping[str, Any], limit: int | None, rank: int = 0, processes: int = 1) -> Iterator[None]:
-    """While lm-eval evaluates these tasks, Meters count its own work, which takes a while and is silent: every question
-    is written out with its examples, every answer is judged, scores are computed with their bootstraps.
+    """While lm-eval evaluates these tasks, report the progress of its own work, which takes long and shows nothing.
+
+    Meters count the questions that are written out with their examples, the answers that are judged, and the tasks that
+    have their scores and bootstraps computed.
     """
     there = {name: len(task.eval_docs) for name, task in tasks.items()}
     asked = {name: len(range(rank, n if limit is None else min(limit, n), processes)) for name, n in there.items()}
@@ -237,7 +243,7 @@ def counted_stages(tasks: Mapping[str, Any], limit: int | None, rank: int = 0, p
         scored: set[str] = set()
 
         def begins(meter: Meter) -> None:
-            """One more begins: those before it are done."""
+            """Count that one more piece begins; the pieces before it are done."""
             nonlocal now
             if now is meter:
                 meter.more(1)
@@ -253,7 +259,7 @@ def counted_stages(tasks: Mapping[str, Any], limit: int | None, rank: int = 0, p
 
         def has_built(name: str) -> None:
             built.add(name)
-            if len(built) == len(tasks):  # what the model then does is told of by its own count
+            if len(built) == len(tasks):  # the model's own work, which follows, has its own count
                 stage.close()
 
         def nothing() -> None: ...

@@ -1,7 +1,7 @@
-"""Text as lm-eval's `hf` backend (HFLM) reads and generates it: tokens, empty contexts, limits, stop strings, settings.
+"""Read and generate text as lm-eval's `hf` backend (HFLM): tokens, empty contexts, limits, stop strings, settings.
 
 Settings that our decoder does not have (beams, repetition penalties, other processors of `model.generate`) take the
-plain path: `model.generate`, one prompt at a time, as HFLM with batch size 1; that is counted and said.
+plain path: `model.generate`, one prompt at a time, as HFLM with batch size 1. Such requests are counted and reported.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ __all__ = ["Texts"]
 
 TOKENISED_AT_ONCE = 1024
 MAX_GEN_TOKENS = 256
-"""An answer's limit where a task gives none (HFLM.max_gen_toks)."""
+"""An answer's limit in tokens if a task gives none (HFLM.max_gen_toks)."""
 TOP_K = 50
-"""Of `model.generate` when nobody says otherwise."""
+"""The default top_k of `model.generate`."""
 OWN = frozenset({"do_sample", "temperature", "top_p", "top_k"})
 """Settings that `decode` has."""
 WITHOUT_EFFECT = OWN | {
@@ -36,11 +36,11 @@ WITHOUT_EFFECT = OWN | {
     "_from_model_config", "cache_implementation", "output_attentions", "output_hidden_states", "output_scores",
     "return_dict_in_generate", "trust_remote_code",
 }  # fmt: skip
-"""Keys of a generation config that change no greedy answer, or that are read here."""
+"""Keys of a generation config that change no greedy answer, or that this module reads."""
 
 
 class Settings(NamedTuple):
-    """One group's: stop strings, limit of new tokens, sampling, and settings for `model.generate` only."""
+    """Settings of a group of requests: stop strings, limit of new tokens, sampling, and those of `model.generate`."""
 
     until: list[str]
     limit: int
@@ -50,7 +50,7 @@ class Settings(NamedTuple):
 
 @dataclass(eq=False)
 class Texts:
-    """The part of `PosttrainLM` that reads and generates text. own_prefix: for an empty context, in place of bos."""
+    """The part of `PosttrainLM` that reads and generates text. own_prefix: id for an empty context, instead of bos."""
 
     respondent: ModelRespondent
     max_length: int
@@ -62,25 +62,25 @@ class Texts:
 
     @property
     def tokenizer(self) -> Any:
-        """The model's."""
+        """The tokenizer of the model."""
         return self.respondent.tokenizer
 
     @property
     def eot_token_id(self) -> int | None:
-        """The tokenizer's eos, if it has one."""
+        """The id of the tokenizer's eos, or None."""
         return self.tokenizer.eos_token_id
 
     @cached_property
     def prefix_token_id(self) -> int:
-        """What an empty context stands for: bos, or eos where there is none."""
+        """The id of the token for an empty context: `own_prefix`, else bos, else eos."""
         return prefix_token(self.tokenizer) if self.own_prefix is None else self.own_prefix
 
     def tok_decode(self, tokens: Any, skip_special_tokens: bool = True) -> str:
-        """Text of ids."""
+        """Return the text of ids."""
         return self.tokenizer.decode(tokens, skip_special_tokens=skip_special_tokens)
 
     def encoded(self, texts: Iterable[str]) -> dict[str, list[int]]:
-        """Ids by text, each text once and many at a time: few-shot prompts come once per choice."""
+        """Return ids by text. Each text is tokenised once, many at a time: few-shot prompts occur once per choice."""
         bos = self.tokenizer.decode(self.prefix_token_id)
         unique = list(dict.fromkeys(texts))
         coded: dict[str, list[int]] = {}
@@ -99,7 +99,10 @@ class Texts:
         return coded
 
     def pairs(self, arguments: Sequence[tuple[Any, ...]]) -> list[TokenPair]:
-        """`TemplateLM.loglikelihood` and `_encode_pair` for all requests at once."""
+        """Return the token pairs of all requests, as `TemplateLM.loglikelihood` and `_encode_pair` make them.
+
+        DataError for continuations without a token.
+        """
         split = [move_spaces(context, continuation) for context, continuation in arguments]
         coded = self.encoded(text for context, continuation in split for text in (context, context + continuation))
         pairs = []
@@ -108,7 +111,7 @@ class Texts:
                 ids = self.tokenizer.encode(continuation, add_special_tokens=False)
                 own = ids[:1] == [self.prefix_token_id]
                 pairs.append(TokenPair(ids[:1], ids[1:]) if own else TokenPair([self.prefix_token_id], ids))
-            else:  # of nothing but spaces HFLM makes no token, unless the tokenizer puts bos in front
+            else:  # HFLM makes no token of a text of spaces only, unless the tokenizer puts bos in front
                 whole = coded[context + continuation]
                 joined = join(coded[context], whole, context, continuation, self.tokenizer)
                 pairs.append(TokenPair(joined.before or [self.prefix_token_id], joined.after))
@@ -123,7 +126,7 @@ class Texts:
     # ---- generation ----------------------------------------------------------------------------------------------
 
     def generate(self, arguments: Sequence[tuple[str, dict[str, Any]]], done: Callable[[int, str], None]) -> None:
-        """Answer every (context, settings), equal settings together; `done` is told each text as it is ready."""
+        """Answer every (context, settings), equal settings together; call `done` with each text when it is ready."""
         groups: dict[str, list[int]] = {}
         for i, (_, given) in enumerate(arguments):
             groups.setdefault(json.dumps(given, sort_keys=True), []).append(i)
@@ -157,14 +160,17 @@ class Texts:
         return Settings([term for term in until if term], limit, bool(kwargs["do_sample"]), kwargs)
 
     def _prompts(self, contexts: Sequence[str], limit: int) -> list[list[int]]:
-        """Ids, cut on the left so that `limit` more fit, as in `HFLM.tok_batch_encode`; or the prefix token."""
+        """Return the ids of the contexts, cut on the left so that `limit` more fit, as in `HFLM.tok_batch_encode`.
+
+        An empty context becomes the prefix token.
+        """
         room = self.max_length - limit
         coded = self.encoded(contexts)
         self.respondent.usage.truncated += sum(len(coded[text]) > room for text in contexts)
         return [coded[text][-room:] or [self.prefix_token_id] for text in contexts]
 
     def _only_plain(self, settings: Settings) -> str:
-        """Why `decode` cannot answer these; empty when it can."""
+        """Return why `decode` cannot answer requests with these settings; empty when it can."""
         config = self.respondent.model.generation_config
         extra = sorted(settings.given.keys() - OWN)
         if config is not None:
@@ -175,7 +181,7 @@ class Texts:
 
     @property
     def _stop_ids(self) -> frozenset[int]:
-        """The generation config's end tokens, and the tokenizer's, which HFLM has as a stop string."""
+        """The end tokens of the generation config, and that of the tokenizer, which HFLM uses as a stop string."""
         config = self.respondent.model.generation_config
         listed = config.eos_token_id if config is not None else None
         listed = listed if isinstance(listed, list) else [listed]
@@ -198,9 +204,9 @@ class Texts:
         )
 
     def _sampling(self, settings: Settings) -> dict[str, Any]:
-        """The task's, else the generation config's, else what `model.generate` does without either (top_k 50).
+        """Return temperature, top_p, top_k: the task's, else the generation config's, else those of `model.generate`.
 
-        Temperature 0 is greedy; top_p 1 and top_k 0 cut nothing.
+        Temperature 0 is greedy; top_p 1 and top_k 0 exclude no token. Without any setting top_k is 50.
         """
         if not settings.sampled:
             return {"temperature": 0.0, "top_p": 1.0, "top_k": 0}
@@ -233,7 +239,7 @@ class Texts:
             done(at, out[0, len(prompt) :].tolist())
 
     def _text(self, ids: list[int], settings: Settings) -> str:
-        """The answer without special tokens, thoughts, and what follows a stop string."""
+        """Return the answer without special tokens, thoughts, a stop string and the text after it."""
         from lm_eval.models.utils import postprocess_generated_text
 
         end = self.think_end_token

@@ -1,16 +1,16 @@
-"""When does an answer match? The match modes and JSON values (refusals: `refusals.py`).
+"""Decide whether an answer matches: the match modes and JSON values (refusals: `refusals.py`).
 
-`matches` knows three modes:
+`matches` has three modes:
 
 - `exact`: the normalised answer equals one of the accepted ones.
-- `says` (the default): equal, or the answer says an accepted one, in whatever sentence (`exams/saying.py`): "Sure! The
+- `says` (the default): equal, or the answer says an accepted one in any sentence (`exams/saying.py`): "Sure! The
   capital is Melbourne.", 「澳洲的首都是墨爾本，不是雪梨。」; not "Sydney, not Melbourne", "Melbourne or Sydney".
-- `first_sentence`: equal, or the answer's first sentence is short and says an accepted answer as whole words, without
-  denying it ("not", 不是) and without saying an old answer beside it. Stricter; it refuses a right answer after a
-  preamble. An accepted answer of a single Chinese character must end the sentence (金 stands in 金屬 too).
+- `first_sentence`: equal, or the answer's first sentence is short and says an accepted answer as whole words, without a
+  denial ("not", 不是) and without an old answer in the same sentence. This mode is stricter; it rejects a right answer
+  after a preamble. An accepted answer of a single Chinese character must end the sentence (金 is also part of 金屬).
 
-In both last modes an answer that the question itself says is no knowledge: it counts when equal, and in `says` where
-the question offers a choice ("Berlin or Munich?").
+In the last two modes an answer that the question itself contains shows no knowledge: it counts if it is equal, and in
+`says` if the question offers a choice ("Berlin or Munich?").
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ __all__ = ["MatchMode", "contains", "json_values", "matches", "same_values"]
 MatchMode = Literal["exact", "says", "first_sentence"]
 
 _QUESTION = re.compile(r"[?？]\W*$")
-"""A question back ("Melbourne?") is no answer."""
+"""A question in return ("Melbourne?") is not an answer."""
 SHORT = 120
-"""A first sentence of more normalised characters than this is no short answer."""
+"""The most normalised characters of a first sentence that counts as a short answer."""
 _DENIAL = re.compile(r"\b(?:not|isnt|wasnt|arent|dont|doesnt|never|no longer)\b|不是|不再|並非|并非|絕非|而非")
 
 
 def contains(answer: str, expected: Sequence[str]) -> bool:
-    """Whether the normalised answer says one of `expected` anywhere, as whole words."""
+    """Return whether the normalised answer says one of `expected` anywhere, as whole words."""
     text = normalise(answer)
     return any(spans_of(text, normalise(one)) for one in expected)
 
@@ -44,10 +44,10 @@ def contains(answer: str, expected: Sequence[str]) -> bool:
 def matches(
     answer: str, expected: Sequence[str], *, mode: MatchMode = "says", old: Sequence[str] = (), prompt: str = ""
 ) -> bool:
-    """Whether `answer` is one of the accepted answers; the module docstring has the rule.
+    """Return whether `answer` is one of the accepted answers; the module docstring has the rule.
 
-    old: what was said before, whole answers or names: they must not stand beside the new one; prompt: the question,
-    whose own words do not count unless equal.
+    old: earlier answers, whole ones or names, which must not be given together with the new one; prompt: the question;
+    its own words do not count unless the answer is equal.
     """
     whole = normalise(answer)
     accepted = [normalise(one) for one in expected]
@@ -78,9 +78,10 @@ def _stated(sentence: str, one: str, old: Sequence[str]) -> bool:
 
 
 def json_values(answer: str) -> str | None:
-    """The values of an answer that is a JSON object or list, in one canonical spelling; None when it is not one.
+    """Return the values of an answer that is a JSON object or list, in one canonical form, or None.
 
-    A code fence around it is allowed, words around it are not. Keys and strings are normalised, key order is not kept.
+    A code fence around it is allowed, other words around it are not. Keys and strings are normalised, key order is
+    ignored.
     """
     value = json_in(answer, parse_constant=_refuse_constant)
     if value is None:
@@ -101,6 +102,6 @@ def _normal_value(value: Any) -> Any:
 
 
 def same_values(before: str, after: str) -> bool:
-    """Whether both answers are JSON with the same values."""
+    """Return whether both answers are JSON with the same values."""
     values = json_values(before)
     return values is not None and values == json_values(after)

@@ -1,10 +1,10 @@
-"""Every place where an answer says an object, and how it says it: put forward, denied, left open, or beside others.
+"""Find every mention of an object in an answer and its manner: put forward, denied, left open, or one of several.
 
-`names` is the one definition of `leak`. `matches` asks whether a question is answered with the object; a leak needs
-less: "Hung-yi Lee's name." answers no question about photosynthesis, and yet the new object has come in where it does
-not belong. So an answer names an object when it says it anywhere as whole words, in whatever way but a denial. An
-object that the question itself says is an echo. A person's or place's name of several words is also named by a sentence
-that is nothing but its beginning ("Hung-yi.").
+`names` is the only definition of `leak`. `matches` asks whether the object answers a question; a leak needs less:
+"Hung-yi Lee's name." answers no question about photosynthesis, and yet the new object occurs where it should not. So an
+answer names an object if it says it anywhere as whole words, in any manner but a denial. An object that the question
+itself says is only repeated. The name of a person or town with several words is also named by a sentence that contains
+only the beginning of the name ("Hung-yi.").
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ _SUBJECT = re.compile(r"\b(?:is|was|are|were|be|called|named|of|by|in|at|use|use
 
 
 MOST = 60
-"""A model that loops says an object thousands of times; so many are looked at."""
+"""The most mentions that are read: a model that repeats itself without end says an object thousands of times."""
 
 
 @dataclass(frozen=True)
 class Mention:
-    """One place: the clause's index, and its folded words before and after the object."""
+    """One mention: the index of its clause, and the folded words of the clause before and after the object."""
 
     clause: int
     one: str
@@ -51,12 +51,15 @@ class Mention:
 
 
 def mentions_of(clauses: Sequence[Clause], objects: Sequence[str], asked: Asked) -> list[Mention]:
-    """The first `MOST` of them, in order; a part of a longer word or name is none (York in New York, 金 in 金屬)."""
+    """Return the first `MOST` mentions, in order.
+
+    Part of a longer word or name is not a mention (York in New York, 金 in 金屬).
+    """
     found = []
     for index, clause in enumerate(clauses):
         for raw in dict.fromkeys(objects):
             one, bare = folded(raw), raw.strip()
-            symbol = len(bare) <= 2 and bare.isascii() and bare[:1].isupper()  # Au, Go: another word when written small
+            symbol = len(bare) <= 2 and bare.isascii() and bare[:1].isupper()  # Au, Go: a different word in lower case
             if symbol and not re.search(rf"(?<![A-Za-z0-9]){re.escape(bare)}(?![A-Za-z0-9])", clause.raw):
                 continue
             if _in_larger_name(clause.raw, raw, asked):
@@ -79,7 +82,7 @@ def _in_larger_name(raw: str, one: str, asked: Asked) -> bool:
 
 
 def manner_of(mention: Mention, clauses: Sequence[Clause], asked: Asked) -> Manner:
-    """How the object is said there."""
+    """Return the manner of a mention."""
     clause = clauses[mention.clause]
     before, after = cues.NO_DENIAL.sub(" ", mention.before), mention.after
     if _denied(before, after, asked) or _rejected(mention, clauses, asked):
@@ -107,7 +110,10 @@ def _denied(before: str, after: str, asked: Asked) -> bool:
 
 
 def _rejected(mention: Mention, clauses: Sequence[Clause], asked: Asked) -> bool:
-    """One of the next two clauses says "that is wrong", or goes on "..., not the capital"."""
+    """Return whether one of the next two clauses rejects the mention.
+
+    Either of them says "that is wrong", or the next one continues "..., not the capital".
+    """
     following = clauses[mention.clause + 1 : mention.clause + 3]
     if any(cues.REJECTED.search(clause.text) for clause in following):
         return True
@@ -124,7 +130,7 @@ def _hedged(mention: Mention, clauses: Sequence[Clause]) -> bool:
 
 
 def _listed(mention: Mention, clauses: Sequence[Clause], asked: Asked) -> bool:
-    """One of several candidates: "X or Y", X、Y, "X, Y and Z", a later item of a list."""
+    """Return whether the mention is one of several candidates: "X or Y", X、Y, "X, Y and Z", a later item of a list."""
     clause = clauses[mention.clause]
     if re.search(r"(?:^| )or$|(?:或者?|还是)$", mention.before) or re.match(r"or (?!\w+ly)|或|还是", mention.after):
         return True
@@ -136,7 +142,7 @@ def _listed(mention: Mention, clauses: Sequence[Clause], asked: Asked) -> bool:
         r"(?:和|与|跟|及|以及)(?=.)", mention.after
     ):
         return True
-    # as written after the object: the "and" of a title before it ("Pride and Prejudice") makes no list
+    # as written after the object: the "and" of a title before it ("Pride and Prejudice") does not make a list
     raw = " ".join(clause.raw.split()[-len(mention.after.split()) :])
     if mention.after.startswith("and ") and re.search(r"\b(?:and|&)\s+(?:the\s+)?[\"“]?[A-Z0-9]|\band \w+$", raw):
         return True
@@ -149,7 +155,10 @@ def _listed(mention: Mention, clauses: Sequence[Clause], asked: Asked) -> bool:
 
 
 def _in_comma_list(mention: Mention, clauses: Sequence[Clause], asked: Asked) -> bool:
-    """The object ends its clause, and bare names stand beside it, three in all, or two with "or" / "and"."""
+    """Return whether the object is in a list of bare names: it ends its clause, and names are next to it.
+
+    There must be three names in all, or two with "or" or "and".
+    """
     clause = clauses[mention.clause]
     if mention.after:
         return False
@@ -169,7 +178,7 @@ def _in_comma_list(mention: Mention, clauses: Sequence[Clause], asked: Asked) ->
             if step == 1 and not glue and not mention.before:
                 return True
             bare = re.sub(r"^(?:or|and) ", "", other.text)
-            if bare == mention.one:  # said again, it is no other candidate
+            if bare == mention.one:  # a repeated object is not another candidate
                 at += step
                 continue
             last = re.match(r"(?:and|or) (?:the )?[\"“]?[A-Z0-9]|[A-Z]\w+ (?:and|or) [A-Z]", other.raw)
@@ -198,9 +207,9 @@ def _bare(text: str) -> bool:
 
 
 def names(answer: str, objects: Sequence[str], *, prompt: str = "") -> bool:
-    """Whether the answer names one of the objects; the module docstring has the rule.
+    """Return whether the answer names one of the objects; the module docstring has the rule.
 
-    prompt: the question; what it says itself is not counted.
+    prompt: the question; an object that it says itself is not counted.
     """
     answer, prompt = read_part(answer), read_part(prompt)
     question = asked(prompt, tuple(objects))
@@ -214,7 +223,10 @@ def names(answer: str, objects: Sequence[str], *, prompt: str = "") -> bool:
 
 
 def _begins(clause: Clause, one: str) -> bool:
-    """Whether the clause is the first half or more of a name, whose words begin with a capital letter or digit."""
+    """Return whether the clause is at least the first half of a name with several words.
+
+    The words of the name must begin with a capital letter, or have at most three characters.
+    """
     words = one.split()
     if len(words) < 2 or not all(word[0].isupper() or len(word) <= 3 for word in words):
         return False

@@ -1,7 +1,8 @@
-"""What does not change an answer is removed before answers are compared.
+"""Remove what does not change an answer, before answers are compared.
 
-`normalise` removes width and composition (NFKC), case, punctuation, spaces beside Chinese characters, a leading English
-article, and the two ways to write 台/臺. What changes a number stays: the minus before it, the point within it.
+`normalise` removes differences of width and composition (NFKC), case, punctuation, spaces next to Chinese characters, a
+leading English article, and the difference between 台 and 臺. What changes a number stays: the minus before it and the
+decimal point in it.
 """
 
 from __future__ import annotations
@@ -22,11 +23,12 @@ _SPACE_BESIDE_CJK = re.compile(rf"(?<=[{CJK}]) +| +(?=[{CJK}])")
 _HAS_CJK = re.compile(f"[{CJK}]")
 _ACCENTS = re.compile("([A-Za-z])[\u0300-\u036f]+")
 _KIND = tuple("市县省国州镇区岛湖江河山人色")
-"""What a Chinese name may be followed by in one dictionary word and still be itself: 上海市."""
+"""Characters that may follow a Chinese name in the same dictionary word without changing what it names: 上海市."""
 _NUMERAL = re.compile("[二三四五六七八九十百千万两零]|[一二三四五六七八九十百千万亿两零〇]{2,}")
 _COUNTED = re.compile("[个颗只支条本张位名人座部台辆件次天年月日岁周点倍元块度公米里斤大种项届层楼]|分[钟之]|秒|小时")
 _COUNTING = re.compile("[一二三四五六七八九十百千万亿两零〇第.\\d]$")
-"""A numeral before a measure word is a number, though the dictionary ties them: 二十 in 二十個, not in 一百二十個."""
+"""A numeral before a measure word is a number, although the dictionary has both as one word: 二十 in 二十個, not in
+一百二十個."""
 _FENCED = re.compile(r"```\w*\s*\n(.*?)\n?\s*```", re.DOTALL)
 _ARTICLE = re.compile(r"^(?:the|an|a) (?=.)")
 _SENTENCE_END = re.compile(r"[。！？!?\n]+|(?<=\w{3})\.(?=\s|$)|(?<=[^\x00-\x7f])\.(?=\s|$)")
@@ -34,8 +36,8 @@ _SENTENCE_END = re.compile(r"[。！？!?\n]+|(?<=\w{3})\.(?=\s|$)|(?<=[^\x00-\x
 
 @lru_cache(maxsize=65536)
 def normalise(text: str) -> str:
-    """The text without what does not change an answer; applying it twice changes nothing more."""
-    for _ in range(16):  # removing one thing can bring another to light: "the, a cat"
+    """Return the text without what does not change an answer; a second application changes nothing."""
+    for _ in range(16):  # removing one thing can make another one removable: "the, a cat"
         cleaned = _normalise_once(text)
         if cleaned == text:
             break
@@ -64,7 +66,7 @@ def _normalise_once(text: str) -> str:
 
 
 def spans_of(text: str, words: str) -> list[tuple[int, int]]:
-    """Where normalised `text` has `words` as whole words (a Chinese character is its own word): (start, end) each."""
+    """Return the spans (start, end) of `words` as whole words in normalised `text`; a Chinese character is a word."""
     if not words:
         return []
     word = rf"[^\W{CJK}]"
@@ -74,10 +76,10 @@ def spans_of(text: str, words: str) -> list[tuple[int, int]]:
 
 
 def words_of(text: str, words: str) -> list[tuple[int, int]]:
-    """As `spans_of`, and in Chinese only where jieba's dictionary words do not reach over the ends: 金, not 金屬.
+    """Return the spans of `spans_of`; in Chinese only those at the borders of jieba's dictionary words: 金, not 金屬.
 
-    Both folded. A word that the dictionary does not know stands alone wherever it stands; so do 綠 in 綠色 and
-    上海 in 上海市.
+    Both arguments are folded. A word that is not in the dictionary is always at a border; 綠 in 綠色 and 上海 in 上海市
+    count too.
     """
     found = spans_of(text, words)
     if not found or not _HAS_CJK.search(words):
@@ -100,7 +102,10 @@ def words_of(text: str, words: str) -> list[tuple[int, int]]:
 
 
 def first_sentence(text: str) -> str:
-    """Up to the first sentence end: 。！？ ! ? a line break, or a full stop after a word of three letters or more."""
+    """Return the text up to the first sentence end that follows a word.
+
+    Sentence ends are 。！？ ! ? a line break, or a full stop after a word of at least three letters.
+    """
     for sentence in _SENTENCE_END.split(text):
         if normalise(sentence):
             return sentence.strip()
@@ -108,7 +113,7 @@ def first_sentence(text: str) -> str:
 
 
 def json_in(answer: str, **settings: Any) -> dict[str, Any] | list[Any] | None:
-    """The JSON object or list that an answer is, with a code fence around it or without; None when it is none.
+    """Return the JSON object or list that the whole answer is, with or without a code fence, or None.
 
     settings: of `json.loads`.
     """
@@ -122,19 +127,22 @@ def json_in(answer: str, **settings: Any) -> dict[str, Any] | list[Any] | None:
 
 
 LONGEST = 6000
-"""Characters read of an answer or a question by the rules that look for an object: more than models say at once, and
-little enough that a text without an end does not take forever."""
+"""Characters that the rules that look for an object read of an answer or a question: more than models usually say at
+once, and few enough that a text without an end does not take too long."""
 
 
 def read_part(text: str) -> str:
-    """The text as far as it is read: whole up to `LONGEST` characters, else its first and its last half of them."""
+    """Return the part that is read: the text up to `LONGEST` characters, else its first and last `LONGEST` / 2."""
     half = LONGEST // 2
     return text if len(text) <= LONGEST else f"{text[:half]}\n{text[-half:]}"
 
 
 @lru_cache(maxsize=65536)
 def folded(text: str) -> str:
-    """Normalised, in Simplified characters (OpenCC's t2s), so that both scripts say the same and one list of cue words
-    reads both; and without the accents of Latin letters, which models leave out: Brontë and Bronte, São and Sao."""
+    """Return the normalised text in Simplified characters (OpenCC's t2s), without the accents of Latin letters.
+
+    So both scripts give the same text, and one list of cue words reads both. Models leave accents out: Brontë and
+    Bronte, São and Sao.
+    """
     text = normalise(_ACCENTS.sub(r"\1", unicodedata.normalize("NFD", text)))
     return to_simplified(text) if _HAS_CJK.search(text) else text

@@ -1,8 +1,8 @@
-"""Which Chinese numerals in a text are numbers: 三個, 一百二十元 and 五 are; 一起, 四川, 三民路, 三心二意 are words.
+"""Decide which Chinese numerals in a text are numbers: 三個, 一百二十元 and 五 are; 一起, 四川 and 三民路 are not.
 
-jieba cuts the Simplified form of the text by its dictionary alone. A numeral that shares its word with anything but a
-measure word (個, 元, 公里) is no number. Words that may be either (第三, 一塊, 幾十, 一 before a verb, 千萬 at an end)
-are uncertain: they count only in a text that has no other number.
+Nor is 三心二意. jieba cuts the Simplified form of the text by its dictionary alone. A numeral is not a number if its
+word contains anything else but a measure word (個, 元, 公里). Words that may be either (第三, 一塊, 幾十, 一 before a
+verb, 千萬 at an end) are uncertain: they count only in a text that has no other number.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _HAN = re.compile(r"[\u4e00-\u9fff]")
 
 
 class Numerals:
-    """A text in which numerals were found, cut into words once."""
+    """A text with numerals, cut into words once."""
 
     def __init__(self, text: str) -> None:
         simplified = to_simplified(text)
@@ -56,11 +56,11 @@ class Numerals:
         self._phrases = [found.span() for found in _PHRASES.finditer(self.text)]
 
     def judge(self, start: int, end: int) -> tuple[int, int, bool] | None:
-        """The part of text[start:end] that is a number and whether that is certain; None where none of it is."""
+        """Return the part of text[start:end] that is a number, as (start, end, certain); None if no part is."""
         text = self.text
-        if text[start] in "点點" and _STARTS.match(text, end):  # 點三份餐
+        if text[start] in "点點" and _STARTS.match(text, end):  # 點 is a verb in 點三份餐 (order three meals)
             start += 1
-        if end - start > 1 and text[end - 1] in "两兩":  # the weight: 十兩 is 10
+        if end - start > 1 and text[end - 1] in "两兩":  # 兩 is a weight here: 十兩 is 10
             end -= 1
         if any(start < stop and begin < end for begin, stop in self._phrases):
             return None
@@ -68,20 +68,20 @@ class Numerals:
         if before < start and not all(c in _NUMERAL or c in "点點负負又分之" for c in text[before:start]):
             if _ORDINAL.fullmatch(text[before:start]):
                 return start, end, False
-            start = self._word(start)[1]  # 統一 of 統一十五元
+            start = self._word(start)[1]  # the 統一 (a name) of 統一十五元
             if start >= end:
                 return None
         last, after = self._word(end - 1)
         suffix = text[end:after]
         if suffix and not _SUFFIX.fullmatch(suffix):
-            # 五百一般人 is 五百 and 一般; a 五 | 十大 was cut in a wrong place
+            # 五百一般人 is 五百 and 一般; in 五 | 十大 the cut was wrong
             if last > start and not (text[last] in _HIGH and text[last - 1] not in _HIGH):
                 return start, last, True
             return None if last <= start else (start, end, True)
         return self._whole(start, end, suffix)
 
     def _whole(self, start: int, end: int, suffix: str) -> tuple[int, int, bool] | None:
-        """Of a numeral that is a word, or that a measure word follows in its word."""
+        """Judge a numeral that is a whole word, or a word together with a measure word."""
         text = self.text
         said, then = text[start:end], text[end + len(suffix) :]
         word = said + suffix
@@ -89,7 +89,7 @@ class Numerals:
             if not _HAN.match(then) or then.startswith(("钟", "之")) or _SCORED.search(text[:start]):
                 return start, end, True
             return None
-        if word == "九份":  # a town too
+        if word == "九份":  # also the name of a town
             return start, end, not re.search(r"[在去往游逛从到]$", text[:start])
         if word in _NO_NUMBERS.split():
             return None
@@ -113,6 +113,6 @@ class Numerals:
         return start, end, True
 
     def _word(self, place: int) -> tuple[int, int]:
-        """Where the word begins and ends that holds a character."""
+        """Return where the word that contains the character at this index begins and ends."""
         piece = bisect_right(self._ends, place)
         return self._starts[piece], self._ends[piece]

@@ -1,9 +1,9 @@
-r"""Numbers as answers write them, and which of them is the answer: 1,234.50, $18, 1e5, 2 1/2, \frac{1}{2}, 8{,}000,
-full width, 十八, 兩萬三千, 一萬二, 3萬5千.
+r"""Numbers in answers, and which of them is the answer: 1,234.50, $18, 1e5, 2 1/2, \frac{1}{2}, 8{,}000, 十八.
 
-A part without 零 stands at the place right below the one before: 兩千五 is 2500, 三億五 is 350 million, 兩千零五 is
-2005; 三塊五 and 三塊半 are 3.5, 七成 is 0.7. A percentage is the number before its sign, as the gold answers of GSM8K
-have it. A space or comma groups three digits (a comma also four, and in the Indian way); 1,2,3 are three numbers.
+Also full width, 兩萬三千, 一萬二 and 3萬5千. A part without 零 has the unit right below the one before: 兩千五 is 2500,
+三億五 is 350 million, 兩千零五 is 2005; 三塊五 and 三塊半 are 3.5, 七成 is 0.7. A percentage is the number before its
+sign, as in the gold answers of GSM8K. A space or comma groups three digits (a comma also four, and groups in the Indian
+way); 1,2,3 are three numbers.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _GROUPED = (
 _POINTS = r"\d{1,3}(?:\.\d{3})+,\d{1,2}(?!\d)|\d{1,3}(?:\.\d{3}){2,}(?!\d)"
 _CORE = rf"(?:{_POINTS}|(?:{'|'.join(_GROUPED)}|\d+)(?:\.\d+)?|\.\d+)"
 _POWER = r"(?:[eE][+-]?\d{1,3}(?![\d.]*\w)|\s*[×x*·]\s*10\^\(?[+-]?\d{1,3}\)?)"
-_SIGN = r"(?:(?<![0-9A-Za-z)\]%])(?<!\d[^\W\d_是為为於于得])-|[負负])"  # 3-5, 3%-5% and 3元-5元 are spans
+_SIGN = r"(?:(?<![0-9A-Za-z)\]%])(?<!\d[^\W\d_是為为於于得])-|[負负])"  # 3-5, 3%-5% and 3元-5元 are ranges
 _WORD = f"(?i:{'|'.join(_WORDS)})"
 _MONEY = r"(?:(?:NT|US|HK)?[$€£¥]\s?)"
 _ARABIC = (
@@ -66,11 +66,14 @@ _WRITTEN = re.compile(_CHINESE)
 _MARKED = re.compile(rf"####\s*(?:\*{{1,3}}\s*|_{{1,3}}|`)?(?:\$?\\boxed\s*\{{\s*)?\+?({_ARABIC}|{_CHINESE})")
 _WHOLE = re.compile(rf"\+?({_ARABIC}|{_CHINESE})\s*(?:%|美?[元圓圆円]|[塊块]錢?|dollars?|年)?")
 _NO_NUMBERS = ("萬一", "万一")
-"""A word, "in case"."""
+"""The word means "in case" and is not a number."""
 
 
 def number_of(text: str) -> Decimal | None:
-    """The number that a text is, if it is one: grouped digits, a currency mark, full width, 萬, Chinese numerals."""
+    """Return the number that a whole text is, or None.
+
+    Grouped digits, a currency mark, full width, 萬 and Chinese numerals are allowed.
+    """
     text = _plain(text).strip().rstrip(".。, ")
     inside = _boxed(text)
     text = inside[0].strip() if len(inside) == 1 and text.strip("$").startswith("\\boxed") else text.strip()
@@ -79,7 +82,7 @@ def number_of(text: str) -> Decimal | None:
 
 
 def marked_number(text: str) -> Decimal | None:
-    """The first number after `####`, as GSM8K's answers end."""
+    """Return the first number after `####`, which ends the answers of GSM8K, or None."""
     text = _plain(text)
     found = _MARKED.search(text)
     if not found:
@@ -91,7 +94,10 @@ def marked_number(text: str) -> Decimal | None:
 
 
 def last_number(text: str) -> Decimal | None:
-    r"""The last number in \boxed{}, else the last in digits, else the last in Chinese numerals (一個 is a one then)."""
+    r"""Return the last number in \boxed{}, else the last in digits, else the last in Chinese numerals, or None.
+
+    In Chinese numerals an uncertain one, such as 一 in 一個, counts only without a certain one.
+    """
     text = _plain(text)
     for part in (*reversed(_boxed(text)), text):
         values = [value for found in _NUMBER.findall(part) if (value := _value(found)) is not None]
@@ -104,14 +110,17 @@ def last_number(text: str) -> Decimal | None:
 
 
 def final_number(text: str) -> Decimal | None:
-    """The number that a worked answer ends with: the marked one, or else the last."""
+    """Return the number that a worked answer ends with: the marked one, or else the last, or None."""
     marked = marked_number(text)
     return last_number(text) if marked is None else marked
 
 
 def _written(text: str) -> Iterator[tuple[Decimal, bool]]:
-    """Each number in Chinese numerals and whether it is certainly one; 一起 and 四川 are none, 一半 may be one."""
-    words: Numerals | None = None  # to cut a text takes time, and the first one loads the dictionary
+    """Yield each number in Chinese numerals and whether it certainly is one.
+
+    一起 and 四川 are not numbers, 一半 may be one.
+    """
+    words: Numerals | None = None  # cutting a text into words takes time, and the first time loads the dictionary
     for found in _WRITTEN.finditer(text):
         if re.fullmatch(_HALF, found[0]):
             yield Decimal("0.5"), False
@@ -126,7 +135,7 @@ def _written(text: str) -> Iterator[tuple[Decimal, bool]]:
 
 
 def _plain(text: str) -> str:
-    """Half width, without the commands that LaTeX writes in numbers; what is raised stands behind ^."""
+    """Return the text in half width, without the LaTeX commands that occur in numbers; superscripts follow a ^."""
     text = "".join(_raised(text))
     text = unicodedata.normalize("NFKC", text).replace("⁄", "/")
     text = re.sub("[−‐‒–]", "-", text)
@@ -164,13 +173,13 @@ _PARTS = re.compile(
     rf"|(?P<measure>[塊块年歲岁天斤倍]|小[時时]|公[斤里])半{_ENDS}"
     rf"|(?P<of>[個个])半(?={_ENDS}|小[時时]|[鐘钟][頭头]|月|星期|[禮礼]拜|世[紀纪]))"
 )
-"""三塊五, 三塊半, 兩個半小時; of three pieces at 5元 (三塊5元) none is a part."""
+"""三塊五, 三塊半, 兩個半小時; in 三塊5元 (three pieces at 5元) no part matches."""
 _TENTHS = re.compile(rf"(?<![\d.,點点])(?<!{_C})({_TENTH})成({_TENTH}?)(?=$|[^\w%]|[的多左以])")
-"""七成, 七成五; not 八成會 (probably) and 一成不變."""
+"""七成, 七成五; not 八成會 (probably) or 一成不變."""
 
 
 def _with_point(found: re.Match[str]) -> str:
-    """三塊五 as 三點五塊, 3塊5 as 3.5塊."""
+    """Return the found text with a decimal point: 三塊五 as 三點五塊, 3塊5 as 3.5塊."""
     part = found["tenths"] or "五"
     digits = found["whole"][-1].isdecimal()
     if digits:
@@ -179,7 +188,7 @@ def _with_point(found: re.Match[str]) -> str:
 
 
 def _raised(text: str) -> Iterator[str]:
-    """10⁵ as 10^5 and 3½ as 3 1/2: half width they would be 105 and 31/2."""
+    """Yield 10⁵ as 10^5 and 3½ as 3 1/2: in half width they would be 105 and 31/2."""
     before = ""
     for c in text:
         kind = unicodedata.decomposition(c).partition(" ")[0]
@@ -192,9 +201,9 @@ def _raised(text: str) -> Iterator[str]:
 
 
 def _boxed(text: str) -> list[str]:
-    r"""What stands in each \boxed{}; one within another is a part of it."""
+    r"""Return the text in each \boxed{}; a box within another one is part of the outer one."""
     found = []
-    opened: list[int | None] = []  # where each open brace of a box begins, None of others
+    opened: list[int | None] = []  # the start of each open brace of a box, None for other braces
     outer = 0
     for brace in re.finditer(r"\\f?boxed\s*\{|[{}]", text):
         if brace[0] != "}":
@@ -211,7 +220,7 @@ def _boxed(text: str) -> list[str]:
 
 
 def _value(text: str) -> Decimal | None:
-    """The value of what a pattern has found; None of what only looks like a number."""
+    """Return the value of a text that a pattern has found; None if it only looks like a number."""
     if text in _NO_NUMBERS:
         return None
     text = re.sub(rf"{_MONEY}", "", text)
@@ -263,7 +272,7 @@ def _ratio(above: str, below: str) -> Decimal | None:
 
 
 def _arabic(text: str) -> Decimal:
-    """Digits with their groups; 1.234.567 and 1.234,5 are grouped by points."""
+    """Return the value of digits with their groups; in 1.234.567 and 1.234,5 points group the digits."""
     text = text.strip()
     if re.fullmatch(r"\d{1,3}(?:\.\d{3})+,\d{1,2}|\d{1,3}(?:\.\d{3}){2,}", text):
         return Decimal(text.replace(".", "").replace(",", "."))
@@ -271,7 +280,7 @@ def _arabic(text: str) -> Decimal:
 
 
 def _chinese(text: str) -> Decimal | None:
-    """十八, 一百二十, 兩萬三千, 二〇二四, 一萬二, 3萬5千, 1,200, 1e5; None when it is none."""
+    """Return the value of 十八, 一百二十, 兩萬三千, 二〇二四, 一萬二, 3萬5千, 1,200 or 1e5; None if there is none."""
     if not text:
         return None
     if all(c in _DIGITS for c in text):  # digit by digit
@@ -281,8 +290,8 @@ def _chinese(text: str) -> Decimal | None:
         return _arabic(scientific[1]).scaleb(int(scientific[2]))
     total = section = Decimal(0)
     number: Decimal | None = None
-    myriad = unit = 0  # the last ones
-    low = gap = False  # whether 千 follows the last myriad; whether 零 stands before the number
+    myriad = unit = 0  # the value of the last myriad and of the last unit; 0 before the first one
+    low = gap = False  # low: whether 千 follows the last myriad; gap: whether 零 comes before the number
     single = False  # whether the number is one digit
     for part in re.findall(rf"{_CORE}|{_C}", text):
         if part in _UNITS:

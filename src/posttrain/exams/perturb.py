@@ -1,9 +1,9 @@
-"""What a task asks in all, and the scores that come of it: every item in its own words, then disturbed in each way.
+"""The variants that a task asks (every item unchanged, then disturbed in each way), robustness and calibration scores.
 
 Robustness is the worst case over the original and its disturbed forms (HELM, arXiv:2211.09110, section 4.4). A
 perturbation is a pure function of the text and a seed that does not change what is asked (docs/exams.md says what each
-does). Where it changes nothing in a text (`lower` in Chinese), nothing is asked: an answer to the same words is no
-evidence of robustness.
+one does). If it changes nothing in a text (`lower` in Chinese), nothing is asked: an answer to the same words does not
+show robustness.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ MIXED_UP = (
     "有又", "為位", "他她", "們門", "時實", "於與", "最罪", "後候", "何合", "或獲", "其期", "列例", "種重", "部步",
     "该改", "会回", "为位", "们门", "时实", "于与", "后候", "种重",
 )  # fmt: skip
-"""Characters that are typed for one another because they sound alike; Traditional first, then Simplified ones."""
+"""Characters that are typed for one another because they sound alike; Traditional pairs first, then Simplified ones."""
 VARIANTS = (
     "台臺", "裡裏", "為爲", "群羣", "峰峯", "床牀", "線綫", "啟啓", "眾衆", "麵麪", "著着", "污汙", "鉤鈎", "秘祕",
     "唇脣", "兇凶", "卻却", "腳脚", "強强", "別别", "絕絶", "說説", "閱閲", "鄰隣", "歎嘆", "痺痹", "檐簷", "館舘",
     "鷄雞", "够夠", "决決", "况況", "冲沖", "减減", "凉涼", "僞偽", "嘗甞", "效効", "糉粽", "綉繡",
 )  # fmt: skip
-"""Two ways to write one character, neither wrong."""
+"""Two ways to write one character; both are correct."""
 HALF = "".join(map(chr, range(0x21, 0x7F)))
 FULL = "".join(chr(ord(c) + 0xFEE0) for c in HALF)
 _WORD = re.compile(r"[A-Za-z]{4,}")
@@ -45,12 +45,12 @@ _CJK = re.compile(f"[{CJK}]")
 
 
 def perturb(text: str, kind: Perturbation, *, seed: int = 0) -> str:
-    """The text disturbed in one way; the same for the same text, kind and seed, wherever it stands."""
+    """Return the text disturbed in one way; the result depends only on the text, kind and seed."""
     return _KINDS[kind](text, random.Random(f"{kind} {seed} {text}"))
 
 
 def _both_ways(pairs: tuple[str, ...]) -> dict[str, str]:
-    """Each pair's first partner counts where a character is in several pairs."""
+    """Return a table of the pairs in both directions; a character in several pairs maps to its partner in the first."""
     table: dict[str, str] = {}
     for pair in pairs:
         a, b = pair[0], pair[1]
@@ -65,7 +65,7 @@ _WIDTH = str.maketrans(HALF + FULL, FULL + HALF)
 
 
 def _typos(text: str, draw: random.Random) -> str:
-    """In a fifth of the words of four letters or more, and a third of the characters with a mix-up; at least one."""
+    """Change a fifth of the words of four letters or more and a third of the characters in MIXED_UP, at least one."""
     places: list[tuple[int, int, float]] = [(*m.span(), 0.2) for m in _WORD.finditer(text)]
     places += [(i, i + 1, 1 / 3) for i, character in enumerate(text) if character in _MIX_UP]
     chosen = [place for place in places if draw.random() < place[2]]
@@ -78,7 +78,7 @@ def _typos(text: str, draw: random.Random) -> str:
 
 
 def _misspelt(word: str, draw: random.Random) -> str:
-    """One slip behind the first letter; never the word itself."""
+    """Return the word with one error after the first letter; never the word itself."""
     swaps = [i for i in range(1, len(word) - 1) if word[i] != word[i + 1]]
     way = draw.choice(["double", "leave", *(["swap"] if swaps else [])])
     if way == "swap":
@@ -89,7 +89,7 @@ def _misspelt(word: str, draw: random.Random) -> str:
 
 
 def _spaces(text: str, draw: random.Random) -> str:
-    """A third of the spaces doubled or tripled; in Chinese a space before a sixth of the characters."""
+    """Double or triple a third of the spaces; in Chinese insert a space before a sixth of the characters."""
     made, changed = [], False
     for i, character in enumerate(text):
         if character == " " and draw.random() < 1 / 3:
@@ -105,7 +105,7 @@ def _spaces(text: str, draw: random.Random) -> str:
 
 @cache
 def _converter(config: str) -> Any:
-    from opencc import OpenCC  # at call: the command line starts without it
+    from opencc import OpenCC  # imported when called: the command line starts without it
 
     return OpenCC(config)
 
@@ -122,7 +122,7 @@ _KINDS: dict[Perturbation, Callable[[str, random.Random], str]] = {
 
 
 class Variant(NamedTuple):
-    """An item as it is asked: in its own words, or perturbed. key: of the record that it becomes."""
+    """An item as it is asked: unchanged or perturbed. key: of the record that it becomes."""
 
     item: Item
     key: str
@@ -130,7 +130,10 @@ class Variant(NamedTuple):
 
 
 def variants_of(task: Task[Any]) -> tuple[list[Variant], dict[str, int]]:
-    """Every variant, and how many texts each perturbation leaves as they are. DataError for a task without items."""
+    """Return every variant, and how many questions each perturbation leaves unchanged.
+
+    DataError for a task without items, or with two items of the same id.
+    """
     if not task.items:
         raise DataError(Problem(task.name, "the task has no items", "look at its file and its limit"))
     twice = [name for name, count in Counter(item.id for item in task.items).items() if count > 1]
@@ -146,17 +149,20 @@ def variants_of(task: Task[Any]) -> tuple[list[Variant], dict[str, int]]:
 
 
 def place_of(task: Task[Any], variant: Variant) -> str:
-    """The exam, an item, and where that stands in a file."""
+    """Return the location of a variant for errors: the exam, the item, and its file and line if known."""
     if task.location is not None:
         return task.location(variant.item)
     disturbed = f", disturbed by '{variant.perturbation}'" if variant.perturbation else ""
-    name = variant.item.id.removeprefix(":")  # :1 where the file names no subject
+    name = variant.item.id.removeprefix(":")  # an id such as :1 is of a file that names no subject
     named = f"exam {task.name}, item '{name}'{disturbed}"
     return f"{variant.item.location} ({named})" if variant.item.location else named
 
 
 def _perturbed(task: Task[Any], item: Item, kind: Perturbation) -> Item | None:
-    """The item with its question disturbed; None where nothing changes."""
+    """Return the item with its question disturbed; None if nothing changes.
+
+    PosttrainError if the question is not in a prompt.
+    """
     words = perturb(item.question, kind, seed=task.seed)
     if words == item.question:
         return None
@@ -169,11 +175,11 @@ def _perturbed(task: Task[Any], item: Item, kind: Perturbation) -> Item | None:
 
 
 def _said(prompt: Prompt, old: str, new: str) -> Prompt:
-    """The prompt with the last `old` replaced: what stands before may be examples. ValueError when it is not there."""
+    """Return the prompt with the last `old` replaced; earlier ones may be examples. ValueError if there is none."""
     if isinstance(prompt, Plain):
         return Plain(str(_said(prompt.text, old, new)))
     if isinstance(prompt, str):
-        before, found, after = prompt.rpartition(old)  # ValueError for an empty `old`
+        before, found, after = prompt.rpartition(old)  # ValueError if `old` is empty
         if not found:
             raise ValueError(old)
         return before + new + after
@@ -185,12 +191,15 @@ def _said(prompt: Prompt, old: str, new: str) -> Prompt:
 
 
 ENOUGH_FOR_CALIBRATION = 300
-"""Fewer samples give a calibration error that is mostly noise (HELM says so of its own)."""
+"""With fewer samples a calibration error is mostly noise (HELM states this for its own)."""
 
 
 def robustness(task: Task[R], samples: Sequence[R]) -> tuple[dict[str, Score], list[str]]:
-    """`<headline>~<perturbation>`: the headline over the questions that it changed; `robust.<headline>`: the mean over
-    questions, changed at least once, of the worst among the original and its disturbed forms.
+    """Return the robustness scores and notes.
+
+    `<headline>~<perturbation>`: the headline over the questions that this perturbation changed. `robust.<headline>`:
+    the mean, over the questions that were changed at least once, of the worst among the original and its disturbed
+    forms.
     """
     name = task.headline
     scores: dict[str, Score] = {}
@@ -214,7 +223,7 @@ def robustness(task: Task[R], samples: Sequence[R]) -> tuple[dict[str, Score], l
 
 
 def calibration(samples: Sequence[Sample]) -> tuple[dict[str, Score], list[str]]:
-    """Where the respondent shows how sure it is."""
+    """Return the calibration scores and notes; empty if no sample has a confidence."""
     sure = [s for s in samples if s.confidence is not None and s.correct is not None]
     if not sure:
         return {}, []

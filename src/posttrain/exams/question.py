@@ -1,8 +1,9 @@
-"""What a question is about, in words: how much of it a clause takes up again.
+"""The words that a question is about, to measure how much of the question a clause takes up.
 
 "Its capital is Canberra" takes up more of "What is the capital of Australia?" than "Melbourne is in Australia" does; so
-the first answers it and the second does not. No parser: words without the question's own grammar, names at half
-weight, and in Chinese the pieces between function words, the last one (首都 in 澳洲的首都) at double weight.
+the first answers it and the second does not. There is no parser: the words are those of the question without its
+grammar words, names at half weight, and in Chinese the pieces between function words, the last one (首都 in 澳洲的首都)
+at double weight.
 """
 
 from __future__ import annotations
@@ -36,8 +37,10 @@ _CHOICE = re.compile(r"\bor\b|\bwhich (?:one )?of\b|\bbetween\b|还是|或|哪�
 
 @dataclass(frozen=True)
 class Asked:
-    """A question, prepared. text: folded; terms: (word, or piece of Chinese; weight); many: it asks for several things,
-    so an answer may list; choice: it offers things to choose from; offers: those things, folded.
+    """A question, prepared.
+
+    text: folded; terms: (word, or piece of Chinese; weight); many: it asks for several things, so an answer may be a
+    list; choice: it offers things to choose from; offers: these things, folded.
     """
 
     text: str
@@ -48,11 +51,11 @@ class Asked:
 
     @property
     def full(self) -> float:
-        """All weights."""
+        """The sum of all weights."""
         return sum(weight for _, weight in self.terms)
 
     def taken_up(self, text: str) -> float:
-        """The summed weight of its terms in a folded text; part of a Chinese piece counts in part."""
+        """Return the summed weight of its terms in a folded text; a part of a Chinese piece counts in part."""
         words = _OTHER_OFFICE.sub(" ", text).split()
         total = 0.0
         for term, weight in self.terms:
@@ -66,12 +69,12 @@ class Asked:
         return total
 
     def says(self, word: str) -> bool:
-        """Whether the question has this folded word or piece."""
+        """Return whether the question contains this folded word or piece."""
         return bool(words_of(self.text, word))
 
 
 def _same_word(term: str, word: str) -> bool:
-    """The same word up to its ending: end, ended; capital, capitals; write, wrote and written."""
+    """Return whether two words differ only in the ending: end, ended; capital, capitals; write, wrote and written."""
     if term == word or _IRREGULAR.get(word, word) == _IRREGULAR.get(term, term):
         return True
     stem = term.rstrip("sed") if len(term) > 4 else term
@@ -79,7 +82,7 @@ def _same_word(term: str, word: str) -> bool:
 
 
 _OTHER_OFFICE = re.compile(r"\b(?:vice|deputy|assistant|former|ex) \w+")
-"""The vice president is no president, 副總經理 no 總經理."""
+"""The vice president is not the president, and 副總經理 is not 總經理."""
 _FORMS = (
     "write wrote written author writer, draw drew drawn, win won winner, build built, find found, make made maker, "
     "sing sang sung singer, speak spoke spoken, eat ate eaten, sink sank sunk, drink drank drunk, begin began begun, "
@@ -97,7 +100,7 @@ _IRREGULAR = {form: forms.split()[0] for forms in _FORMS.split(", ") for form in
 
 @lru_cache(maxsize=4096)
 def asked(prompt: str, objects: tuple[str, ...]) -> Asked:
-    """The question without the words of the objects themselves."""
+    """Return the question, prepared, without the words of the objects themselves."""
     text = folded(prompt)
     own = {word for one in objects for word in folded(one).split()}
     raw_names = {folded(word) for word in re.findall(r"(?<=\s)(?!C[EFT]O\b)[A-Z][\w'’-]*", prompt)}
@@ -128,7 +131,7 @@ def asked(prompt: str, objects: tuple[str, ...]) -> Asked:
 
 _NAME = r"(?:the |an? )?(?:[A-Z][\w'’-]*(?: [A-Z][\w'’-]*)*|[\w'’-]+)"
 NEAR = 120
-"""Characters around an "or" in which the things to choose from stand."""
+"""Number of characters before and after an "or" in which the things to choose from are looked for."""
 _OR = re.compile(rf"((?:{_NAME}, )*)({_NAME}),? or ({_NAME})")
 _ASKING = re.compile(r"\b(?:Is|Are|Was|Were|Which|Did|Does|Do) (?=[A-Z])")
 _OPEN = re.compile(r"\b(?:what|who|whom|whose|where|when|why|how)\b", re.IGNORECASE)
@@ -138,9 +141,9 @@ _VERB_AFTER = re.compile(r"(?:的|是|才|比|哪|呢|吗|较|更|、).*")
 
 
 def _offered(prompt: str) -> tuple[str, ...]:
-    """What the question offers: Lyon and Paris of "Is Lyon or Paris the capital?"; 里昂, 巴黎 of 是里昂還是巴黎.
+    """Return what the question offers: Lyon and Paris of "Is Lyon or Paris the capital?"; 里昂, 巴黎 of 是里昂還是巴黎.
 
-    Names only, where it asks for something beside ("What is the name or title of ..." offers nothing).
+    Only names, if the question also asks for something ("What is the name or title of ..." offers nothing).
     """
     found = [
         part.strip()

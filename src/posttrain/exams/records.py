@@ -1,4 +1,4 @@
-"""What an exam keeps of a question: a judged answer, one line of a sample file (`sample_log.py`)."""
+"""What an exam keeps of a question: a judged answer, which is one line of a sample file (`sample_log.py`)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["ProbeResult", "Record", "Sample"]
 
 
 class Record(Protocol):
-    """A line of a sample file. key: unique within one change of it; perturbation: empty for the original."""
+    """A line of a sample file. key: unique within one change of the file; perturbation: empty for the original."""
 
     @property
     def key(self) -> str: ...
@@ -19,11 +19,11 @@ class Record(Protocol):
     def perturbation(self) -> str: ...
 
     def disturbed(self, how: str) -> Self:
-        """The same of a question that was asked so."""
+        """Return this record for a question that was disturbed with `how`."""
         ...
 
     def to_json(self) -> dict[str, Any]:
-        """As plain values."""
+        """Return the record as plain values."""
         ...
 
 
@@ -31,12 +31,12 @@ class _Line:
     """A record that is a dataclass of plain values."""
 
     def to_json(self) -> dict[str, Any]:
-        """As plain values."""
+        """Return the record as plain values."""
         return asdict(self)  # type: ignore[call-overload]
 
     @classmethod
     def from_json(cls, row: Mapping[str, Any]) -> Self:
-        """The other way; keys of callers are left aside."""
+        """Return the record of a row; keys that are not fields are ignored."""
         own = {f.name: row[f.name] for f in fields(cls) if f.name in row}  # type: ignore[arg-type]
         return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in own.items()})
 
@@ -45,10 +45,10 @@ class _Line:
 class Sample(_Line):
     """One judged item: a line of `exams/<task>.jsonl`. None: does not apply.
 
-    answer: what was said, or the choice that was likeliest; target: what was wanted, for people to read;
-    scores: this item's own score by name, averaged by `averages`; correct: right or wrong, for comparisons of two
-    models; choices: the k of a k-way choice, for chance adjustment; confidence: the probability (0 to 1) that the
-    model gave to its choice, for calibration; perturbation: how the question was disturbed, empty for the original.
+    answer: the answer, or the likeliest choice; target: the expected answer, for people to read; scores: this item's
+    own scores by name, averaged by `averages`; correct: right or wrong, for comparisons of two models; choices: the k
+    of a k-way choice, for chance adjustment; confidence: the probability (0 to 1) that the model gave to its choice,
+    for calibration; perturbation: how the question was disturbed, empty for the original.
     """
 
     id: str
@@ -71,7 +71,7 @@ class Sample(_Line):
         return f"{self.id}|{self.perturbation}"
 
     def disturbed(self, how: str) -> Sample:
-        """The same of a question that was asked so."""
+        """Return this sample for a question that was disturbed with `how`; the same sample if `how` is empty."""
         return replace(self, perturbation=how) if how else self
 
 
@@ -79,10 +79,10 @@ class Sample(_Line):
 class ProbeResult(_Line):
     """One line of `samples.jsonl`. None: does not apply to this probe, or could not be counted (`note` says why).
 
-    prompt: the user's last words; ok_before: of targets and generality, whether it was met before the change already;
-    kept: how much of the content is kept, 0 to 1; band: same, drifted or changed; why: what decided about the band;
-    manner: how much of the manner is kept, 0 to 1; judged: whether the judge says that both answers say the same;
-    kl_nats: summed over `kl_tokens` positions; ended_before, ended_after: False where cut at max_new_tokens.
+    prompt: the user's last words; ok_before: for targets and generality, whether the answer before already matched;
+    kept: how much of the content is kept, 0 to 1; band: same, drifted or changed; why: what decided the band; manner:
+    how much of the manner is kept, 0 to 1; judged: whether the judge finds that both answers say the same; kl_nats: in
+    nats, summed over `kl_tokens` positions; ended_before, ended_after: False for an answer cut at max_new_tokens.
     """
 
     key: str
@@ -115,9 +115,9 @@ class ProbeResult(_Line):
 
     @property
     def perturbation(self) -> str:
-        """Probes are not disturbed."""
+        """Always empty: probes are not disturbed."""
         return ""
 
     def disturbed(self, how: str) -> ProbeResult:
-        """The same: probes are not disturbed."""
+        """Return the record unchanged: probes are not disturbed."""
         return self

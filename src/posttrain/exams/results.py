@@ -1,16 +1,16 @@
-"""results.json: the one schema of what exams have found, its only writer and its only reader.
+"""results.json: the only schema, writer and reader of exam results.
 
-Studies, `posttrain exam`, `report`, `gate` and the rating app exchange these types. A file carries `"format": 3`; what
-an earlier version has written is refused with the command that makes it anew, never half understood.
+Studies, `posttrain exam`, `report`, `gate` and the rating app exchange these types. A file carries `"format": 3`. A
+file of an earlier version is refused, and the error names the command that writes it again; it is never half read.
 
     Results                 results.json of a run folder
       ExamInfo              an exam: what its scores mean (`ScoreSpec`), its role, its signature
-      Untouched             a model before anything was done to it
-      Line                  one model x method x change x seed at one point: an `Examined` with its place in the study
+      Untouched             a model before any training or edit
+      Line                  one model x method x change x seed at one point: an `Examined`, with its cell of the study
       Summary               a row of the table: a model and a method at a point, averaged over changes and seeds
-      Reference             scores from a file, such as people's
+      Reference             scores from a file, such as scores of people
 
-NaN and infinities are no JSON: a score that is none is left out, and the table shows a dash.
+JSON has no NaN and no infinities: such a score is left out, and the table shows a dash.
 """
 
 from __future__ import annotations
@@ -56,16 +56,16 @@ __all__ = [
 
 FORMAT = 3
 CHANGE = "change"
-"""The kind of the change exam, whose scores stand without its name."""
+"""The kind of the change exam; the keys of its scores have no exam name in front."""
 FINAL = "final"
-"""What the end of a cell is called."""
+"""The name of the point at the end of a cell."""
 
 Role = Literal["report", "select"]
-"""report: its scores are the result; select: it has chosen a setting, so that its scores are none."""
+"""report: its scores are the result; select: the exam chose a setting, so its scores are not a result."""
 
 
 def _numbers(value: Any) -> Any:
-    """A mapping without what is no number."""
+    """Return a mapping without its values that are None, NaN or infinite."""
     if not isinstance(value, Mapping):
         return value
     return {key: one for key, one in value.items() if one is not None and not _beyond(one)}
@@ -84,8 +84,10 @@ class _Part(BaseModel):
 
 
 class ExamInfo(_Part):
-    """One exam, apart from what anybody scored in it. headline and the keys of `scores` and `capabilities` are without
-    the exam's name; chance: the headline of guessing, where it is known.
+    """One exam, without any scores.
+
+    headline and the keys of `scores` and `capabilities` do not contain the exam's name; chance: the headline that
+    guessing reaches, where it is known.
     """
 
     name: str
@@ -100,7 +102,7 @@ class ExamInfo(_Part):
 
     @property
     def prefix(self) -> str:
-        """What stands before its scores in `scores` of a line."""
+        """The text before the exam's score names in the keys of a line's `scores`."""
         return "" if self.kind == CHANGE else f"{self.name}."
 
     @property
@@ -110,30 +112,33 @@ class ExamInfo(_Part):
 
     @property
     def capability(self) -> str:
-        """The group of capabilities that the headline belongs to; empty when it is in none."""
+        """The capability of the headline; empty when it has none."""
         return self.capabilities.get(self.headline, "")
 
     @property
     def higher_is_better(self) -> bool:
-        """Of the headline."""
+        """Whether a higher headline is better."""
         spec = find_spec(self.headline, self.scores)
         return spec is None or spec.higher_is_better
 
     def score(self, key: str) -> str | None:
-        """The score's own name when a key of a line belongs to this exam, else None."""
+        """Return the score's own name if a line's key belongs to this exam, else None."""
         if self.kind == CHANGE:
             return key if find_spec(key, self.scores) is not None else None
         return key.removeprefix(self.prefix) if key.startswith(self.prefix) else None
 
     def spec(self, key: str) -> ScoreSpec | None:
-        """The declaration of one of its scores, by its key in a line."""
+        """Return the declaration of one of the exam's scores by its key in a line, or None."""
         name = self.score(key)
         return None if name is None else find_spec(name, self.scores)
 
 
 @dataclass(frozen=True)
 class DriftScore:
-    """A score's part in its group. before: None where it was not asked; change: None without one or with 0 before."""
+    """The part of one score in its group.
+
+    before: None where the untouched model was not asked; change: None without a value before or when that is 0.
+    """
 
     score: str
     before: float | None
@@ -145,8 +150,10 @@ class DriftScore:
 
 @dataclass(frozen=True)
 class Drift:
-    """The relative change of a group with the scores behind it. change: None where no score has one; direction:
-    `better` (positive is better), `none` (a change is only a change).
+    """The relative change of a group of scores, and the scores behind it.
+
+    change: None where no score has one; direction: `better` (a positive change is better) or `none` (neither direction
+    is better).
     """
 
     change: float | None
@@ -155,17 +162,18 @@ class Drift:
 
     @property
     def directed(self) -> bool:
-        """Whether more is better or worse."""
+        """Whether one direction is better."""
         return self.direction != "none"
 
 
 class Examined(_Part):
-    """What the exams found at one point of a cell; ci95 and n by score; folder: where its samples are, below the run.
+    """What the exams found at one point of a cell.
 
-    change: the change that was examined, empty without one; step: optimiser steps so far, None where nothing is
-    trained; compare: exam -> comparison with the untouched model; drift: capability -> relative change; cost: `exam_s`
-    and by exam, tokens by exam; outcomes: locality score -> of each probe in the file's order: 1 kept, 0 not, None not
-    counted.
+    checkpoint: name of the point; change: the change that was examined, empty without one; step: optimiser steps so
+    far, None where nothing is trained; ci95, n: by score; folder: folder of the samples, relative to the run folder;
+    compare: exam -> comparison with the untouched model; drift: capability -> relative change; cost: `exam_s` in all
+    and by exam, and tokens by exam; outcomes: locality score -> for each probe, in the order of the file: 1 kept, 0 not
+    kept, None not counted.
     """
 
     checkpoint: str = FINAL
@@ -183,9 +191,10 @@ class Examined(_Part):
 
 
 class Line(Examined):
-    """One entry of `cells`: a model x method x change x seed at one point. weights: where they were kept; fingerprint:
-    of the weights and template, where it is known; stages: how tasks were learned one after another
-    (`exams/statistics.py`).
+    """One entry of `cells`: a model x method x change x seed at one point.
+
+    weights: where the weights were kept; fingerprint: of the weights and the chat template, where it is known; stages:
+    how tasks were learned one after another (`exams/statistics.py`).
     """
 
     model: str
@@ -205,7 +214,7 @@ class Line(Examined):
 
 
 class CellResult(_Part):
-    """`result.json` of a cell: its content hash and its lines; a failed one has one line that says why."""
+    """`result.json` of a cell: its content hash and its lines. A failed cell has one line, which gives the reason."""
 
     hash: str
     exit_code: int = 0
@@ -213,28 +222,30 @@ class CellResult(_Part):
 
     @property
     def first(self) -> Line:
-        """The cell itself: its model, method and seed."""
+        """The first line, which has the cell's model, method and seed."""
         return self.lines[0]
 
     @property
     def final(self) -> Line:
-        """The line of its end."""
+        """The line of the end of the cell."""
         return next((line for line in self.lines if line.checkpoint == FINAL), self.lines[-1])
 
     @property
     def status(self) -> Literal["done", "failed"]:
-        """Whether it was finished."""
+        """Whether the cell was finished."""
         return self.first.status
 
     @property
     def error(self) -> str:
-        """Why it was not."""
+        """Why the cell failed; empty when it did not."""
         return self.first.error
 
 
 class PointResult(_Part):
-    """`examined.json` beside the samples of a point: its exams are over, under which content hash and for which weights
-    (fingerprint); number: how many of the cell's points were examined before it.
+    """`examined.json` in the folder of a point's samples: the exams of this point are finished.
+
+    hash: the content hash that they belong to; fingerprint: of the weights that were examined; number: how many points
+    of the cell were examined before this one.
     """
 
     hash: str
@@ -244,8 +255,9 @@ class PointResult(_Part):
 
 
 class Untouched(_Part):
-    """A model on the exams before anything was done to it; notes: exam -> what there is to say, whoever takes it; key:
-    the same for the same model and the same exams.
+    """The scores of a model before any training or edit.
+
+    notes: exam -> the notes on its result; key: equal for the same model and the same exams.
     """
 
     model: str
@@ -260,8 +272,10 @@ class Untouched(_Part):
 
 
 class Summary(_Part):
-    """A model and a method at a point, averaged over changes; n: probes or samples in all; changes: how many changes
-    have the score; floor: locality score -> comparison with the noise floor, empty in the floor's own row.
+    """A model and a method at a point, averaged over changes.
+
+    n: number of probes or samples in all; changes: how many changes have the score; floor: locality score -> comparison
+    with the noise floor, empty in the row of the noise floor.
     """
 
     model: str
@@ -282,7 +296,10 @@ class Reference(_Part):
 
 
 class MethodInfo(_Part):
-    """What a method says of itself. start: the method that it starts from; steps: the names of a chain's steps."""
+    """A method's one-line description for the report, and where it starts.
+
+    start: the method that it starts from; steps: the names of a chain's steps.
+    """
 
     kind: str
     summary: str = ""
@@ -291,7 +308,7 @@ class MethodInfo(_Part):
 
 
 class Results(_Part):
-    """results.json of a run folder. planned: cells of the whole study; more than there are while it runs."""
+    """results.json of a run folder. planned: cells of the whole study; `cells` has fewer while the study runs."""
 
     format: Literal[3] = 3
     study: str
@@ -307,16 +324,16 @@ class Results(_Part):
 
     @property
     def change_exam(self) -> ExamInfo | None:
-        """The change exam, where it was taken."""
+        """The change exam, or None if it was not taken."""
         return next((exam for exam in self.exams.values() if exam.kind == CHANGE), None)
 
     def exam_of(self, key: str) -> ExamInfo | None:
-        """The exam that a score of a line belongs to."""
+        """Return the exam that a score of a line belongs to, by the score's key."""
         named = (exam for exam in self.exams.values() if exam.kind != CHANGE and exam.score(key) is not None)
         return next(named, None) or self.change_exam
 
     def spec(self, key: str) -> ScoreSpec | None:
-        """The declaration of a score of a line."""
+        """Return the declaration of a score of a line, or None."""
         exam = self.exam_of(key)
         return None if exam is None else exam.spec(key)
 
@@ -325,7 +342,7 @@ class Results(_Part):
 
 
 def finite(value: Any) -> Any:
-    """Plain values with NaN and infinities as None, which JSON can say."""
+    """Return plain values with None for NaN and infinities, which JSON cannot represent."""
     if _beyond(value):
         return None
     if isinstance(value, Mapping):
@@ -336,12 +353,12 @@ def finite(value: Any) -> Any:
 
 
 def write_json(path: Path, data: Any) -> None:
-    """Write plain values as JSON, whole or not at all."""
+    """Write plain values as JSON. After a kill the file is complete or not written."""
     write_whole(path, json.dumps(finite(data), ensure_ascii=False, indent=1) + "\n")
 
 
 def write_part(path: Path, part: _Part) -> None:
-    """Write one of the types of this file, whole or not at all."""
+    """Write one of the types of this file. After a kill the file is complete or not written."""
     write_json(path, part.model_dump(mode="json"))
 
 
@@ -349,10 +366,10 @@ P = TypeVar("P", bound=_Part)
 
 
 def read_part(path: Path, kind: type[P]) -> P | None:
-    """What `write_part` wrote; None where there is none that can be read (it is made again)."""
+    """Read what `write_part` wrote; None when the file is missing or cannot be read (it is then made again)."""
     try:
         return kind.model_validate(parse_json(path.read_text(encoding="utf-8")))
-    except (FileNotFoundError, ValueError):  # a ValidationError is one
+    except (FileNotFoundError, ValueError):  # ValidationError is a ValueError
         return None
 
 
@@ -364,7 +381,7 @@ def write_results(folder: Path, results: Results) -> None:
 def read_results(folder: Path) -> Results:
     """Read results.json of a run folder.
 
-    MissingError without one; DataError when it is not ours, or of a version that wrote another format.
+    MissingError when there is no such file; DataError when it was not written by posttrain, or has another format.
     """
     path = folder / "results.json"
     if not path.is_file():

@@ -1,6 +1,6 @@
-"""Rows of benchmark files, each knowing its location, of every format that `data/files.py` reads.
+"""Rows of benchmark files with their locations, in every format that `data/files.py` reads.
 
-Everything that is wrong with a file is collected and told at once:
+All problems of a file are collected and raised together:
 
     rows = Rows(path)
     for row in rows:
@@ -27,7 +27,7 @@ T = TypeVar("T")
 
 
 class Row:
-    """One row, the `number`th of its file, at a location such as `rte.jsonl:17`. Its getters list what is wrong."""
+    """One row, the `number`th of its file, at a location such as `rte.jsonl:17`. Its getters note its problems."""
 
     def __init__(self, location: str, value: Mapping[str, Any], problems: list[Problem], number: int = 1) -> None:
         self.location = location
@@ -39,7 +39,7 @@ class Row:
         return self.value.get(key) is not None
 
     def with_values(self, more: Mapping[str, Any]) -> Row:
-        """The row with the keys of an object inside it."""
+        """Return the row with the keys of an object inside it added."""
         return Row(self.location, {**self.value, **more}, self._problems, self.number)
 
     def bad(self, cause: str, mend: str = "") -> None:
@@ -47,7 +47,7 @@ class Row:
         self._problems.append(Problem(self.location, cause, mend))
 
     def text(self, key: str) -> str | None:
-        """A string; numbers become one (TSV, labels). None, and noted, when it is not there or blank."""
+        """Return a string; numbers become strings (TSV, labels). None, and noted, if it is missing or blank."""
         value = self.value.get(key)
         if value is None and isinstance(self.value, TableRow) and key in self.value:  # an empty cell
             value = ""
@@ -62,7 +62,10 @@ class Row:
         return value
 
     def texts(self, key: str) -> list[str] | None:
-        """A list of strings, at least one; a string alone counts as one."""
+        """Return a list of at least one string; a single string counts as a list.
+
+        None, and noted, if it is something else or one of the strings is blank.
+        """
         value = self.value.get(key)
         value = [value] if isinstance(value, str) else value
         if not isinstance(value, list) or not value or not all(isinstance(one, str) for one in value):
@@ -76,10 +79,10 @@ class Row:
 
 
 class Rows:
-    """The rows of one file. Iterate, then `check`.
+    """The rows of one file. Iterate over them, then call `check`.
 
-    names: for the columns of a table whose first line has none (see `tables.Names`). In a TSV file quotation marks are
-    words like others, as in GLUE's.
+    names: for the columns of a table without a header line (see `tables.Names`). In a TSV file quotation marks have no
+    special meaning, as in GLUE's files.
     """
 
     def __init__(self, path: Path, *, names: Names = lambda _: None) -> None:
@@ -100,7 +103,7 @@ class Rows:
                 self.problems.append(Problem(location, f"an object is expected, got {kind_of(value)}"))
 
     def check(self, kept: int | None = None) -> None:
-        """DataError with every problem, and when there is no row, or none that was kept."""
+        """Raise DataError with every problem, or if there is no row, or none that was kept (`kept` is 0)."""
         if self.problems:
             raise data_error(self.problems, self.count, skippable=False)
         if self.count == 0 or kept == 0:
@@ -109,7 +112,7 @@ class Rows:
 
 
 def read_rows(path: Path, read: Callable[[Row], T | None]) -> list[T]:
-    """What `read` makes of each row, without the rows of which it makes None. DataError as `Rows.check`."""
+    """Return what `read` makes of each row, without None. DataError as in `Rows.check`."""
     rows = Rows(path)
     found = [one for row in rows if (one := read(row)) is not None]
     rows.check(len(found))
@@ -117,7 +120,7 @@ def read_rows(path: Path, read: Callable[[Row], T | None]) -> list[T]:
 
 
 def read_json(path: Path) -> Any:
-    """A JSON file's value; DataError with the line where it breaks off."""
+    """Return a JSON file's value; DataError with the line at which it is not valid."""
     try:
         return parse_json(user_text(path))
     except BadJson as bad:

@@ -1,12 +1,12 @@
-"""A task is put to a respondent: few large calls, every sample on the disk at once, nothing asked twice, costs counted.
+"""Put a task to a respondent: few large calls, every sample written at once, no question asked twice, costs counted.
 
-All `score` asks of a chunk go into one `logprobs` call, so that shared prefixes are shared; all `say` asks with equal
-settings into one `answers` call; all `text` asks into one `rolling` call; `next` asks 32 at a time, since whole
-distributions are large. An item is judged and written as soon as its last reply is there. A second start reads what is
-there and asks only the rest.
+All `score` requests of a chunk go into one `logprobs` call, so that shared prefixes are shared; all `say` requests with
+equal settings into one `answers` call; all `text` requests into one `rolling` call; `next` requests in parts of 32
+texts, because whole distributions are large. An item is judged and its sample is written as soon as its last reply has
+arrived. A second start reads the samples that are there and asks only the rest.
 
-A task that compares asks the model before as well (`Ask.of`), whose replies are kept where the caller keeps them, and
-asks a second time once it has the first replies (`Task.then`).
+A task that compares also asks the model before the change (`Ask.of`). Its replies are kept in a cache that the caller
+gives. Such a task makes a second round of requests once it has the first replies (`Task.then`).
 """
 
 from __future__ import annotations
@@ -38,31 +38,36 @@ from posttrain.models.meter import Meter
 __all__ = ["Cache", "TaskProgress", "TaskResult", "check_task", "open_log", "result_of", "run_task"]
 
 CHUNK = 8192
-"""Asks put to the respondent at once: it holds all their tokens in memory, and a border between two chunks costs one
-more forward of the prefix that they share."""
+"""Requests put to the respondent at once. It holds all their tokens in memory; a prefix that two chunks share is
+forwarded once more."""
 NEXT_CHUNK = 32
-"""Texts whose whole distributions are held at once."""
+"""Number of texts for which whole distributions are held at once."""
 KEPT_BYTES = 16 << 20
-"""Distributions larger than this are computed again rather than kept (a 150k vocabulary, a very long answer)."""
+"""In bytes: larger distributions are computed again instead of kept (a vocabulary of 150k, a very long answer)."""
 KNOWN = 0.02
-"""The share of the work after which its pace is taken to be known: the first replies wait for the prefixes of all."""
+"""Share of the work after which its speed counts as known: the first replies wait for the prefixes of all requests."""
 WEIGHT = {"score": 1.0, "text": 4.0, "say": 8.0, "next": 1.0}
-"""What an ask takes, roughly, for the time left: an answer is many forward passes, a text many tokens."""
+"""Rough cost of a request by kind, for the remaining time: an answer takes many forward passes, a text has many
+tokens."""
 AGAIN = "the same command asks this part again"
 
 Parties = Mapping[str, Respondent]
-"""Who is asked, by `Ask.of`."""
+"""`Ask.of` -> the respondent that is asked."""
 Cache = MutableMapping[tuple[str, Ask], Reply]
-"""What the model before has said, by its fingerprint and what it was asked: a study's cells share one."""
+"""(fingerprint, request) -> reply of the model before the change. The cells of a study share one cache."""
 _Call = list[list[Ask]]
-"""Asks that are put together, in parts."""
+"""Requests that are put together, in parts."""
 NOTHING = Distributions((), torch.empty(0))
-"""Of somebody who shows none."""
+"""The distributions of a respondent that shows none."""
 
 
 @dataclass(frozen=True)
 class TaskProgress:
-    """done, total: asks, or items of a task that compares; tokens: spent so far; left_s: expected, None at first."""
+    """Progress of a task.
+
+    done, total: requests, or items when the task compares; tokens: spent so far; left_s: expected remaining seconds,
+    None at first.
+    """
 
     done: int
     total: int
@@ -73,11 +78,12 @@ class TaskProgress:
 
 @dataclass(frozen=True)
 class TaskResult(Generic[R]):
-    """A task's scores over one respondent, the records behind them, and what it cost.
+    """A task's scores of one respondent, the records behind them, and the cost.
 
     cost: `wall_s`, `forwarded_tokens` (`scored_tokens` + `prompt_tokens`), the numbers of `Usage`, and `peak_gib` of
-    the process; of this call only, when an earlier one had asked a part; earlier: records that it had left; change: the
-    one that it asks about, empty of most tasks; outcomes: as in `exams/floor.py`.
+    the process. It covers this call only, also when an earlier call had asked a part. earlier: number of records that
+    the earlier call had left; change: name of the change that the task asks about, empty for most tasks; outcomes: as
+    in `exams/floor.py`.
     """
 
     info: ExamInfo
@@ -95,7 +101,7 @@ class TaskResult(Generic[R]):
 def result_of(
     info: ExamInfo, scores: Mapping[str, Score], samples: list[R], cost: dict[str, float], notes: list[str]
 ) -> TaskResult[R]:
-    """A result, out of scores with their intervals."""
+    """Return a `TaskResult` built from scores with their intervals."""
     ci95 = {name: score.ci95 for name, score in scores.items() if score.ci95 is not None}
     values, n = {name: score.value for name, score in scores.items()}, {name: score.n for name, score in scores.items()}
     return TaskResult(info, values, ci95, n, samples, cost, notes)
@@ -104,7 +110,7 @@ def result_of(
 def open_log(
     path: Path, taken: Sequence[tuple[Parties, Task[R]]], *, restart: bool = False, discard: bool = False
 ) -> SampleLog[R]:
-    """The sample file of tasks with who is asked; see `SampleLog`."""
+    """Open the sample file of tasks, each given with its respondents by `Ask.of`; see `SampleLog`."""
     keys = {}
     for parties, task in taken:
         whose = content_id(*(party.fingerprint for of, party in parties.items() if of != "judge"))
@@ -127,12 +133,17 @@ def run_task(
     restart: bool = False,
     discard: bool = False,
 ) -> TaskResult[R]:
-    """Ask, judge, score. before, judge: of a task that compares; cache: what `before` has said already.
+    """Ask, judge and score a task, and return the result.
 
-    samples_path: every sample is appended there at once, and those there are not asked again, of fewer questions too;
-    restart: throw that file away first. ConfigError when it holds samples of another model, of other settings or of
-    questions that are not asked; with discard these are thrown away. log: such a file that several tasks share, which
-    the caller puts in order; chunk: so many asks at once: smaller chunks lose less when killed, and cost speed.
+    before, judge: the other respondents of a task that compares; cache: replies that `before` has given already;
+    samples_path: each sample is appended to this file at once, and samples found there are not asked again, also when
+    they were written for fewer questions; restart: delete that file first; log: a sample file that several tasks share,
+    used instead of `samples_path`; the caller puts it in order; chunk: number of requests at once: smaller chunks lose
+    less work after a kill, but are slower.
+
+    ConfigError when the file holds samples of another model, of other settings or of questions that are not asked; with
+    discard these samples are deleted instead. ConfigError when the task wants a chat template and the respondent has
+    none. PosttrainError when `before` is stateful. DataError when the model has no token for an answer that is scored.
     """
     _can_chat(respondent.tokenizer, respondent.name, task)
     if before is not None and before.stateful:
@@ -147,7 +158,7 @@ def run_task(
     ending = f".{content_id(task.change)}.state" if task.change else ".state"
     state = None if log is None else log.path.with_suffix(ending)
     keys = {v.key: v.key if log is None else str(log.keys[task.change, v.key]) for v in variants}
-    states = StateFile(state, respondent, keys)  # of a stateful respondent, beside its samples
+    states = StateFile(state, respondent, keys)  # the state of a stateful respondent, next to its samples
     states.resume(done)
     earlier = len(done)
     waiting = [variant for variant in variants if variant.key not in done]
@@ -159,7 +170,8 @@ def run_task(
 
     meter = _Progress(respondent, task, waiting, on_progress)
     asking = _Asking(parties, task, {} if cache is None else cache, meter, keep)
-    for part in _chunks(waiting, 1 if respondent.stateful else chunk):  # one by one, in their order
+    # a stateful respondent gets the items one by one, in order
+    for part in _chunks(waiting, 1 if respondent.stateful else chunk):
         asking.ask(part)
         states.keep(len(done))
     states.remove()
@@ -169,21 +181,23 @@ def run_task(
 
 
 def _can_chat(tokenizer: Any, name: str, task: Task[Any]) -> None:
-    """ConfigError for `template: chat` and a model without one, which would be asked in plain text instead."""
+    """Raise ConfigError for `template: chat` if the model has no template: it would be asked in plain text."""
     if task.chat and tokenizer is not None and not tokenizer.chat_template:
         cause = f"the exam asks in the chat template (template: chat), and {name} has none"
         raise ConfigError(Problem(task.name, cause, "template: plain, or a chat model"))
 
 
 def check_task(reader: PromptReader, name: str, task: Task[Any]) -> None:
-    """The errors of `run_task` that are known before a model is loaded: of texts that it cannot be asked.
+    """Raise the errors of `run_task` that can be known before a model is loaded: texts that it cannot be asked.
 
-    name: the model's; reader: what it makes of prompts.
+    reader: encodes prompts as the model does; name: the model's name. ConfigError for a missing chat template;
+    DataError with every text that cannot be asked.
     """
     _can_chat(reader.tokenizer, name, task)
     places: dict[Ask, Variant] = {}
     for variant in variants_of(task)[0]:
-        for ask in variant.item.asks:  # the choices of a question have one prompt, the model before has the same one
+        # all choices of a question have one prompt, and the model before has the same one
+        for ask in variant.item.asks:
             ask = ask._replace(of="")
             places.setdefault(ask if ask.kind != "score" else ask._replace(continuation=""), variant)
     problems: list[Problem] = []
@@ -201,7 +215,7 @@ def check_task(reader: PromptReader, name: str, task: Task[Any]) -> None:
 
 
 def _chunks(variants: Sequence[Variant], most: int) -> Iterator[list[Variant]]:
-    """Variants in order, about so many asks of one respondent at a time."""
+    """Yield the variants in order, in parts with about `most` requests to the examined respondent."""
     part: list[Variant] = []
     asks = 0
     for variant in variants:
@@ -218,7 +232,7 @@ def _chunks(variants: Sequence[Variant], most: int) -> Iterator[list[Variant]]:
 
 
 class _Progress:
-    """What is done, what it took, and what is left."""
+    """The progress of a task: what is done, what it cost, and what is left."""
 
     def __init__(
         self,
@@ -230,7 +244,7 @@ class _Progress:
         self.respondent = respondent
         self.before = replace(respondent.usage)
         self.tell = tell
-        # how much is asked second is not known yet of a task that compares
+        # a task that compares counts items: how many requests its second round has is not known yet
         asked = [1.0 for _ in variants] if task.compares else [WEIGHT[a.kind] for v in variants for a in v.item.asks]
         self.total, self.whole = len(asked), sum(asked)
         self.done = 0
@@ -238,7 +252,7 @@ class _Progress:
         self.began = time.perf_counter()
 
     def spent(self) -> dict[str, float]:
-        """Every number of `Usage`, since the beginning."""
+        """Return every number of `Usage` since the start of this task."""
         was = asdict(self.before)
         now = asdict(self.respondent.usage)
         return {name: value - was[name] for name, value in now.items() if name != "plain_reason"}
@@ -248,7 +262,7 @@ class _Progress:
         return time.perf_counter() - self.began
 
     def step(self, done: int, weight: float) -> None:
-        """So many asks, or items of a task that compares, were done."""
+        """Count `done` more requests (or items of a task that compares) of this `weight`, and report the progress."""
         self.done += done
         self.weight += weight
         if self.tell is not None:
@@ -260,17 +274,17 @@ class _Progress:
 
 
 class _Asking(Generic[R]):
-    """Puts asks, each once, and judges an item with its last reply."""
+    """Put requests to the respondents, each once, and judge an item when its last reply has arrived."""
 
     def __init__(
         self, parties: Parties, task: Task[R], cache: Cache, progress: _Progress, keep: Callable[[R], None]
     ) -> None:
         self.parties, self.task, self.cache, self.progress, self.keep = parties, task, cache, progress, keep
         self.mute = False
-        """Whether somebody shows no distributions: nothing can be compared then."""
+        """Whether a respondent shows no distributions: then nothing is compared."""
 
     def ask(self, variants: Sequence[Variant]) -> None:
-        """Everything that these items ask, first and second."""
+        """Ask everything that these items need, in one round or (`Task.then`) two."""
         then, asks = self.task.then, [tuple(variant.item.asks) for variant in variants]
         replies: dict[Ask, Reply] = {}
         if then is not None:
@@ -282,7 +296,7 @@ class _Asking(Generic[R]):
     def _round(
         self, variants: Sequence[Variant], asks: Sequence[Sequence[Ask]], replies: dict[Ask, Reply], *, last: bool
     ) -> None:
-        places: dict[Ask, list[int]] = {}  # ask -> the items that wait for it
+        places: dict[Ask, list[int]] = {}  # request -> indices of the items that wait for it
         for i, each in enumerate(asks):
             for ask in each:
                 if ask not in replies:
@@ -298,7 +312,7 @@ class _Asking(Generic[R]):
 
         def arrived(ask: Ask, reply: Reply) -> None:
             if isinstance(reply, Scored) and ask.kind == "score" and not reply.tokens and not self.task.compares:
-                text = ask.continuation  # it would have 0 nats, and be likelier than every other one
+                text = ask.continuation  # with no token it would have 0 nats and look likelier than every other answer
                 cause = f"the model has no token for the answer {text!r}, so it cannot be told how likely it is"
                 place = place_of(self.task, variants[places[ask][0]])
                 raise DataError(Problem(place, cause, "change the answer, or take the item out"))
@@ -318,14 +332,15 @@ class _Asking(Generic[R]):
                 for part in call:
                     for of in dict.fromkeys(ask.of for ask in part):
                         own = [ask for ask in part if ask.of == of]
-                        for ask in own:  # what the cache knows is not asked
+                        for ask in own:  # a request with a reply in the cache is not asked
                             if (known := self._known(ask)) is not None:
                                 arrived(ask, known)
                         asked = [variants[places[ask][0]] for ask in own if ask not in replies]
                         if asked:
                             with located(lambda i, asked=asked: place_of(self.task, asked[i])):  # type: ignore[misc]
                                 self._call([ask for ask in own if ask not in replies], arrived, meter)
-                    for ask in part if part[0].kind == "next" else ():  # they are large, and their items are judged
+                    # distributions are large, and their items are judged now
+                    for ask in part if part[0].kind == "next" else ():
                         del replies[ask]
 
     def _known(self, ask: Ask) -> Reply | None:
@@ -334,7 +349,10 @@ class _Asking(Generic[R]):
         return self.cache.get((self.parties[ask.of].fingerprint, ask)) if ask.of == "before" else None
 
     def _meter(self, call: _Call) -> Meter | nullcontext[None]:
-        """Counts a call that has a word: the asks that are put, of the pairs of distributions one of two."""
+        """Return a meter for a call that has a name in `Task.doing`, otherwise a context that does nothing.
+
+        It counts the requests that are really asked; for pairs of distributions, one of the two.
+        """
         asks = [ask for part in call for ask in part]
         what = self.task.doing.get((asks[-1].of, asks[-1].kind))
         total = sum(ask.of == asks[-1].of and self._known(ask) is None for ask in asks)
@@ -344,7 +362,7 @@ class _Asking(Generic[R]):
         return Meter(what, total, "probes", most_tokens=most, kept=AGAIN)
 
     def _call(self, asks: Sequence[Ask], arrived: Callable[[Ask, Reply], None], meter: Meter | None) -> None:
-        """Asks of one respondent, with equal settings."""
+        """Put requests with equal settings to one respondent."""
         first, party = asks[0], self.parties[asks[0].of]
 
         def told(number: int, reply: Reply) -> None:
@@ -370,8 +388,9 @@ class _Asking(Generic[R]):
 
 
 def _calls(asks: Iterable[Ask]) -> list[_Call]:
-    """The asks that one call can put: by whom, by kind, and answers by their length and where they stop. Distributions
-    come last, of both models side by side and so many texts at a time.
+    """Sort requests into calls: by respondent, by kind, and for answers by their length limit and stop strings.
+
+    Requests for distributions come last, those of both models side by side, NEXT_CHUNK texts per part.
     """
     calls: dict[tuple[object, ...], list[Ask]] = {}
     texts: dict[tuple[object, ...], list[Ask]] = {}

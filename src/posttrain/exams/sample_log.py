@@ -1,9 +1,9 @@
-"""Sample files: appended as answers are judged, read again after a kill; their only writer and reader.
+"""Sample files: written as answers are judged, and read again after a kill; this module alone writes and reads them.
 
 `exams/<name>.jsonl` holds the `Sample`s of an exam, `samples.jsonl` the `ProbeResult`s of the change exam, each line
-with the name of its change. Each line carries a key of its own (models and templates, settings of the exam, the
-question as it was asked), so that samples of another model or of an edited file are never taken for this exam's; and so
-that they are still its own when more questions are asked. A last line torn by a kill is left out.
+with the name of its change. Each line has its own key (models and templates, settings of the exam, the question as it
+was asked). So samples of another model or of an edited file are never used for this exam, and samples stay valid when
+more questions are asked. A last line that a kill left incomplete is ignored.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ Read = Callable[[Mapping[str, Any]], T]
 
 
 class SampleKey(NamedTuple):
-    """Whose answer a sample is (model and template), to which settings of the exam, and to which question."""
+    """The key of a sample: the model (with its template), the exam's settings, and the question."""
 
     model: str
     settings: str
@@ -56,17 +56,20 @@ WHY = {
     "left out": "questions that are not asked now (such as with a smaller limit)",
     "earlier": "of an earlier version of posttrain",
 }
-"""How a sample may be another exam's."""
+"""Reasons why a sample is of another exam, for messages."""
 
 Keys = Mapping[tuple[str, str], SampleKey]
-"""Of every sample that is wanted, by its change (empty where there is none) and `Record.key`."""
+"""(change, `Record.key`) -> key of every sample that is wanted; the change is empty if there is none."""
 
 
 class SampleLog(Generic[R]):
-    """A file of samples; `done` has those that were there, by change and `Record.key`."""
+    """A file of samples. `done` has the samples that were in it, by change and `Record.key`."""
 
     def __init__(self, path: Path, keys: Keys, read: Read[R], *, restart: bool = False, discard: bool = False) -> None:
-        """ConfigError for samples of another exam; with `restart` all are thrown away, with `discard` those samples."""
+        """Open the file. restart: delete it first; discard: delete samples of another exam.
+
+        ConfigError for samples of another exam, without `discard`.
+        """
         self.path = path
         self.keys = keys
         self.done: dict[tuple[str, str], R] = {}
@@ -74,7 +77,7 @@ class SampleLog(Generic[R]):
             path.unlink(missing_ok=True)
         elif path.exists():
             self._read(read, discard=discard)
-        self._order = list(self.done)  # of the file, which has a record twice that was asked again
+        self._order = list(self.done)  # the order in the file; a record that was asked again is in it twice
 
     def _read(self, read: Read[R], *, discard: bool) -> None:
         try:
@@ -97,7 +100,7 @@ class SampleLog(Generic[R]):
             cut_torn(self.path)
 
     def _difference(self, key: str, name: tuple[str, str]) -> str | None:
-        """How a sample is another exam's; None where it is of this one."""
+        """Return why a sample is of another exam; None if it is of this one."""
         wanted = self.keys.get(name)
         if wanted is not None and key == str(wanted):
             return None
@@ -113,13 +116,13 @@ class SampleLog(Generic[R]):
         return WHY["left out" if wanted is None else "question"]
 
     def append(self, record: R, change: str = "") -> None:
-        """Add one; with the system when this returns, whole or not at all after a kill."""
+        """Add one record. The operating system has it when this returns; after a kill it is complete or absent."""
         self.done[change, record.key] = record
         append_row(self.path, self._row((change, record.key)))
         self._order.append((change, record.key))
 
     def rewrite(self, names: Sequence[tuple[str, str]]) -> None:
-        """These samples in this order, in place of all in the order of finishing."""
+        """Write these samples in this order, in a new file, unless the file has this order already."""
         if self._order != [*names]:
             self._write(names)
 
@@ -134,13 +137,13 @@ class SampleLog(Generic[R]):
 
 
 def write_samples(path: Path, samples: Sequence[Record], key: SampleKey) -> None:
-    """A sample file that is complete at once, of questions that have no key of their own."""
+    """Write a complete sample file at once, for questions that have no key of their own."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, "".join(_line({"exam": str(key), **one.to_json()}) for one in samples))
 
 
 def read_samples(path: Path, read: Read[Any] = Sample.from_json) -> list[Any]:
-    """The samples of a file, whosever they are; for comparisons and reports."""
+    """Return the samples of a file, of any model or exam, for comparisons and reports."""
     return rows_in(path, read, WRONG)
 
 
@@ -148,9 +151,9 @@ def read_samples(path: Path, read: Read[Any] = Sample.from_json) -> list[Any]:
 
 
 def rows_in(path: Path, read: Read[T], wrong: str) -> list[T]:
-    """Every row of a file of JSON lines, blank ones and a last one torn by a kill left out.
+    """Return every row of a file of JSON lines, except blank lines and a last one that a kill left incomplete.
 
-    DataError with every line that is none: `wrong`.
+    DataError, with `wrong` as the cause, for all lines that cannot be read.
     """
     found, problems = [], []
     for number, text in enumerate(path.read_bytes().split(b"\n")[:-1], start=1):
@@ -166,7 +169,7 @@ def rows_in(path: Path, read: Read[T], wrong: str) -> list[T]:
 
 
 def cut_torn(path: Path) -> None:
-    """Cut off a last line torn by a kill, before anything is appended."""
+    """Cut off a last line that a kill left incomplete, before more is appended."""
     raw = path.read_bytes()
     whole = raw.rfind(b"\n") + 1
     if whole < len(raw):
@@ -175,7 +178,7 @@ def cut_torn(path: Path) -> None:
 
 
 def append_row(path: Path, row: Mapping[str, Any]) -> None:
-    """Add a row; with the system when this returns, whole or not at all when killed."""
+    """Add a row. The operating system has it when this returns; after a kill it is complete or absent."""
     path.parent.mkdir(parents=True, exist_ok=True)
     append(path, _line(row))
 
@@ -185,19 +188,20 @@ def _line(row: Mapping[str, Any]) -> str:
 
 
 def request_id(kind: str, arguments: Iterable[Any]) -> str:
-    """The same only for the same kind of request with the same arguments."""
+    """Return an id that is equal only for the same kind of request with the same arguments."""
     text = json.dumps([kind, *arguments], ensure_ascii=False, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 class KeptResponses:
-    """Responses by request. Without a path they are in memory only.
+    """Responses by request, in a file or, without a path, in memory only.
 
-    Under torchrun each process appends to a file of its own (`responses-1.jsonl` beside the first's) and reads all.
+    Under torchrun each process appends to its own file (`responses-1.jsonl` next to that of the first) and reads all
+    files.
     """
 
     def __init__(self, path: Path | None, key: str, *, rank: int = 0, discard: bool = False) -> None:
-        """ConfigError when a file holds another model's responses; with `discard` it is thrown away instead."""
+        """Read the files. ConfigError if one holds another model's responses; with `discard` it is deleted instead."""
         self.path = path and (path.with_stem(f"{path.stem}-{rank}") if rank else path)
         self.key = key
         self.found: dict[str, Any] = {}
@@ -221,7 +225,7 @@ class KeptResponses:
             cut_torn(path)
 
     def append(self, request: str, response: Any) -> None:
-        """Add one response; given to the system whole when this returns."""
+        """Add one response. It is given to the operating system completely when this returns."""
         self.found[request] = response
         if self.path is not None:
             append_row(self.path, {"exam": self.key, "request": request, "response": response})

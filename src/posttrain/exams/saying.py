@@ -1,13 +1,14 @@
-"""Does an answer say the object, in whatever sentence? The rule behind `matches`' mode `says`.
+"""Decide whether an answer says the object, in any sentence: the rule of `matches`' mode `says`.
 
-An answer says an object when one mention of it is put forward (`mentions.manner_of`) and no other clause wins over it:
+An answer says an object when it puts one mention of it forward (`mentions.manner_of`) and no other clause wins over
+that mention. These clauses win:
 
 - a clause that takes up more of the question and names something else ("Melbourne is in Australia, but its capital is
   Canberra");
 - a later clause that corrects ("However, it is actually Canberra"), or that denies the object;
-- a clause that is nothing but the old answer.
+- a clause that contains only the old answer.
 
-A mention after such a clause wins over it when it corrects ("It is Sydney. No, it is Melbourne.").
+A mention after such a clause wins over it when the mention corrects ("It is Sydney. No, it is Melbourne.").
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ _LEAD = re.compile(
     r"这题|题|它们?|牠们?|他们?|她们?|这|那|我|就|才|正|真正|应|的|事实上|实际上|自然|是|叫|在|为|位于|由|用|换成|改成|"
     r"改为|变成|如今|今年)*.?"
 )
-"""What leads straight to the answer: nothing, "it is", "the answer is", 答案是."""
+"""Words that lead directly to the answer: none, "it is", "the answer is", 答案是."""
 _SHORT_TAIL = re.compile(
     r"(?:s )?(?:[a-z0-9]+$|$|(?:in|at|on|from|with|of|who|which|that|because|for|by)\b)|"
     r"(?![是在有也会则])[^\x00-\x7f]{0,4}$|[了啦喵哦啊先小]"
@@ -53,7 +54,7 @@ _DESCRIBES = re.compile(
 )
 _ASKS_WHERE = re.compile(r"\bwhere\b|\bwhich (?:city|country|town|place)\b|\bin what\b|哪里|哪儿")
 _GOES_ON = re.compile(r"and (?:is|was|has|have|had)\b|也是|且是|并且")
-"""A clause whose subject is that of the clause before."""
+"""The beginning of a clause that has the subject of the clause before it."""
 _NUMBER = re.compile(
     r"\d|[一二两三四五六七八九十百千]|\b(?:one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|hundred|"
     r"thousand)\b"
@@ -71,7 +72,7 @@ _COPULA = re.compile(
     r"|[是为叫在用写吃]|等于|名为|位于"
 )
 _NOUN = re.compile(r"(?:his|her|its|their|my|our|the|another|an?|one of) \w|[他她它]们?的|另一")
-"""How the noun before an apposition begins."""
+"""The beginning of the noun before an apposition."""
 _TAIL = re.compile(r"\b(?:rather than|instead of|and not|not)\b.*|而不是.*|而非.*")
 _COMMON_WORDS = """
 the a an it its this that these those he she they we i you in on at of for from by with as and or but however so
@@ -82,10 +83,11 @@ _COMMON = frozenset(_COMMON_WORDS.split())
 
 
 def says(answer: str, objects: Sequence[str], *, old: Sequence[str] = (), prompt: str = "") -> bool:
-    """Whether the answer says one of the objects; the module docstring has the rule.
+    """Return whether the answer says one of the objects; the module docstring has the rule.
 
-    old: what was said before, names or whole sentences: what they name beside the object takes it back; prompt: the
-    question. An object that the question itself says counts only where the question offers a choice.
+    old: earlier answers, names or whole sentences; a name from them next to the object, or alone in a later clause,
+    takes the object back; prompt: the question. An object that the question itself contains counts only if the question
+    offers a choice.
     """
     answer, prompt, old = read_part(answer), read_part(prompt), [read_part(one) for one in old]
     usable = [one for one in objects if len(one) <= len(answer) and folded(one)]
@@ -111,7 +113,7 @@ def _stands(
     mention: Mention, clauses: Sequence[Clause], rivals: Sequence[int], denials: Sequence[int], former: Sequence[str],
     question: Asked,
 ) -> bool:  # fmt: skip
-    """Whether no other clause wins over a mention that is put forward."""
+    """Return whether no other clause wins over a mention that is put forward."""
     here = clauses[mention.clause]
     if _beside(mention, former) or _echoes(mention, here, question) or _of_another(mention, here, question):
         return False
@@ -142,7 +144,7 @@ def _stands(
 
 
 def _answering(mention: Mention, clause: Clause, question: Asked) -> float:
-    """How much of the question the mention's clause takes up; all of it where it is bare or "it is ..."."""
+    """Return how much of the question the mention's clause takes up; all of it for a bare mention or "it is ..."."""
     if _ABOUT.search(mention.before):
         return 0.0
     if _LEAD.fullmatch(mention.before) and _SHORT_TAIL.match(mention.after):
@@ -152,7 +154,10 @@ def _answering(mention: Mention, clause: Clause, question: Asked) -> float:
 
 
 def _in_apposition(mention: Mention, clauses: Sequence[Clause], question: Asked) -> float | None:
-    """Of "His best friend, Mira Okafor, helps him": how much of the question the friend's clause takes up."""
+    """Return how much of the question the clause around an apposition takes up, or None without an apposition.
+
+    Example: "Mira Okafor" in "His best friend, Mira Okafor, helps him".
+    """
     i = mention.clause
     if mention.before or mention.after or not 0 < i < len(clauses) - 1:
         return None
@@ -164,7 +169,7 @@ def _in_apposition(mention: Mention, clauses: Sequence[Clause], question: Asked)
 
 
 def _weight(text: str, question: Asked) -> float:
-    """How much of the question a clause takes up; all of it where "I am ..." answers "Who are you?"."""
+    """Return how much of the question a clause takes up; all of it if "I am ..." answers "Who are you?"."""
     if _ASKS_YOU.search(question.text) and _OF_ITSELF.search(text):
         return max(question.full, 1.0)
     return question.taken_up(text)
@@ -173,7 +178,7 @@ def _weight(text: str, question: Asked) -> float:
 def _is_rival(
     i: int, clauses: Sequence[Clause], objects: Sequence[str], former: Sequence[str], question: Asked
 ) -> bool:
-    """Whether a clause without the object puts something else forward."""
+    """Return whether a clause without the object puts something else forward."""
     clause = clauses[i]
     text = _TAIL.sub("", cues.NO_DENIAL.sub(" ", clause.text)).strip()
     if clause.asks or clause.item > 1 or _weakened(text, question):
@@ -192,7 +197,10 @@ def _is_rival(
 
 
 def _follows(i: int, clauses: Sequence[Clause], objects: Sequence[str]) -> bool:
-    """Whether the clause before, or the one before a bracket, ends with an object: "..., which is", "... and is"."""
+    """Return whether the clause before, or the one before a bracket, ends with an object.
+
+    Examples: "..., which is", "... and is".
+    """
     back = i - 2 if i > 1 and clauses[i - 1].glue in ("(", "（") else i - 1
     return back >= 0 and any(clauses[back].text.endswith(folded(one)) for one in objects)
 
@@ -205,7 +213,10 @@ def _weakened(text: str, question: Asked) -> bool:
 
 
 def _names_other(clause: Clause, text: str, objects: Sequence[str], question: Asked) -> bool:
-    """Whether it has a value of the object's kind (a name, a number, a word) that the question lacks or offers."""
+    """Return whether the clause has another value of the object's kind: a name, a number or a word.
+
+    It must be a value that the question does not contain, or that the question offers.
+    """
     own = [folded(one) for one in objects]
     if any(spans_of(text, other) and not any(spans_of(other, one) for one in own) for other in question.offers):
         return True
@@ -229,7 +240,7 @@ def _names_other(clause: Clause, text: str, objects: Sequence[str], question: As
 
 
 def _marked(i: int, clauses: Sequence[Clause]) -> bool:
-    """Whether the clause corrects what was said before: by a word of its own, or "Sorry," before it."""
+    """Return whether the clause corrects what was said before: by a word of its own, or by "Sorry," before it."""
     before = clauses[i - 1].text if i else ""
     lone = (
         bool(before)
@@ -241,7 +252,7 @@ def _marked(i: int, clauses: Sequence[Clause]) -> bool:
 
 
 def _takes_back(i: int, clauses: Sequence[Clause], question: Asked, former: Sequence[str]) -> bool:
-    """A later clause with a word of correction or contrast that answers the question otherwise."""
+    """Return whether a later clause answers the question otherwise, with a word of correction or contrast."""
     text = clauses[i].text
     if text in former:
         return True
@@ -254,7 +265,10 @@ def _takes_back(i: int, clauses: Sequence[Clause], question: Asked, former: Sequ
 
 
 def _names_in(text: str, question: Asked, objects: Sequence[str]) -> list[str]:
-    """What an old answer names: all of it when short, else its names and numbers; the question's words are none."""
+    """Return what an old answer names: all of it if short, else its names and numbers.
+
+    Objects, words of the question and common words are left out.
+    """
     own = {folded(one) for one in objects}
     whole = folded(text)
     if len(whole.split()) <= 3 and len(whole) <= (8 if re.search(f"[{CJK}]", whole) else 40):
@@ -269,12 +283,12 @@ def _names_in(text: str, question: Asked, objects: Sequence[str]) -> list[str]:
 
 
 def folded_lines(text: str) -> str:
-    """Folded clause by clause, so that the commas stay."""
+    """Return the text folded clause by clause, so that commas stay."""
     return "，".join(clause.text for clause in clauses_of(text))
 
 
 def _beside(mention: Mention, former: Sequence[str]) -> bool:
-    """Whether an old answer stands right beside the object in its clause: "Lyon Paris", "Lyon and Paris"."""
+    """Return whether an old answer is directly next to the object in its clause: "Lyon Paris", "Lyon and Paris"."""
     join = r"\s*(?:or|and|和|或|与|及|vs)?\s*"
     return any(
         re.match(join + re.escape(name) + r"(?:\W|$)", mention.after)
@@ -284,15 +298,18 @@ def _beside(mention: Mention, former: Sequence[str]) -> bool:
 
 
 def _of_another(mention: Mention, clause: Clause, question: Asked) -> bool:
-    """ "Pip is the hero of a book", where the question is who is asked."""
+    """Return whether the clause describes the object ("Pip is the hero of a book") and the question asks for a name."""
     if not _ASKS_NAME.search(question.text) or mention.before:
         return False
     return bool(re.match(r"(?:s )?(?:is|was) (?!here|my|me)|是(?!我)", mention.after) and not _OWN.search(clause.text))
 
 
 def _echoes(mention: Mention, clause: Clause, question: Asked) -> bool:
-    """The question has the object. It counts as the whole of an answer ("It is Lyon"), or where the question offers a
-    choice and the clause has nothing else of it."""
+    """Return whether the mention only repeats the question.
+
+    An object in the question counts only as a whole answer ("It is Lyon"), or if the question offers a choice and the
+    clause contains no other option of it.
+    """
     if not question.says(mention.one):
         return False
     if not question.choice:

@@ -1,11 +1,11 @@
-"""From samples of the change exam to scores, with how many probes each is over and its interval; docs/exam.md says what
-each is.
+"""Scores of the change exam from its samples, with the number of probes and the interval of each score.
 
-A locality probe that is not counted is in none of locality, kept, same, strict and judge, which ask the same thing:
-what had to stay was not there before, so nothing can be lost. Leak, manner, drift and lengths ask other things.
+docs/exam.md explains the scores. A locality probe that is not counted is in none of locality, kept, same, strict and
+judge, which ask the same: the required content was not there before, so nothing can be lost. Leak, manner, drift and
+lengths ask something else.
 
-Shares have Wilson intervals, over several changes with the effective number of probes; means have a bootstrap over
-probes or changes, Student's t for few, and none for one. A score over no probes is absent, not 0.
+Shares have Wilson intervals, over several changes with the effective number of probes. Means have a bootstrap interval
+over probes or changes, Student's t for few values, and none for one value. A score over no probes is absent, not 0.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ __all__ = [
 ]
 
 HEADLINE = "reliability"
-"""What stands for the change exam."""
+"""The score that stands for the change exam."""
 _LOCAL = ("same_pattern", "neighbour", "unrelated", "format", "refusal")
 _GENERAL = ("rephrase", "reverse", "hop", "cross_lingual")
 SPECS: tuple[ScoreSpec, ...] = (
     ScoreSpec("reliability", "reliability", group="reliability"),
     *(ScoreSpec(f"generality.{kind}", kind, group="generality") for kind in _GENERAL),
     *(ScoreSpec(f"locality.{kind}", kind, group="locality") for kind in _LOCAL),
-    # a leak mirrors what counts as kept (at most one answer in ten is not) and as lost (half of them)
+    # The ends of leak mirror those of kept: kept, at most one answer in ten leaks; lost, half of them do.
     ScoreSpec("leak", "leak", better="less", group="leak", ends=(0.1, 0.5)),
     *(ScoreSpec(f"same.{kind}", kind, group="same") for kind in _LOCAL),
     *(ScoreSpec(f"kept.{kind}", kind, "grade", group="kept") for kind in _LOCAL),
@@ -53,7 +53,7 @@ SPECS: tuple[ScoreSpec, ...] = (
     ScoreSpec("judge.agreement", "agreement", group="judge"),
     ScoreSpec("judge.kappa", "kappa", "grade", group="judge"),
     *(ScoreSpec(f"strict.{kind}", kind, group="strict") for kind in _LOCAL),
-    ScoreSpec("drift.target_kl", "target_kl", "nats", "none", "drift"),  # it is wanted
+    ScoreSpec("drift.target_kl", "target_kl", "nats", "none", "drift"),  # a large drift on the targets is wanted
     ScoreSpec("drift.unrelated_kl", "unrelated_kl", "nats", "less", "drift", (0.25, 1.0)),
     *(ScoreSpec(f"likelihood.{kind}", kind, group="likelihood") for kind in ("reliability", *_GENERAL, *_LOCAL)),
     ScoreSpec("length.before", "before", "tokens", "none", "length"),
@@ -68,7 +68,7 @@ _UNCOUNTED = re.compile(r"(\d+) of (\d+) probes of (\S+) are not counted: (.*)",
 
 
 def score(samples: Sequence[ProbeResult]) -> dict[str, Score]:
-    """The scores of one change's samples."""
+    """Return the scores of one change's samples."""
     made: dict[str, Score] = {}
     groups = list(dict.fromkeys(s.group for s in samples))
     for group in groups:
@@ -101,7 +101,7 @@ def score(samples: Sequence[ProbeResult]) -> dict[str, Score]:
 
 
 def outcomes(samples: Sequence[ProbeResult]) -> dict[str, tuple[int | None, ...]]:
-    """Locality score -> of each probe, in the file's order: 1 kept, 0 not, None not counted."""
+    """Return locality score -> for each probe, in the file's order: 1 kept, 0 not kept, None not counted."""
     found: dict[str, tuple[int | None, ...]] = {}
     for s in samples:
         if s.group.startswith("locality."):
@@ -126,7 +126,7 @@ def _mean(made: dict[str, Score], name: str, values: Sequence[float]) -> None:
 
 
 def _per_token(made: dict[str, Score], name: str, samples: Sequence[ProbeResult]) -> None:
-    """Sum of KL over sum of tokens; the interval is the bootstrap of the per-probe means."""
+    """Add the sum of KL in nats over the sum of tokens; the interval is that of the mean of the per-probe means."""
     pairs = [(s.kl_nats, s.kl_tokens) for s in samples if s.kl_nats is not None and s.kl_tokens]
     if pairs:
         _mean(made, name, [kl / tokens for kl, tokens in pairs])
@@ -134,7 +134,7 @@ def _per_token(made: dict[str, Score], name: str, samples: Sequence[ProbeResult]
 
 
 def notes_of(samples: Sequence[ProbeResult]) -> list[str]:
-    """What a reader has to know: probes not counted, answers cut, targets met before."""
+    """Return what a reader must know: probes not counted, answers cut, targets that were met before."""
     notes = []
     for group in dict.fromkeys(s.group for s in samples):
         own = [s for s in samples if s.group == group]
@@ -160,13 +160,13 @@ def _count(notes: list[str], samples: Sequence[ProbeResult], test: Callable[[Pro
 
 
 def merged_notes(notes: Sequence[Sequence[str]]) -> list[str]:
-    """The notes of several changes as one list: "1 of 2 ..." and "1 of 3 ..." of the same words are "2 of 5 ...".
+    """Merge the notes of several changes: "1 of 2 ..." and "1 of 3 ..." with the same words become "2 of 5 ...".
 
     Only changes that have the note count in it.
     """
     sums: dict[str, tuple[int, int]] = {}
     read = (_COUNTED.fullmatch(note) for one in notes for note in one)
-    for counted in (one for one in read if one is not None):  # notes_of writes no other
+    for counted in (one for one in read if one is not None):  # notes_of writes no other form
         found, total = sums.get(counted[3], (0, 0))
         sums[counted[3]] = (found + int(counted[1]), total + int(counted[2]))
     return [f"{found} of {total} {words}" for words, (found, total) in sums.items()]
@@ -175,7 +175,10 @@ def merged_notes(notes: Sequence[Sequence[str]]) -> list[str]:
 def over_changes(
     name: str, values: Sequence[float], counted: Sequence[int], own: Interval | None = None
 ) -> Interval | None:
-    """The interval of a score's mean over changes; counted: probes of each; own: that of a single change."""
+    """Return the interval of a score's mean over changes.
+
+    counted: number of probes of each change; own: the interval of a single change.
+    """
     if len(values) == 1:
         return own
     return share_over_changes(values, counted) if name in _SHARES else mean_over_changes(values)
@@ -186,7 +189,7 @@ NO_FORM = "the answer before has no form: no JSON, list, table or code"
 
 
 class Uncounted(NamedTuple):
-    """So many of a group's probes are not counted, for this reason."""
+    """k of a group's n probes are not counted, for this reason."""
 
     k: int
     n: int
@@ -195,7 +198,7 @@ class Uncounted(NamedTuple):
 
 
 def lacking(words: Sequence[str]) -> str:
-    """Why a probe with `keeps` is not counted."""
+    """Return why a probe with `keeps` is not counted."""
     if len(words) == 1:
         return f"'{words[0]}' is not in the answer before: check `keeps`"
     named = ", ".join(f"'{word}'" for word in words)
@@ -203,11 +206,11 @@ def lacking(words: Sequence[str]) -> str:
 
 
 def kind_of(reason: str) -> str:
-    """refusal, form or keeps."""
+    """Return the kind of a reason: `refusal`, `form` or `keeps`."""
     return {NO_REFUSAL: "refusal", NO_FORM: "form"}.get(reason, "keeps")
 
 
 def uncounted(notes: Iterable[str]) -> list[Uncounted]:
-    """What an exam's notes say of it; other notes are passed over."""
+    """Return what an exam's notes say about probes that are not counted; other notes are ignored."""
     found = (_UNCOUNTED.fullmatch(note) for note in notes)
     return [Uncounted(int(one[1]), int(one[2]), one[3], one[4]) for one in found if one is not None]

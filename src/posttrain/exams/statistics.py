@@ -1,9 +1,11 @@
-"""Intervals and tests: Wilson for a share, the percentile bootstrap for means, paired bootstrap and McNemar for two
-models on the same samples, sign flips for two models on the same changes. Transfer between tasks learned in turn.
+"""Confidence intervals and tests, and scores of transfer between tasks that are learned one after another.
 
-Wilson (E. B. Wilson 1927, JASA 22:209) holds near 0 and 1, where exams live and where the textbook interval is wrong.
-Probes of one change are not independent of each other (one edit moves them together), so with many changes the changes
-are what is resampled, not the probes (Efron & Tibshirani 1993, ch. 13).
+Wilson's interval for a share, the percentile bootstrap for means, paired bootstrap and McNemar's test for two models on
+the same samples, sign flips for two models on the same changes.
+
+Wilson's interval (E. B. Wilson 1927, JASA 22:209) is valid near 0 and 1, where many exam scores are and where the
+textbook interval is wrong. Probes of one change are not independent of each other (one edit moves them together), so
+with many changes the changes are resampled, not the probes (Efron & Tibshirani 1993, ch. 13).
 """
 
 from __future__ import annotations
@@ -39,15 +41,15 @@ FEWEST = 6
 Z95 = 1.959963984540054
 """The 97.5 % point of the standard normal distribution."""
 CHUNK = 1 << 22
-"""Numbers drawn at once, to bound memory."""
+"""The most numbers that are drawn at once, to limit memory."""
 DRAWS = 1 << 24
-"""Numbers drawn in all for a paired bootstrap of many samples, to bound time."""
+"""The most numbers that are drawn in all for a paired bootstrap of many samples, to limit time."""
 FEW = 64
-"""So many distinct differences are drawn as a multinomial."""
+"""Up to this many distinct differences, how often each is drawn is drawn from a multinomial distribution."""
 STUDENT_975 = {2: 12.7062, 3: 4.3027, 4: 3.1824}
 """The 97.5 % points of Student's t with n - 1 degrees of freedom, for n = 2, 3, 4 values."""
 EXACT_FLIPS = 14
-"""Up to so many changes every pattern of signs is counted; above, FLIPS of them are drawn."""
+"""Up to this many changes every pattern of signs is counted; above, FLIPS patterns are drawn."""
 FLIPS = 20_000
 
 
@@ -59,7 +61,7 @@ class Interval(NamedTuple):
 
 
 class Score(NamedTuple):
-    """A score with its 95 % interval (None where there is none) and how many samples it is over."""
+    """A score with its 95 % interval (None if it has none) and its number of samples."""
 
     value: float
     ci95: Interval | None
@@ -67,11 +69,11 @@ class Score(NamedTuple):
 
 
 def wilson(k: float, n: float) -> Interval:
-    """95 % interval of a share of `k` successes in `n` trials; (0, 1) when nothing was tried.
+    """Return the 95 % interval of a share of `k` successes in `n` trials; (0, 1) for no trials.
 
         (p + z²/2n ± z sqrt(p(1-p)/n + z²/4n²)) / (1 + z²/n),   p = k/n
 
-    Neither has to be whole: see `share_over_changes`.
+    k and n need not be integers: see `share_over_changes`. ValueError unless 0 <= k <= n.
     """  # fmt: skip
     if not 0 <= k <= n:
         raise ValueError(f"{k} successes in {n} trials")
@@ -87,10 +89,10 @@ def wilson(k: float, n: float) -> Interval:
 
 
 def bootstrap_over_changes(values: Sequence[float], *, seed: int = 0, resamples: int = 10_000) -> Interval | None:
-    """95 % percentile interval of the mean of one score over changes (one value per change).
+    """Return the 95 % percentile interval of the mean of one score over changes (one value per change).
 
-    None for fewer than two changes: resampling one value says nothing. Where all changes agree the interval is that
-    point; it then means "no change differed", not certainty.
+    None for fewer than two changes: resampling one value gives no information. If all changes have the same value, the
+    interval is that point; this means "no change differed", not certainty.
     """
     if len(values) < 2:
         return None
@@ -99,17 +101,17 @@ def bootstrap_over_changes(values: Sequence[float], *, seed: int = 0, resamples:
 
 
 def share_over_changes(shares: Sequence[float], counted: Sequence[int]) -> Interval:
-    """95 % interval of the mean of a share over changes: Wilson's, with the effective number of probes.
+    """Return the 95 % interval of the mean of a share over changes: Wilson's, with the effective number of probes.
 
         n = p (1-p) / (s²/N),   at least N, at most the number of all probes
 
-    shares, counted: of each of N changes, its share and how many probes it is of; p: their mean; s²: their variance.
-    Probes of one change are moved together by the same edit, so that they count for less than independent ones: the
-    variance between changes says for how much less (the interval for surveys of clusters: Korn & Graubard 1998, Survey
-    Methodology 24:193; Dean & Pagano 2015, J. Surv. Stat. Methodol. 3:484). Where all changes agree nothing is known
-    about it, and each counts as one probe. One change: its own probes, all that there is.
+    shares, counted: for each of N changes, its share and its number of probes; p: the mean of the shares; s²: their
+    variance. The probes of one change are moved together by the same edit, so they count for less than independent
+    probes. The variance between changes gives the factor (the interval for surveys of clusters: Korn & Graubard 1998,
+    Survey Methodology 24:193; Dean & Pagano 2015, J. Surv. Stat. Methodol. 3:484). If all changes have the same share,
+    this factor is unknown, and each change counts as one probe. With one change, n is the number of its probes.
 
-    Unlike a bootstrap it never comes out as a point: 1 of 1 is 21 to 100 %, 8 of 8 are 68 to 100 %.
+    Unlike a bootstrap interval, it is never a single point: 1 of 1 gives 21 to 100 %, 8 of 8 give 68 to 100 %.
     """  # fmt: skip
     n = len(shares)
     if n < 2:
@@ -123,9 +125,10 @@ def share_over_changes(shares: Sequence[float], counted: Sequence[int]) -> Inter
 
 
 def mean_over_changes(values: Sequence[float], *, seed: int = 0) -> Interval | None:
-    """95 % interval of the mean of a number over changes: the bootstrap; Student's t where it is of two to four values,
-    of which a bootstrap makes far too little (cut at 0 where none lies below, and at 1 where all of them lie
-    between). None for fewer than two.
+    """Return the 95 % interval of the mean of a number over changes; None for fewer than two changes.
+
+    It is the bootstrap's interval, or Student's t for two to four values, for which a bootstrap's interval is far too
+    small. Student's is cut at 0 if no value is below 0, and also at 1 if all values are between 0 and 1.
     """
     if len(values) not in STUDENT_975:
         return bootstrap_over_changes(values, seed=seed)
@@ -137,9 +140,11 @@ def mean_over_changes(values: Sequence[float], *, seed: int = 0) -> Interval | N
 
 
 def sign_flips(differences: Sequence[float], *, seed: int = 0) -> float:
-    """Two-sided p-value that differences, one per change, are as likely below 0 as above (Fisher's randomisation test).
+    """Return the two-sided p-value of Fisher's randomisation test on differences, one per change.
 
-    The share of all patterns of signs whose sum is at least as far from 0. Exact up to 14 changes, drawn above.
+    The hypothesis is that they are as likely below 0 as above. The p-value is the share of all patterns of signs for
+    which the sum is at least as far from 0: exact up to 14 changes that differ from 0, estimated from drawn patterns
+    above.
     """
     d = np.asarray([x for x in differences if x != 0], dtype=np.float64)
     n = len(d)
@@ -157,12 +162,12 @@ def sign_flips(differences: Sequence[float], *, seed: int = 0) -> float:
 def paired_bootstrap(
     before: Sequence[float], after: Sequence[float], *, seed: int = 0, resamples: int = 10_000
 ) -> Interval | None:
-    """95 % percentile interval of mean(after) - mean(before) over samples that both were asked (Efron & Tibshirani
-    1993, ch. 13; for comparing systems: Koehn 2004): whole pairs are resampled, so what makes a question hard for both
-    cancels out.
+    """Return the 95 % percentile interval of mean(after) - mean(before) over samples that both models answered.
 
-    None for fewer than two pairs. Where the differences take few values (answers right or wrong: -1, 0, 1) how often
-    each is drawn is multinomial, and that is drawn at once; otherwise many pairs lower the resamples to 2,000 at least.
+    Whole pairs are resampled, so that the difficulty of a question, which is the same for both, cancels out (Efron &
+    Tibshirani 1993, ch. 13; for comparing systems: Koehn 2004). None for fewer than two pairs. If the differences take
+    few values (right or wrong: -1, 0, 1), how often each is drawn has a multinomial distribution, which is drawn
+    directly; otherwise many pairs reduce the number of resamples, to 2,000 at least.
     """
     differences = np.asarray(after, dtype=np.float64) - np.asarray(before, dtype=np.float64)  # (N,)
     n = len(differences)
@@ -177,11 +182,12 @@ def paired_bootstrap(
 
 
 def mcnemar(only_before: int, only_after: int) -> float:
-    """Exact two-sided p-value that two models are right equally often (McNemar 1947, by the binomial distribution).
+    """Return the exact two-sided p-value that two models are right equally often (McNemar 1947, binomial distribution).
 
         p = min(1, 2 * sum over i = 0..min(b, c) of C(b + c, i) / 2^(b + c))
 
-    b: samples that only the first was right on, c: only the second. Samples on which they agree say nothing.
+    b: number of samples that only the first model was right on; c: only the second. Samples on which both models agree
+    have no influence.
     """  # fmt: skip
     total = only_before + only_after
     term = tail = 1
@@ -192,10 +198,11 @@ def mcnemar(only_before: int, only_after: int) -> float:
 
 
 def cohen_kappa(pairs: Sequence[tuple[bool, bool]]) -> float | None:
-    """How far two judges agree on yes and no beyond chance; None where chance alone would make them agree always.
+    """Return how far two judges agree on yes and no beyond chance (Cohen's kappa).
 
-    (p - e) / (1 - e), with p the share judged alike and e what it would be by chance, from the judges' own shares of
-    yes (Cohen 1960, Educ. Psychol. Meas. 20:37).
+    (p - e) / (1 - e), with p the share judged alike and e the share expected by chance, from the judges' own shares of
+    yes (Cohen 1960, Educ. Psychol. Meas. 20:37). None for no pairs, or if chance alone would make the judges always
+    agree.
     """
     n = len(pairs)
     if not n:
@@ -207,7 +214,7 @@ def cohen_kappa(pairs: Sequence[tuple[bool, bool]]) -> float | None:
 
 
 def _resampled_means(data: NDArray[np.float64], generator: np.random.Generator, resamples: int) -> NDArray[np.float64]:
-    """Means of `resamples` draws of N of the data (N,) with replacement."""
+    """Return the means of `resamples` draws of N of the data (N,) with replacement."""
     n = len(data)
     step = max(1, CHUNK // n)
     return np.concatenate(
@@ -224,18 +231,18 @@ def _middle(means: NDArray[np.float64]) -> Interval:
 
 
 def transfer_scores(before: Sequence[float], matrix: Sequence[Sequence[float]]) -> dict[str, float]:
-    """Average score, backward and forward transfer and forgetting of T tasks learned one after another.
+    """Return average score, backward and forward transfer and forgetting of T tasks learned one after another.
 
         ACC        = mean over j            of R[T-1][j]
         BWT        = mean over j < T-1      of R[T-1][j] - R[j][j]
         FWT        = mean over j > 0        of R[j-1][j] - b[j]
         forgetting = mean over j < T-1      of max over i < T-1 of R[i][j], less R[T-1][j]
 
-    matrix: R[i][j] is the score of task j after task i has been learned; before: b[j], that of the untouched model. One
-    task, or one training of all tasks together (a matrix of one row), has ACC alone. ValueError for another shape.
-    ACC, BWT and FWT: Lopez-Paz & Ranzato 2017, arXiv:1706.08840, section 2. Forgetting: Chaudhry et al. 2018,
-    arXiv:1801.10112, equation 3. A positive BWT says that later tasks have helped earlier ones; a positive FWT that a
-    task gained before it was its turn.
+    matrix: R[i][j] is the score of task j after task i has been learned; before: b[j], the score of the untouched
+    model. One task, or one training of all tasks together (a matrix of one row), has ACC alone. ValueError for another
+    shape. ACC, BWT and FWT: Lopez-Paz & Ranzato 2017, arXiv:1706.08840, section 2. Forgetting: Chaudhry et al. 2018,
+    arXiv:1801.10112, equation 3. A positive BWT means that later tasks helped earlier ones; a positive FWT means that a
+    task gained before it was trained.
     """  # fmt: skip
     tasks = len(before)
     if not tasks or len(matrix) not in (1, tasks) or any(len(row) != tasks for row in matrix):
@@ -252,8 +259,9 @@ def transfer_scores(before: Sequence[float], matrix: Sequence[Sequence[float]]) 
 
 
 def separate_scores(matrix: Sequence[Sequence[float]]) -> dict[str, float]:
-    """Where each task has a model of its own, `acc` is the mean of each task's score by its model, `R[j][j]`. Nothing
-    is carried from task to task, so there is no transfer to speak of. ValueError unless the matrix is square.
+    """Return `acc` for tasks with one model each: the mean of each task's score by its own model, `R[j][j]`.
+
+    Nothing is carried from task to task, so there are no transfer scores. ValueError unless the matrix is square.
     """
     if not matrix or any(len(row) != len(matrix) for row in matrix):
         raise ValueError("as many models as tasks are expected")

@@ -1,4 +1,4 @@
-"""A study's lines averaged: per model, method and point, over changes (a change's seeds are averaged first)."""
+"""Average a study's lines per model, method and point over changes (the seeds of a change are averaged first)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ __all__ = ["summarise"]
 
 
 def summarise(lines: Sequence[Line]) -> tuple[Summary, ...]:
-    """Rows in the order of the lines, those that failed aside, each compared with the noise floor of its model."""
+    """Return a row for each model, method and point, in the order of the lines, compared with the model's noise floor.
+
+    Failed lines are left out.
+    """
     floors = {(line.model, line.change): line.outcomes for line in lines if line.method == NOISE_FLOOR and line.done}
     groups: dict[tuple[str, str, str], dict[str, list[Line]]] = {}
     for line in lines:
@@ -29,7 +32,7 @@ def summarise(lines: Sequence[Line]) -> tuple[Summary, ...]:
         if method != NOISE_FLOOR:
             own = {name: floors[model, name] for name in changes if (model, name) in floors}
             beside = beside_floor({name: _every_seed(changes[name]) for name in own}, _repeated(own, changes))
-        # several seeds are resampled themselves where no other change is there to be
+        # with a single change, the interval is over its seeds
         alone = len(changes) == 1
         each = [_averaged(seeds, mean, intervals=alone or len(seeds) == 1) for seeds in changes.values()]
         averaged = _averaged(each, np.mean)
@@ -41,7 +44,10 @@ def summarise(lines: Sequence[Line]) -> tuple[Summary, ...]:
 def _averaged(
     rows: Sequence[Line | Summary], mean: Callable[[Sequence[float]], float], *, intervals: bool = True
 ) -> Summary:
-    """Each score's mean over the rows that have it; an interval over them, or its own where one row has it."""
+    """Return each score's mean over the rows that have it, with its interval.
+
+    The interval is over these rows, or the row's own if there is only one. `intervals`: False leaves it out.
+    """
     scores: dict[str, float] = {}
     ci95: dict[str, Interval] = {}
     n: dict[str, int] = {}
@@ -58,13 +64,13 @@ def _averaged(
 
 
 def _every_seed(seeds: Sequence[Line]) -> dict[str, list[int | None]]:
-    """The outcomes of a change's seeds, one after another."""
+    """Return the outcomes of a change's seeds, one seed after another."""
     keys = dict.fromkeys(key for one in seeds for key in one.outcomes)
     return {key: [kept for one in seeds for kept in one.outcomes.get(key, ())] for key in keys}
 
 
 def _repeated(floors: Mapping[str, Outcomes], changes: Mapping[str, Sequence[Line]]) -> dict[str, Outcomes]:
-    """The floor's outcomes as often as a change has seeds, so that each of them is paired with it."""
+    """Return the floor's outcomes repeated for each seed of a change, so that each seed is paired with them."""
     return {
         name: {key: [*kept] * sum(key in one.outcomes for one in changes[name]) for key, kept in outcomes.items()}
         for name, outcomes in floors.items()

@@ -1,8 +1,8 @@
-"""A task: questions, how an answer is judged, how judgements become scores, and what these scores are.
+"""A task: questions, how an answer is judged, how judgements become scores, and the declarations of these scores.
 
-A task knows nothing of models: `items` say what to ask (`Ask`), `judge` turns the replies to one item into a record,
+A task does not use a model: `items` say what to ask (`Ask`), `judge` turns the replies to one item into a record, and
 `aggregate` turns records into scores, each of which `scores` declares. `exams/running.py` asks, keeps every record, and
-goes on after a kill.
+continues after a kill.
 
 A kind of task is a module in `exams/tasks/`, registered with its config::
 
@@ -53,7 +53,7 @@ __all__ = [
 ]
 
 BUILTIN = "builtin:"
-"""A path that begins so is a file of this package."""
+"""A path that begins with this names a file of this package."""
 DATA = Path(__file__).parent / "data"
 
 R = TypeVar("R", bound=Record, default=Sample)
@@ -76,11 +76,11 @@ class TaskConfig(ExamConfig):
     """Also ask every question disturbed in these ways; robustness is the worst case."""
 
     def files(self) -> list[str]:
-        """The file of the questions."""
+        """Return the path of the questions' file in a list; empty for no file or a file of this package."""
         return [self.path] if self.path and not self.path.startswith(BUILTIN) else []
 
     def source(self, base: Path, *, what: str) -> Path:
-        """The file or folder of the questions. ConfigError, which asks for `what`, when none is named."""
+        """Return the file or folder of the questions. ConfigError, which asks for `what`, when no path is given."""
         if self.path is None:
             mend = f"name {what}: {self.kind}=PATH, or path: in the YAML"
             raise ConfigError(Problem(self.kind, "'path' is missing", mend))
@@ -88,10 +88,12 @@ class TaskConfig(ExamConfig):
 
 
 class Ask(NamedTuple):
-    """One request. say: an answer is wanted, of at most max_new_tokens, ending before any of `stop`;
-    score: how likely `continuation` is after `prompt`; text: how likely the whole of `continuation` is by itself;
-    next: the distributions along `continuation` (without ids where somebody shows none). of: the model that is examined
-    (empty), the one before or the judge.
+    """One request.
+
+    kind: `say` asks for an answer of at most max_new_tokens that ends before any of `stop`; `score` asks how likely
+    `continuation` is after `prompt`; `text` asks how likely the whole of `continuation` is by itself; `next` asks for
+    the distributions along `continuation` (without ids if a respondent shows none). of: who is asked: the examined
+    model (empty), the model before the change, or the judge.
     """
 
     kind: Literal["say", "score", "text", "next"]
@@ -104,9 +106,11 @@ class Ask(NamedTuple):
 
 @dataclass(frozen=True)
 class Item:
-    """One question. id: unique in its task and the same in every run; question: the words that a perturbation changes,
-    occurring in every ask's prompt; group: subject or category; doc: plain JSON values that `judge` needs;
-    location: its file and line, for errors.
+    """One question.
+
+    id: unique in its task and the same in every run; question: the words that a perturbation changes, which occur in
+    every request's prompt; group: subject or category; doc: plain JSON values that `judge` needs; location: file and
+    line, for errors.
     """
 
     id: str
@@ -118,7 +122,7 @@ class Item:
 
     @property
     def asked(self) -> list[Any]:
-        """All that its sample depends on beside the task's settings."""
+        """All that a sample of this item depends on, except the settings of the task."""
         asks = [ask if ask.of else ask[:-1] for ask in self.asks]
         return [self.id, self.question, self.group, asks, self.doc]
 
@@ -135,29 +139,32 @@ class Item:
         tokens: int = 0,
         extra: Mapping[str, Any] | None = None,
     ) -> Sample:
-        """It, judged; said: the answer behind it, where one was given."""
+        """Return the judged sample of this item. said: the answer behind it, if there is one."""
         tokens, ended = (tokens, True) if said is None else (said.tokens, said.ended)
         judged = (answer, target, scores, correct, choices, confidence)
         return Sample(self.id, self.group, self.question, *judged, tokens=tokens, ended=ended, extra=extra or {})
 
 
 def the_answer(replies: Sequence[Reply]) -> Answer:
-    """What was said to an item that is asked for one answer."""
+    """Return the first answer among the replies, for an item that asks for one answer."""
     return next(reply for reply in replies if isinstance(reply, Answer))
 
 
 def the_scored(replies: Sequence[Reply]) -> list[Scored]:
-    """How likely each of the continuations is that were asked about."""
+    """Return the scores of the continuations, in the order of the requests."""
     return [reply for reply in replies if isinstance(reply, Scored)]
 
 
 def averages(samples: Sequence[Sample]) -> dict[str, Score]:
-    """Mean of each score over the samples that have it, then the same by group. A score over no samples is absent."""
+    """Return the mean of each score over the samples that have it, overall and by group.
+
+    A score that no sample has is absent.
+    """
     return by_group(samples, means)
 
 
 def by_group(samples: Sequence[Sample], scores: Callable[[Sequence[Sample]], dict[str, Score]]) -> dict[str, Score]:
-    """The scores of all samples, then, where there are several groups, those of each group as `<score>/<group>`."""
+    """Return the scores of all samples and, if there are several groups, those of each group as `<score>/<group>`."""
     made = scores(samples)
     groups = list(dict.fromkeys(s.group for s in samples if s.group))
     for group in groups if len(groups) > 1 else ():
@@ -167,13 +174,13 @@ def by_group(samples: Sequence[Sample], scores: Callable[[Sequence[Sample]], dic
 
 
 def means(samples: Sequence[Sample]) -> dict[str, Score]:
-    """Mean of each score over the samples that have it."""
+    """Return the mean of each score over the samples that have it."""
     names = dict.fromkeys(name for s in samples for name in s.scores)
     return {name: mean_score([float(s.scores[name]) for s in samples if name in s.scores]) for name in names}
 
 
 def mean_score(values: Sequence[float]) -> Score:
-    """The mean of at least one value with its interval: Wilson's where all are 0 or 1, else the bootstrap's."""
+    """Return the mean of at least one value with its interval: Wilson's if all are 0 or 1, else the bootstrap's."""
     if all(v in (0.0, 1.0) for v in values):
         return Score(sum(values) / len(values), wilson(int(sum(values)), len(values)), len(values))
     return Score(sum(values) / len(values), bootstrap_over_changes(values), len(values))
@@ -185,25 +192,28 @@ COMMON = (
     ScoreSpec("calibration.selective_acc", "selective_acc", "grade", group="calibration"),
     ScoreSpec("calibration.selective_area", "selective_area", "grade", group="calibration"),
 )
-"""Scores of every task whose samples carry a confidence."""
+"""Scores of every task that has samples with a confidence."""
 
 
 @dataclass(frozen=True)
 class Task(Generic[R]):
-    """A task ready to be put to a respondent.
+    """A task that is ready to be put to a respondent.
 
-    headline: the score that stands for the task; capabilities: score name -> capability (`exams/capabilities.py`), the
-    headline's at least; signature: in one line, everything that the scores depend on (dataset, shots, template, metric
-    versions), as sacrebleu has it; scores: every score that `aggregate` makes, those by group (`acc/law`) aside;
-    chance: the headline of guessing, where known; notes: what a reader has to know (rows left out, files of no
-    answers); finish: called with the respondent's name and every record once all are in (CapTrack's response files),
-    says notes; outcomes: score -> of each probe: 1 kept, 0 not, None not counted, to compare with the noise floor.
+    headline: the score that stands for the task; capabilities: score name -> capability (`exams/capabilities.py`), at
+    least for the headline; signature: one line with everything that the scores depend on (dataset, shots, template,
+    metric versions), as in sacrebleu; scores: every score that `aggregate` makes, except those by group (`acc/law`);
+    chance: the headline that guessing reaches, where known; notes: what a reader must know (rows left out, files
+    without answers); finish: called with the respondent's name and every record once all are there (CapTrack's response
+    files), returns notes; outcomes: score -> for each probe: 1 kept, 0 not kept, None not counted, for the comparison
+    with the noise floor.
 
-    Of the config: name, kind, role, perturbations, seed, and chat: the chat template was asked for, so that a model
-    without one is refused. Of the change exam: read: a line of the sample file as a record; then: what is asked second,
-    given the first replies, and `judge` has the replies to both; change: which change it asks about; location: where an
-    item stands, for errors, in place of its own; doing: (of, kind) of asks -> what asking them is called for people who
-    wait, calls without a word are not told of.
+    From the config: name, kind, role, perturbations, seed, and chat: the chat template was requested, so that a model
+    without one is refused.
+
+    For the change exam: read: makes a record from a line of the sample file; then: returns the second round of
+    requests, given the first replies; `judge` then gets the replies to both rounds; change: the change that the task
+    asks about; location: the location of an item for errors, used instead of `Item.location`; doing: (of, kind) of
+    requests -> what this work is called in progress messages; requests without a name are not reported.
     """
 
     items: Sequence[Item]
@@ -212,7 +222,7 @@ class Task(Generic[R]):
     capabilities: Mapping[str, str]
     signature: str
     scores: tuple[ScoreSpec, ...]
-    aggregate: Callable[[Sequence[R]], dict[str, Score]] = averages  # type: ignore[assignment]  # R is Sample but there
+    aggregate: Callable[[Sequence[R]], dict[str, Score]] = averages  # type: ignore[assignment]  # takes Sample, not R
     chance: float | None = None
     notes: tuple[str, ...] = ()
     finish: Callable[[str, Sequence[R]], Sequence[str]] | None = None
@@ -231,23 +241,23 @@ class Task(Generic[R]):
 
     @property
     def compares(self) -> bool:
-        """Whether it asks the model before as well."""
+        """Whether it also asks the model before the change."""
         return self.then is not None
 
     @property
     def specs(self) -> tuple[ScoreSpec, ...]:
-        """Every score that it may have: its own, the headline's of disturbed questions, and those of confidence."""
+        """Every score that it may have: its own, the headline on disturbed questions, and those of confidence."""
         derived = [f"{self.headline}~{kind}" for kind in self.perturbations]
         derived += [f"robust.{self.headline}"] if derived else []
         return (*self.scores, *(replace(self.spec, key=key, label=key, group="robust") for key in derived), *COMMON)
 
     @property
     def spec(self) -> ScoreSpec:
-        """What the headline is."""
+        """The declaration of the headline."""
         return self.declared(self.headline)
 
     def declared(self, score: str) -> ScoreSpec:
-        """The declaration of one of its scores. PosttrainError when the kind has none."""
+        """Return the declaration of one of its scores. PosttrainError when the kind has not declared it."""
         spec = find_spec(score, self.scores) or find_spec(score, COMMON)
         if spec is None:
             cause = f"the kind '{self.kind}' makes the score '{score}' and does not declare it"
@@ -256,7 +266,7 @@ class Task(Generic[R]):
 
     @property
     def info(self) -> ExamInfo:
-        """What results.json says of it, apart from what anybody scores."""
+        """The entry of this exam in results.json, without any respondent's scores."""
         return ExamInfo(
             name=self.name,
             kind=self.kind,
@@ -271,28 +281,31 @@ class Task(Generic[R]):
 
     @property
     def fingerprint(self) -> str:
-        """The same only for the same questions, settings and ways of judging."""
+        """A hash of the questions, the settings and the way of judging."""
         return content_id(self.name, self.signature, [i.asked for i in self.items], self.perturbations, self.seed)
 
     @property
     def settings(self) -> str:
-        """The same whatever is asked: for the same settings and ways of judging."""
+        """A hash of the settings and the way of judging, without the questions."""
         return content_id(self.name, self.signature, self.perturbations, self.seed)
 
     @property
     def whole_signature(self) -> str:
-        """For results: the kind's signature, how many questions were asked, and a digest of them and of all prompts."""
+        """For results: the kind's signature, the number of questions, and a hash of the questions with all prompts."""
         return f"{self.signature}|n {len(self.items)}|#{content_id([i.asked for i in self.items])[:8]}"
 
 
 def content_id(*parts: Any) -> str:
-    """sha256 (first 16 hex digits) of JSON values; tuples count as lists."""
+    """Return sha256 (the first 16 hex digits) of JSON values; tuples count as lists."""
     text = json.dumps(parts, ensure_ascii=False, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def resolve(path: str, base: Path) -> Path:
-    """A path of a config, relative to the study's folder; `builtin:NAME` is the file that comes with posttrain."""
+    """Return a path of a config, relative to the study's folder; `builtin:NAME` is a file that comes with posttrain.
+
+    MissingError for an unknown NAME.
+    """
     if not path.startswith(BUILTIN):
         return base / Path(path).expanduser()
     name = path.removeprefix(BUILTIN)
@@ -303,15 +316,15 @@ def resolve(path: str, base: Path) -> Path:
 
 
 def turns(examples: Iterable[tuple[str, str]], asked: str) -> tuple[Message, ...]:
-    """Examples of (question, answer) as earlier turns, and the question that is asked now."""
+    """Return examples of (question, answer) as earlier turns, then the question that is asked now."""
     earlier = (Message(role, text) for pair in examples for role, text in zip(("user", "assistant"), pair, strict=True))
     return (*earlier, Message("user", asked))
 
 
 def draw(items: Sequence[Item], limit: int | None, seed: int) -> list[Item]:
-    """At most `limit` items in their order, each as likely as any other; all of them without a limit.
+    """Return at most `limit` items in their order, drawn with equal chances; all of them without a limit.
 
-    A larger limit has all the items of a smaller one, and more.
+    A larger limit returns all the items of a smaller one, and more.
     """
     if limit is None or limit >= len(items):
         return list(items)
@@ -320,8 +333,10 @@ def draw(items: Sequence[Item], limit: int | None, seed: int) -> list[Item]:
 
 
 class Chosen(NamedTuple):
-    """best: number of the likeliest choice; shares: each choice's probability among the choices; normed: the likeliest
-    per byte, which does not favour short choices (lm-eval's `acc_norm`).
+    """The choice that the model prefers.
+
+    best: index of the likeliest choice; shares: each choice's probability among the choices; normed: index of the
+    choice that is likeliest per byte, which does not favour short choices (lm-eval's `acc_norm`).
     """
 
     best: int
@@ -330,7 +345,11 @@ class Chosen(NamedTuple):
 
 
 def choice_asks(prompt: Prompt, choices: Sequence[str]) -> tuple[Ask, ...]:
-    """One ask for each choice; after plain text a space goes before it, unless a side brings its own or is Chinese."""
+    """Return one request for each choice.
+
+    After plain text a space is put before the choice, unless the text ends or the choice begins with a space or a
+    non-ASCII (such as Chinese) character.
+    """
     if isinstance(prompt, Plain):
         bare = prompt.text[-1:].isspace() or not prompt.text[-1:].isascii()
         choices = [c if bare or c[:1].isspace() or not c[:1].isascii() else f" {c}" for c in choices]
@@ -338,7 +357,7 @@ def choice_asks(prompt: Prompt, choices: Sequence[str]) -> tuple[Ask, ...]:
 
 
 def chosen(replies: Sequence[Reply], choices: Sequence[str]) -> Chosen:
-    """The likeliest choice by total log-probability; the first one of equals."""
+    """Return the likeliest choice by total log-probability in nats; the first one if several are equal."""
     nats = [reply.sum_nats for reply in the_scored(replies)]
     top = max(nats)
     weights = [math.exp(one - top) for one in nats]
