@@ -1,9 +1,10 @@
 """Measure what two token sequences share: as bags, by the longest common subsequence, by the longest common substring.
 
-The longest common subsequence (LCS) is found with integers as bit vectors. The usual table holds, in row i and column
-j, the length of the LCS of the first i tokens of `rows` and the first j tokens of `columns`. A row of it grows by 0 or
-1 from one column to the next, so one bit per column holds the row (Crochemore et al. 2001, Inf. Process. Lett. 80:279).
-A row costs a few operations on integers of len(columns) bits instead of a loop over the columns.
+`f_measure` computes F from what they share. The longest common subsequence (LCS) is found with integers as bit vectors.
+The usual table holds, in row i and column j, the length of the LCS of the first i tokens of `rows` and the first j
+tokens of `columns`. A row of it grows by 0 or 1 from one column to the next, so one bit per column holds the row
+(Crochemore et al. 2001, Inf. Process. Lett. 80:279). A row costs a few operations on integers of len(columns) bits
+instead of a loop over the columns.
 """
 
 from __future__ import annotations
