@@ -150,7 +150,10 @@ def percent_range(shares: Sequence[float]) -> str:
 
 
 def score_text(key: str, value: float) -> str:
-    """Return a score as tables show it: a share in per cent without the sign, a length with one decimal, or `amount`."""
+    """Return a score as tables show it.
+
+    A share is in per cent without the sign, a length has one decimal, and other scores are written by `amount`.
+    """
     if key in DECLARED and DECLARED[key].unit == "tokens":
         return fixed(value, 1)
     return share_text(value) if is_share(key) else amount(value)
