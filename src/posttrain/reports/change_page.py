@@ -217,9 +217,8 @@ def losses(curves: Mapping[str, Mapping[str, Sequence[Curve]]], marks: Mapping[s
     for kind, thin, thick in (("all", "thin dashed", "dashed"), ("new", "thin", "line")):
         on.add(f"{kind} cell", "line", thin, full=0.3, x=x, y=y, detail={"field": "cell"})
         on.add(kind, "line", thick, x=x, y=y)
-        on.add(
-            f"{kind} tip", "point", "point", kind, full=0.0, x=x, y=y, tooltip=tips
-        )  # invisible; it carries the tooltips
+        # invisible; it carries the tooltips
+        on.add(f"{kind} tip", "point", "point", kind, full=0.0, x=x, y=y, tooltip=tips)
     return on.panels(rows, say("loss.title"))
 
 
@@ -252,9 +251,8 @@ def _curves(cells: Sequence[Cell], kind: str) -> list[Curve]:
     curves = []
     for cell in cells:
         pairs = [(line.get("loss_nats"), line[key]) for line in cell.metrics for key in LOSS_KEYS["new"] if key in line]
-        same = all(
-            a is not None and b is not None and abs(a - b) < 1e-6 for a, b in pairs
-        )  # true also without any pair
+        # true also without any pair
+        same = all(a is not None and b is not None and abs(a - b) < 1e-6 for a, b in pairs)
         keys = LOSS_KEYS[kind] if pairs else LOSS_KEYS["all"] if kind == "new" else ()
         points = [
             (float(line["step"]), float(line[key]))

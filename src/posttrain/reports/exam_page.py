@@ -121,7 +121,11 @@ def _code(name: str) -> Markup:
 
 
 class _Source(NamedTuple):
-    """A row of an exam's table. kind: `untouched` (a model), `chance` (guessing), `reference` or `model`."""
+    """A row of an exam's table.
+
+    kind: `untouched` (the untouched model), `chance` (guessing), `reference` (a reference row) or `model` (a model and
+    a method).
+    """
 
     kind: str
     name: Words

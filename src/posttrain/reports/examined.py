@@ -46,7 +46,7 @@ class Compared:
     def too_few(self) -> int | None:
         """Return the number of questions, or of differing questions, when it is too small to show any difference.
 
-        None when it is large enough, and always for several cells.
+        None in all other cases, and always for several cells.
         """
         if self.cells > 1 or self.agree or not self.difference:
             return None

@@ -48,7 +48,7 @@ class Cell(Line):
 
     @property
     def version(self) -> Version:
-        """Its model and method."""
+        """Return its (model, method)."""
         return self.model, self.method
 
 
@@ -64,7 +64,7 @@ class Row(Summary):
 
     @property
     def version(self) -> Version:
-        """Its model and method."""
+        """Return its (model, method)."""
         return self.model, self.method
 
     @property
@@ -278,7 +278,7 @@ def read_run(folder: Path) -> Run:
 
 
 def _end(name: str) -> str:
-    """Return a model's name; of a path with more than three parts, as of a model that a study kept, the last three."""
+    """Return a model's name; a path of more than three parts, such as that of a kept model, is cut to the last 3."""
     parts = name.rstrip("/").split("/")
     return name if len(parts) <= 3 else "\u2026/" + "/".join(parts[-3:])
 

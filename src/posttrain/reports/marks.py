@@ -67,7 +67,7 @@ def _mark(number: int) -> Mark:
 
 
 def mark_icon(mark: Mark) -> Markup:
-    """Return the mark as an SVG picture of 14 px, which is shown beside a name."""
+    """Return the mark as an SVG picture of 14 px, to show next to a name."""
     return Markup(
         '<svg viewBox="0 0 14 14" width="14" height="14" class="mark" aria-hidden="true">'
         '<path transform="translate(7 7) scale(5)" d="{}" fill="{}"/></svg>'

@@ -62,9 +62,8 @@ def cost_table(run: Run, marks: Mapping[Version, Mark]) -> Table | None:
         ]
     else:
         rows = [row for row in run.shown if row.scores]
-        measured = dict.fromkeys(
-            key for row in rows for key in row.cost if "." not in key
-        )  # costs with a dot belong to one exam and are shown with it
+        # costs with a dot belong to one exam and are shown with it
+        measured = dict.fromkeys(key for row in rows for key in row.cost if "." not in key)
         keys = sorted(measured, key=lambda key: COSTS.index(key) if key in COSTS else len(COSTS))
         lines = [_line(run, row, [_cost(row.cost, key) for key in keys], marks) for row in rows]
     heads = (Head(say("scores.method")), *(_head(f"cost.{key}") for key in keys))

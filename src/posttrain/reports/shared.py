@@ -77,10 +77,8 @@ def _of_topics(
             first = each[0][1]
             figures = {name: [point.figures[name] for _, point in each] for name in first.figures}
             shown = {name: _range(name, values) for name, values in figures.items()}
-            rank = (
-                ORDER.index(first.key),
-                -numbers.mean(next(iter(figures.values()))),
-            )  # of the same kind, higher numbers first
+            # of the same kind, higher numbers first
+            rank = (ORDER.index(first.key), -numbers.mean(next(iter(figures.values()))))
             sentences.append((rank, say(first.key, methods=name_list([name for name, _ in each]), **shown), first.bad))
         yield from ((sentence, bad) for _, sentence, bad in sorted(sentences, key=lambda one: one[0]))
 

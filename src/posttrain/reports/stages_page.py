@@ -174,9 +174,8 @@ def stages_table(run: Run) -> Table | None:
         values = [course.transfer[name][0] if name in course.transfer else None for name in heads]
         rows.append(((course.label, course.how), (*values, *(ends.get(name) for name in tasks)), "model"))
     less = {name: one for course in courses for name, one in zip(course.names, course.less, strict=True)}
-    mean = (
-        None if len({*less.values()}) > 1 else not any(less.values())
-    )  # a mean over both kinds has no better direction
+    # a mean over both kinds has no better direction
+    mean = None if len({*less.values()}) > 1 else not any(less.values())
     better: list[bool | None] = [mean if name != "forgetting" or mean is None else not mean for name in heads]
     columns = [Head(name.upper() if name != "forgetting" else say("stages.forgetting")) for name in heads]
     columns += [Head(name) for name in tasks]

@@ -19,7 +19,7 @@ from posttrain.reports.view import Panel, Section
 __all__ = ["KNOWLEDGE", "StepPoint", "best", "exam_points", "falls", "starts_to_fall", "steps_section"]
 
 KNOWLEDGE = "can.knowledge"
-"""The page says where general knowledge starts to fall for exams whose headline belongs to this capability."""
+"""For exams that measure this capability by their headline, the page says where general knowledge starts to fall."""
 
 CHANGE_GROUPS: tuple[str, ...] = ("reliability", "generality", "locality")
 """The groups of the change exam's scores that have a chart over steps."""

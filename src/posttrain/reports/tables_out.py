@@ -198,7 +198,7 @@ def to_html(table: Table, language: str = LANGUAGES[0]) -> str:
 
 
 def direction(exam: ExamInfo | None, score: str) -> bool | None:
-    """Return True when a higher score is better, False when a lower one is, and None when neither is known to be."""
+    """Return True when a higher score is better, False when a lower one is better, and None in all other cases."""
     spec = find_spec(score, SPECS if exam is None else exam.scores)
     return None if spec is None or spec.better == "none" else spec.better == "more"
 

@@ -61,7 +61,7 @@ def say(key: str, **args: object) -> Message:
 
 
 def say_if(conditions: Mapping[str, object]) -> tuple[Message, ...]:
-    """Return the messages without arguments whose condition holds."""
+    """Return a message for each key with a true condition; these messages have no arguments."""
     return tuple(say(key) for key, holds in conditions.items() if holds)
 
 

@@ -1,4 +1,4 @@
-"""The sections on methods with several models: chains of steps, and weights merged from an earlier and a later model.
+"""The sections on methods with several models: chains of steps, and trained weights merged with the weights before.
 
 The section on chains covers every method with steps, and every method that starts from the model of another method. It
 shows the main scores after each step, and whether later steps preserve what an earlier step taught:
@@ -64,7 +64,7 @@ def chains_of(run: Run) -> dict[Version, tuple[Step, ...]]:
 
 
 def _starts(run: Run, model: str, method: str) -> Iterator[Step]:
-    """Yield the methods from which a method starts, directly and indirectly, from the first to the method itself."""
+    """Yield a step for each method from which a method starts, directly or indirectly, and last for itself."""
     info = run.results.methods.get(method)
     if info is not None and info.start:
         yield from _starts(run, model, info.start)

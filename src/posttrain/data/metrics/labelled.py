@@ -47,7 +47,7 @@ def spans_of(tags: Sequence[str]) -> list[Span]:
     [Span(name='PER', first=0, last=1), Span(name='LOC', first=3, last=3)]
     """
     found: list[Span] = []
-    name, first, closed = "", 0, True  # the span that is open, unless closed
+    name, first, closed = "", 0, True  # the open span; there is none while `closed` is true
     for i, tag in enumerate([*tags, OUTSIDE]):
         letter, _, own = tag.partition("-")
         goes_on = not closed and letter in ("I", "E") and own == name

@@ -66,9 +66,8 @@ def _selective(confidences: Sequence[float], correct: Sequence[bool]) -> Array:
     """Return the share of right answers among the m most confident samples, for m = 1..N: (N,)."""
     confidence, right = _checked(confidences, correct)
     _, places, counts = np.unique(confidence, return_inverse=True, return_counts=True)
-    fair = (np.bincount(places, weights=right) / counts)[
-        places
-    ]  # (N,): share right among all samples of the same confidence
+    # (N,): share right among all samples of the same confidence
+    fair = (np.bincount(places, weights=right) / counts)[places]
     order = np.argsort(-confidence, kind="stable")
     shares: Array = np.cumsum(fair[order]) / np.arange(1, len(order) + 1)
     return shares

@@ -34,8 +34,8 @@ __all__ = ["CHATGLM_SCORES", "chatglm_scores", "chatglm_signature"]
 
 CHATGLM_SCORES = ("rouge_jieba-1", "rouge_jieba-2", "rouge_jieba-l", "bleu4_char", "bleu4_jieba")
 _SENTENCE_END = re.compile(r"([。！？?]|\.{6})([^”’])")
-"""The end of a sentence (group 1) in text whose pieces are separated by spaces: rouge_chinese begins the next sentence
-before group 2."""
+"""The end of a sentence (group 1) in text with spaces between its pieces: rouge_chinese begins the next sentence before
+group 2."""
 
 
 def chatglm_scores(prediction: str, reference: str) -> dict[str, float]:

@@ -76,7 +76,7 @@ def bigbench(config: BigbenchConfig, base: Path) -> Task:
 
 
 def _items(file: Path, group: str, config: BigbenchConfig, problems: list[Problem], notes: list[str]) -> list[Item]:
-    """Return the questions of a `task.json`; add what is wrong with it to `problems`, and remarks to `notes`."""
+    """Return the questions of a `task.json`; add its errors to `problems`, and remarks to `notes`."""
     told = read_json(file)
     examples = told.get("examples") if isinstance(told, dict) else None
     if not isinstance(examples, list) or not examples:
@@ -121,7 +121,7 @@ def _items(file: Path, group: str, config: BigbenchConfig, problems: list[Proble
 
 
 def _wrong(example: Any) -> str:
-    """Return what is wrong with an example, or an empty text."""
+    """Return the error in an example, or an empty text when there is none."""
     if not isinstance(example, dict) or not isinstance(example.get("input"), str):
         return "'input' (a text) is expected"
     scores, targets = example.get("target_scores"), _targets(example)

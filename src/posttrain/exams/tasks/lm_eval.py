@@ -40,7 +40,7 @@ from posttrain.models.memory import peak_gib
 from posttrain.models.meter import KNOWN
 from posttrain.registry import register
 
-if TYPE_CHECKING:  # they need the extra
+if TYPE_CHECKING:  # the imported module needs the extra `lm-eval`
     from posttrain.exams.lm_eval import PosttrainLM
 
 __all__ = ["LmEvalConfig", "LmEvalExam", "go_offline"]
@@ -192,9 +192,8 @@ class LmEvalExam(Exam):
             return []
         found: list[TaskResult[Any]] = []
         for name, info in self.infos.items():
-            own = (
-                cost if not found else dict.fromkeys(cost, 0.0)
-            )  # all are asked together: the first result holds the cost of all
+            # all are asked together: the first result holds the cost of all
+            own = cost if not found else dict.fromkeys(cost, 0.0)
             if name in self.loaded["tasks"]:
                 found.append(task_result(info, self.loaded["tasks"][name], raw, own))
             elif name in raw["results"]:
@@ -267,9 +266,8 @@ def _progress(lm: PosttrainLM, tell: Callable[[TaskProgress], None]) -> Callable
     those of the kind that runs.
     """
     began = time.perf_counter()
-    kinds: dict[
-        str, tuple[float, int]
-    ] = {}  # kind -> its start in seconds, and how many of its requests were done then
+    # kind -> its start in seconds, and how many of its requests were done then
+    kinds: dict[str, tuple[float, int]] = {}
 
     def told(kind: str, done: int, total: int) -> None:
         now, usage = time.perf_counter(), lm.usage

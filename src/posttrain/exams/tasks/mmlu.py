@@ -158,9 +158,8 @@ def _item(
 def _asked(question: Question, wording: Wording) -> str:
     """Return a question as the model reads it, up to the cue of the answer."""
     listed = "\n".join(f"{letter}. {choice}" for letter, choice in zip(LETTERS, question.choices, strict=False))
-    words = wording.question.replace(
-        "{choices}", listed
-    )  # the question is filled in last, because it may contain braces
+    # the question is filled in last, because it may contain braces
+    words = wording.question.replace("{choices}", listed)
     return words.replace("{question}", question.question) + wording.cue
 
 

@@ -117,9 +117,8 @@ def _pieces(path: Path, size: int | None) -> list[tuple[int, str, str]]:
             pieces.append(held[:size])
             held = held[size:]
     pieces.append(held)
-    lines = accumulate(
-        (piece.count("\n") for piece in pieces), initial=1
-    )  # the number of the line on which each piece begins
+    # the number of the line on which each piece begins
+    lines = accumulate((piece.count("\n") for piece in pieces), initial=1)
     whole = ((piece, f"{path}:{line}") for piece, line in zip(pieces, lines, strict=False) if piece.strip())
     return [(number, piece, place) for number, (piece, place) in enumerate(whole, start=1)]
 
