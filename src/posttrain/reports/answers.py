@@ -1,10 +1,10 @@
-"""The answers before and after, as compact JSON for the page's script, which draws a row when a reader comes to it.
+"""Write the answers before and after as compact JSON for the page's script, which draws a row when it becomes visible.
 
-A question or a difference that repeats (the same probe under every method) is stored once; a row is four numbers.
+A question or a difference that repeats (the same probe with every method) is stored once; a row is four numbers.
 
-A difference is by word where a script has spaces between words, by character where it has none: a flat tuple of strings
-`(same, removed, added, same, removed, added, ..., same)`. Leaving out every `added` gives the text before, leaving out
-every `removed` the text after. Equal texts are the tuple of that one text.
+A difference compares words where the script has spaces between words, and characters where it has none. It is a flat
+tuple of strings `(same, removed, added, same, removed, added, ..., same)`. Without every `added` it is the text before,
+without every `removed` the text after. The difference of equal texts is a tuple of this one text.
 """
 
 from __future__ import annotations
@@ -22,15 +22,16 @@ from posttrain.reports.folder import Run
 __all__ = ["FLAGS", "difference", "payload", "prompt_text", "safe_json"]
 
 FLAGS: tuple[str, ...] = ("ok", "strict", "leak", "new_beats_old", "counted")
-"""Bit i of a row's flags is the field of this name in samples.jsonl. Not ok: a target is wrong, or an old answer has
-changed. counted: `ok` is not null."""
+"""Bit i of a row's flags is the field FLAGS[i] of samples.jsonl; only `counted` is computed: it says that `ok` is not
+null. When `ok` is false, the answer to a target question is wrong, or an old answer has changed."""
 
 
 def payload(run: Run) -> dict[str, Any]:
     """Return the data of the answers section.
 
-    cells: [model, method, change, seed, checkpoint]; probes: [group, question, expected]; diffs: see above;
-    rows: cell, probe, diff, flags, cell, probe, diff, flags, ...; all methods of one probe of a change stand together.
+    cells: [model, method, change, seed, checkpoint]; probes: [group, question, expected]; diffs: see the module's
+    docstring; rows: cell, probe, diff, flags, cell, probe, diff, flags, ..., where the first three are indices in the
+    other lists. The rows of one probe of a change are together, for all methods.
     """
     probes: dict[tuple[str, str, str], int] = {}
     pairs: dict[tuple[str, str], int] = {}
@@ -54,7 +55,7 @@ def payload(run: Run) -> dict[str, Any]:
 
 
 def _expected(sample: Mapping[str, Any]) -> str:
-    """Return the accepted answers: one, several, or none."""
+    """Return the accepted answers of a probe as one text; it is empty when there are none."""
     shown = []
     for key, form in (("answer", "{}"), ("answer_contains", "… {} …")):
         value = sample.get(key)
@@ -70,37 +71,39 @@ def prompt_text(prompt: Any) -> str:
 
 
 def safe_json(data: Any) -> Markup:
-    """Return JSON that cannot end or break the script element it stands in: without `<`, `>`, `&`, U+2028, U+2029."""
+    """Return JSON that is safe inside a script element: it contains no `<`, `>`, `&`, U+2028 and U+2029."""
     text = json.dumps(data, ensure_ascii=False, separators=(",", ":"))
-    # A lone surrogate cannot be written as UTF-8; as an escape it is valid JSON.
+    # A lone surrogate cannot be written as UTF-8. As an escape it is valid JSON.
     text = "".join(f"\\u{ord(c):04x}" if c in "<>&\u2028\u2029" or 0xD800 <= ord(c) <= 0xDFFF else c for c in text)
     return Markup(text)
 
 
 # ---- differences ---------------------------------------------------------------------------------------------------
 
-# Letters and digits of scripts without spaces between words (Han, kana, Hangul, Thai) stand alone.
+# Letters and digits of these scripts (Han, kana, Hangul, Thai) are compared one by one.
 _UNSPACED = (
     "\u0e00-\u0e7f\u1100-\u11ff\u2e80-\u9fff\ua960-\ua97f\uac00-\ud7ff\uf900-\ufaff\uff66-\uff9d\U00020000-\U0003ffff"
 )
 _WORD = re.compile(rf"[^\W{_UNSPACED}]+|\s+|.", re.DOTALL)
-"""The pieces that are compared; joined, they are the text."""
+"""One of the pieces that are compared; joined, the pieces are the text."""
 
 TOO_LONG = 4000
-"""Words of both texts together above which only the common beginning and end are kept (the matcher is quadratic)."""
+"""With more pieces than this in both texts together, only the common beginning and the common end are kept, because the
+matcher takes quadratic time."""
 
 TOO_DIFFERENT = 0.25
-"""Share of equal words below which marking single words is noise: the whole text counts as replaced."""
+"""When a smaller share of the longer text's characters is equal, the whole text counts as replaced: marks on single
+words would only confuse the reader."""
 
 
 def difference(old: str, new: str) -> tuple[str, ...]:
-    """Return (same, removed, added, same, removed, added, ..., same)."""
+    """Return the difference of two texts: (same, removed, added, same, removed, added, ..., same)."""
     if old == new:
         return (old,)
     a, b = _WORD.findall(old), _WORD.findall(new)
-    pieces = [("", "", "")]  # (same before it, removed, added)
+    pieces = [("", "", "")]  # (equal text before the change, removed, added)
     for same, removed, added in _changes(a, b):
-        blank = same.isspace() and len(pieces) > 1  # one blank between two changes: they are one change
+        blank = same.isspace() and len(pieces) > 1  # only white space between two changes: they are one change
         if blank or (not same and len(pieces) > 1):
             head, r, d = pieces[-1]
             pieces[-1] = (head, r + same + removed, d + same + added)
@@ -112,7 +115,7 @@ def difference(old: str, new: str) -> tuple[str, ...]:
 
 
 def _changes(a: list[str], b: list[str]) -> list[tuple[str, str, str]]:
-    """Return each change with the equal text before it, without the equal text after the last change."""
+    """Return (equal text before the change, removed, added) of each change."""
     if len(a) + len(b) > TOO_LONG:
         return [_ends(a, b)]
     codes = SequenceMatcher(None, a, b, autojunk=False).get_opcodes()
@@ -129,7 +132,7 @@ def _changes(a: list[str], b: list[str]) -> list[tuple[str, str, str]]:
 
 
 def _ends(a: list[str], b: list[str]) -> tuple[str, str, str]:
-    """Return the one change between the common beginning and the common end."""
+    """Return the single change between the common beginning and the common end: (beginning, removed, added)."""
 
     def common(one: list[str], other: list[str]) -> int:
         return next((i for i, (x, y) in enumerate(zip(one, other, strict=False)) if x != y), min(len(one), len(other)))

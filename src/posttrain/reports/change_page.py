@@ -20,17 +20,21 @@ from posttrain.reports.view import Line, Panel, Section, Table, heads_of, numeri
 __all__ = ["LOSS_KEYS", "balance", "loss_section", "more_section", "plot_section", "scores_section"]
 
 LOSS_KEYS: dict[str, tuple[str, ...]] = {"new": ("loss_new_nats", "new_loss_nats"), "all": ("loss_nats",)}
-"""Curve -> its field in metrics.jsonl. A line with only `loss_nats` trained on new examples alone."""
+"""Curve -> the names that its field may have in metrics.jsonl. A line with only `loss_nats` is a step that trained on
+new examples alone."""
 
 
 TIPS = 40
-"""Points of a mean loss curve that have a tooltip."""
+"""About how many points of a mean loss curve get a tooltip."""
 Curve = tuple[tuple[float, float], ...]
-"""(step, nats per token) of a cell."""
+"""The loss curve of a cell: (step, nats per token)."""
 
 
 class Spot(NamedTuple):
-    """A method in the scatter plot: its mean with intervals, and (x, y, change) of each change. All in 0..1."""
+    """A method in the scatter plot. x is the forgotten share and y the learned share.
+
+    x, y: means; x_ci, y_ci: their intervals; dots: (x, y, change) of each change. All shares are 0 to 1.
+    """
 
     label: str
     mark: Mark
@@ -42,7 +46,7 @@ class Spot(NamedTuple):
 
 
 def plot_section(run: Run, marks: Mapping[Version, Mark]) -> Section:
-    """Return the plot of learned against forgotten, and the numbers of its large marks."""
+    """Return the plot of learned against forgotten, and a table with the numbers of its large marks."""
     title = say("plot.title")
     spots = list(_spots(run, marks))
     if not spots:
@@ -53,7 +57,7 @@ def plot_section(run: Run, marks: Mapping[Version, Mark]) -> Section:
 
 
 def balance(spots: Sequence[Spot]) -> Table:
-    """Return learned and forgotten of each method, in per cent with intervals."""
+    """Return a table of the learned and forgotten shares of each method, in per cent with intervals."""
     lines = []
     for spot in spots:
         shares = ((spot.y, spot.y_ci), (spot.x, spot.x_ci))
@@ -64,7 +68,7 @@ def balance(spots: Sequence[Spot]) -> Table:
 
 
 def _spots(run: Run, marks: Mapping[Version, Mark]) -> Iterator[Spot]:
-    """Yield the methods that are to learn; the noise floor is none of them."""
+    """Yield a point for each method that has both shares; the noise floor is not a method, so it has none."""
     for row in run.shown:
         x, y = numbers.forgotten(row.scores), numbers.learned(row.scores)
         if row.is_floor or x is None or y is None:
@@ -82,13 +86,13 @@ def _spots(run: Run, marks: Mapping[Version, Mark]) -> Iterator[Spot]:
 
 
 def scatter(spots: Sequence[Spot]) -> Chart:
-    """Draw learned (up) against forgotten (right); the top left corner is best."""
+    """Draw learned (upwards) against forgotten (to the right); the top left corner is best."""
     marks = {spot.label: spot.mark for spot in spots}
     on = Layers("name", marks)
     x, y = (on.number("x", "plot.forgotten", **PER_CENT), on.number("y", "plot.learned", **PER_CENT))
     both = {"learned": "plot.learned", "forgotten": "plot.forgotten"}
     tips = on.tips(name="scores.method", change="details.change", **both)
-    if any(spot.dots for spot in spots):  # no label could be kept off marks of an empty layer
+    if any(spot.dots for spot in spots):  # labels avoid the marks of this layer; that fails when it is empty
         on.add("dot", "point", "dot", full=0.42, x=x, y=y, tooltip=tips)
     on.add("mean", "rule", "interval", x=number("low"), x2={"field": "high"}, y=y)
     on.add("mean", "rule", "interval", x=x, y=number("bottom"), y2={"field": "top"})
@@ -115,7 +119,7 @@ def _rows(spot: Spot) -> Iterator[dict[str, Any]]:
 
 
 def scores_section(run: Run, marks: Mapping[Version, Mark]) -> Section:
-    """Return the main table, and what its words mean."""
+    """Return the main table, and explanations of its words."""
     title = say("scores.title")
     table = score_table(run, EXAM_GROUPS, marks, title)
     if table is None:
@@ -126,7 +130,7 @@ def scores_section(run: Run, marks: Mapping[Version, Mark]) -> Section:
 
 
 def _notes(run: Run) -> Iterator[Message]:
-    """Yield what stands below the table of scores."""
+    """Yield the remarks below the table of scores."""
     groups = run.groups
     rows = [row for row in run.shown if row.scores]
     yield say("scores.about", changes=over(rows)) if len(run.changes) > 1 else say("scores.about_one")
@@ -146,7 +150,10 @@ def _notes(run: Run) -> Iterator[Message]:
 
 
 def more_section(run: Run, marks: Mapping[Version, Mark]) -> Section | None:
-    """Return graded contents, the strict comparison, all other scores, and cost; None where there is none of them."""
+    """Return the tables of graded contents, of the strict comparison, of all other scores, and of costs.
+
+    None when all of them are empty.
+    """
     content = (say("scores.content_about"), *_about(run, *CONTENT_GROUPS))
     more = say("scores.more" if run.groups >= {*MORE_GROUPS} else "head.other")
     panels = []
@@ -166,12 +173,12 @@ def more_section(run: Run, marks: Mapping[Version, Mark]) -> Section | None:
 
 
 def _about(run: Run, *groups: str) -> tuple[Message, ...]:
-    """Return what stands below a table about each of these groups that it has."""
+    """Return the explanation of each of these groups that the run has."""
     return say_if({f"scores.{name}_about": name in run.groups for name in groups})
 
 
 def loss_section(run: Run, marks: Mapping[Version, Mark]) -> Section | None:
-    """Return a chart with a panel per model and method that logged losses; None where none did."""
+    """Return a chart with a panel for each model and method with logged losses; None when there are none."""
     curves: dict[str, dict[str, list[Curve]]] = {}
     named: dict[str, Mark] = {}
     for version in run.versions:
@@ -194,8 +201,10 @@ def loss_section(run: Run, marks: Mapping[Version, Mark]) -> Section | None:
 
 
 def losses(curves: Mapping[str, Mapping[str, Sequence[Curve]]], marks: Mapping[str, Mark]) -> Chart:
-    """Draw the loss curves of each method: a thin line per cell, a thick one for their mean. curves: method -> `new`
-    (the new examples; solid) and `all` (everything in the step; dashed)."""
+    """Draw the loss curves of each method: a thin line for each cell, and a thick line for their mean.
+
+    curves: method -> `new` (loss on the new examples; solid) and `all` (loss on everything in the step; dashed).
+    """
     rows: Rows = [
         {"kind": kind, "panel": label, "cell": cell, "step": step, "loss": value}
         for label, kinds in curves.items() for name, own in kinds.items()
@@ -208,12 +217,13 @@ def losses(curves: Mapping[str, Mapping[str, Sequence[Curve]]], marks: Mapping[s
     for kind, thin, thick in (("all", "thin dashed", "dashed"), ("new", "thin", "line")):
         on.add(f"{kind} cell", "line", thin, full=0.3, x=x, y=y, detail={"field": "cell"})
         on.add(kind, "line", thick, x=x, y=y)
-        on.add(f"{kind} tip", "point", "point", kind, full=0.0, x=x, y=y, tooltip=tips)  # unseen
+        # invisible; it carries the tooltips
+        on.add(f"{kind} tip", "point", "point", kind, full=0.0, x=x, y=y, tooltip=tips)
     return on.panels(rows, say("loss.title"))
 
 
 def _drawn(name: str, curves: Sequence[Curve]) -> Iterator[tuple[str, int, Sequence[tuple[float, float]]]]:
-    """Yield (kind, cell, points) of each cell's curve where there are several, of their mean and of its tooltips."""
+    """Yield (kind, cell, points) of each cell's curve if there are several, of their mean, and of its tooltips."""
     for cell, curve in enumerate(curves if len(curves) > 1 else ()):
         yield f"{name} cell", cell, curve
     mean = mean_curve(curves)
@@ -222,7 +232,10 @@ def _drawn(name: str, curves: Sequence[Curve]) -> Iterator[tuple[str, int, Seque
 
 
 def mean_curve(curves: Sequence[Curve]) -> list[tuple[float, float]]:
-    """Return the mean over cells at every logged step; a cell that has stopped counts with its last loss."""
+    """Return the mean over cells at every logged step, from the step at which every cell has a loss.
+
+    A cell that has stopped counts with its last loss.
+    """
     if not curves:
         return []
     steps = sorted({step for curve in curves for step, _ in curve})
@@ -231,11 +244,15 @@ def mean_curve(curves: Sequence[Curve]) -> list[tuple[float, float]]:
 
 
 def _curves(cells: Sequence[Cell], kind: str) -> list[Curve]:
-    """Return the curves of one kind. Without replay the two kinds are equal, and there are only curves of new rows."""
+    """Return the curves of one kind, `new` or `all`, for the cells that have one.
+
+    Without replay both kinds are equal. Then only the curves of `new` are returned.
+    """
     curves = []
     for cell in cells:
         pairs = [(line.get("loss_nats"), line[key]) for line in cell.metrics for key in LOSS_KEYS["new"] if key in line]
-        same = all(a is not None and b is not None and abs(a - b) < 1e-6 for a, b in pairs)  # also without any
+        # true also without any pair
+        same = all(a is not None and b is not None and abs(a - b) < 1e-6 for a, b in pairs)
         keys = LOSS_KEYS[kind] if pairs else LOSS_KEYS["all"] if kind == "new" else ()
         points = [
             (float(line["step"]), float(line[key]))

@@ -1,7 +1,8 @@
 """The report's charts: Vega-Lite by Altair. The page's script draws them; vl-convert draws them without a browser.
 
-Charts are drawn once, and their words are put into each language afterwards. Colours of ink and paper are variables of
-the page's CSS, so that a chart follows dark mode and print. Altair is imported when the first chart is made.
+A chart is made once, and its words are translated into each language afterwards. The colours of text and background are
+variables of the page's CSS, so that a chart follows dark mode and print. Altair is imported when the first chart is
+made.
 """
 
 from __future__ import annotations
@@ -21,21 +22,24 @@ if TYPE_CHECKING:
 __all__ = ["FONT", "SHARES", "THEME", "TITLED", "Chart", "Layers", "Rows", "Said", "Word", "nominal", "number", "span"]
 
 Word = Callable[[Words], str]
-"""Puts words into one language."""
+"""A function that translates words into one language."""
 Rows = list[dict[str, Any]]
 
 STATIC = 720
-"""Width of the picture for readers without JavaScript, in CSS pixels. The script takes the page's own width."""
+"""Width of the picture for readers without JavaScript, in CSS pixels. The script uses the width of the page instead."""
 LONGEST = 260
-"""Widest name in a legend, in CSS pixels; the tooltip has all of it."""
+"""Largest width of a name in a legend, in CSS pixels; a longer name is cut, and the tooltip shows all of it."""
 AXIS = 46
-"""Room for the labels of a y axis: the same everywhere, so that the width of a panel is known before it is drawn."""
+"""Width of the labels of a y axis, in CSS pixels: the same in all charts, so that the width of a panel is known before
+it is drawn."""
 TITLED = AXIS + 14
-"""The same where the axis has a title."""
+"""The same for an axis with a title."""
 EDGE = 14
-"""Room to the right of a chart, for marks and arrows at its edge."""
+"""Space to the right of a chart, in CSS pixels, for marks and arrows at its edge."""
 GAP = 24
+"""Space between two panels, in CSS pixels."""
 FONT = 13
+"""Font size, in CSS pixels."""
 SHARES = (0, 25, 50, 75, 100)
 """Ticks of an axis in per cent."""
 
@@ -55,7 +59,7 @@ THEME: dict[str, Any] = {
         "symbolOpacity": 1, "symbolSize": 130, "columnPadding": 18,
     },
 }  # fmt: skip
-"""What all charts have in common; the page holds it once."""
+"""The configuration that all charts share; the page holds it once."""
 
 _QUIET = {"color": "var(--soft)", "strokeWidth": 1.4}
 LOOKS: dict[str, dict[str, Any]] = {
@@ -80,11 +84,11 @@ LOOKS: dict[str, dict[str, Any]] = {
     "more": {"fontSize": FONT, "dx": 11},
     "less": {"fontSize": FONT, "dx": -11},
 }
-"""Properties of the kinds of marks."""
+"""Look of a mark -> its Vega-Lite properties."""
 
 
 class Said(str):
-    """Words in a chart, before a language is chosen."""
+    """Words in a chart before they are translated; `_worded` replaces them by text."""
 
     def __new__(cls, words: Words) -> Said:
         made = super().__new__(cls, repr(words))
@@ -96,10 +100,10 @@ class Said(str):
 
 @dataclass(frozen=True)
 class Chart:
-    """A chart in every language.
+    """A chart for every language.
 
-    drawn: its Vega-Lite specification, in which words are `Said`; label: says what it shows; names: of its legend;
-    panels: how many; left: room for its y axis.
+    drawn: its Vega-Lite specification, in which words are `Said`; label: what it shows; names: the names in its legend;
+    panels: the number of panels; left: the width of its y axis, in CSS pixels.
     """
 
     drawn: Mapping[str, Any]
@@ -115,12 +119,16 @@ class Chart:
 
     @property
     def name_width(self) -> int:
-        """Width of a column of the legend: full-width characters are one em, others 0.6."""
+        """Return the width of a column of the legend, in CSS pixels: a full-width character is 1 em, others 0.6 em."""
         widest = max((sum(1.0 if ord(c) >= 0x1100 else 0.6 for c in name) for name in self.names), default=0.0)
         return min(LONGEST, round(FONT * widest)) + 42
 
     def payload(self, words: Mapping[str, Word]) -> dict[str, Any]:
-        """Return what the page's script needs. Equal rows stand there once, field by field, for there may be many."""
+        """Return the data for the page's script.
+
+        There may be many rows. So rows that are equal in all languages are stored once, and the names of their fields
+        are stored once.
+        """
         specs = {language: self.spec(word) for language, word in words.items()}
         rows = [_packed(spec.pop("data")["values"]) for spec in specs.values()]
         different = [each for i, each in enumerate(rows) if each not in rows[:i]]
@@ -129,7 +137,7 @@ class Chart:
         return {"specs": specs, "rows": different, "order": order, "room": room}
 
     def svg(self, word: Word) -> Markup:
-        """Draw it without a browser, as wide as on a tablet or on paper."""
+        """Draw the chart without a browser, as wide as on a tablet or on paper."""
         import vl_convert
 
         spec = self.spec(word)
@@ -144,6 +152,7 @@ class Chart:
 
 
 def _worded(node: Any, word: Word) -> Any:
+    """Return a specification with every `Said` in it replaced by text in one language."""
     if isinstance(node, Said):
         return word(node.words).replace("`", "")
     if isinstance(node, dict):
@@ -152,11 +161,12 @@ def _worded(node: Any, word: Word) -> Any:
 
 
 def columns_of(panels: int) -> int:
-    """Return the columns of so many panels on a wide page: they fill it, and four are two rows of two."""
+    """Return the number of columns for this number of panels on a wide page: at most 3, and 2 for four panels."""
     return panels if panels <= 2 else 2 if panels == 4 else 3
 
 
 def _packed(rows: Rows) -> dict[str, Any]:
+    """Return rows as a list of fields and lists of values; numbers have six significant digits."""
     fields = list(dict.fromkeys(field for row in rows for field in row))
 
     def short(value: Any) -> Any:
@@ -166,7 +176,7 @@ def _packed(rows: Rows) -> dict[str, Any]:
 
 
 def span(values: Iterable[float], *more: float) -> dict[str, Any]:
-    """Return a scale that holds all values, from one round number to another."""
+    """Return a scale that covers all values and begins and ends at round numbers."""
     known = [*values, *more]
     return {"domain": [min(known), max(known)], "nice": True, "zero": False}
 
@@ -177,16 +187,24 @@ def number(field: str, **more: Any) -> dict[str, Any]:
 
 
 def nominal(field: str, **more: Any) -> dict[str, Any]:
-    """Return a nominal channel in the order of the rows: of a list of names Vega-Lite makes code, in which a name
-    could be more than a name."""
+    """Return a nominal channel in the order of the rows.
+
+    The order is not a list of names: Vega-Lite turns such a list into code, in which a name could do harm.
+    """
     return {"field": field, "type": "nominal", "sort": None} | more
 
 
 class Layers:
-    """Layers over one table of rows. A layer draws the rows of one kind, in the colours and shapes of their names."""
+    """Layers of a chart over one table of rows.
+
+    A layer draws the rows of one kind (their field `kind`), each in the colour and shape of its name.
+    """
 
     def __init__(self, field: str, marks: Mapping[str, Mark], *, legend: bool = True) -> None:
-        """field: of the names; legend: whether it is there, and a click in it shows the chosen names alone."""
+        """Begin a chart. field: the field that holds the name of a row; marks: name -> colour and shape.
+
+        legend: whether to draw a legend, in which a click on a name shows only the chosen names.
+        """
         import altair
 
         self.alt: Any = altair
@@ -200,7 +218,11 @@ class Layers:
         self.chosen = altair.selection_point(name="chosen", fields=[field], bind="legend", toggle="true")
 
     def add(self, kind: str, mark: str, look: str, only: str = "", *, full: float = 1.0, **channels: Any) -> None:
-        """Add a layer. look: one of LOOKS; full: its opacity where it is not a shadow."""
+        """Add a layer in the colours of the names.
+
+        kind: of the rows that it draws; mark: a mark of Vega-Lite; look: a key of LOOKS; full: its opacity, 0 to 1,
+        when its name is not hidden by a choice in the legend.
+        """
         opacity: dict[str, Any] = {"value": full}
         if self.legend:
             opacity = {"condition": {"param": "chosen", **opacity}, "value": 0.1 * full}
@@ -208,7 +230,10 @@ class Layers:
         self.plain(kind, mark, look, only, color=self.colour, opacity=opacity, **shape, **channels)
 
     def plain(self, kind: str, mark: str, look: str, only: str = "", **channels: Any) -> None:
-        """Add a layer in the page's own colours. only: its name, where the page's script alone draws it."""
+        """Add a layer in the page's own colours.
+
+        only: a name for a layer that only the page's script draws, not `Chart.svg`.
+        """
         named = {"name": f"only_{only}"} if only else {}
         transform = [{"filter": {"field": "kind", "equal": kind}}]
         drawn = {"type": mark, **LOOKS[look]}
@@ -216,12 +241,12 @@ class Layers:
         self.layers.append(self.alt.Chart(mark=drawn, encoding=encoding, transform=transform, **named))
 
     def number(self, field: str, title: str = "", *, scale: Mapping[str, Any], **axis: Any) -> dict[str, Any]:
-        """Return an x or y with an axis. title: a key of the catalogue."""
+        """Return an x or y channel with an axis. title: a key of the message catalogue."""
         shown = {"tickCount": 5, "labelOverlap": True, **axis}
         return number(field, title=Said(say(title)) if title else None, scale=scale, axis=shown)
 
     def tips(self, **titles: str) -> list[dict[str, Any]]:
-        """Return a tooltip: field -> key of its title. What a run says is a value in it, never a title."""
+        """Return a tooltip. titles: field -> key of its title. Texts from a run are values in it, never titles."""
         return [{"field": field, "type": "nominal", "title": Said(say(key))} for field, key in titles.items()]
 
     def whole(self, rows: Rows, label: Message, height: float, left: int = AXIS) -> Chart:
@@ -243,6 +268,6 @@ class Layers:
         return chart.add_params(self.chosen) if self.legend else chart
 
     def _made(self, chart: Any, rows: Rows, label: Message, **more: int) -> Chart:
-        """Put the rows in last: Altair copies what it holds with every step, and rows may be many."""
+        """Return the chart with its rows. They are put in last, because Altair copies its data at every step."""
         drawn = {**chart.to_dict(validate=False), "description": Said(label), "data": {"values": rows}}
         return Chart(drawn, label, self.names, **more)

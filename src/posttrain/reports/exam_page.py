@@ -22,15 +22,15 @@ from posttrain.reports.view import Entry, Head, Line, Panel, Section, Table, hea
 __all__ = ["capabilities", "difference_text", "exam_section", "verdict_kind"]
 
 MOST = 1.0
-"""Relative changes beyond 100 % are drawn at the edge, with an arrow; their number is in the tooltip and the table."""
+"""A relative change beyond this (100 %) is drawn at the edge with an arrow; tooltip and table give its number."""
 LANE = 13
-"""Height of one method's line in the plot of relative changes; a group's name has two."""
+"""Height of one method's line in the plot of relative changes, in CSS pixels; a group's name has the height of two."""
 SCORES = 6
-"""Scores beside the headline that an exam's table holds; every other one is in the long list below it."""
+"""Number of scores next to the headline in an exam's table; all others are in the long list below it."""
 
 
 def capability_name(group: str) -> Message:
-    """Return a group's readable name, its key where the catalogue has none."""
+    """Return a group's readable name, or its key when the catalogue has no name."""
     return say_known(f"capability.{group}", group)
 
 
@@ -38,7 +38,7 @@ def capability_name(group: str) -> Message:
 
 
 def capabilities(run: Run, marks: Mapping[Version, Mark], *, with_change: bool) -> Section | None:
-    """Return the relative change of each capability group; None where results.json has none."""
+    """Return the section on the relative change of each capability group; None when results.json has none."""
     rows = [row for row in run.final if row.drift]
     every = dict.fromkeys(group for row in rows for group in row.drift)
     if not every:
@@ -62,7 +62,7 @@ def capabilities(run: Run, marks: Mapping[Version, Mark], *, with_change: bool) 
 
 
 def relative_changes(changes: Sequence[tuple[str, str, float]], marks: Mapping[str, Mark]) -> Chart:
-    """Draw (group, method, change) around zero: a line per method below the name of each capability group."""
+    """Draw (group, method, change) around zero: below the name of each capability group, a line for each method."""
     end = min(MOST, max([0.02, *(abs(change) for _, _, change in changes)]))
     high, lanes = LANE * (len(marks) + 2), {name: lane for lane, name in enumerate(marks)}
     on = Layers("name", marks)
@@ -90,10 +90,11 @@ def relative_changes(changes: Sequence[tuple[str, str, float]], marks: Mapping[s
 
 
 PER_CENT = "datum.value == 0 ? '0%' : format(datum.value, '+.0%')"
+"""A Vega expression that writes an axis label in per cent with its sign."""
 
 
 def _group_lines(rows: Sequence[Row], group: str) -> Iterator[Line]:
-    """Yield the line of a group, then one for each score behind it, with the reason where it has no change."""
+    """Yield the line of a group, then one for each of its scores, with the reason when a score has no change."""
     under = say_known(f"capabilities.{numbers.group_of(group)}", numbers.group_of(group))
 
     def line(name: Words, each: Sequence[Drift | DriftScore | None], remark: Words, kind: str = "") -> Line:
@@ -120,7 +121,11 @@ def _code(name: str) -> Markup:
 
 
 class _Source(NamedTuple):
-    """A row of an exam's table: the untouched model, guessing, a reference row, or a model and a method."""
+    """A row of an exam's table.
+
+    kind: `untouched` (the untouched model), `chance` (guessing), `reference` (a reference row) or `model` (a model and
+    a method).
+    """
 
     kind: str
     name: Words
@@ -131,7 +136,7 @@ class _Source(NamedTuple):
 
 
 def exam_section(run: Run, marks: Mapping[Version, Mark]) -> Section | None:
-    """Return a table for each exam that has scores; None where there are none."""
+    """Return the section with a table for each exam that has scores; None when no exam has any."""
     panels = [panel for exam in run.exams for panel in _exam_panels(run, exam, marks)]
     if not panels:
         return None
@@ -185,7 +190,7 @@ def _exam_panels(run: Run, exam: ExamInfo, marks: Mapping[Version, Mark]) -> Ite
 def _exam_table(
     exam: ExamInfo, columns: Sequence[str], sources: Sequence[_Source], measured: Sequence[_Source]
 ) -> Table:
-    """Return the headline, its difference from the untouched model if that was tested, then the other scores."""
+    """Return a table of the headline, its difference from the untouched model if tested, and the other scores."""
     verdicts = any(source.compared for source in sources)
     heads = list(heads_of(say("scores.method"), columns))
     heads[1] = heads[1]._replace(below="" if exam.higher_is_better else say("exams.lower"))
@@ -201,7 +206,7 @@ def _exam_table(
 
 
 def _cost(run: Run, exam: str) -> Message | None:
-    """Say what time and tokens an exam took for the untouched models and all checkpoints; None if not known."""
+    """Return the time and tokens that an exam took for the untouched models and all checkpoints; None if unknown."""
     costs = [*(one.cost for one in run.before), *(cell.cost for cell in run.cells)]
     each = [cost for cost in costs if f"exam_s.{exam}" in cost]
     if not each:
@@ -221,12 +226,12 @@ def _entry(source: _Source, exam: ExamInfo, score: str, measured: Sequence[_Sour
 
 
 def difference_text(compared: Compared) -> str:
-    """Return the difference as tables and sentences print it."""
+    """Return the difference as text, as tables and sentences print it."""
     return numbers.signed(compared.difference, numbers.digits((compared.before, compared.after)))
 
 
 def verdict_kind(compared: Compared, exam: ExamInfo) -> str:
-    """Return worse or better when the difference is real and is not 0 as printed, else same."""
+    """Return `worse` or `better` when the difference is real and not printed as 0, else `same`."""
     if not compared.different or not difference_text(compared).strip("0."):
         return "same"
     return "better" if (compared.difference > 0) is exam.higher_is_better else "worse"
@@ -236,7 +241,7 @@ SIGNS = {"worse": "▼", "better": "▲", "same": "≈"}
 
 
 def _verdict(compared: Compared, exam: ExamInfo) -> Entry:
-    """Return the difference from the untouched model, in words; below it the interval and p."""
+    """Return the difference from the untouched model with its verdict in words; below it the interval and p."""
     kind = verdict_kind(compared, exam)
     if compared.cells > 1 and 0 < compared.agree < compared.cells:
         word = say("exams.some", k=compared.agree, n=compared.cells)

@@ -1,4 +1,4 @@
-"""Comparisons and drifts of several cells as one: changes and seeds pooled for a row of the report."""
+"""Pool the comparisons and the drifts of several cells (changes and seeds) for one row of the report."""
 
 from __future__ import annotations
 
@@ -13,19 +13,20 @@ from posttrain.reports import numbers
 __all__ = ["QUADRANTS", "Compared", "pool", "pool_drift"]
 
 QUADRANTS: tuple[str, ...] = ("kept_right", "forgotten", "gained", "kept_wrong")
-"""Right before and after; right before, wrong after; wrong before, right after; wrong before and after."""
+"""Right before and after; right before and wrong after; wrong before and right after; wrong before and after."""
 
 
 @dataclass(frozen=True)
 class Compared:
-    """A model against the untouched one on an exam's headline: the comparisons of a row's cells as one.
+    """A trained model compared with the untouched one on an exam's headline: the pooled comparisons of a row's cells.
 
-    n: samples of all cells; before, after, difference: means; ci95: the span of the cells' intervals, which excludes 0
-    only when each of them does on the same side; p_value: the largest, since a difference is called one only when it is
-    one in every cell; counts: by quadrant, None where nothing is right or wrong; adjusted: (forgotten, gained) as
-    shares with what guessing alone would give taken off, means; score: what was compared; cells, agree: how many were
-    pooled and in how many of them the difference is one in the direction of the mean; changed: pairs whose score is
-    another after, of one cell.
+    n: number of samples of all cells; before, after, difference: means over cells; ci95: from the lowest to the highest
+    end of the cells' intervals, so it excludes 0 only when every interval does, on the same side; p_value: the largest
+    one, since a difference counts as real only when it is real in every cell; counts: samples in each of `QUADRANTS`,
+    None for scores without right and wrong; adjusted: mean shares (forgotten, gained) after subtracting what guessing
+    alone would give; score: the name of the compared score; cells: number of pooled cells; agree: number of cells with
+    a real difference in the direction of the mean; changed: number of questions with another score after, only for a
+    single cell.
     """
 
     n: int
@@ -43,7 +44,10 @@ class Compared:
 
     @property
     def too_few(self) -> int | None:
-        """Of one cell with so few questions, or so few that differ, that no difference could be told: how many."""
+        """Return the number of questions, or of differing questions, when it is too small to show any difference.
+
+        None in all other cases, and always for several cells.
+        """
         if self.cells > 1 or self.agree or not self.difference:
             return None
         if self.n < FEWEST:
@@ -53,18 +57,18 @@ class Compared:
 
     @property
     def different(self) -> bool:
-        """A real difference: of one cell when its comparison says so, of several when it is one in each of them."""
+        """Whether the difference is real: the comparison of every cell must say so."""
         return self.agree == self.cells
 
     def shares(self) -> tuple[float, ...] | None:
-        """The quadrants as shares of the samples."""
+        """Return the quadrants as shares of the samples, or None without counts."""
         if self.counts is None or not sum(self.counts):
             return None
         return tuple(count / sum(self.counts) for count in self.counts)
 
 
 def pool(comparisons: Sequence[Comparison]) -> Compared | None:
-    """Comparisons of several cells (changes, seeds) as one; None where there was nothing to compare."""
+    """Pool the comparisons of several cells (changes, seeds) into one; None when there was nothing to compare."""
     each = [one for one in comparisons if one.difference is not None]
     before, after = _mean([one.before for one in each]), _mean([one.after for one in each])
     difference = _mean([one.difference for one in each])
@@ -91,7 +95,7 @@ def pool(comparisons: Sequence[Comparison]) -> Compared | None:
 
 
 def pool_drift(each: Sequence[Mapping[str, Drift]]) -> dict[str, Drift]:
-    """Each group's mean change over the cells that have one, and so each score's."""
+    """Return the mean change of each capability group, and of each of its scores, over the cells that have one."""
     pooled = {}
     for group in dict.fromkeys(group for cell in each for group in cell):
         own = [cell[group] for cell in each if group in cell]
@@ -107,5 +111,6 @@ def _pool_score(each: Sequence[DriftScore]) -> DriftScore:
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
+    """Return the mean of the known values, or None without any."""
     known = [value for value in values if value is not None]
     return numbers.mean(known) if known else None

@@ -1,7 +1,8 @@
-"""What is seen, in sentences that are computed from the scores of a study.
+"""The findings of a study: sentences that are computed from its scores.
 
-First come the best trade-off, what no method achieved, and what failed; then what the methods learned and lost, one
-sentence for all methods with the same finding (`shared.py`). The page names the thresholds, so readers can check them.
+First come the best trade-off, what no method achieved, and failed cells. Then follows what the methods learned and
+lost, in one sentence for all methods with the same finding (`shared.py`). The page names the thresholds, so that
+readers can check them.
 """
 
 from __future__ import annotations
@@ -34,16 +35,19 @@ __all__ = ["Finding", "describe_method", "findings", "seen_notes"]
 
 
 class Finding(NamedTuple):
-    """A paragraph: its sentences, and whether it is bad news (shown with a sign, not only a colour)."""
+    """A paragraph of the findings. kind: bad news is shown with a sign, not only with a colour."""
 
     sentences: tuple[Message, ...]
     kind: str  # "best", "bad", "plain"
 
 
 def findings(run: Run) -> list[Finding]:
-    """Return the general findings, then what methods have in common, then the exams; last, what was so before, and what
-    could not be judged."""
-    rows = [row for row in run.final if row.scores]  # a method's last checkpoint speaks for it
+    """Return the findings in their order on the page.
+
+    The order: general findings, findings that methods share, exams, noise floor, targets that the untouched model
+    already met, and answers that could not be judged.
+    """
+    rows = [row for row in run.final if row.scores]  # the last checkpoint of each method
     methods = [row for row in rows if not row.is_floor]
     found = [*_general(methods)]
     failed = [cell for cell in run.cells if not cell.done]
@@ -56,7 +60,7 @@ def findings(run: Run) -> list[Finding]:
 
 
 def seen_notes(run: Run) -> Iterator[Message]:
-    """Say what the words of the findings mean."""
+    """Yield explanations of the words and thresholds of the findings."""
     groups = run.groups
     several = len([row for row in run.final if row.scores and not row.is_floor]) > 1
     about = {"intro.seen_about": groups & {"reliability", "locality"}, "intro.seen_shared": several}
@@ -85,7 +89,10 @@ def _general(rows: Sequence[Row]) -> Iterator[Finding]:
 
 
 def _best(ranked: Sequence[Row]) -> Iterator[Finding]:
-    """Name the best trade-off among the methods that learned: a method that learns nothing keeps everything."""
+    """Name the best trade-off among the methods that learned; a method that learns nothing would keep everything.
+
+    ranked: rows by trade-off, best first. With too few shared changes, say so instead of naming the best.
+    """
     able = [row for row in ranked if numbers.has_learned(row.scores)]
     if able and shared_changes(ranked) < numbers.FEWEST_CHANGES:
         yield Finding((say("seen.few", least=numbers.FEWEST_CHANGES),), "plain")
@@ -105,14 +112,17 @@ def _best(ranked: Sequence[Row]) -> Iterator[Finding]:
 
 
 def _good(scores: Mapping[str, float]) -> bool:
-    """Whether a method has both learned and kept."""
+    """Whether a method's learned share and kept share are both at least `LEARNED`, as printed."""
     both = (numbers.learned(scores), numbers.kept(scores))
     return all(share is not None and printed(share) >= LEARNED for share in both)
 
 
 def _within(a: Row, b: Row) -> bool:
-    """Whether two methods cannot be told apart: the 95 % interval of the mean difference of their trade-offs, paired by
-    change and seed, holds 0."""
+    """Whether two methods cannot be distinguished by their trade-offs.
+
+    This is so when the 95 % interval of the mean difference, paired by change and seed, contains 0. False for two
+    models or fewer than two pairs.
+    """
     others = {(cell.change, cell.seed): numbers.trade_off(cell.scores) for cell in b.cells}
     pairs = [(numbers.trade_off(cell.scores), others.get((cell.change, cell.seed))) for cell in a.cells]
     differences = [one - other for one, other in pairs if one is not None and other is not None]
@@ -122,7 +132,7 @@ def _within(a: Row, b: Row) -> bool:
     return low <= 0 <= high
 
 
-KINDS: dict[str, str] = {
+KINDS: dict[str, str] = {  # kind of difference from the untouched model -> key of its sentence
     "worse": "seen.exams_fell",
     "better": "seen.exams_rose",
     "some": "seen.exams_some",
@@ -131,8 +141,10 @@ KINDS: dict[str, str] = {
 
 
 def _exams(run: Run) -> Iterator[Finding]:
-    """Say what fell and what rose for real, and what cannot be told; then from which step on knowledge falls. A page of
-    one model says it in one paragraph, with several each exam has a sentence."""
+    """Yield which exams really fell or rose, which differences are unsure, and from which step on knowledge falls.
+
+    A page with one model and method has one paragraph for this; with several, each exam has its own paragraph.
+    """
     rows = [row for row in run.final if row.compare]
     falling = list(_falls(run))
     if len(rows) == 1:
@@ -152,7 +164,10 @@ def _exams(run: Run) -> Iterator[Finding]:
 
 
 def _sorted_out(beside: Iterable[tuple[str, ExamInfo, Compared | None]]) -> tuple[list[Message], bool]:
-    """Return a sentence for each kind of difference from the untouched model, and whether one is a real fall."""
+    """Return a sentence for each kind of difference from the untouched model, and whether one is a real fall.
+
+    beside: (shown name, exam, comparison).
+    """
     names: dict[str, list[Message]] = {kind: [] for kind in KINDS}
     for name, exam, compared in beside:
         if compared is None:
@@ -166,7 +181,10 @@ def _sorted_out(beside: Iterable[tuple[str, ExamInfo, Compared | None]]) -> tupl
 
 
 def _falls(run: Run) -> Iterator[tuple[Message, bool]]:
-    """Yield a sentence for the methods whose knowledge falls from the same step on, and for those where it does not."""
+    """Yield (sentence, whether it is a fall) about knowledge over training steps.
+
+    Methods with the same exam and the same step share a sentence.
+    """
     shared: dict[tuple[str, str, int], list[str]] = {}
     for version, exam, point in falls(run) if run.stepped else ():
         key = "seen.knowledge_falls" if point else "seen.knowledge_stays"
@@ -177,7 +195,7 @@ def _falls(run: Run) -> Iterator[tuple[Message, bool]]:
 
 
 def _floor(rows: Sequence[Row]) -> Iterator[Finding]:
-    """Say how many of its answers the untouched model keeps in other arithmetic."""
+    """Yield the shares of its own answers that the untouched model keeps when only the arithmetic differs."""
     for row in rows:
         kept = [key for key in ("locality.same_pattern", *LOCALITY_REST) if key in row.scores]
         if row.is_floor and kept:
@@ -186,7 +204,7 @@ def _floor(rows: Sequence[Row]) -> Iterator[Finding]:
 
 
 def _before(run: Run) -> Iterator[Finding]:
-    """Say which targets the untouched model met already, and how many answers could not be judged."""
+    """Yield the share of targets that the untouched model already met, and how many answers could not be judged."""
     samples = [sample for cell in run.cells for sample in cell.samples]
     asked = [s for s in samples if s.get("group") == "reliability" and s.get("ok_before") is not None]
     if asked:
@@ -198,7 +216,10 @@ def _before(run: Run) -> Iterator[Finding]:
 
 
 def describe_method(config: Mapping[str, object], change: bool = True, summary: str = "") -> list[Message]:
-    """Say what a method does, from its entry in study.yaml: its kind, tuner, replay and penalties."""
+    """Return what a method does, from its entry in study.yaml: its kind, tuner, replay and penalties.
+
+    change: whether the run has the change exam; summary: a text for a kind that the catalogue does not know.
+    """
     parts = []
     kind = str(config.get("kind", ""))
     if kind == "train" and not change:

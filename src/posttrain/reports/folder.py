@@ -1,7 +1,7 @@
-"""A run folder as the report sees it: results, samples, loss curves, configs. Only files are read, nothing is run.
+"""Read a run folder for the report: results, samples, loss curves and configs. Only files are read, nothing is run.
 
-A run may still be going or may have been killed: missing files and a torn last line are left out and counted in
-`Run.problems`, which the report prints.
+The run may still be in progress or may have been killed. Missing files and an incomplete last line are left out and
+listed in `Run.problems`, which the report prints.
 """
 
 from __future__ import annotations
@@ -28,14 +28,18 @@ __all__ = ["STAGES", "Cell", "Row", "Run", "Version", "read_lines", "read_run", 
 
 
 Version = tuple[str, str]
-"""A model and a method: what has a mark of its own in plots and tables."""
+"""(model, method). Each of these pairs has its own mark in plots and tables."""
 
 STAGES = "stages."
-"""How the scores over stages begin."""
+"""The prefix of the names of scores over stages."""
 
 
 class Cell(Line):
-    """One line of results.json, with what its folder holds."""
+    """One cell: a line of results.json with the content of the cell's folder.
+
+    metrics: the lines of metrics.jsonl; samples: the lines of samples.jsonl; config: the text of config.yaml; env: the
+    content of env.json.
+    """
 
     metrics: tuple[dict[str, Any], ...] = ()
     samples: tuple[dict[str, Any], ...] = ()
@@ -44,43 +48,49 @@ class Cell(Line):
 
     @property
     def version(self) -> Version:
-        """Its model and method."""
+        """Return its (model, method)."""
         return self.model, self.method
 
 
 class Row(Summary):
-    """One line of the main table. cells: those behind it that have scores; transfer: over stages, `acc`, `bwt`, `fwt`
-    and `forgetting`, which are scores of no exam (their intervals are in ci95, by their whole names)."""
+    """One row of the main table.
+
+    cells: its cells that have scores; transfer: the scores over stages, `acc`, `bwt`, `fwt` and `forgetting`, which do
+    not belong to an exam. Their intervals are in `ci95`, under their names with the prefix `STAGES`.
+    """
 
     cells: tuple[Cell, ...] = ()
     transfer: dict[str, float] = Field(default_factory=dict)
 
     @property
     def version(self) -> Version:
-        """Its model and method."""
+        """Return its (model, method)."""
         return self.model, self.method
 
     @property
     def is_floor(self) -> bool:
-        """Whether this is the noise floor's own row."""
+        """Whether this is the row of the noise floor."""
         return self.method == NOISE_FLOOR
 
     def below(self, key: str) -> bool:
-        """Whether a score is a loss: below the noise floor by a paired test."""
+        """Whether a score is a loss: a paired test finds it below the noise floor."""
         return key in self.floor and self.floor[key].below
 
     def unsure(self, key: str) -> bool:
-        """Whether a score fell over so few questions that no test could call it a loss."""
+        """Whether a score fell, but on so few questions that no test could call it a loss."""
         return key in self.floor and self.floor[key].unsure
 
     @property
     def step(self) -> int | None:
-        """The training step of its checkpoint: of its cells the largest."""
+        """Return the training step of the checkpoint, the largest over the cells; None if unknown."""
         return max((cell.step for cell in self.cells if cell.step is not None), default=None)
 
     def interval(self, key: str) -> tuple[float, float] | None:
-        """An exam score's interval. Every cell answers the same questions, so that differences between cells say little
-        about them: several cells have the mean of their own intervals' ends."""
+        """Return the 95 % interval of an exam's score, or None.
+
+        All cells answer the same questions, so differences between cells say little about the uncertainty. The ends of
+        the interval are therefore the means of the ends of the cells' intervals.
+        """
         own = [cell.ci95[key] for cell in self.cells if key in cell.ci95]
         if not own:
             return self.ci95.get(key)
@@ -88,19 +98,19 @@ class Row(Summary):
 
     @cached_property
     def compare(self) -> dict[str, Compared]:
-        """Exam -> comparison with the untouched model, the row's cells pooled."""
+        """Return exam -> comparison with the untouched model, pooled over the row's cells."""
         names = dict.fromkeys(name for cell in self.cells for name in cell.compare)
         pooled = ((name, pool([cell.compare[name] for cell in self.cells if name in cell.compare])) for name in names)
         return {name: one for name, one in pooled if one is not None}
 
     @cached_property
     def drift(self) -> dict[str, Drift]:
-        """Capability group -> relative change, mean over the row's cells."""
+        """Return capability group -> relative change, the mean over the row's cells."""
         return pool_drift([cell.drift for cell in self.cells])
 
     @cached_property
     def cost(self) -> dict[str, float]:
-        """Mean of each cost over the row's finished cells; peaks are maxima."""
+        """Return the mean of each cost over the row's finished cells; for peaks, the maximum."""
         values: dict[str, list[float]] = {}
         for cell in self.cells:
             for key, value in cell.cost.items():
@@ -110,7 +120,11 @@ class Row(Summary):
 
 @dataclass(frozen=True)
 class Run:
-    """Everything the report is made of."""
+    """All data of a report.
+
+    results: the content of results.json; cells: its cells with their files; rows: the rows of the main table; study,
+    study_text: the content and the text of study.yaml; problems: what could not be read.
+    """
 
     results: Results
     cells: tuple[Cell, ...] = ()
@@ -123,106 +137,115 @@ class Run:
 
     @property
     def alone(self) -> bool:
-        """Whether `posttrain exam` wrote it: no study, one model and perhaps one before; its rows are named by it."""
+        """Whether `posttrain exam` wrote the run: there is no study, and the rows have the names of the models."""
         return self.results.study == "exam"
 
     @property
     def before_name(self) -> str:
-        """Of `posttrain exam`: the model before, empty where there is none."""
+        """Return the name of the model before in a run of `posttrain exam`; empty when there is none."""
         return self.results.before[0].model if self.alone and self.results.before else ""
 
     @cached_property
     def exams(self) -> tuple[ExamInfo, ...]:
-        """The exams beyond the change exam whose scores are the result; the others have chosen settings."""
+        """Return the exams, other than the change exam, with the role `report`; those of other roles chose settings."""
         return tuple(one for one in self.results.exams.values() if one.kind != CHANGE and one.role == "report")
 
     @cached_property
     def before(self) -> tuple[Untouched, ...]:
-        """The untouched models that have scores; of the change exam alone, answers before have none."""
+        """Return the untouched models that have scores; when only the change exam was taken, they have none."""
         return tuple(one for one in self.results.before if one.scores)
 
     @property
     def title(self) -> str:
-        """The study's own title, else its name; of `posttrain exam`, the models, of a path its last parts."""
+        """Return the title of the page: the study's title or name, or the models of `posttrain exam`.
+
+        A model that is a long path is shortened to its last parts, unless two models would then have the same name.
+        """
         if not (self.alone and self.models):
             return str(self.study.get("title") or self.results.study)
         names = [name for name in (self.before_name, *self.models) if name]
         ends = {name: _end(name) for name in names}
-        if len({*ends.values()}) < len(ends):  # what tells them apart stands further in front
+        if len({*ends.values()}) < len(ends):  # the difference is in an earlier part of the paths
             ends = {name: name for name in names}
         after = ", ".join(ends[name] for name in self.models)
         return f"{ends[self.before_name]} \u2192 {after}" if self.before_name else after
 
     @property
     def notes(self) -> str:
-        """The study's own words about itself."""
+        """Return the notes in study.yaml, or an empty text."""
         return str(self.study.get("notes") or "")
 
     @property
     def trained_once(self) -> tuple[Cell, ...]:
-        """One entry per model x method x change x seed: the last checkpoint's, so that costs are counted once."""
+        """Return one cell per model x method x change x seed, the last checkpoint's, so that costs count only once."""
         return tuple({(c.model, c.method, c.change, c.seed): c for c in self.cells}.values())
 
     @cached_property
     def models(self) -> tuple[str, ...]:
-        """Models in the order of the rows."""
+        """Return the models in the order of the rows."""
         return tuple(dict.fromkeys(row.model for row in self.rows))
 
     @property
     def methods(self) -> tuple[str, ...]:
-        """Methods in the order of the rows."""
+        """Return the methods in the order of the rows."""
         return tuple(dict.fromkeys(row.method for row in self.rows))
 
     @property
     def changes(self) -> tuple[str, ...]:
-        """Changes in the order of the cells; a cell of other exams only has none, which is no change to count."""
+        """Return the changes in the order of the cells.
+
+        A cell with only other exams has an empty name as its change, which is left out if any cell has a change.
+        """
         named = tuple(dict.fromkeys(cell.change for cell in self.cells if cell.change))
         return named or tuple(dict.fromkeys(cell.change for cell in self.cells))
 
     @property
     def stepped(self) -> bool:
-        """Whether checkpoints were examined whose steps are known."""
+        """Whether several checkpoints of a method, with known steps, were examined."""
         return any(len({r.step for r in self.rows_of(*key) if r.step is not None}) > 1 for key in self.versions)
 
     @cached_property
     def versions(self) -> tuple[Version, ...]:
-        """Every (model, method) in the order of the rows; the marks of the plots go by it."""
+        """Return every (model, method) in the order of the rows, which is also the order of the marks."""
         return tuple(dict.fromkeys(row.version for row in self.rows))
 
     @property
     def groups(self) -> set[str]:
-        """The groups of scores that the tables of the change exam show."""
+        """Return the groups of all scores in the shown rows."""
         return {numbers.group_of(key) for row in self.shown for key in row.scores}
 
     def of_change(self, key: str) -> bool:
-        """Whether a score is the change exam's."""
+        """Whether a score belongs to the change exam."""
         return all(exam.score(key) is None for exam in self.exams)
 
     def rows_of(self, model: str, method: str) -> tuple[Row, ...]:
-        """The rows of a model and a method, its checkpoints by step."""
+        """Return the rows of a model and a method, sorted by step with `final` last."""
         own = [row for row in self.rows if row.version == (model, method)]
         return tuple(sorted(own, key=lambda row: (row.checkpoint == "final", row.step or 0)))
 
     @cached_property
     def final(self) -> tuple[Row, ...]:
-        """The last checkpoint of every model and method that has scores, else its last."""
+        """Return for every model and method its last checkpoint with scores, or its last one if none has any."""
         every = [self.rows_of(*version) for version in self.versions]
         return tuple(next((row for row in reversed(rows) if row.scores), rows[-1]) for rows in every)
 
     @property
     def shown(self) -> tuple[Row, ...]:
-        """The rows of the change exam's tables: the final ones where a section of its own shows the others."""
+        """Return the rows of the change exam's tables.
+
+        These are the final rows if a separate section shows the other checkpoints, and otherwise all rows.
+        """
         own = any(row.checkpoint.startswith(("stage-", "blend-", "after-")) for row in self.rows)
         return self.final if self.stepped or own else self.rows
 
     def untouched(self, model: str) -> Untouched | None:
-        """A model's exams before anything was done to it; `posttrain exam` may name it otherwise."""
+        """Return the exams of the untouched model, or None; in `posttrain exam` it may have another name."""
         if self.alone and len(self.before) == 1:
             return self.before[0]
         return next((one for one in self.before if one.model == model), None)
 
     def method_config(self, name: str) -> Mapping[str, Any]:
-        """A method's configuration, from the config.yaml of its cells; study.yaml's entry when there is none."""
+        """Return a method's configuration from the config.yaml of a cell, or else from study.yaml, or else {}."""
         for cell in self.cells:
             whole = _yaml(cell.config, "config.yaml", []) if cell.method == name else {}
             if isinstance(whole.get("method"), Mapping):
@@ -235,12 +258,15 @@ class Run:
 
 
 def read_run(folder: Path) -> Run:
-    """Read a run folder. MissingError without results.json, DataError when it is not what `posttrain run` writes."""
+    """Read a run folder.
+
+    Raise MissingError without results.json, and DataError when it is not of the kind that `posttrain run` writes.
+    """
     problems: list[str] = []
     results, study_file = read_results(folder), folder / "study.yaml"
-    if results.study == "exam":  # of `posttrain exam`, which has no study
+    if results.study == "exam":  # written by `posttrain exam`, which has no study
         parts: dict[str, tuple[Line | Summary, ...]] = {"cells": results.cells, "summary": results.summary}
-        for part, each in parts.items():  # the models are the names of its rows
+        for part, each in parts.items():  # its rows are named by the models
             named = (one if one.method == NOISE_FLOOR else one.model_copy(update={"method": one.model}) for one in each)
             results = results.model_copy(update={part: tuple(named)})
     elif not study_file.is_file():
@@ -252,14 +278,16 @@ def read_run(folder: Path) -> Run:
 
 
 def _end(name: str) -> str:
-    """A model's name; of a long path the last three parts, as of a model that a study kept."""
+    """Return a model's name; a path of more than three parts, such as that of a kept model, is cut to the last 3."""
     parts = name.rstrip("/").split("/")
     return name if len(parts) <= 3 else "\u2026/" + "/".join(parts[-3:])
 
 
 def rows_of(results: Results, cells: tuple[Cell, ...] = ()) -> tuple[Row, ...]:
-    """The main table's rows: results.json's own summary, with the cells behind each row; failed ones have no scores.
-    cells: those of the results, with what their folders hold."""
+    """Return the rows of the main table: the summary of results.json, each row with its finished cells.
+
+    cells: the cells of the results with the content of their folders; if empty, those of `results` are used.
+    """
     summary = {(one.model, one.method, one.checkpoint): one for one in results.summary or summarise(results.cells)}
     grouped: dict[tuple[str, str, str], list[Cell]] = {}
     for cell in cells or [Cell(**dict(line)) for line in results.cells]:
@@ -275,7 +303,7 @@ def rows_of(results: Results, cells: tuple[Cell, ...] = ()) -> tuple[Row, ...]:
 
 
 def _cell(line: Line, folder: Path, problems: list[str]) -> Cell:
-    """A cell of results.json with the files of its folder."""
+    """Return a cell of results.json with the files of its folder; add what cannot be read to `problems`."""
     own = folder / line.folder
     if not line.folder or not own.is_dir():
         if line.done:
@@ -301,8 +329,10 @@ def _cell(line: Line, folder: Path, problems: list[str]) -> Cell:
 
 
 def read_lines(path: Path, folder: Path, problems: list[str]) -> Iterator[dict[str, Any]]:
-    """Rows of a JSONL file that is appended to, none where it is missing; a line that cannot be read is counted in
-    `problems`, not fatal. folder: its path in them begins below it."""
+    """Yield the rows of a JSONL file to which a process may still append; nothing when the file is missing.
+
+    A line that cannot be read is added to `problems` and left out. folder: paths in `problems` are relative to it.
+    """
     text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():

@@ -1,7 +1,7 @@
-"""One self-contained HTML page from a run folder: nothing is loaded from outside, both languages are inside.
+"""Make one self-contained HTML page from a run folder. It loads nothing from outside and contains both languages.
 
 `write_report(Path("runs/superlative"))` reads only files of the run folder, so a report can be made again at any time,
-also of a run that is not finished.
+also for a run that is not finished.
 """
 
 from __future__ import annotations
@@ -28,20 +28,21 @@ from posttrain.reports.view import Entry, Head, Line, Panel, Section, Table
 __all__ = ["VEGA", "render", "write_page", "write_report"]
 
 VEGA = Path(__file__).parent / "templates" / "vega.js"
-"""Made by tools/vega.py."""
+"""The script that draws the charts; tools/vega.py makes it."""
 
 
 def write_report(run_folder: Path, *, language: str = "en", output: Path | None = None) -> Path:
-    """Write the report of a run folder to `output` (report.html in the folder) and return its path.
+    """Write the report of a run folder to `output` (by default report.html in the folder) and return its path.
 
-    language: en or zh-TW, the one shown first; the page can switch. Raises MissingError, DataError or ConfigError.
+    language: en or zh-TW, shown first; the reader can switch. Raise MissingError or DataError for a folder that cannot
+    be read (see `read_run`), and ConfigError for an unknown language.
     """
     check_language(language)
     return write_page(read_run(run_folder), output or run_folder / "report.html", language=language)
 
 
 def write_page(run: Run, path: Path, *, language: str = "en") -> Path:
-    """Write the page of a run that has been read, whole or not at all, and the plain tables of its exams."""
+    """Write the page of a run to `path`, whole or not at all, and the plain tables of its exams; return `path`."""
     page = render(run, language=language)
     if run.exams and run.place is not None:
         write_tables(run, run.place, language=language)
@@ -68,7 +69,7 @@ def render(run: Run, *, language: str = "en") -> str:
         return shown.format(len(charts) - 1, chart.svg(words_of(language)))
 
     def data() -> Markup:
-        """What the page's script needs: the answers, the words that it writes itself, and the charts."""
+        """Return the data for the page's script: the answers, the words that it writes itself, and the charts."""
         wanted = ("answers.", "group.", *(("quadrant.", "forgetting.") if samples else ()))
         texts = {
             language: {key: words[voice.key(key)] for key in words if key.startswith(wanted)}
@@ -107,7 +108,7 @@ def render(run: Run, *, language: str = "en") -> str:
 
 
 def sections(run: Run, marks: Mapping[Version, Mark], *, samples: bool) -> list[Section]:
-    """Return the sections that the page has: the picture and the table first, then the sentences, then the rest."""
+    """Return the sections of the page: first the main plot and table, then the findings, then the rest."""
     rated = has_change(run) and bool(run.groups & {*EXAM_GROUPS})
     staged = stages_page.stages_section(run, marks)
     exams = [exam_page.capabilities(run, marks, with_change=has_change(run)), exam_page.exam_section(run, marks)]
@@ -135,7 +136,7 @@ def sections(run: Run, marks: Mapping[Version, Mark], *, samples: bool) -> list[
 
 
 def _methods(run: Run, marks: Mapping[Version, Mark]) -> list[tuple[str, Markup, list[Message]]]:
-    """Return every method with its marks, one for each model, and what it does."""
+    """Return (name, marks, description) of every method, with one mark for each model; nothing without a study."""
     told = []
     for name in run.methods if not run.alone else ():
         icons = Markup("").join(mark_icon(marks[version]) for version in run.versions if version[1] == name)
@@ -146,7 +147,7 @@ def _methods(run: Run, marks: Mapping[Version, Mark]) -> list[tuple[str, Markup,
 
 
 def _paragraphs(notes: str) -> Iterator[tuple[str, list[Markup]]]:
-    """Yield notes as paragraphs and lists, ("p", [text]) or ("ul", [items]), with `code` and **strong** marked up."""
+    """Yield notes as paragraphs ("p", [text]) and lists ("ul", [items]), with `code` and **strong** as HTML."""
     for block in notes.strip().split("\n\n"):
         lines = [line.strip() for line in block.strip().split("\n") if line.strip()]
         if lines and all(line.startswith("- ") for line in lines):
@@ -156,7 +157,7 @@ def _paragraphs(notes: str) -> Iterator[tuple[str, list[Markup]]]:
 
 
 def voice_of(run: Run) -> Voice:
-    """Return the wording of a run's page; a study's page uses the catalogue as it is."""
+    """Return the wording of a run's page; the page of a study uses the catalogue's messages unchanged."""
     if not run.alone:
         return Voice((), {})
     names = {"before": run.before_name, "after": ", ".join(run.models)}
@@ -164,7 +165,7 @@ def voice_of(run: Run) -> Voice:
 
 
 def _intro(run: Run) -> Message:
-    """Say what was examined, and with which exams."""
+    """Return the sentence that says what was examined, and with which exams."""
     names = " \u00b7 ".join(f"`{exam.name}`" for exam in run.exams)
     if not run.rows:
         models = ", ".join(f"`{one.model}`" for one in run.before)
@@ -185,7 +186,7 @@ def _intro(run: Run) -> Message:
 
 
 def has_change(run: Run) -> bool:
-    """Whether the change exam was taken, or nothing is known yet."""
+    """Whether the change exam was taken; also true for a run without exams."""
     return not run.exams or any(run.of_change(key) for row in run.rows for key in row.scores)
 
 

@@ -1,4 +1,4 @@
-"""How a method is called and drawn in every plot and table: a colour and a shape that no other one has."""
+"""The name of a method in plots and tables, and its mark: a colour and a shape that no other method has."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from posttrain.reports.texts import Words, say
 __all__ = ["COLOURS", "SHAPES", "Mark", "label_of", "mark_icon", "marks_of", "method_of", "row_label"]
 
 # The first seven are from Okabe & Ito (2008), https://jfly.uni-koeln.de/color/: they differ for every kind of colour
-# blindness. Their yellow is left out (too pale for lines on white), and grey replaces their black, which a dark page
-# would hide. The last four make it rare that two of a dozen methods share a colour; then the shapes differ.
+# blindness. Their yellow is left out (too pale for lines on white), and grey replaces their black, which is invisible
+# on a dark page. With the last four, two of a dozen methods rarely share a colour; if they do, their shapes differ.
 COLOURS: tuple[str, ...] = (
     *("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f"),
     *("#8e5bd6", "#8a8a1f", "#a8506a", "#3d8f99"),
@@ -36,7 +36,8 @@ SHAPES: tuple[str, ...] = (
     "M-1.3 0L.65 -1.13L.65 1.13Z",  # triangle that points left
     "M-1.3 -.5L1.3 -.5L1.3 .5L-1.3 .5Z",  # bar
 )
-"""SVG paths of radius 1, as Vega-Lite takes them. Only twelve differ at a glance: a hexagon looks like a circle."""
+"""SVG paths of radius 1, as Vega-Lite expects them. There are only twelve, because further shapes would look too
+similar (a hexagon looks like a circle)."""
 
 Name = TypeVar("Name", bound=Hashable)
 
@@ -49,8 +50,10 @@ class Mark(NamedTuple):
 
 
 def marks_of(names: Iterable[Name]) -> dict[Name, Mark]:
-    """Give each name a mark; no two are equal: twelve shapes and eleven colours, counted in step, make 132 pairs, and
-    later ones get colours of other hues."""
+    """Return a different mark for each name, in the order of the names.
+
+    Shapes (12) and colours (11) advance together, which gives 132 different pairs. Later names get further hues.
+    """
     return {name: _mark(i) for i, name in enumerate(dict.fromkeys(names))}
 
 
@@ -58,13 +61,13 @@ def _mark(number: int) -> Mark:
     shape = SHAPES[number % len(SHAPES)]
     if number < len(SHAPES) * len(COLOURS):
         return Mark(shape, COLOURS[number % len(COLOURS)])
-    hue = number * 0.381966 % 1  # by the golden angle neighbours are far apart, and no hue comes twice
+    hue = number * 0.381966 % 1  # the golden angle: neighbours are far apart, no hue repeats
     rgb = colorsys.hls_to_rgb(hue, 0.3 + 0.25 * (number * 0.7548777 % 1), 0.65)
     return Mark(shape, "#" + "".join(f"{round(255 * part):02x}" for part in rgb))
 
 
 def mark_icon(mark: Mark) -> Markup:
-    """Return the mark as a 14 px picture beside a name."""
+    """Return the mark as an SVG picture of 14 px, to show next to a name."""
     return Markup(
         '<svg viewBox="0 0 14 14" width="14" height="14" class="mark" aria-hidden="true">'
         '<path transform="translate(7 7) scale(5)" d="{}" fill="{}"/></svg>'
@@ -72,8 +75,11 @@ def mark_icon(mark: Mark) -> Markup:
 
 
 def label_of(version: Version, run: Run) -> str:
-    """Return the method, with the model where there are several: the last part of its name, all of it where two end
-    alike. The model alone where nothing was trained."""
+    """Return the label of a method: its name, and the model if the run has several.
+
+    The model is shortened to the last part of its name, unless two models have the same last part. In a run of
+    `posttrain exam`, where nothing was trained, the label is the whole model name.
+    """
     model, method = version
     if run.alone:
         return model
@@ -84,11 +90,11 @@ def label_of(version: Version, run: Run) -> str:
 
 
 def row_label(row: Row, run: Run) -> str:
-    """Return the same with the checkpoint where there are several."""
+    """Return the label of a row: that of its method, and the checkpoint if there are several."""
     label = label_of(row.version, run)
     return f"{label} {row.checkpoint}" if len({r.checkpoint for r in run.shown}) > 1 else label
 
 
 def method_of(row: Row | Cell) -> Words:
-    """Return the method's name; of the noise floor, which is none, words."""
+    """Return the method's name; for the noise floor, which is no method, a translated name."""
     return say("answers.noise_floor") if row.method == NOISE_FLOOR else row.method

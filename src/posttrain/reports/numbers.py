@@ -1,4 +1,4 @@
-"""The report's arithmetic: averages with intervals, learned against forgotten, columns, how numbers are written."""
+"""The report's arithmetic: averages with intervals, learned and forgotten shares, columns, and numbers as text."""
 
 from __future__ import annotations
 
@@ -13,21 +13,28 @@ from posttrain.reports.texts import Message, say
 __all__ = ["bootstrap", "cell_colour", "columns", "forgotten", "goodness", "group_mean", "kept", "learned", "mean"]
 
 MISSING = "–"
+"""The text of an empty cell."""
 RESAMPLES = 1000
+"""Number of bootstrap resamples for an interval."""
 
 GROUPS: tuple[str, ...] = tuple(dict.fromkeys(spec.group for spec in SPECS))
 """Score groups of the change exam in the order of the report."""
 DECLARED = {spec.key: spec for spec in SPECS}
+"""Score of the change exam -> its declaration."""
 ORDER = {spec.key: number for number, spec in enumerate(SPECS)}
+"""Score of the change exam -> its index in the report."""
 
 
 def group_of(key: str) -> str:
-    """The group of a score: what stands before the first dot."""
+    """Return the group of a score: the part of its name before the first dot."""
     return key.partition(".")[0]
 
 
 def columns(score_keys: Iterable[str], groups: Sequence[str] = GROUPS) -> list[str]:
-    """The scores of a table, ordered and grouped; a score of an unknown group comes last, never lost."""
+    """Return the scores of a table in the order of groups and declarations.
+
+    With the default groups, scores of unknown groups are kept and come last; otherwise only the given groups are kept.
+    """
     found = dict.fromkeys(score_keys)
     wanted = [k for k in found if group_of(k) in groups or (groups is GROUPS and group_of(k) not in GROUPS)]
     rank = {group: number for number, group in enumerate(groups)}
@@ -35,30 +42,33 @@ def columns(score_keys: Iterable[str], groups: Sequence[str] = GROUPS) -> list[s
 
 
 def mean(values: Sequence[float]) -> float:
-    """Arithmetic mean of at least one value."""
+    """Return the arithmetic mean of at least one value."""
     return math.fsum(values) / len(values)
 
 
 def bootstrap(values: Sequence[float]) -> tuple[float, float]:
-    """95 % percentile interval of the mean, resampling the values with replacement, of which there are two at least."""
+    """Return the 95 % percentile bootstrap interval of the mean of at least two values."""
     draw = random.Random(0)
     means = sorted(mean(draw.choices(values, k=len(values))) for _ in range(RESAMPLES))
     return means[round(0.025 * (RESAMPLES - 1))], means[round(0.975 * (RESAMPLES - 1))]
 
 
 def probes(n: Mapping[str, int], *groups: str) -> int:
-    """How many probes the scores of some groups are of, one at least."""
+    """Return the number of probes behind the scores of some groups, at least 1. n: score -> number of probes."""
     return max(1, sum(count for key, count in n.items() if group_of(key) in groups))
 
 
 def group_mean(scores: Mapping[str, float], group: str) -> float | None:
-    """Mean of a group's scores, each kind counting the same; None where there are none."""
+    """Return the mean of a group's scores, with equal weights; None when there are none."""
     own = [value for key, value in scores.items() if group_of(key) == group]
     return mean(own) if own else None
 
 
 def learned(scores: Mapping[str, float]) -> float | None:
-    """Mean of reliability and the mean of the generality scores; reliability alone where no generality was asked."""
+    """Return the learned share: the mean of reliability and the mean of the generality scores.
+
+    It is reliability alone without generality scores, and None without reliability.
+    """
     if "reliability" not in scores:
         return None
     general = group_mean(scores, "generality")
@@ -66,19 +76,19 @@ def learned(scores: Mapping[str, float]) -> float | None:
 
 
 def forgotten(scores: Mapping[str, float]) -> float | None:
-    """One minus the mean of the locality scores."""
+    """Return the forgotten share: one minus the mean of the locality scores; None without any."""
     local = group_mean(scores, "locality")
     return None if local is None else 1.0 - local
 
 
 def kept(scores: Mapping[str, float]) -> float | None:
-    """One minus what was forgotten."""
+    """Return the kept share: one minus the forgotten share; None if unknown."""
     lost = forgotten(scores)
     return None if lost is None else 1.0 - lost
 
 
 def trade_off(scores: Mapping[str, float]) -> float | None:
-    """Harmonic mean of learned and kept: high only when both are."""
+    """Return the harmonic mean of the learned and the kept share, which is high only when both are; None if unknown."""
     new, old = learned(scores), kept(scores)
     if new is None or old is None:
         return None
@@ -86,10 +96,11 @@ def trade_off(scores: Mapping[str, float]) -> float | None:
 
 
 def goodness(key: str, value: float) -> float | None:
-    """0 (bad) to 1 (good) for the cell's colour; None where neither end is better (lengths, drift on the target).
+    """Return 0 (bad) to 1 (good) for the colour of a table cell.
 
-    Where less is better: 1 at 0, 0.5 at the middle of `ScoreSpec.ends`, 0 from their bad end on, straight between. One
-    minus the share would paint a leak of half of all answers in the pale colour of the middle.
+    None for scores that are not declared and for those without a better direction (lengths, drift on the target).
+    Scores with `ScoreSpec.ends` (less is better) are 1 at 0, 0.5 at the first end, 0 from the second end on, and linear
+    in between. One minus the share would give a leak into half of all answers the pale colour of the middle.
     """
     spec = DECLARED.get(key)
     if spec is None or spec.better == "none":
@@ -103,27 +114,28 @@ def goodness(key: str, value: float) -> float | None:
 
 
 BAD, MIDDLE, GOOD = (0xEE, 0x9A, 0x4A), (0xFA, 0xF5, 0xE8), (0x77, 0xB4, 0xDC)
-"""Orange, cream, blue: apart for every common kind of colour blindness, and light enough for dark text."""
+"""Orange, cream and blue as (red, green, blue). They differ for every common kind of colour blindness, and dark text is
+readable on them."""
 
 
 def cell_colour(good: float) -> str:
-    """Hex colour from orange (0) over cream (0.5) to blue (1)."""
+    """Return a hex colour from orange (0) over cream (0.5) to blue (1)."""
     low, high, share = (BAD, MIDDLE, good * 2) if good < 0.5 else (MIDDLE, GOOD, good * 2 - 1)
     return "#" + "".join(f"{round(a + (b - a) * share):02x}" for a, b in zip(low, high, strict=True))
 
 
 def is_share(key: str) -> bool:
-    """Whether a score is a share, written in per cent."""
+    """Whether a score is a share, which is written in per cent."""
     return key in DECLARED and DECLARED[key].unit == "share"
 
 
 def percent(value: float) -> str:
-    """`12 %` with a space that does not break; 0 and 100 only when they are exact."""
+    """Return `12 %` with a no-break space; 0 and 100 are written only when they are exact."""
     return f"{share_text(value)}\u00a0%"
 
 
 def share_text(value: float) -> str:
-    """A share in per cent without the sign, as tables have it; 0 and 100 only when they are exact."""
+    """Return a share in per cent without the sign, as in tables; 0 and 100 are written only when they are exact."""
     shown = round(100 * value)
     if shown == 100 and value < 1:
         return f"{100 * value:.1f}" if value < 0.9995 else ">99.9"
@@ -133,29 +145,32 @@ def share_text(value: float) -> str:
 
 
 def percent_range(shares: Sequence[float]) -> str:
-    """`12 %`, or `5\u201332 %` where they differ as printed."""
+    """Return `12 %`, or `5\u201332 %` if the shares differ as printed."""
     return "\u2013".join(dict.fromkeys(map(share_text, (min(shares), max(shares))))) + "\u00a0%"
 
 
 def score_text(key: str, value: float) -> str:
-    """A score as its table shows it: shares in per cent without the sign, the rest with two significant digits."""
+    """Return a score as tables show it.
+
+    A share is in per cent without the sign, a length has one decimal, and other scores are written by `amount`.
+    """
     if key in DECLARED and DECLARED[key].unit == "tokens":
         return fixed(value, 1)
     return share_text(value) if is_share(key) else amount(value)
 
 
 def interval_text(key: str, interval: tuple[float, float]) -> str:
-    """A score's interval, as `between` writes it."""
+    """Return a score's interval as `between` writes it."""
     return between(interval, partial(score_text, key))
 
 
 def between(interval: tuple[float, float], write: Callable[[float], str] = share_text) -> str:
-    """`84–97`; `−0.2 … 1.5` where a dash would look like another minus."""
+    """Return `84–97`, or `−0.2 … 1.5` for negative values, where a dash would look like a second minus."""
     return ("–" if min(interval) >= 0 else " … ").join(map(write, interval))
 
 
 def amount(value: float) -> str:
-    """A number for reading: 5,210 · 12.1 · 3 · 0.62 · 0.0031 · −0.4."""
+    """Return a number that is easy to read: 5,210 · 12.1 · 3 · 0.62 · 0.0031 · −0.40."""
     if value < 0:
         return f"\u2212{amount(-value)}" if value <= -0.0001 else ">\u22120.0001"
     if value < 0.0001:
@@ -170,52 +185,52 @@ def amount(value: float) -> str:
 
 
 def digits(values: Iterable[float]) -> int:
-    """Decimals of a column of exam scores: 3 where none is above 1 in size, 2 below 1000, else 1."""
+    """Return the number of decimals for a column of exam scores: 3 up to 1 in size, 2 below 1000, else 1."""
     top = max((abs(value) for value in values), default=0.0)
     return 3 if top <= 1 else 2 if top < 1000 else 1
 
 
 def fixed(value: float, places: int) -> str:
-    """A number with so many decimals and a real minus: `0.312`, `−1.20`."""
+    """Return a number with `places` decimals and a typographic minus: `0.312`, `−1.20`."""
     shown = f"{value:.{places}f}"
     return shown.removeprefix("-") if float(shown) == 0 else shown.replace("-", "\u2212")
 
 
 def signed(value: float, places: int) -> str:
-    """The same with its sign: `+0.041`, `−0.041`, `0.000`."""
+    """Return a number with `places` decimals and its sign: `+0.041`, `−0.041`, `0.000`."""
     shown = fixed(value, places)
     return f"+{shown}" if value > 0 and float(shown) != 0 else shown
 
 
 def count_text(counts: Sequence[int], style: str = "") -> str:
-    """`n = 200`, `n = 180–200` where they differ; empty where there are none. style: `,` for `1,180`."""
+    """Return `n = 200`, or `n = 180–200` if the counts differ; empty without counts. style: `,` gives `1,180`."""
     ends = sorted({min(counts), max(counts)}) if counts else ()
     return "n = " + "–".join(f"{n:{style}}" for n in ends) if ends else ""
 
 
 def p_text(value: float) -> str:
-    """`p = 0.031`, `p < 0.001`."""
+    """Return `p = 0.031` or `p < 0.001`."""
     return "p\u00a0<\u00a00.001" if value < 0.001 else f"p\u00a0=\u00a0{value:.3f}"
 
 
 def change_text(value: float) -> str:
-    """A relative change in per cent with its sign: `−12 %`, `+3.4 %`, `0 %`."""
+    """Return a relative change in per cent with its sign: `−12 %`, `+3.4 %`, `0 %`."""
     shown = f"{100 * value:.1f}" if abs(value) < 0.0995 else f"{100 * value:.0f}"
     sign = "+" if float(shown) > 0 else "\u2212" if float(shown) < 0 else ""
     return f"{sign}{shown.lstrip('-') if float(shown) else '0'}\u00a0%"
 
 
 FEWEST_CHANGES = 5
-"""With fewer changes no method is called the best: what one change does says little about the next."""
+"""With fewer changes than this no method is called the best: the result of one change says little about the next."""
 
 
 def has_learned(scores: Mapping[str, float]) -> bool:
-    """Whether the new answer is given to more than half of the target questions: no other method is called best."""
+    """Whether reliability is above 0.5. Only a method for which this holds can be called the best."""
     return scores.get("reliability", 0.0) > 0.5
 
 
 def duration(seconds: float) -> Message:
-    """`0.4 s`, `12 s`, `3 min 20 s`, `2 h 5 min`."""
+    """Return a duration as `0.4 s`, `12 s`, `3 min 20 s` or `2 h 5 min`."""
     if seconds < 10:
         return say("time.seconds", s=f"{seconds:.1f}")
     minutes, rest = divmod(round(seconds), 60)

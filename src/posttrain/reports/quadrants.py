@@ -1,7 +1,7 @@
-"""Forgetting, sample by sample (arXiv:2510.17776): what was right and is wrong now, and the other three quadrants.
+"""Forgetting, sample by sample (arXiv:2510.17776): answers that were right and are wrong now, and the other quadrants.
 
-results.json has the counts. This module finds the samples behind them, and draws at most `CAP` of each quadrant of an
-exam and a method for the page.
+results.json has the counts. This module finds the samples behind them. For the page it draws at most `CAP` samples of
+each quadrant, exam and method.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from posttrain.reports.view import Entry, Head, Line, Panel, Section, Table, hea
 __all__ = ["CAP", "TEXT_CAP", "Pair", "draw", "forgetting", "pairs_of", "payload", "quadrant_of"]
 
 CAP = 50
-"""Samples of a quadrant of an exam and a method that the page holds."""
+"""Largest number of samples on the page for each quadrant of an exam and a method."""
 
 TEXT_CAP = 1500
-"""Letters of a question or an answer that the page holds; the rest is in the run folder."""
+"""Largest number of characters of a question or an answer on the page; the full text is in the run folder."""
 
 
 class Pair(NamedTuple):
-    """One question before and after."""
+    """One question with its answers before and after. quadrant: the index in `QUADRANTS`."""
 
     id: str
     quadrant: int
@@ -48,7 +48,10 @@ def quadrant_of(before: bool, after: bool) -> int:
 
 
 def pairs_of(before: Iterable[Mapping[str, Any]], after: Iterable[Mapping[str, Any]], cell: Cell) -> Iterator[Pair]:
-    """Yield the undisturbed questions that both files judge as right or wrong, joined by their id."""
+    """Yield the questions without perturbation that both files judge as right or wrong, joined by their id.
+
+    Questions with another number of choices after are left out.
+    """
     known = {row["id"]: row for row in before if _counts(row)}
     for row in after:
         old = known.get(row.get("id")) if _counts(row) else None
@@ -60,27 +63,32 @@ def pairs_of(before: Iterable[Mapping[str, Any]], after: Iterable[Mapping[str, A
 
 
 def _counts(row: Mapping[str, Any]) -> bool:
+    """Whether a row has an id, is not perturbed, and is judged as right or wrong."""
     return row.get("id") is not None and not row.get("perturbation") and isinstance(row.get("correct"), bool)
 
 
 def _text(value: Any) -> str:
+    """Return a value as text of at most `TEXT_CAP` characters, with an ellipsis where it is cut."""
     text = str(value if value is not None else "")
     return text if len(text) <= TEXT_CAP else text[:TEXT_CAP] + " …"
 
 
 def draw(pairs: Iterable[Pair]) -> list[Pair]:
-    """Draw at most `CAP` pairs of each quadrant, by the hash of their id: so they are neither the first nor the nicest
-    ones, and the same for every method."""
+    """Return at most `CAP` pairs of each quadrant, those with the smallest hash of the id.
+
+    The choice is therefore random, but the same for every method.
+    """
     hashed = sorted((hashlib.sha256(one.id.encode()).hexdigest(), one.id, one.change, one.seed, one) for one in pairs)
     quadrants = ([one for *_, one in hashed if one.quadrant == number] for number in range(len(QUADRANTS)))
     return [one for own in quadrants for one in own[:CAP]]
 
 
 def payload(run: Run) -> dict[str, Any]:
-    """Return the samples of the forgetting section for the page's script; nothing where there are none.
+    """Return the samples of the forgetting section for the page's script; an empty mapping when there are none.
 
-    exams: names; versions: [model, method]; items: [question, wanted, before], each once;
-    rows: exam, version, quadrant, item, after (in texts), where (in places: change and seed), ...
+    exams: names; versions: [model, method]; places: [change, seed]; items: [question, wanted, before], each once;
+    texts: answers after, each once; rows: a flat list of six indices per sample, in this order: exam, version,
+    quadrant, item, answer after (in `texts`), change and seed (in `places`).
     """
     exams, versions = [exam.name for exam in run.exams], list(run.versions)
     places: dict[tuple[str, int], int] = {}
@@ -124,7 +132,10 @@ def _rows(place: Path, folder: str, exam: str) -> list[dict[str, Any]]:
 
 
 def forgetting(run: Run, marks: Mapping[Version, Mark], *, samples: bool) -> Section | None:
-    """Return the quadrants of exams whose answers are right or wrong. samples: whether the page has their questions."""
+    """Return the section with the quadrants of all exams that judge answers as right or wrong; None without any.
+
+    samples: whether the page has questions of the quadrants.
+    """
     found = [(exam.name, table) for exam in run.exams if (table := _quadrants(run, exam, marks)).lines]
     if not found:
         return None
@@ -136,7 +147,10 @@ def forgetting(run: Run, marks: Mapping[Version, Mark], *, samples: bool) -> Sec
 
 
 def _quadrants(run: Run, exam: ExamInfo, marks: Mapping[Version, Mark]) -> Table:
-    """Return counts and shares of each model and method, and the shares that guessing does not explain, if known."""
+    """Return a table with the counts and shares of each model and method.
+
+    If the chance level is known, it also has the shares that guessing does not explain.
+    """
     rows = [(row, one) for row in run.final if (one := row.compare.get(exam.name)) is not None and one.shares()]
     known_chance = any(one.adjusted[0] is not None for _, one in rows)
     names = [f"quadrant.{name}" for name in QUADRANTS]

@@ -1,4 +1,4 @@
-"""The tables of the change exam and of costs: models and methods x scores, and all cells."""
+"""The tables of the change exam and of costs: models and methods x scores, and a table of all cells."""
 
 from __future__ import annotations
 
@@ -23,13 +23,16 @@ EXAM_COSTS: tuple[str, ...] = (
     *("wall_s", "peak_gib", "forwarded_tokens", "scored_tokens", "least_tokens", "generated_tokens"),
     *("shared_prefixes", "plain_requests", "cost_usd"),
 )
-"""What a page of `posttrain exam` shows of a cost, where any of it was spent; the rest is in results.json."""
+"""The costs that a page of `posttrain exam` shows if they are not 0; all costs are in results.json."""
 LOSS, UNSURE = "\u25be", "?"
-"""Beside a score below the noise floor by a paired test, and beside one that no test could call a loss."""
+"""The signs of a score that a paired test finds below the noise floor, and of one that no test could call a loss."""
 
 
 def score_table(run: Run, groups: Sequence[str], marks: Mapping[Version, Mark], label: Words) -> Table | None:
-    """Return the change exam's scores of some groups, the last with what no other table shows; None without any."""
+    """Return a table of the change exam's scores of some groups; None when it would have no column.
+
+    The table of `MORE_GROUPS` also has all scores that no other table shows.
+    """
     rows = [row for row in run.shown if row.scores]
     columns = numbers.columns((key for row in rows for key in row.scores), groups)
     if groups == MORE_GROUPS:
@@ -43,7 +46,10 @@ def score_table(run: Run, groups: Sequence[str], marks: Mapping[Version, Mark], 
 
 
 def cost_table(run: Run, marks: Mapping[Version, Mark]) -> Table | None:
-    """Return what each method cost, mean of its cells; where nothing was trained, what each model's exams cost."""
+    """Return a table of the costs of each method, means over its cells; None when no costs are known.
+
+    For a run of `posttrain exam`, where nothing was trained, it has the costs of each model's exams.
+    """
     label = say("head.cost")
     if run.alone:
         icons = {row.method: mark_icon(marks[row.version]) for row in run.final}
@@ -56,7 +62,8 @@ def cost_table(run: Run, marks: Mapping[Version, Mark]) -> Table | None:
         ]
     else:
         rows = [row for row in run.shown if row.scores]
-        measured = dict.fromkeys(key for row in rows for key in row.cost if "." not in key)  # others: with the exam
+        # costs with a dot belong to one exam and are shown with it
+        measured = dict.fromkeys(key for row in rows for key in row.cost if "." not in key)
         keys = sorted(measured, key=lambda key: COSTS.index(key) if key in COSTS else len(COSTS))
         lines = [_line(run, row, [_cost(row.cost, key) for key in keys], marks) for row in rows]
     heads = (Head(say("scores.method")), *(_head(f"cost.{key}") for key in keys))
@@ -82,7 +89,7 @@ def _entry(row: Row, key: str, answered: bool) -> Entry:
     shown = numbers.score_text(key, value)
     between = numbers.interval_text(key, interval) if interval else ""
     told = not (row.is_floor and group in ("reliability", "generality", "likelihood"))
-    good = numbers.goodness(key, value) if told else None  # nobody has told the floor anything
+    good = numbers.goodness(key, value) if told else None  # the noise floor was not trained, so it cannot learn
     said = {"method": method_of(row), "group": group_name(key), "score": shown,
             "interval": between or numbers.MISSING, "n": n or "?"}  # fmt: skip
     title = say("scores.cell", **said)
@@ -113,7 +120,7 @@ def _cost(cost: Mapping[str, float], key: str) -> Entry:
 
 
 def cell_table(run: Run, marks: Mapping[Version, Mark]) -> Table:
-    """Return all cells: whose they are, whether they were done, the mean of each group of scores, what they cost."""
+    """Return a table of all cells: method, model, change, seed, status, mean of each group of scores, and costs."""
     many = len(run.models) > 1
     names = ["scores.method", *(["answers.model"] if many else []), "details.change", "details.seed", "details.status"]
     columns = [*EXAM_GROUPS, "cost.wall_s", "cost.tokens", "cost.peak_gib"]

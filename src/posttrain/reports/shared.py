@@ -1,8 +1,8 @@
-"""What rows have in common: the changes that they are averages over, and what several methods have shown.
+"""Describe what rows have in common: the changes over which they are averages, and the findings of several methods.
 
-All methods with the same finding stand in one sentence. A finding is a kind of result (learned in all cases, lost the
-same probes, ...), not a number. The sentence gives the numbers of its methods as a range; the table above it has the
-numbers of each method.
+All methods with the same finding are named in one sentence. A finding is a kind of result (learned in all cases, lost
+the same probes, ...), not a number. The sentence gives the numbers of its methods as a range; the table above it has
+the numbers of each method.
 """
 
 from __future__ import annotations
@@ -19,22 +19,26 @@ from posttrain.reports.texts import Message, say, say_known
 __all__ = ["changes_notes", "counted", "group_name", "name_list", "over", "shared_changes", "shared_sentences"]
 
 LEARNED = 0.8
-"""A method has learned when its learned score is at least this."""
+"""A method has learned when the share in question is at least this."""
 KEPT = 0.9
-"""Old answers count as kept when at least this share is."""
+"""Old answers count as kept when at least this share of them is kept."""
 LOST = 0.5
-"""Old answers count as lost when at most this share is left."""
+"""Old answers count as lost when at most this share of them is kept."""
 MUCH = 0.1
-"""A leak into at least this share of the other answers is bad news: it is one minus KEPT."""
+"""A leak into at least this share of the other answers is bad news. It is one minus KEPT."""
 ABSENT = 0.2
-"""What no method gets above this share is named as not achieved."""
+"""A score that no method raises above this share is named as not achieved."""
 
 LOCALITY_REST = ("locality.neighbour", "locality.unrelated", "locality.format", "locality.refusal")
+"""The locality scores other than `locality.same_pattern`, which has sentences of its own."""
 
 
 class Point(NamedTuple):
-    """The finding of one row. key: its sentence; common: what another row must have, too, to share it; figures: its
-    numbers; bad: whether it is bad news."""
+    """The finding of one row.
+
+    key: the message of its sentence; common: another row shares the sentence when it has the same key and the same
+    `common`; figures: name -> number in the sentence; bad: whether it is bad news.
+    """
 
     key: str
     common: tuple[str, ...]
@@ -43,8 +47,10 @@ class Point(NamedTuple):
 
 
 def shared_sentences(rows: Sequence[Row], label: Callable[[Row], str]) -> Iterator[tuple[Message, bool]]:
-    """Yield one sentence per finding with the methods that have it, and whether it is bad news; by topic, and within a
-    topic good news first."""
+    """Yield (sentence, whether it is bad news) for each finding, with the methods that have it.
+
+    The sentences are in the order of topics, and within a topic good news comes first.
+    """
     yield from _of_topics(rows, label, (_learned, _rephrased, _pattern))
     yield from _elsewhere(rows, label)
     yield from _of_topics(rows, label, (_leak, _length))
@@ -55,6 +61,7 @@ ORDER = (
     *("seen.pattern_floor", "seen.pattern_few", "seen.pattern_lost", "seen.leak", "seen.leak_some"),
     *("seen.shorter", "seen.longer"),
 )
+"""The order of the sentences within a topic."""
 
 
 def _of_topics(
@@ -70,13 +77,17 @@ def _of_topics(
             first = each[0][1]
             figures = {name: [point.figures[name] for _, point in each] for name in first.figures}
             shown = {name: _range(name, values) for name, values in figures.items()}
-            rank = (ORDER.index(first.key), -numbers.mean(next(iter(figures.values()))))  # then higher numbers first
+            # of the same kind, higher numbers first
+            rank = (ORDER.index(first.key), -numbers.mean(next(iter(figures.values()))))
             sentences.append((rank, say(first.key, methods=name_list([name for name, _ in each]), **shown), first.bad))
         yield from ((sentence, bad) for _, sentence, bad in sorted(sentences, key=lambda one: one[0]))
 
 
 def _range(name: str, values: Sequence[float]) -> str:
-    """Return numbers as one, or as `low–high`. name: k and n are counts, before and after lengths, others shares."""
+    """Return numbers as one number, or as `low–high` if they differ as printed.
+
+    name: `k` and `n` are counts, `before` and `after` are lengths, all others are shares.
+    """
     if name not in ("k", "n", "before", "after"):
         return numbers.percent_range(values)
     places = 0 if name in ("k", "n") else 1
@@ -84,7 +95,7 @@ def _range(name: str, values: Sequence[float]) -> str:
 
 
 def name_list(names: Sequence[str | Message]) -> Message:
-    """Return `a, b and c`, as each language writes it."""
+    """Return a list such as `a, b and c`, as each language writes it."""
     each = [name if isinstance(name, Message) else say("verbatim", text=name) for name in names]
     if len(each) == 1:
         return each[0]
@@ -100,19 +111,19 @@ def joined(key: str, parts: Sequence[Message]) -> Message:
 
 
 def group_name(key: str) -> Message:
-    """Return the readable name of a score or probe group; its key where the catalogue has none."""
+    """Return the readable name of a score or probe group, or its key when the catalogue has no name."""
     return say_known(f"group.{key}", key)
 
 
 def printed(share: float) -> float:
-    """Return a share as it is printed, so that no word contradicts the number beside it."""
+    """Return a share rounded as it is printed, so that no word contradicts the number next to it."""
     return round(share, 2)
 
 
 # ---- averages over changes -----------------------------------------------------------------------------------------
 #
-# A study may be run in pieces (`--changes 2`, then `--changes 4 --only full`), and cells may fail. Then averages over
-# different changes stand in one table, and the reader has to be told.
+# A study may be run in parts (`--changes 2`, then `--changes 4 --only full`), and cells may fail. Then one table has
+# averages over different changes, and the page must say so.
 
 REASONS = {"refusal": "uncounted.refusal", "form": "uncounted.form", "keeps": "uncounted.keeps"}
 
@@ -125,25 +136,28 @@ def counted(what: str, low: int, high: int | None = None) -> Message:
 
 
 def _changes(row: Row) -> frozenset[str]:
-    """Return the changes of a row. Cells of other exams have no change by name; a row of only such cells has one."""
+    """Return the changes of a row.
+
+    Cells with only other exams have an empty name as their change. It is returned only if no cell has a real change.
+    """
     named = frozenset(cell.change for cell in row.cells if cell.change)
     return named or frozenset(cell.change for cell in row.cells)
 
 
 def over(rows: Sequence[Row]) -> Message:
-    """Return over how many changes the numbers of the rows are."""
+    """Return how many changes the numbers of the rows are averages over, as words."""
     counts = [len(_changes(row)) for row in rows if row.cells]
     return counted("changes", min(counts), max(counts)) if counts else counted("changes", 0)
 
 
 def shared_changes(rows: Sequence[Row]) -> int:
-    """Return how many changes all of the rows have."""
+    """Return the number of changes that all rows have in common."""
     each = [_changes(row) for row in rows if row.cells]
     return len(frozenset.intersection(*each)) if each else 0
 
 
 def changes_notes(rows: Sequence[Row], label: Callable[[Row], str | Message]) -> Iterator[Message]:
-    """Yield which rows are over fewer changes than others and over how many, and which questions are in no score."""
+    """Yield remarks: which rows are averages over fewer changes (and how many), and which questions are in no score."""
     every = frozenset(change for row in rows for change in _changes(row) if row.cells)
     fewer = [(label(row), len(_changes(row))) for row in rows if row.cells and _changes(row) != every]
     if fewer:
@@ -153,9 +167,12 @@ def changes_notes(rows: Sequence[Row], label: Callable[[Row], str | Message]) ->
 
 
 def _not_counted(cells: Sequence[Cell]) -> Iterator[Message]:
-    """Say how many questions of each kind had nothing to keep, and why: a missing column is not a forgotten one."""
+    """Yield how many questions of each kind could not be counted, and why.
+
+    Otherwise a reader could think that a missing column was forgotten.
+    """
     told: dict[tuple[str, str], Cell] = {}
-    for cell in cells:  # the answers before decide, so one cell of each change is enough
+    for cell in cells:  # this depends on the answers before, so one cell of each change is enough
         told.setdefault((cell.model, cell.change), cell)
     left_out: Counter[tuple[str, str]] = Counter()
     asked: Counter[str] = Counter()
@@ -176,7 +193,7 @@ def _not_counted(cells: Sequence[Cell]) -> Iterator[Message]:
 
 
 def _learned(row: Row) -> Iterator[Point]:
-    """Say in how many cases a row learned; by the share in the table where its cases are not known."""
+    """Yield in how many of its cells a row learned, or the share in the table if its cells are not known."""
     if "reliability" not in row.scores:
         return
     share = row.scores["reliability"]
@@ -191,6 +208,7 @@ def _learned(row: Row) -> Iterator[Point]:
 
 
 def _rephrased(row: Row) -> Iterator[Point]:
+    """Yield whether a row gives the new answer also to rephrased questions."""
     share = row.scores.get("generality.rephrase")
     if share is not None:
         kind = "yes" if printed(share) >= LEARNED else "no" if printed(share) <= ABSENT else "partly"
@@ -198,7 +216,7 @@ def _rephrased(row: Row) -> Iterator[Point]:
 
 
 def _pattern(row: Row) -> Iterator[Point]:
-    """Say what became of other questions of the same shape, where training on one example does most damage."""
+    """Yield the result for other questions of the same pattern, where training on one example does most damage."""
     key = "locality.same_pattern"
     share = row.scores.get(key)
     if share is None:
@@ -213,8 +231,10 @@ def _pattern(row: Row) -> Iterator[Point]:
 
 
 def _leak(row: Row) -> Iterator[Point]:
-    """Say how often the new object stands in answers to other questions, where that is 1 % or more as printed, however
-    much was kept. From MUCH on it is bad news."""
+    """Yield how often the new object occurs in answers to other questions, if this is 1 % or more as printed.
+
+    It is yielded even when everything else was kept. From MUCH on it is bad news.
+    """
     share = row.scores.get("leak")
     if share is not None and printed(share):
         much = printed(share) >= MUCH
@@ -222,16 +242,18 @@ def _leak(row: Row) -> Iterator[Point]:
 
 
 KINDS = ("seen.kept", "seen.within_floor", "seen.too_few", "seen.worn", "seen.lost")
-"""The sentences about other kinds of locality, in their order."""
+"""The sentences about the scores of LOCALITY_REST, in their order."""
 
 
 def _kind(row: Row, key: str) -> str:
-    """Return the sentence of another kind of locality: kept, no loss by the noise floor, too few questions to tell,
-    worn, or lost; none where it was not asked."""
+    """Return the key of the sentence for a score of LOCALITY_REST; empty when it was not measured.
+
+    The cases: kept, no loss compared with the noise floor, too few questions to decide, partly lost (`worn`), or lost.
+    """
     if key not in row.scores:
         return ""
     share = printed(row.scores[key])
-    if share >= KEPT and not row.below(key):  # of so much kept a test may still find a loss
+    if share >= KEPT and not row.below(key):  # a test may find a loss even at this share
         return "seen.kept"
     if row.unsure(key):
         return "seen.too_few"
@@ -241,8 +263,10 @@ def _kind(row: Row, key: str) -> str:
 
 
 def _elsewhere(rows: Sequence[Row], label: Callable[[Row], str]) -> Iterator[tuple[Message, bool]]:
-    """Yield one sentence for what is kept, shows no loss, has too few questions to tell, is worn, or is lost. It names
-    groups together where they are so for the same methods."""
+    """Yield (sentence, whether it is bad news) for each of `KINDS` that occurs among the scores of LOCALITY_REST.
+
+    A sentence names together the groups that have this result for the same methods.
+    """
     for said in KINDS:
         together: dict[tuple[str, ...], list[str]] = {}
         for group in LOCALITY_REST:
@@ -260,6 +284,7 @@ def _elsewhere(rows: Sequence[Row], label: Callable[[Row], str]) -> Iterator[tup
 
 
 def _length(row: Row) -> Iterator[Point]:
+    """Yield that answers became shorter (mean length below 0.7 times that before) or longer (above 1.4 times)."""
     old, new = row.scores.get("length.before"), row.scores.get("length.after")
     if old and new is not None and not 0.7 <= new / old <= 1.4:
         yield Point("seen.shorter" if new < old else "seen.longer", (), {"before": old, "after": new})

@@ -1,4 +1,4 @@
-"""The section on tasks learned one after another: what each stage left of every task, as lines and as heat tables."""
+"""The section on tasks learned one after another: the score of each task after each stage, as lines and heat tables."""
 
 from __future__ import annotations
 
@@ -16,13 +16,16 @@ from posttrain.reports.view import Entry, Head, Line, Panel, Section, Table, hea
 __all__ = ["TRANSFER", "Course", "courses_of", "stages_section", "stages_table"]
 
 TRANSFER: tuple[str, ...] = ("acc", "bwt", "fwt", "forgetting")
-"""What a matrix comes to, as `exams/statistics.py` names it."""
+"""The scores that summarise a matrix, with the names of `exams/statistics.py`."""
 
 
 class Course(NamedTuple):
-    """A model and a method over the stages, the mean of its cells. how: sequential, multitask or separate; matrix: a
-    row per examined model, a column per task; transfer: score -> value and interval; less: per task, whether less is
-    better."""
+    """The scores of a model and a method over the stages, as means over cells.
+
+    how: `sequential`, `multitask` or `separate`; names: the tasks; before: the untouched model's score on each task;
+    matrix: a row per examined model, a column per task; transfer: score -> (value, interval); cells: number of cells;
+    less: per task, whether less is better.
+    """
 
     label: str
     version: Version
@@ -36,7 +39,7 @@ class Course(NamedTuple):
 
 
 def courses_of(run: Run) -> list[Course]:
-    """Return every model and method that has learned stages."""
+    """Return the course of every model and method that learned stages."""
     found = []
     lower = {exam.key for exam in run.exams if not exam.higher_is_better}
     for row in run.final:
@@ -64,12 +67,12 @@ def courses_of(run: Run) -> list[Course]:
 
 
 def stages_section(run: Run, marks: Mapping[Version, Mark]) -> Section | None:
-    """Return averages, lines of methods that learned in sequence, and a heat table per method; None without stages."""
+    """Return the section: averages, lines of the sequential methods, a heat table per method. None without stages."""
     courses = courses_of(run)
     if not courses:
         return None
     tasks = tuple(dict.fromkeys(name for course in courses for name in course.names))
-    keys: list[str | Version] = [*run.versions, *tasks]  # a task is never drawn as a method is
+    keys: list[str | Version] = [*run.versions, *tasks]  # so no task has the mark of a method
     own = marks_of(keys)
     heads = [name for name in TRANSFER if any(name in course.transfer for course in courses)]
     cells = max(course.cells for course in courses)
@@ -92,8 +95,11 @@ def stages_section(run: Run, marks: Mapping[Version, Mark]) -> Section | None:
 
 
 def over_stages(courses: Sequence[Course], marks: Mapping[str, Mark]) -> Chart:
-    """Draw the score of each task after each stage, a panel per method. A task's line is dashed until its turn, where a
-    ring stands. Names that would run into each other become numbers."""
+    """Draw the score of each task after each stage, with a panel for each method.
+
+    The line of a task is dashed until the stage that learns it, which has a ring. Stages get numbers instead of names
+    when their names would overlap.
+    """
     first = courses[0].names
     short = all(course.names == first for course in courses) and sum(map(len, first)) < 40
     stages = ["0", *(first if short else map(str, range(1, 1 + max(len(course.matrix) for course in courses))))]
@@ -117,6 +123,7 @@ def over_stages(courses: Sequence[Course], marks: Mapping[str, Mark]) -> Chart:
 
 
 def _transfer(course: Course, name: str) -> Entry:
+    """Return the entry of a score over stages, with its interval."""
     value, interval = course.transfer.get(name, (None, None))
     shown = numbers.signed if name in ("bwt", "fwt") else numbers.fixed
     write = partial(shown, places=3 if abs(value or 0) <= 1 else 2)
@@ -124,7 +131,10 @@ def _transfer(course: Course, name: str) -> Entry:
 
 
 def _heats(course: Course, low: float, high: float) -> Table:
-    """Return a row per stage and a column per task; the task that a stage has just taught is framed."""
+    """Return a heat table with a row per stage and a column per task; the task that a stage learned has a frame.
+
+    low, high: the values with the worst and the best colour, or the other way round where less is better.
+    """
     many = course.how != "multitask"
     key = "stages.model_of" if course.how == "separate" else "stages.after"
     titles: list[Words] = [say(key, name=name) for name in course.names] if many else [say("stages.after_all")]
@@ -146,7 +156,10 @@ def _heats(course: Course, low: float, high: float) -> Table:
 
 
 def stages_table(run: Run) -> Table | None:
-    """Return methods x ACC, BWT, FWT, forgetting, and the last scores of the tasks: for papers and spreadsheets."""
+    """Return a table for papers and spreadsheets, with a row per method; None without stages.
+
+    Its columns are ACC, BWT, FWT, forgetting, and the last scores of the tasks.
+    """
     courses = courses_of(run)
     if not courses:
         return None
@@ -161,7 +174,8 @@ def stages_table(run: Run) -> Table | None:
         values = [course.transfer[name][0] if name in course.transfer else None for name in heads]
         rows.append(((course.label, course.how), (*values, *(ends.get(name) for name in tasks)), "model"))
     less = {name: one for course in courses for name, one in zip(course.names, course.less, strict=True)}
-    mean = None if len({*less.values()}) > 1 else not any(less.values())  # a mean over both kinds has no better end
+    # a mean over both kinds has no better direction
+    mean = None if len({*less.values()}) > 1 else not any(less.values())
     better: list[bool | None] = [mean if name != "forgetting" or mean is None else not mean for name in heads]
     columns = [Head(name.upper() if name != "forgetting" else say("stages.forgetting")) for name in heads]
     columns += [Head(name) for name in tasks]

@@ -19,13 +19,18 @@ from posttrain.reports.view import Panel, Section
 __all__ = ["KNOWLEDGE", "StepPoint", "best", "exam_points", "falls", "starts_to_fall", "steps_section"]
 
 KNOWLEDGE = "can.knowledge"
-"""Exams whose headline belongs to this capability say where general knowledge starts to fall."""
+"""For exams that measure this capability by their headline, the page says where general knowledge starts to fall."""
 
 CHANGE_GROUPS: tuple[str, ...] = ("reliability", "generality", "locality")
+"""The groups of the change exam's scores that have a chart over steps."""
 
 
 class StepPoint(NamedTuple):
-    """A checkpoint: its step and headline; different, difference: against the untouched model, None without one."""
+    """A checkpoint in a chart over training steps.
+
+    value: its score, mostly an exam's headline; ci95: the interval of the score; difference: from the untouched model,
+    None when they were not compared; different: whether this difference is real.
+    """
 
     step: int
     value: float
@@ -36,18 +41,21 @@ class StepPoint(NamedTuple):
 
 
 def _in_order(point: StepPoint) -> tuple[int, bool]:
+    """Return a sort key: by step, and with `final` last among equal steps."""
     return point.step, point.checkpoint == "final"
 
 
 def best(points: Sequence[StepPoint], *, higher_is_better: bool = True) -> StepPoint | None:
-    """Return the checkpoint of the highest (or lowest) headline, of equals the earliest; None of fewer than two."""
+    """Return the checkpoint with the best value, among equals the earliest; None for fewer than two checkpoints."""
     sign = -1.0 if higher_is_better else 1.0
     return min(points, key=lambda point: (sign * point.value, point.step)) if len(points) > 1 else None
 
 
 def starts_to_fall(points: Sequence[StepPoint], *, higher_is_better: bool = True) -> StepPoint | None:
-    """Return the first checkpoint from which on all are worse than the untouched model by a real difference; None where
-    there is none: a score that recovers, or whose fall may be chance, does not fall."""
+    """Return the first checkpoint from which on all are worse than the untouched model by a real difference.
+
+    None when there is no such checkpoint: a score that recovers, or that may have fallen by chance, does not count.
+    """
     first = None
     for point in sorted(points, key=lambda point: -point.step):
         worse = point.difference is not None and (point.difference < 0) is higher_is_better and point.difference != 0
@@ -58,7 +66,7 @@ def starts_to_fall(points: Sequence[StepPoint], *, higher_is_better: bool = True
 
 
 def exam_points(run: Run, exam: ExamInfo, version: Version) -> list[StepPoint]:
-    """Return the checkpoints of a model and method whose step is known, with the exam's headline."""
+    """Return the checkpoints of a model and method with known step and with the exam's headline, by step."""
     points = []
     for row in run.rows_of(*version):
         if row.step is not None and exam.key in row.scores:
@@ -69,7 +77,7 @@ def exam_points(run: Run, exam: ExamInfo, version: Version) -> list[StepPoint]:
 
 
 def falls(run: Run) -> Iterator[tuple[Version, ExamInfo, StepPoint | None]]:
-    """Yield (model, method), knowledge exam, and the checkpoint from which on it has fallen; None: it does not fall."""
+    """Yield ((model, method), exam of knowledge, checkpoint from which on its headline has fallen, or None)."""
     for exam in run.exams:
         if exam.capability == KNOWLEDGE:
             for version in run.versions:
@@ -79,7 +87,11 @@ def falls(run: Run) -> Iterator[tuple[Version, ExamInfo, StepPoint | None]]:
 
 
 class Series(NamedTuple):
-    """A score of a method over steps. before: the untouched model's; fall: from which checkpoint on it has fallen."""
+    """A score of a method over steps.
+
+    before: the untouched model's score; best: the best checkpoint; fall: the checkpoint from which on the score has
+    fallen; chance: the score of guessing.
+    """
 
     label: str
     mark: Mark
@@ -91,7 +103,10 @@ class Series(NamedTuple):
 
 
 def steps_section(run: Run, marks: Mapping[Version, Mark]) -> Section | None:
-    """Return a chart per exam and group of the change exam; None unless checkpoints with steps were examined."""
+    """Return a section with a chart for each exam and each of `CHANGE_GROUPS`.
+
+    None unless several checkpoints with known steps were examined.
+    """
     if not run.stepped:
         return None
     panels: list[Panel] = []
@@ -123,7 +138,7 @@ def steps_section(run: Run, marks: Mapping[Version, Mark]) -> Section | None:
 SIGNS = {
     "untouched": "exams.untouched", "chance": "exams.chance", "ring": "steps.best_mark", "falls": "steps.falls_mark",
 }  # fmt: skip
-"""Kinds of rows in a chart that its legend explains."""
+"""Kind of rows that the legend explains -> key of its explanation."""
 
 
 def _series(run: Run, exam: ExamInfo, version: Version, marks: Mapping[Version, Mark]) -> Series:
@@ -137,7 +152,10 @@ def _series(run: Run, exam: ExamInfo, version: Version, marks: Mapping[Version, 
 
 
 def _remarks(one: Series, knows: bool = False, *, share: bool = False) -> tuple[Message, ...]:
-    """Say which checkpoint of a method is best and, of a knowledge exam, from which one on it has fallen."""
+    """Return which checkpoint of a method is best and, if `knows`, from which step on its knowledge has fallen.
+
+    share: the values are shares in per cent.
+    """
     said = [say("verbatim", text=f"`{one.label}`:")]
     if one.best:
         places = numbers.digits(point.value for point in one.points)
@@ -149,8 +167,11 @@ def _remarks(one: Series, knows: bool = False, *, share: bool = False) -> tuple[
 
 
 def over_steps(name: Message, series: Sequence[Series]) -> Chart:
-    """Draw a headline over steps with its 95 % band, a panel per method. Dashed: the untouched model's level; dotted:
-    that of guessing; a ring: the best checkpoint; a line: the fall begins."""
+    """Draw a score over steps with its 95 % band, with a panel for each method.
+
+    A dashed line is the level of the untouched model, a dotted line the level of guessing. A ring marks the best
+    checkpoint, and a vertical line the step at which the fall begins.
+    """
     rows = [{"panel": one.label, **row} for one in series for row in _rows(one)]
     values = [row[key] for row in rows for key in ("value", "low", "high") if key in row]
     on = Layers("panel", {one.label: one.mark for one in series}, legend=False)
@@ -170,6 +191,7 @@ def over_steps(name: Message, series: Sequence[Series]) -> Chart:
 
 
 def _rows(one: Series) -> Rows:
+    """Return the rows of the chart for one series; `kind` names the layers that draw a row."""
     own: Rows = [
         {"kind": "point", "step": p.step, "value": p.value, "low": p.ci95[0] if p.ci95 else p.value,
          "high": p.ci95[1] if p.ci95 else p.value, "checkpoint": p.checkpoint, "text": f"{p.value:.4g}"}
@@ -185,7 +207,7 @@ def _rows(one: Series) -> Rows:
 
 
 def _group_points(rows: Sequence[Row], group: str) -> list[StepPoint]:
-    """Return the mean of a group's scores per checkpoint, in per cent, with its interval over the row's cells."""
+    """Return the mean of a group's scores at each checkpoint, in per cent, with its interval over the row's cells."""
     points = []
     for row in rows:
         value = numbers.group_mean(row.scores, group)

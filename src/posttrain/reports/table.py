@@ -1,4 +1,4 @@
-"""The main scores as a table for the terminal. It is no wider than the terminal; a Chinese letter counts as two."""
+"""The main scores as a table that fits the width of the terminal; a Chinese character takes two columns."""
 
 from __future__ import annotations
 
@@ -21,25 +21,29 @@ PRIORITY: tuple[str, ...] = (
     *("locality.neighbour", "locality.format", "drift.unrelated_kl", "wall_s", "generality.cross_lingual"),
     *("generality.hop", "generality.reverse"),
 )
-"""Columns of the table, the last ones left out first where the terminal is narrow."""
+"""The columns of the table by priority: in a narrow terminal the last ones are left out first."""
 
 SHOWN: tuple[str, ...] = (
     *("reliability", "generality.rephrase", "generality.reverse", "generality.hop", "generality.cross_lingual"),
     *("locality.same_pattern", "locality.neighbour", "locality.unrelated", "locality.format", "locality.refusal"),
     *("leak", "drift.unrelated_kl", "wall_s"),
 )
-"""Their order from left to right."""
+"""The same columns in their order from left to right."""
 
 
 BELOW = "↓"
-"""Beside a locality score that is below the noise floor by a paired test."""
+"""The sign of a locality score that a paired test finds below the noise floor."""
 UNSURE = "?"
-"""Beside one that fell over so few questions that no test could call it a loss."""
+"""The sign of a score that fell, but on so few questions that no test could call it a loss."""
 
 
 def text_table(results: Results, width: int = 100, *, language: str = "en") -> str:
-    """Methods x main scores of results.json as text with at most `width` columns (at least 40), ending in a newline."""
-    rows = [row for row in rows_of(results) if not row.checkpoint.startswith(("stage-", "blend-"))]  # in the report
+    """Return a table of methods x main scores of results.json, with remarks below it, as text that ends in a newline.
+
+    width: the largest width in columns of the terminal; a value below 40 counts as 40.
+    """
+    # the others are in the report only
+    rows = [row for row in rows_of(results) if not row.checkpoint.startswith(("stage-", "blend-"))]
     words = catalogue(language)
     exams = {exam.key: exam.name for exam in results.exams.values() if exam.kind != CHANGE}
     over_stages = {f"stages.{name}": words[f"stages.{name}"] for name in ("acc", "bwt", "fwt", "forgetting")}
@@ -91,7 +95,7 @@ def _label(row: Row, rows: Sequence[Row], language: str) -> str:
 def _fitting(
     present: Sequence[str], names: Mapping[str, str], body: Mapping[str, Sequence[Entry]], first: int, width: int
 ) -> set[str]:
-    """Return the columns that fit beside the first one, by priority; at least one."""
+    """Return the columns that fit next to the first one, by priority; at least one."""
     kept: set[str] = set()
     used = min(first, width // 2) + 1
     for key in present:
@@ -106,6 +110,7 @@ def _fitting(
 def _remarks(
     results: Results, rows: Sequence[Row], left_out: Sequence[str], label: Callable[[Row], str]
 ) -> Iterator[Message]:
+    """Yield the remarks below the table."""
     yield from changes_notes(rows, label)
     rated = [r for r in rows if numbers.trade_off(r.scores) is not None and not r.is_floor]
     able = [row for row in rated if numbers.has_learned(row.scores)]

@@ -1,8 +1,9 @@
 """Tables outside the report's page: for the terminal, and for papers and spreadsheets as HTML, CSV and LaTeX.
 
-In an exam's plain table rows are checkpoints and columns are scores. Below and above the checkpoints stand the
-untouched model and the reference rows (people). Every column has one precision: 3 decimals where no value is above 1, 2
-below 1000, else 1. The best model of a column is bold where the score's better end is known.
+In the plain table of an exam, rows are checkpoints and columns are scores. Above the checkpoints is the untouched
+model, below them are the reference rows (people). All values of a column have the same number of decimals: 3 when no
+value is above 1, 2 when all are below 1000, else 1. The best model of a column is bold if it is known whether more or
+less is better.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ __all__ = [
 
 
 def records(table: Table, language: str = LANGUAGES[0]) -> list[dict[str, Any]]:
-    """Return a mapping per row, head -> label or number with all its digits."""
+    """Return a mapping for each row: head -> label, or number with all its digits."""
     heads = [text(head.name, language) for head in table.heads]
     rows = (
         [*(text(label, language) for label in line.labels), *(e.value for e in line.entries)] for line in table.lines
@@ -57,13 +58,13 @@ def records(table: Table, language: str = LANGUAGES[0]) -> list[dict[str, Any]]:
 
 
 def _ascii(entry: Entry, language: str) -> str:
-    """Return an entry as programs read it: with an ASCII minus, and empty where there is no number."""
+    """Return the text of an entry for programs: with an ASCII minus, and empty without a number."""
     shown = text(entry.text, language)
     return "" if shown == numbers.MISSING else shown.replace("\u2212", "-")
 
 
 def to_csv(table: Table, language: str = LANGUAGES[0]) -> str:
-    """Return CSV that begins with a byte order mark, without which Excel reads Chinese as another encoding."""
+    """Return the table as CSV. It begins with a byte order mark, which Excel needs to read Chinese correctly."""
     stream = io.StringIO()
     stream.write("\ufeff")
     writer = csv.writer(stream, lineterminator="\r\n")
@@ -80,12 +81,15 @@ _TEX = {
 
 
 def tex_escape(plain: str) -> str:
-    """Return text for LaTeX, on one line."""
+    """Return text with LaTeX's special characters escaped, on one line."""
     return "".join(_TEX.get(c, c) for c in " ".join(plain.split()))
 
 
 def to_latex(table: Table, language: str = LANGUAGES[0]) -> str:
-    """Return a tabular; rules of booktabs set the kinds of rows apart: models, the untouched model, references."""
+    """Return the table as a LaTeX tabular.
+
+    Rules of the package booktabs separate the kinds of rows: the untouched model, models and references.
+    """
 
     def number(entry: Entry) -> str:
         shown = _ascii(entry, language)
@@ -109,8 +113,11 @@ def to_latex(table: Table, language: str = LANGUAGES[0]) -> str:
 
 
 def to_text(table: Table, language: str = LANGUAGES[0], *, width: int | None = None) -> str:
-    """Return the table for the terminal; wide Chinese letters count as two. width: at most so many columns, with a rule
-    below the heads and the typography of a reader; None: as wide as it is, as a program may read it."""
+    """Return the table for the terminal; a Chinese character takes two columns.
+
+    width: the largest width in columns, for a table that people read, with a rule below the heads. None: no limit, for
+    programs: with an ASCII minus and empty entries.
+    """
     style = box.SIMPLE_HEAD if width else None
     shown = RichTable(box=style, pad_edge=False, padding=(0, 1 if width else 2, 0, 0), show_edge=False)
     for i, head in enumerate(table.heads):
@@ -125,7 +132,7 @@ def to_text(table: Table, language: str = LANGUAGES[0], *, width: int | None = N
 
 
 def folded(shown: Any, width: int) -> str:
-    """Return text or a table of rich, its lines folded at a width and without spaces at their ends."""
+    """Return a text or a table of rich as text, with lines folded at a width and without spaces at their ends."""
     stream = io.StringIO()
     Console(file=stream, width=width, force_terminal=False, highlight=False, markup=False).print(shown)
     return "\n".join(line.rstrip() for line in stream.getvalue().split("\n"))
@@ -136,7 +143,7 @@ PRETTY: tuple[tuple[str, str], ...] = (
     (r"bleu", "BLEU"),
     (r"rouge-?_?(\d|[lL](?:sum)?|[sS])", r"ROUGE-\1"),
 )
-"""Names of scores as papers print them."""
+"""(pattern of a score's name, the name as papers print it)."""
 
 
 def pretty(score: str) -> str:
@@ -160,7 +167,10 @@ def filled(
     template: str, language: str, *, show: Callable[[Words], Markup] = both,
     word: Callable[[Words], Words] = lambda words: words, **values: object,
 ) -> str:  # fmt: skip
-    """Return a template with its values. show: puts words on the page; word: the page's own wording of a message."""
+    """Return a template filled with values.
+
+    show: turns words into HTML; word: replaces a message by the page's own wording of it.
+    """
 
     def head(name: Words) -> Markup:
         return show(word(name)) if isinstance(name, Message | Markup) else breakable(pretty(name))
@@ -179,7 +189,7 @@ def filled(
 
 
 def to_html(table: Table, language: str = LANGUAGES[0]) -> str:
-    """Return a page of its own that holds a table alone, in one language."""
+    """Return an HTML page that holds only this table, in one language."""
 
     def show(words: Words) -> Markup:
         return words if isinstance(words, Markup) else inline(text(words, language))
@@ -188,19 +198,19 @@ def to_html(table: Table, language: str = LANGUAGES[0]) -> str:
 
 
 def direction(exam: ExamInfo | None, score: str) -> bool | None:
-    """Return whether higher is better (True) or lower (False); None where neither is known to be."""
+    """Return True when a higher score is better, False when a lower one is better, and None in all other cases."""
     spec = find_spec(score, SPECS if exam is None else exam.scores)
     return None if spec is None or spec.better == "none" else spec.better == "more"
 
 
 def table_names(run: Run) -> list[str]:
-    """Return the exams that have a table: those beyond the change exam, and `change` where it was taken."""
+    """Return the names of the exams that have a table; `change`, if that exam was taken, comes last."""
     change = [CHANGE] if any(run.of_change(key) for row in run.rows for key in row.scores) else []
     return [exam.name for exam in run.exams] + change
 
 
 def plain_table(run: Run, name: str) -> Table:
-    """Return an exam's table, without scores of single groups (`acc/law`) and of disturbed questions (`acc~typos`)."""
+    """Return an exam's table, without scores of single groups (`acc/law`) and of perturbed questions (`acc~typos`)."""
     exam = next((each for each in run.exams if each.name == name), None)
 
     def own(scores: Mapping[str, float]) -> dict[str, float]:
@@ -213,7 +223,7 @@ def plain_table(run: Run, name: str) -> Table:
     if exam is None:
         names = numbers.columns(names)
     many = len({*run.models, *(one.model for one in run.before)}) > 1
-    # labels: model, method, checkpoint, step; where nothing was trained, the models are all there is to tell rows apart
+    # labels: model, method, checkpoint, step; in `posttrain exam`, where nothing was trained, only the model
     shown = slice(0, 1) if run.alone else slice(0, 4) if many else slice(1, 4)
     heads = [Head(say(key)) for key in ("tables.model", "tables.method", "tables.checkpoint", "tables.step")[shown]]
     rows: list[tuple[tuple[Words, ...], Sequence[float | None], str]] = []
@@ -227,7 +237,7 @@ def plain_table(run: Run, name: str) -> Table:
         add((one.model, say("tables.untouched"), "", "0"), own(one.scores), "untouched")
     for row in (row for version in run.versions for row in run.rows_of(*version)):
         model: Words = row.model
-        if run.alone and row.is_floor:  # named by the model alone, it would have the name of what was examined
+        if run.alone and row.is_floor:  # with only the model's name it would look like the examined model
             model = say("tables.floor", floor=method_of(row), model=run.before_name or row.model)
         add(
             (model, method_of(row), row.checkpoint, "" if row.step is None else str(row.step)), own(row.scores), "model"
@@ -243,7 +253,7 @@ def write_tables(run: Run, folder: Path, *, names: Sequence[str] = (), language:
     written: list[Path] = []
     for name in names or table_names(run):
         stem = safe_name(name)
-        while any(path.stem == stem for path in written):  # two names that are the same once they are made safe
+        while any(path.stem == stem for path in written):  # two names can become equal when they are made safe
             stem += "-2"
         written += write_table(plain_table(run, name), folder, stem, language=language)
     return written

@@ -1,8 +1,8 @@
-"""What the report says, in each language. A message is a key with arguments; it becomes text when the page is made.
+"""The report's texts in each language. A message is a key with arguments; it becomes text when the page is made.
 
-The catalogue is `messages.json`: a line per message, with its text in every language. Words between backticks become
-`<code>`, between double asterisks `<strong>`; everything else, arguments included, is escaped. An argument may itself
-be a message.
+The catalogue is `messages.json`: a line for each message, with its text in every language. Words between backticks
+become `<code>`, and words between double asterisks become `<strong>`. Everything else, including arguments, is escaped.
+An argument may itself be a message.
 """
 
 from __future__ import annotations
@@ -42,8 +42,9 @@ LANGUAGES: tuple[str, ...] = ("en", "zh-TW")
 """BCP 47 tags, as in `<html lang>` and `--language`."""
 
 _SPACE = {"en": " ", "zh-TW": ""}
+"""The text between two sentences."""
 _PER_CENT = re.compile(r"%(?=[\u4e00-\u9fff])")
-"""Between a number's sign and a Chinese word stands a space."""
+"""A per cent sign directly before a Chinese character, after which `text` puts a space."""
 
 
 @dataclass(frozen=True)
@@ -60,20 +61,20 @@ def say(key: str, **args: object) -> Message:
 
 
 def say_if(conditions: Mapping[str, object]) -> tuple[Message, ...]:
-    """Return the messages without arguments whose condition holds."""
+    """Return a message for each key with a true condition; these messages have no arguments."""
     return tuple(say(key) for key, holds in conditions.items() if holds)
 
 
 @cache
 def catalogue(language: str) -> dict[str, str]:
-    """Return key -> text of one language. ConfigError for a language that does not exist."""
+    """Return key -> text in one language. Raise ConfigError for an unknown language."""
     check_language(language)
     messages = json.loads((Path(__file__).parent / "messages.json").read_text(encoding="utf-8"))
     return {key: texts[language] for key, texts in messages.items()}
 
 
 def check_language(language: str) -> None:
-    """Raise ConfigError unless the report speaks this language."""
+    """Raise ConfigError unless the report exists in this language."""
     if language not in LANGUAGES:
         raise ConfigError(Problem("--language", f"unknown language '{language}'", f"known: {', '.join(LANGUAGES)}"))
 
@@ -84,30 +85,30 @@ def known(key: str) -> bool:
 
 
 def say_known(key: str, name: str) -> Message:
-    """Return the message `key`; the name as it is where the catalogue has none."""
+    """Return the message `key`, or `name` unchanged when the catalogue does not have the key."""
     return say(key) if known(key) else say("verbatim", text=name)
 
 
 Words = str | Message
-"""What a table or a chart shows: a name or number as it is, or a message in the reader's language."""
+"""The content of a table or a chart: a name or number that is the same in all languages, or a message."""
 
 
 class Voice(NamedTuple):
-    """How a page words its messages: one with a prefix, where the catalogue has it, takes the place of the plain one.
+    """The wording of a page: if the catalogue has a message with one of the prefixes, it replaces the plain message.
 
-    The page of `posttrain exam` speaks of no study, method or training, and has `pair.` (two models), `single.` (one
-    model) and `alone.` (either). names: arguments that every message may use.
+    The page of `posttrain exam` must not mention studies, methods or training. It uses the prefixes `pair.` (two
+    models), `single.` (one model) and `alone.` (both cases). names: arguments that every message may use.
     """
 
     prefixes: tuple[str, ...]
     names: Mapping[str, object]
 
     def key(self, key: str) -> str:
-        """Return the key of the message that takes another's place."""
+        """Return the key of the message that replaces `key`, or `key` itself."""
         return next((f"{prefix}{key}" for prefix in self.prefixes if known(f"{prefix}{key}")), key)
 
     def words(self, words: Words) -> Words:
-        """Return words in the page's wording; so are the messages among a message's arguments."""
+        """Return words in the page's wording, including the messages among the arguments of a message."""
         if not self.prefixes or not isinstance(words, Message):
             return words
         args = {k: self.words(v) if isinstance(v, Message) else v for k, v in words.args.items()}
@@ -115,7 +116,7 @@ class Voice(NamedTuple):
 
 
 def text(message: Words, language: str) -> str:
-    """Return a message in one language, as plain text with its backticks. KeyError for an unknown key."""
+    """Return a message in one language as plain text, with its backticks. Raise KeyError for an unknown key."""
     if isinstance(message, str):
         return message
     args = {k: text(v, language) if isinstance(v, Message) else v for k, v in message.args.items()}
@@ -132,17 +133,20 @@ def inline(plain: str) -> Markup:
 
 
 def breakable(name: str) -> Markup:
-    """Return a technical name that a line may break after its dots, dashes, slashes and underscores."""
+    """Return a technical name as HTML in which a line may break after dots, dashes, slashes, tildes and underscores."""
     return Markup(re.sub(r"([._/~-])(?=.)", r"\1<wbr>", str(escape(name)).replace("&#", "\0"))).replace("\0", "&#")
 
 
 def both(message: Words) -> Markup:
-    """Return a message once per language, each in its own element, of which the page shows one; a name as it is."""
+    """Return a message as HTML in every language, each in its own element; a name is returned once, escaped.
+
+    The page shows only the elements in the chosen language.
+    """
     return escape(message) if isinstance(message, str) else sentences([message])
 
 
 def sentences(messages: Sequence[Words]) -> Markup:
-    """Return sentences in a row, once per language: English has a space between them, Chinese has none."""
+    """Return sentences one after another, once in each language: with spaces between them in English only."""
     return Markup("").join(
         Markup('<span lang="{}">{}</span>').format(each, inline(_SPACE[each].join(text(m, each) for m in messages)))
         for each in LANGUAGES
@@ -150,7 +154,10 @@ def sentences(messages: Sequence[Words]) -> Markup:
 
 
 def attribute(language: str, **messages: Words) -> Markup:
-    """Return attributes (`title`, `aria-label`, ...) in the page's first language, and all languages for its switch."""
+    """Return HTML attributes (`title`, `aria-label`, ...) in the page's first language.
+
+    The attribute `data-i18n` has them in all languages, for the switch of the language.
+    """
     names = {name.replace("_", "-"): message for name, message in messages.items()}
     every = {name: {each: text(m, each).replace("`", "") for each in LANGUAGES} for name, m in names.items()}
     shown = Markup(" ").join(Markup('{}="{}"').format(name, every[name][language]) for name in names)

@@ -1,7 +1,7 @@
-"""What a page is made of: sections of panels, and in a panel at most one chart and one table.
+"""The parts of a page: sections of panels. A panel has at most one chart and one table.
 
-Every table of the project is a `Table` of this module, whatever it is about: the page's templates and `tables_out.py`
-(terminal, CSV, LaTeX, plain pages) all draw it from here.
+Every table of the report is a `Table` of this module. The page's templates and `tables_out.py` (terminal, CSV, LaTeX,
+plain pages) draw it.
 """
 
 from __future__ import annotations
@@ -21,31 +21,36 @@ __all__ = ["Entry", "Head", "Line", "Panel", "Section", "Table", "heads_of", "nu
 
 
 class Entry(NamedTuple):
-    """A number or a word of a table, and how it is drawn."""
+    """One number or word in a table, and how it is drawn."""
 
     text: Words = numbers.MISSING
     below: tuple[Words, ...] = ()
-    """Smaller lines under it, such as its interval."""
+    """Smaller lines below it, such as its interval."""
     kind: str = ""
     """CSS classes of its cell."""
     colour: str = ""
     """Hex colour behind it."""
     bar: int | None = None
-    """A share in per cent, drawn as a bar under it."""
+    """A share in per cent, drawn as a bar below it."""
     stack: tuple[float, ...] = ()
-    """Shares in per cent, drawn as one bar in its place."""
+    """Shares in per cent, drawn as one bar instead of the text."""
     sign: str = ""
+    """A sign after it, for a loss or a score that no test could call a loss."""
     title: Message | None = None
+    """Its tooltip."""
     link: tuple[str, str, str] | None = None
-    """(model, method, group) of the answers behind it."""
+    """(model, method, score) of the answers that a click on it shows."""
     value: float | None = None
     """The number with all its digits."""
     best: bool = False
 
 
 class Head(NamedTuple):
-    """The head of a column. group: columns of the same group stand under one heading; below: a smaller line under it;
-    unseen: it is only read aloud."""
+    """The head of a column.
+
+    below: a smaller line below it; group: neighbouring columns with the same group share a heading; kind: its CSS
+    class; unseen: it is invisible, and only screen readers read it.
+    """
 
     name: Words
     below: Words = ""
@@ -55,7 +60,7 @@ class Head(NamedTuple):
 
 
 class Line(NamedTuple):
-    """A row. small: beside its first label; kind: its CSS class; under: the heading that it stands under."""
+    """A row of a table. small: a small text next to its first label; kind: its CSS class; under: its heading."""
 
     labels: tuple[Words, ...]
     entries: tuple[Entry, ...]
@@ -66,7 +71,7 @@ class Line(NamedTuple):
 
 
 class Table(NamedTuple):
-    """label: what it is, for those who do not see it; heads: those of the labels, then those of the entries."""
+    """A table. label: its description for screen readers; heads: the heads of the labels, then those of the entries."""
 
     label: Words
     heads: tuple[Head, ...]
@@ -77,32 +82,32 @@ class Table(NamedTuple):
 
     @property
     def groups(self) -> list[tuple[Words, int]]:
-        """Headings over the columns and how many columns each has; none where they all have the same."""
+        """Return (heading, number of its columns) for the columns of entries; nothing if all have the same heading."""
         found = [(name, len(list(heads))) for name, heads in groupby(self.heads[self.labels :], lambda h: h.group)]
         return found if len(found) > 1 else []
 
     def edge(self, column: int) -> bool:
-        """Whether an entry's column is the first of its group."""
+        """Whether a column of entries, by its index from 0, is the first of its group."""
         heads = self.heads[self.labels :]
         return column == 0 or heads[column].group != heads[column - 1].group
 
 
 class Panel(NamedTuple):
-    """A part of a section: title, notes, legend, chart, table, list and text, small print, in this order."""
+    """A part of a section; it shows title, notes, legend, chart, table, list, text and small print in this order."""
 
     title: Words = ""
     icon: Markup = Markup()
     small: Words = ""
-    """Beside the title."""
+    """A small text next to the title."""
     notes: tuple[Words, ...] = ()
     keys: tuple[tuple[str, Words], ...] = ()
-    """A legend: CSS class of each sign, and what it stands for."""
+    """A legend: the CSS class of each sign, and its meaning."""
     chart: Chart | None = None
     table: Table | None = None
     items: tuple[tuple[Words, ...], ...] = ()
-    """A list; every item is a row of sentences."""
+    """A list; every item consists of sentences."""
     text: str = ""
-    """As it is in a file."""
+    """A text that is shown unchanged, such as that of a file."""
     below: tuple[Words, ...] = ()
     """Sentences of small print."""
     folded: bool = False
@@ -112,8 +117,11 @@ class Panel(NamedTuple):
 
 
 class Section(NamedTuple):
-    """A section of the page. name: its id; nav: key of its name in the list of sections; part: a template of its own
-    that is drawn after its panels."""
+    """A section of the page.
+
+    name: its HTML id; nav: the key of its name in the list of sections; part: the name of its own part of the template,
+    which is drawn after its panels.
+    """
 
     name: str
     title: Words
@@ -123,17 +131,17 @@ class Section(NamedTuple):
 
 
 def heads_of(first: Words, rest: Iterable[Words]) -> tuple[Head, ...]:
-    """Return the heads of a table of numbers: of its labels, and of its columns."""
+    """Return the heads of a table of numbers: `first` for the labels, `rest` for the columns of numbers."""
     return (Head(first), *(Head(name, kind="n") for name in rest))
 
 
 def numeric(value: float | None, write: Callable[[float], Words], *below: Words, kind: str = "n") -> Entry:
-    """Return the entry of a number, and a dash where there is none."""
+    """Return the entry of a number, or an entry with a dash for None. below: smaller lines below the number."""
     return Entry(kind=kind) if value is None else Entry(write(value), below, kind, value=value)
 
 
 def fixed_column(values: Sequence[float | None]) -> list[Entry]:
-    """Return the entries of numbers that all have the same number of decimals."""
+    """Return the entries of a column of numbers, all with the same number of decimals."""
     write = partial(numbers.fixed, places=numbers.digits(value for value in values if value is not None))
     return [numeric(value, write) for value in values]
 
@@ -145,10 +153,11 @@ def number_table(
     rows: Sequence[tuple[tuple[Words, ...], Sequence[float | None], str]],
     better: Sequence[bool | None],
 ) -> Table:
-    """Return a table of numbers in which every column has one precision and its best row is marked.
+    """Return a table of numbers in which each column has one number of decimals and its best value is marked.
 
-    rows: (labels, values, kind); better: per column whether higher (True) or lower is better, None where neither is.
-    Ties as printed are all best. Rows of the kind `reference` do not compete; a row alone is not the best.
+    rows: (labels, values, kind); better: for each column, True if higher is better, False if lower is better, else
+    None. Values that are equal as printed are all best. Rows of the kind `reference` do not compete. A single competing
+    value is not marked.
     """
     found = [fixed_column(values) for values in zip(*(values for _, values, _ in rows), strict=True)]
     competes = [kind != "reference" for *_, kind in rows]

@@ -1,11 +1,12 @@
-"""Two ways through several models: chains of steps, and weights between the model before and the trained one.
+"""The sections on methods with several models: chains of steps, and trained weights merged with the weights before.
 
-Of every method with steps, and of every method that starts from another one's model: was what one step taught still
-there after each later one? The main scores after each step, and how much of the reliability reached before is left.
+The section on chains covers every method with steps, and every method that starts from the model of another method. It
+shows the main scores after each step, and whether later steps preserve what an earlier step taught:
 
     survived(i) = reliability after step i / the highest reliability after any earlier step
 
-Of every method whose weights were merged back: what is learned and what is kept at each share of the trained weights.
+The section on merged weights covers every method that was merged with the model before. It shows the learned and the
+kept share at each share of the trained weights.
 """
 
 from __future__ import annotations
@@ -25,19 +26,20 @@ from posttrain.reports.view import Entry, Line, Panel, Section, Table, fixed_col
 __all__ = ["chains_of", "chains_section", "merge_section", "survived", "ways_of"]
 
 MERGE = re.compile(r"^blend-(\d\.\d+)$")
+"""The name of a checkpoint with merged weights; group 1 is the share of the trained weights."""
 Way = Mapping[str, tuple[tuple[float, float], ...]]
 """Score -> (a, value) at each share a of the trained weights."""
 
 
 class Step(NamedTuple):
-    """A step of a chain and the row of its end; None where it has not been reached."""
+    """A step of a chain, and the row of the model after it; None when the step has not been finished."""
 
     name: str
     row: Row | None
 
 
 def _main(scores: Mapping[str, float], run: Run) -> dict[str, float | None]:
-    """Return what is learned and kept on the change exam, and the headlines of the other exams."""
+    """Return the learned and kept shares of the change exam, and the headlines of the other exams; None if unknown."""
     change = {"learned": numbers.learned(scores), "kept": numbers.kept(scores)}
     return change | {exam.key: scores.get(exam.key) for exam in run.exams}
 
@@ -46,7 +48,7 @@ def _main(scores: Mapping[str, float], run: Run) -> dict[str, float | None]:
 
 
 def chains_of(run: Run) -> dict[Version, tuple[Step, ...]]:
-    """Return the steps of every model and method that is a chain, or starts from another method."""
+    """Return the steps of every model and method that has steps or starts from another method."""
     found: dict[Version, tuple[Step, ...]] = {}
     for model, method in run.versions:
         info = run.results.methods.get(method)
@@ -62,7 +64,7 @@ def chains_of(run: Run) -> dict[Version, tuple[Step, ...]]:
 
 
 def _starts(run: Run, model: str, method: str) -> Iterator[Step]:
-    """The method that a method starts from, and that one's, first to last."""
+    """Yield a step for each method from which a method starts, directly or indirectly, and last for itself."""
     info = run.results.methods.get(method)
     if info is not None and info.start:
         yield from _starts(run, model, info.start)
@@ -71,7 +73,10 @@ def _starts(run: Run, model: str, method: str) -> Iterator[Step]:
 
 
 def survived(reliability: Sequence[float | None]) -> list[float | None]:
-    """Return how much each step left of the highest reliability after any earlier one; None where that was 0."""
+    """Return, for each step, its reliability divided by the highest one after any earlier step.
+
+    None for a step without reliability, and where the highest earlier one is 0, as for the first step.
+    """
     found: list[float | None] = []
     highest = 0.0
     for value in reliability:
@@ -81,7 +86,7 @@ def survived(reliability: Sequence[float | None]) -> list[float | None]:
 
 
 def chains_section(run: Run, marks: Mapping[Version, Mark]) -> Section | None:
-    """A table for each chain; None where the run has none."""
+    """Return the section with a table for each chain; None when the run has no chains."""
     chains = chains_of(run)
     panels = [
         Panel(label_of(version, run), mark_icon(marks[version]), table=_chain_table(run, steps))
@@ -117,13 +122,13 @@ def _chain_table(run: Run, steps: Sequence[Step]) -> Table:
 
 
 def _share(row: Row) -> float | None:
-    """Return where a checkpoint lies between before (0) and trained (1); None where it does not."""
+    """Return a checkpoint's share of the trained weights, 0 (before) to 1 (trained); None for other checkpoints."""
     match = MERGE.match(row.checkpoint)
     return float(match[1]) if match else 1.0 if row.checkpoint == "final" else None
 
 
 def ways_of(run: Run) -> dict[Version, Way]:
-    """Return the scores of every model and method with weights between, with both ends as far as they are known."""
+    """Return the scores of every model and method with merged weights, and of both ends as far as they are known."""
     ways: dict[Version, Way] = {}
     for version in run.versions:
         rows = [row for row in run.rows_of(*version) if row.scores]
@@ -132,7 +137,7 @@ def ways_of(run: Run) -> dict[Version, Way]:
         untouched = run.untouched(version[0])
         start = dict(untouched.scores) if untouched else {}
         if any(numbers.kept(row.scores) is not None for row in rows):
-            start["kept"] = 1.0  # its own answers are what is compared with
+            start["kept"] = 1.0  # answers are compared with its own, so it keeps all of them
         points: list[tuple[float, Mapping[str, float | None]]] = [(0.0, start)]
         points += [(a, _main(row.scores, run)) for row in rows if (a := _share(row)) is not None]
         way = {
@@ -144,13 +149,13 @@ def ways_of(run: Run) -> dict[Version, Way]:
 
 
 def merge_section(run: Run, marks: Mapping[Version, Mark]) -> Section | None:
-    """Return a chart of all methods, then the numbers of each; None where nothing was merged back."""
+    """Return the section: a chart of all methods, then the numbers of each; None when no weights were merged."""
     ways = ways_of(run)
     if not ways:
         return None
     said = {name: say_known(f"merge.{name}", name) for way in ways.values() for name in way}
     drawn = [n for n in said if all(0 <= value <= 1 for way in ways.values() for _, value in way.get(n, ()))]
-    keys: list[str | Version] = [*run.versions, *drawn]  # a score is never drawn as a method is
+    keys: list[str | Version] = [*run.versions, *drawn]  # so no score has the mark of a method
     own = marks_of(keys)
     labels = {version: label_of(version, run) for version in ways}
     named = {labels[version]: way for version, way in ways.items()}
@@ -164,7 +169,7 @@ def merge_section(run: Run, marks: Mapping[Version, Mark]) -> Section | None:
 
 
 def over_weights(ways: Mapping[str, Way], names: Mapping[str, Message], marks: Mapping[str, Mark]) -> Chart:
-    """Draw shares in per cent from the weights before (0) to the trained ones (1), a panel per method."""
+    """Draw scores in per cent over the share of trained weights, 0 (before) to 1, with a panel for each method."""
     on = Layers("score", {Said(names[key]): mark for key, mark in marks.items()})
     rows: Rows = [
         {"kind": "point", "panel": label, "score": Said(names[key]), "a": a, "value": 100 * v, "text": f"{v:.4g}"}

@@ -1,10 +1,12 @@
-"""Scores of a model with a head over a data set: for classes, tags, and answers in texts. All are 0 to 1, except
-Matthews' correlation, -1 to 1.
+"""Scores of a model with a head over a data set: for classes, for tags, and for answers in texts.
 
-Tags may mark spans (such as names), whose F1 is CoNLL's: a span is right when its beginning, its end and its name are
-right. Tags are `O`, or a letter and a name (`B-PER`). Tags that no scheme allows are read by CoNLL's convention, which
-conlleval and seqeval use by default: every maximal run is a span, so an `I-PER` after `O` or after another name begins
-one. Letters: B begins, I continues, E ends, S is a span of one token (IOB1, IOB2, IOE2 and IOBES are all read).
+All scores are 0 to 1, except Matthews' correlation, which is -1 to 1.
+
+Tags may mark spans (such as names). The F1 of spans is CoNLL's: a span is right when its beginning, its end and its
+name are right. A tag is `O`, or a letter and a name (`B-PER`). The letters mean: B begins a span, I continues it, E
+ends it, and S is a span of one token (so IOB1, IOB2, IOE2 and IOBES can all be read). Tags that break these rules are
+read by CoNLL's convention, which conlleval and seqeval use by default: every maximal run is a span, so an `I-PER` after
+`O` or after another name begins a span.
 """
 
 from __future__ import annotations
@@ -19,11 +21,13 @@ from posttrain.data.scripts import is_cjk
 __all__ = ["Span", "has_spans", "scores_of_answers", "scores_of_classes", "scores_of_tags", "span_f1", "spans_of"]
 
 OUTSIDE = "O"
+"""The tag of a token outside every span."""
 LETTERS = frozenset("BIES")
+"""The letters of tags that mark spans."""
 
 
 class Span(NamedTuple):
-    """first, last: indices of its first and its last token."""
+    """A span of tokens with a name. first, last: the indices of its first and its last token, from 0."""
 
     name: str
     first: int
@@ -31,19 +35,19 @@ class Span(NamedTuple):
 
 
 def has_spans(tags: Iterable[str]) -> bool:
-    """Whether a set of tags marks spans: every one is `O` or has one of the letters, and not all are `O`."""
+    """Whether a set of tags marks spans: every tag is `O` or a letter with a name, and not all tags are `O`."""
     marked = [tag for tag in tags if tag != OUTSIDE]
     return bool(marked) and all(tag[0] in LETTERS and tag[1:2] == "-" and len(tag) > 2 for tag in marked)
 
 
 def spans_of(tags: Sequence[str]) -> list[Span]:
-    """The spans of one sentence, in order.
+    """Return the spans of one sentence, in order.
 
     >>> spans_of(["B-PER", "I-PER", "O", "I-LOC"])
     [Span(name='PER', first=0, last=1), Span(name='LOC', first=3, last=3)]
     """
     found: list[Span] = []
-    name, first, closed = "", 0, True  # the span that is open, unless closed
+    name, first, closed = "", 0, True  # the open span; there is none while `closed` is true
     for i, tag in enumerate([*tags, OUTSIDE]):
         letter, _, own = tag.partition("-")
         goes_on = not closed and letter in ("I", "E") and own == name
@@ -61,9 +65,11 @@ def spans_of(tags: Sequence[str]) -> list[Span]:
 
 
 def span_f1(predicted: Sequence[Sequence[str]], wanted: Sequence[Sequence[str]]) -> float:
-    """Micro F1 over all spans of all sentences, 0 to 1; 0 when neither side has any.
+    """Return the micro F1 over all spans of all sentences, 0 to 1; 0 when neither side has any span.
 
-        F1 = 2 right / (spans said + spans there)
+        F1 = 2 * right spans / (predicted spans + wanted spans)
+
+    Raise ValueError without sentences, and for numbers of sentences or tags that do not match.
     """  # fmt: skip
     if len(predicted) != len(wanted) or not wanted:
         raise ValueError(f"{len(predicted)} predictions for {len(wanted)} sentences")
@@ -79,7 +85,11 @@ def span_f1(predicted: Sequence[Sequence[str]], wanted: Sequence[Sequence[str]])
 def scores_of_classes(
     said: Sequence[tuple[str, ...]], gold: Sequence[tuple[str, ...]], labels: Sequence[str], *, multi_label: bool
 ) -> dict[str, float]:
-    """accuracy, macro_f1 and matthews (one label each), or exact_match, macro_f1 and micro_f1 (several)."""
+    """Return the scores of classes by name.
+
+    With one label per sample: accuracy, macro_f1 and matthews. With several: exact_match, macro_f1 (mean over `labels`)
+    and micro_f1.
+    """
     if not multi_label:
         ours, theirs = [one[0] for one in said], [one[0] for one in gold]
         return {measure.__name__: measure(ours, theirs) for measure in (accuracy, macro_f1, matthews)}
@@ -94,7 +104,7 @@ def scores_of_classes(
 def scores_of_tags(
     said: Sequence[Sequence[str]], gold: Sequence[Sequence[str]], labels: Sequence[str]
 ) -> dict[str, float]:
-    """accuracy over tokens, and span_f1 if the tags mark spans."""
+    """Return accuracy over tokens and, if `labels` mark spans, span_f1."""
     scores = {"accuracy": accuracy([t for one in said for t in one], [t for one in gold for t in one])}
     if has_spans(labels):
         scores["span_f1"] = span_f1(said, gold)
@@ -102,9 +112,11 @@ def scores_of_tags(
 
 
 def scores_of_answers(said: Sequence[str], gold: Sequence[Sequence[str]]) -> dict[str, float]:
-    """exact_match and f1 as in SQuAD; over characters, as for DRCD, if the right answers have Chinese characters.
+    """Return exact_match and f1 as in SQuAD.
 
-    A question without an answer is right when the prediction is empty (`no_answer_accuracy` covers these only).
+    Both are over characters, as for DRCD, for a question with Chinese characters in its right answers. For a question
+    without an answer, only an empty prediction is right. If there are such questions, `no_answer_accuracy` is the
+    accuracy on them alone.
     """
     pairs: list[tuple[float, float]] = []
     for ours, theirs in zip(said, gold, strict=True):

@@ -1,7 +1,8 @@
-"""What two token sequences share: bags, the longest common subsequence, the longest common substring; and F of it.
+"""Measure what two token sequences share: as bags, by the longest common subsequence, by the longest common substring.
 
-The subsequence is found with integers as bit vectors. A row of the usual table (length of the LCS of the first i of
-`rows` and the first j of `columns`) grows by 0 or 1 from one column to the next, so one bit per column holds it
+`f_measure` computes F from what they share. The longest common subsequence (LCS) is found with integers as bit vectors.
+The usual table holds, in row i and column j, the length of the LCS of the first i tokens of `rows` and the first j
+tokens of `columns`. A row of it grows by 0 or 1 from one column to the next, so one bit per column holds the row
 (Crochemore et al. 2001, Inf. Process. Lett. 80:279). A row costs a few operations on integers of len(columns) bits
 instead of a loop over the columns.
 """
@@ -15,7 +16,10 @@ __all__ = ["bag_f1", "f_measure", "lcs_indices", "lcs_length", "substring_length
 
 
 def f_measure(shared: int, wanted: int, predicted: int, beta: float = 1.0) -> float:
-    """F = (1 + β²) R P / (R + β² P), 0 to 1, with R = shared / wanted and P = shared / predicted; 0 where shared is."""
+    """Return F = (1 + β²) R P / (R + β² P), 0 to 1, with R = shared / wanted and P = shared / predicted.
+
+    It is 0 when `shared` is 0.
+    """
     if not shared:
         return 0.0
     recall, precision = shared / wanted, shared / predicted
@@ -23,20 +27,21 @@ def f_measure(shared: int, wanted: int, predicted: int, beta: float = 1.0) -> fl
 
 
 def bag_f1(predicted: Sequence[Hashable], wanted: Sequence[Hashable]) -> float:
-    """F of the tokens that both have, each as often as both have it."""
+    """Return F of the shared tokens, 0 to 1; a token counts as often as both sequences have it."""
     return f_measure((Counter(predicted) & Counter(wanted)).total(), len(wanted), len(predicted))
 
 
 def lcs_length(rows: Sequence[Hashable], columns: Sequence[Hashable]) -> int:
-    """Length of the longest common subsequence (gaps allowed)."""
+    """Return the length of the longest common subsequence (gaps allowed), in tokens."""
     return len(columns) - _bit_rows(rows, columns)[-1].bit_count()
 
 
 def lcs_indices(rows: Sequence[Hashable], columns: Sequence[Hashable]) -> list[int]:
-    """Positions in `rows` of one longest common subsequence, rising.
+    """Return the indices in `rows` of one longest common subsequence, in rising order.
 
-    Of several it is the one found by walking back from the end as rouge-score 0.1.2 does: along both if the tokens are
-    equal; else to the column before if the value there is larger than in the row before; else to the row before.
+    If there are several, it is the one that rouge-score 0.1.2 finds by walking back from the end of the table: one row
+    and one column back if the tokens are equal; else one column back if the value there is larger than the value one
+    row back; else one row back.
     """
     bits = _bit_rows(rows, columns)
     i, j = len(rows), len(columns)
@@ -53,7 +58,7 @@ def lcs_indices(rows: Sequence[Hashable], columns: Sequence[Hashable]) -> list[i
 
 
 def _bit_rows(rows: Sequence[Hashable], columns: Sequence[Hashable]) -> list[int]:
-    """len(rows) + 1 integers; a zero at bit j of integer i: the table grows from column j to j + 1 in row i."""
+    """Return the table as len(rows) + 1 integers; bit j of integer i is 0 when row i grows from column j to j + 1."""
     positions: dict[Hashable, int] = {}
     for j, token in enumerate(columns):
         positions[token] = positions.get(token, 0) | 1 << j
@@ -67,11 +72,12 @@ def _bit_rows(rows: Sequence[Hashable], columns: Sequence[Hashable]) -> list[int
 
 
 def _cell(row: int, j: int) -> int:
+    """Return the table's value in column j of a row that is given as an integer."""
     return j - (row & ((1 << j) - 1)).bit_count()
 
 
 def substring_length(rows: Sequence[Hashable], columns: Sequence[Hashable]) -> int:
-    """Length of the longest common substring (no gaps)."""
+    """Return the length of the longest common substring (no gaps), in tokens."""
     best = 0
     last = [0] * (len(columns) + 1)
     for token in rows:

@@ -1,22 +1,23 @@
-"""The scores of the ChatGLM fine-tuning scripts, to the last digit, without their crash on an empty answer.
+"""The scores of the ChatGLM fine-tuning scripts, equal to the last digit, but without their crash on an empty answer.
 
 ChatGLM-6B and ChatGLM2-6B (`ptuning/main.py`) and ChatGLM3 (`finetune_hf.py`) cut prediction and label with jieba,
-join the pieces with spaces and hand both to rouge_chinese 1.0.3 (`Rouge().get_scores`):
+join the pieces with spaces and pass both to rouge_chinese 1.0.3 (`Rouge().get_scores`):
 
-    words: the pieces between spaces of all sentences in a row; a sentence of nothing but spaces is one empty word
+    words: the pieces between spaces of all sentences, in order; a sentence that has only spaces is one empty word
     rouge-n: P, R of the sets of n-grams (repeats count once);  rouge-l: P, R of the longest common subsequence
     F = 2 P R / (P + R + 1e-8)
 
-BLEU-4 is nltk 3's `sentence_bleu` with `SmoothingFunction().method3`: of p_1..p_4 (clipped; denominators at least 1)
-the j-th that is 0 becomes 1 / (2^j * denominator); times exp(1 - r/c) where the prediction (c) is not longer than the
-label (r); 0 when not one unit is shared. The first two scripts take characters, ChatGLM3's takes jieba's pieces.
+BLEU-4 is nltk 3's `sentence_bleu` with `SmoothingFunction().method3`. Among p_1..p_4 (clipped; denominators at least 1)
+the j-th value that is 0 becomes 1 / (2^j * denominator). The result is multiplied by exp(1 - r/c) when the prediction
+(length c) is not longer than the label (length r). It is 0 when no unit is shared. The first two scripts use characters
+as units, ChatGLM3's script uses jieba's pieces.
 
     rouge_jieba-1, -2, -l, bleu4_char    rounded to 4 decimals per pair, as the scripts do before they average
-    bleu4_jieba                          not rounded; ChatGLM3's script leaves it in 0 to 1, here it is times 100
+    bleu4_jieba                          not rounded; ChatGLM3's script gives 0 to 1, here it is multiplied by 100
 
-All 0 to 100; a corpus's score is their plain mean. An empty answer or label scores 0, where the scripts raise
-`ValueError: Hypothesis is empty.` Never equal to rouge-score's ROUGE, hence the other names. jieba's dictionary is
-Simplified: on Traditional text these depend on how it happens to be cut.
+All scores are 0 to 100; the score of a corpus is their plain mean. An empty answer or label scores 0; the scripts raise
+`ValueError: Hypothesis is empty.` The scores never equal rouge-score's ROUGE, so they have other names. jieba's
+dictionary is in Simplified characters: on Traditional text the scores depend on how jieba happens to cut it.
 """  # fmt: skip
 
 from __future__ import annotations
@@ -33,11 +34,12 @@ __all__ = ["CHATGLM_SCORES", "chatglm_scores", "chatglm_signature"]
 
 CHATGLM_SCORES = ("rouge_jieba-1", "rouge_jieba-2", "rouge_jieba-l", "bleu4_char", "bleu4_jieba")
 _SENTENCE_END = re.compile(r"([。！？?]|\.{6})([^”’])")
-"""Where rouge_chinese begins a new sentence, before group 2, in text whose pieces stand between spaces."""
+"""The end of a sentence (group 1) in text with spaces between its pieces: rouge_chinese begins the next sentence before
+group 2."""
 
 
 def chatglm_scores(prediction: str, reference: str) -> dict[str, float]:
-    """The five scores of one pair, each 0 to 100; the module's docstring has the formulas."""
+    """Return the five scores of one pair, each 0 to 100; the module's docstring has the formulas."""
     if not prediction.strip() or not reference.strip():
         return dict.fromkeys(CHATGLM_SCORES, 0.0)
     pieces, wanted = jieba_cut(prediction), jieba_cut(reference)
@@ -52,11 +54,12 @@ def chatglm_scores(prediction: str, reference: str) -> dict[str, float]:
 
 
 def chatglm_signature() -> str:
-    """What the scores depend on, in the manner of sacrebleu's signatures."""
+    """Return a signature, in the style of sacrebleu's, of everything that the scores depend on."""
     return f"chatglm:ptuning+v3|rouge:rouge_chinese-1.0.3,sets|bleu:nltk-method3|tok:{jieba_signature()}|empty:0"
 
 
 def _words(pieces: Sequence[str]) -> list[str]:
+    """Return jieba's pieces as the words that rouge_chinese sees (see the module's docstring)."""
     text = _SENTENCE_END.sub(r"\1\n\2", " ".join(pieces)).rstrip()
     return [word for sentence in text.split("\n") if sentence for word in sentence.split() or [""]]
 
@@ -73,7 +76,7 @@ def _rouge_f(shared: int, predicted: int, wanted: int) -> float:
 
 
 def _bleu4(prediction: Sequence[str], reference: Sequence[str]) -> float:
-    """0 to 1. The order of the operations is nltk's: the last digit depends on it."""
+    """Return BLEU-4, 0 to 1. The operations are in nltk's order, because the last digit depends on it."""
     logs: list[float] = []
     misses = 0
     for n in range(1, 5):

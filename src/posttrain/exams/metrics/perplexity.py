@@ -1,11 +1,12 @@
-"""How surprised a model is by text, per token, word, character and byte, from one sum of log-probabilities.
+"""Perplexity of text per token, word, character and byte, from one sum of log-probabilities.
 
     perplexity per unit = exp(-sum_nats / units)        at least 1, lower is better
     bits per byte       = -sum_nats / (bytes * ln 2)
 
-sum_nats: ln p of the whole text(s). Per token compares only models of one tokenizer; per byte and per character any.
-Over many texts, sum the nats and sum the units, then divide (lm-eval's `weighted_perplexity`). Words are what
-whitespace separates, counted as lm-eval does; Chinese has hardly any, so read characters or bytes there.
+sum_nats: ln p of the whole text or texts. Values per token can be compared only between models with the same tokenizer,
+values per byte and per character between all models. For many texts, sum the nats and sum the units, then divide
+(lm-eval's `weighted_perplexity`). Words are separated by whitespace and counted as lm-eval counts them. Chinese text
+has hardly any whitespace: use characters or bytes there.
 """  # fmt: skip
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ __all__ = [
 
 
 class Units(NamedTuple):
-    """How long a text is."""
+    """The length of a text in words, characters (code points) and UTF-8 bytes."""
 
     words: int
     characters: int
@@ -36,7 +37,7 @@ class Units(NamedTuple):
 
 
 def units_of(texts: str | Iterable[str]) -> Units:
-    """Counts over one text or several: words as `re.split(r"\\s+")` counts them (lm-eval), code points, UTF-8 bytes."""
+    """Return the length of one text or several, summed; words are counted by `re.split(r"\\s+")`, as lm-eval does."""
     each = [texts] if isinstance(texts, str) else list(texts)
     return Units(
         sum(len(re.split(r"\s+", text)) for text in each),
@@ -46,14 +47,14 @@ def units_of(texts: str | Iterable[str]) -> Units:
 
 
 def cross_entropy(sum_nats: float, units: int) -> float:
-    """Nats per unit, -sum_nats / units: the logarithm of the perplexity."""
+    """Return nats per unit, -sum_nats / units: the logarithm of the perplexity. Raise ValueError without units."""
     if units <= 0:
         raise ValueError(f"no cross-entropy over {units} units")
     return -sum_nats / units
 
 
 def _perplexity(sum_nats: float, units: int) -> float:
-    """exp(nats per unit); inf where a float holds no more (above 709 nats per unit)."""
+    """Return exp(nats per unit); inf for 709 nats per unit or more, which is close to the largest float."""
     nats = cross_entropy(sum_nats, units)
     return math.exp(nats) if nats < 709 else math.inf
 
@@ -62,9 +63,9 @@ token_perplexity = _perplexity
 word_perplexity = _perplexity
 char_perplexity = _perplexity
 byte_perplexity = _perplexity
-"""exp(nats per token, word, character, UTF-8 byte): the caller says what is counted."""
+"""exp(nats per token, word, character or UTF-8 byte): the caller passes the number of these units."""
 
 
 def bits_per_byte(sum_nats: float, bytes_: int) -> float:
-    """Bits per UTF-8 byte."""
+    """Return bits per UTF-8 byte. Raise ValueError without bytes."""
     return cross_entropy(sum_nats, bytes_) / math.log(2)

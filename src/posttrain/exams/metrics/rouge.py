@@ -1,7 +1,7 @@
 """ROUGE-1, -2, -L, -Lsum and -S with the semantics of rouge-score 0.1.2 and any tokenizer.
 
-C.-Y. Lin, "ROUGE: A Package for Automatic Evaluation of Summaries", 2004. With r the reference's and p the prediction's
-count of units, and h how many they share:
+C.-Y. Lin, "ROUGE: A Package for Automatic Evaluation of Summaries", 2004. r is the number of units of the reference, p
+that of the prediction, and h the number of units that they share:
 
     recall R = h / r,   precision P = h / p,   F = (1 + β²) R P / (R + β² P),   0 where h = 0
 
@@ -12,8 +12,8 @@ count of units, and h how many they share:
     rougeS           units are skip-bigrams: ordered pairs of tokens with any gap, or at most `max_skip` tokens
                      between them; shared min(r, p) times (section 5). max_skip 0 is rouge2
 
-β weighs recall and belongs to rougeL and rougeLsum alone; the others are the plain harmonic mean, as in rouge-score.
-F in 0 to 1. ROUGE of Chinese depends on how the text is cut: `signature` records it.
+β is the weight of recall and applies only to rougeL and rougeLsum; the others are the plain harmonic mean, as in
+rouge-score. F is 0 to 1. ROUGE of Chinese depends on how the text is cut into tokens: `rouge_signature` records it.
 """  # fmt: skip
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ __all__ = ["Rouge", "best_rouge", "rouge", "rouge_signature"]
 
 
 class Rouge(NamedTuple):
-    """F of each kind, 0 to 1."""
+    """The F of each kind of ROUGE, 0 to 1."""
 
     rouge1: float
     rouge2: float
@@ -48,7 +48,7 @@ def rouge(
     beta: float = 1.0,
     max_skip: int | None = None,
 ) -> Rouge:
-    """All five of one pair; an empty prediction or reference scores 0. Formulas in the module's docstring."""
+    """Return all five scores of one pair; an empty prediction or reference scores 0. See the module's docstring."""
     predicted, wanted = tokenizer(prediction), tokenizer(reference)
     length = lcs_length(wanted, predicted)
     return Rouge(
@@ -68,18 +68,19 @@ def best_rouge(
     beta: float = 1.0,
     max_skip: int | None = None,
 ) -> Rouge:
-    """Each kind's largest F over several references (rouge-score's `score_multi`); 0 over none."""
+    """Return the largest F of each kind over several references (rouge-score's `score_multi`); 0 without any."""
     each = [rouge(prediction, one, tokenizer=tokenizer, beta=beta, max_skip=max_skip) for one in references]
     return Rouge(*(max((one[i] for one in each), default=0.0) for i in range(5)))
 
 
 def rouge_signature(*, tokenizer: Tokenizer = characters, beta: float = 1.0, max_skip: int | None = None) -> str:
-    """What the scores depend on, in the manner of sacrebleu's signatures."""
+    """Return a signature, in the style of sacrebleu's, of everything that the scores depend on."""
     skip = "any" if max_skip is None else str(max_skip)
     return f"rouge:rouge-score-0.1.2|{tokenizer_signature(tokenizer)}|beta:{beta:g}|skip:{skip}"
 
 
 def _by_lines(prediction: str, reference: str, tokenizer: Tokenizer, beta: float) -> float:
+    """Return rougeLsum, 0 to 1."""
     ours, theirs = ([tokenizer(line) for line in text.split("\n") if line] for text in (prediction, reference))
     left_ours, left_theirs = (Counter(token for line in lines for token in line) for lines in (ours, theirs))
     wanted, predicted = left_theirs.total(), left_ours.total()
@@ -95,6 +96,7 @@ def _by_lines(prediction: str, reference: str, tokenizer: Tokenizer, beta: float
 
 
 def _skip_bigrams(predicted: Sequence[str], wanted: Sequence[str], max_skip: int | None) -> float:
+    """Return rougeS, 0 to 1."""
     if len(predicted) < 2 or len(wanted) < 2:
         return 0.0
     numbers = {token: i for i, token in enumerate(dict.fromkeys([*predicted, *wanted]))}
@@ -108,7 +110,7 @@ def _skip_bigrams(predicted: Sequence[str], wanted: Sequence[str], max_skip: int
 
 
 def _pair_counts(ids: np.ndarray, vocabulary: int, max_skip: int | None) -> tuple[np.ndarray, np.ndarray]:
-    """Distinct ordered pairs of token ids (N) as one number each, and how often each occurs."""
+    """Return the distinct skip-bigrams of token ids (N,), each as one number, and how often each occurs."""
     widest = len(ids) - 1 if max_skip is None else min(len(ids) - 1, max_skip + 1)
     pairs = [ids[:-gap] * vocabulary + ids[gap:] for gap in range(1, widest + 1)]
     values, counts = np.unique(np.concatenate(pairs), return_counts=True)

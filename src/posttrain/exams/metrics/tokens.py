@@ -1,10 +1,11 @@
-"""Cutting texts into the units that overlap metrics count, and the name of each way of cutting for signatures.
+"""Cut texts into the units that overlap metrics count, and name each way of cutting for signatures.
 
-A score of overlap means nothing without the way its texts were cut: 今天天氣很好，我們去公園散步。 beside
-今天天氣非常好，我們一起去公園散步吧。 has ROUGE-1 of 0.80 by characters, 0.78 by jieba's words and 0.75 by the words of
-their Simplified forms. jieba's dictionary is Simplified, so it cuts Traditional text in other places than the same
-sentence in Simplified; `jieba_simplified` cuts where jieba cuts the Simplified text, in the characters as written.
-Every way drops punctuation and folds case, as rouge-score does.
+A score of overlap has a meaning only together with the way in which the texts were cut. ROUGE-1 of
+今天天氣很好，我們去公園散步。 against 今天天氣非常好，我們一起去公園散步吧。 is 0.80 by characters, 0.78 by jieba's
+words and 0.75 by the words of their Simplified forms. jieba's dictionary is in Simplified characters, so it cuts a
+Traditional text differently from the same text in Simplified. `jieba_simplified` cuts where jieba cuts the Simplified
+text, and keeps the characters as written. Every tokenizer here removes punctuation and ignores case, as rouge-score
+does.
 """
 
 from __future__ import annotations
@@ -42,24 +43,24 @@ _CHARACTERS = re.compile(rf"[{CJK}]|[^\W_{CJK}]+")
 
 
 def characters(text: str) -> list[str]:
-    """Each Chinese or Japanese character; of other scripts, each run of letters and digits in lower case."""
+    """Return each Chinese or Japanese character, and of other scripts each run of letters and digits in lower case."""
     return _CHARACTERS.findall(text.lower())
 
 
 def latin(text: str) -> list[str]:
-    """Runs of a-z and 0-9 in lower case: rouge-score's own tokenizer without stemming. Chinese text has none."""
+    """Return runs of a-z and 0-9 in lower case: rouge-score's own tokenizer without stemming. Chinese text has none."""
     return _LATIN.findall(text.lower())
 
 
 def jieba_words(text: str) -> list[str]:
-    """jieba's words (default dictionary, HMM for unknown words) that have a letter or digit, in lower case."""
+    """Return jieba's words (default dictionary, HMM for unknown words) with a letter or digit, in lower case."""
     return [word for word in jieba_cut(text.lower()) if _is_word(word)]
 
 
 def jieba_simplified(text: str) -> list[str]:
-    """The text cut where jieba cuts its Simplified form, in its own characters.
+    """Return the words of a text, cut where jieba cuts its Simplified form, in the text's own characters.
 
-    OpenCC's t2s keeps the number of characters nearly always; where it does not, the text is cut as it is.
+    OpenCC's t2s nearly always keeps the number of characters. When it does not, the text itself is cut.
     """
     lowered = text.lower()
     simplified = _to_simplified().convert(lowered)
@@ -70,30 +71,37 @@ def jieba_simplified(text: str) -> list[str]:
 
 
 def _is_word(word: str) -> bool:
+    """Whether a piece has a letter or a digit."""
     return any(unicodedata.category(character)[0] in "LN" for character in word)
 
 
 def jieba_cut(text: str, *, guess: bool = True) -> list[str]:
-    """All of jieba's pieces in order, spaces and punctuation among them, from the default dictionary.
+    """Return all of jieba's pieces in order, with spaces and punctuation, from the default dictionary.
 
-    guess: join characters that the dictionary does not know to words (jieba's hidden Markov model), as jieba does.
-    A dictionary of its own: `jieba.add_word` elsewhere in the process changes no score.
+    guess: use jieba's hidden Markov model, as jieba does by default, to join characters that the dictionary does not
+    know into words. The dictionary is a separate copy: `jieba.add_word` elsewhere in the process changes no score.
     """
     return list(_jieba()[0].cut(text, HMM=guess))
 
 
 def jieba_tags(text: str) -> list[tuple[str, str]]:
-    """jieba's (piece, part of speech) in order: `nr`, `nrt` people, `ns` places, `nt` bodies, `nz` other names."""
+    """Return (piece, part of speech) by jieba, in order.
+
+    Names have the parts of speech `nr`, `nrt` (people), `ns` (geographic names), `nt` (organisations) and `nz` (other).
+    """
     return [(pair.word, pair.flag) for pair in _tagger().cut(text)]
 
 
 def ngrams(tokens: Sequence[str], n: int) -> list[tuple[str, ...]]:
-    """Every run of n tokens."""
+    """Return every run of n tokens, in order."""
     return list(zip(*(tokens[i:] for i in range(n)), strict=False))
 
 
 def tokenizer_signature(tokenizer: Tokenizer) -> str:
-    """`tok:char`, `tok:latin`, `tok:jieba-0.42.1,dict:1a2b3c4d`; of another function, its qualified name."""
+    """Return the signature of a tokenizer, such as `tok:char`, `tok:latin` or `tok:jieba-0.42.1,dict:1a2b3c4d`.
+
+    For a function that is not of this module it is the function's qualified name.
+    """
     if tokenizer in (characters, latin):
         return "tok:char" if tokenizer is characters else "tok:latin"
     if tokenizer is jieba_words:
@@ -104,18 +112,18 @@ def tokenizer_signature(tokenizer: Tokenizer) -> str:
 
 
 def jieba_signature() -> str:
-    """jieba's version and the first 8 hex digits of the sha256 of its dictionary file."""
+    """Return jieba's version and the first 8 hex digits of the SHA-256 of its dictionary file."""
     _, version, digest = _jieba()
     return f"jieba-{version},dict:{digest}"
 
 
 @cache
 def _jieba() -> tuple[Any, str, str]:
-    """A tokenizer with the default dictionary, jieba's version, the dictionary's hash."""
+    """Return a tokenizer with the default dictionary, jieba's version, and the hash of the dictionary."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # its import warns of pkg_resources and of its own string escapes
+        warnings.simplefilter("ignore")  # the import warns about pkg_resources and jieba's string escapes
         import jieba
-    jieba.setLogLevel(logging.WARNING)  # it would print how long loading took
+    jieba.setLogLevel(logging.WARNING)  # otherwise it prints how long the loading took
     tokenizer = jieba.Tokenizer()
     with tokenizer.get_dict_file() as file:
         digest = hashlib.sha256(file.read()).hexdigest()[:8]
@@ -123,7 +131,10 @@ def _jieba() -> tuple[Any, str, str]:
 
 
 def to_simplified(text: str) -> str:
-    """The text in Simplified characters, by OpenCC's t2s, which reads no lone surrogates (of a broken JSON file)."""
+    """Return the text in Simplified characters, by OpenCC's t2s.
+
+    Lone surrogates (from a broken JSON file) become `?`, because OpenCC cannot read them.
+    """
     return str(_to_simplified().convert(text.encode("utf-8", "replace").decode()))
 
 

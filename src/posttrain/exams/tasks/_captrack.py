@@ -1,7 +1,8 @@
-"""How the answers to CapTrack's tasks are scored without a judge: one function for each way of scoring.
+"""Score the answers to CapTrack's tasks without a judge: one function for each way of scoring.
 
-Rules after the official suite (thomsonreuters/captrack, Apache-2.0; written anew), where it needs no language model.
-Each returns scores by name, 0 to 1 unless said; the first one is the sample's own. None: the row cannot be scored.
+The rules follow the official suite (thomsonreuters/captrack, Apache-2.0) where it needs no language model; the code is
+written anew. Each function returns a mapping from score name to value: 0 to 1, except `length`, a number of words. The
+first score is the score of the sample. A function returns None when the row cannot be scored.
 """
 
 from __future__ import annotations
@@ -28,8 +29,10 @@ Scores = dict[str, float] | None
 
 
 class Spec(NamedTuple):
-    """way: a key of `WAYS`, or `choice`, `judge` (a language model has to read it), `code` (it would have to be run),
-    `unknown`; capabilities: score -> capability.
+    """How a task is scored.
+
+    way: a key of `WAYS`, `judge` (a language model must read the answer), `code` (the answer is code that must be run)
+    or `unknown`; capabilities: score name -> capability.
     """
 
     way: str
@@ -37,12 +40,13 @@ class Spec(NamedTuple):
 
 
 def _accuracy(way: str, capability: str) -> Spec:
+    """Return the specification of a task that has one score, `accuracy`, which belongs to a capability."""
     return Spec(way, {"accuracy": capability})
 
 
 STYLE = Spec("style", {"length": "will.verbosity", **dict.fromkeys(("bullets", "table", "emoji"), "will.formatting")})
 TOOLS = Spec("tools", {"selection": "how.tools", "arguments": "how.tools"})
-BASES: Mapping[str, Spec] = {
+BASES: Mapping[str, Spec] = {  # name of a task before its first dot -> how the task is scored
     "mmlu_pro": _accuracy("choice", "can.knowledge"),
     "popqa": _accuracy("contains", "can.knowledge"),
     "gsm8k": _accuracy("number", "can.knowledge"),
@@ -62,7 +66,7 @@ BASES: Mapping[str, Spec] = {
     **dict.fromkeys(("livemathbench", "math", "supergpqa", "ragtruth", "eli5", "followbench"), Spec("judge")),
     **dict.fromkeys(("structflowbench", "qasper"), Spec("judge")),
 }
-WHOLE: Mapping[str, Spec] = {
+WHOLE: Mapping[str, Spec] = {  # whole name of a task -> how the task is scored; `spec_of` looks here first
     "mtbench.turn1": STYLE,
     "mtbench.turn2": Spec("judge"),
     "ruler.4k": Spec("comply", {"compliance": "will.refusal"}),
@@ -71,7 +75,7 @@ WHOLE: Mapping[str, Spec] = {
 
 
 def spec_of(task: str) -> Spec:
-    """How a task is scored, by its name: `gsm8k.subset`, `mmlu_pro.rephrased`, `hotpotqa.citation`."""
+    """Return how a task is scored, from its name: `gsm8k.subset`, `mmlu_pro.rephrased`, `hotpotqa.citation`."""
     base, _, variant = task.partition(".")
     if task in WHOLE:
         return WHOLE[task]
@@ -86,8 +90,10 @@ def spec_of(task: str) -> Spec:
 
 
 def plain_value(value: Any) -> Any:
-    """A cell as plain JSON: a text that holds JSON or a Python literal is read, keys without a value are dropped
-    (Parquet gives every row the keys of all).
+    """Return the value of a table cell as plain JSON.
+
+    A text that holds JSON or a Python literal is parsed. Keys without a value are removed, because Parquet gives every
+    row the keys of all rows.
     """
     if isinstance(value, str) and value.strip()[:1] in ("{", "["):
         for read in (json.loads, ast.literal_eval):
@@ -101,7 +107,7 @@ def plain_value(value: Any) -> Any:
 
 
 def _golds(gold: Any) -> list[str]:
-    """The accepted answers of a gold cell: a text, a list, or an object with `answer` or `text`."""
+    """Return the accepted answers of `gold`: a text, a list, or an object with `text`, `answer` or `answers`."""
     if isinstance(gold, Mapping):
         gold = next((gold[key] for key in ("text", "answer", "answers") if key in gold), None)
     many = gold if isinstance(gold, list) else [] if gold is None else [gold]
@@ -109,7 +115,7 @@ def _golds(gold: Any) -> list[str]:
 
 
 def _said(answer: str) -> str:
-    """What follows "Answer:", else the last line."""
+    """Return the text after "Answer:" (or "the answer is"), or the last line when neither occurs."""
     found = re.search(r"(?:final answer|the answer is|answer)\s*[:：]\s*(.+)", answer, re.IGNORECASE)
     lines = answer.strip().splitlines()
     return found[1].strip() if found else lines[-1].strip() if lines else ""
@@ -186,7 +192,7 @@ def _ifeval(answer: str, row: Row) -> Scores:
 
 
 def _calls(value: Any) -> list[tuple[str, dict[str, Any]]]:
-    """(name, arguments) of the calls in an answer or a gold cell: f(a=1) line by line, or JSON objects."""
+    """Return (name, arguments) of each call in an answer or a gold value: lines such as f(a=1), or JSON objects."""
     value = plain_value(value)
     if isinstance(value, str):
         lines = [line.strip().strip("`") for line in value.splitlines()]
@@ -206,6 +212,10 @@ def _calls(value: Any) -> list[tuple[str, dict[str, Any]]]:
 
 
 def _written_call(line: str) -> tuple[str, dict[str, Any]] | None:
+    """Return (name, arguments) of a call such as f(1, a=2); None when the line is no call.
+
+    Arguments without a name get their index as name. Arguments that are no valid Python are kept as one text under ''.
+    """
     match = re.match(r"^\[?\s*([A-Za-z_][\w.]*)\s*\((.*)\)\s*\]?$", line)
     if match is None:
         return None
@@ -220,6 +230,7 @@ def _written_call(line: str) -> tuple[str, dict[str, Any]] | None:
 
 
 def _literal(node: ast.expr) -> Any:
+    """Return the value of a Python literal, or the source text of any other expression."""
     try:
         return ast.literal_eval(node)
     except (ValueError, TypeError, RecursionError):
@@ -227,7 +238,10 @@ def _literal(node: ast.expr) -> Any:
 
 
 def _tools(answer: str, row: Row) -> Scores:
-    """Call by call in order: the right tool, the right arguments. A call too many or too few is wrong."""
+    """Compare the calls one by one, in order, and return the shares with the right tool and the right arguments.
+
+    A missing call and an extra call count as wrong.
+    """
     wanted, said = _calls(row["gold"]), _calls(answer)
     most = max(len(wanted), len(said))
     if not most:
@@ -240,11 +254,15 @@ def _tools(answer: str, row: Row) -> Scores:
 
 
 def _same(a: Any, b: Any) -> bool:
+    """Whether two values are equal when they are written as JSON."""
     return json_values(json.dumps([a], default=str)) == json_values(json.dumps([b], default=str))
 
 
 def _citation(answer: str, row: Row) -> Scores:
-    """The sources named in brackets: any at all (format), and the share of the needed ones among them (sources)."""
+    """Score the sources that an answer names in brackets.
+
+    format: 1 when it names any source; sources: the share of the needed sources that it names.
+    """
     gold = row["gold"]
     facts = gold.get("supporting_facts") if isinstance(gold, Mapping) else None
     titles = facts.get("title", []) if isinstance(facts, Mapping) else []
@@ -259,7 +277,11 @@ def _citation(answer: str, row: Row) -> Scores:
 
 
 class Way(NamedTuple):
-    """score: an answer's scores (of `choice` the exam itself makes them); makes: their names."""
+    """A way of scoring.
+
+    score: the function that scores an answer, None for `choice`, which the exam scores itself; makes: the names of the
+    scores.
+    """
 
     score: Callable[[str, Row], Scores] | None
     makes: tuple[str, ...] = ("accuracy",)
@@ -283,7 +305,7 @@ WAYS: Mapping[str, Way] = {
 
 
 def declared(task: str) -> Iterator[ScoreSpec]:
-    """What the scores of a task are: `<task>.<score>`."""
+    """Yield the declaration of each score of a task; its key is `<task>.<score>`."""
     way = spec_of(task).way
     for score in WAYS[way].makes if way in WAYS else ():
         unit: Unit = "tokens" if score == "length" else "grade" if way in ("tools", "citation") else "share"
@@ -291,12 +313,16 @@ def declared(task: str) -> Iterator[ScoreSpec]:
 
 
 def scorer(way: str) -> Callable[[str, Row], Scores] | None:
-    """The function of a way of scoring; None for those that need a judge, running code, or are not known."""
+    """Return the function of a way of scoring; None for `choice`, `judge`, `code` and unknown ways."""
     return WAYS[way].score if way in WAYS else None
 
 
 def letter_of(answer: str, count: int) -> str | None:
-    """The letter that an answer chooses: alone, after "Answer:", or in front of a mark; None for anything else."""
+    """Return the letter that an answer chooses, or None.
+
+    The letter stands alone, after "Answer:", or at the beginning before a mark such as `)`. It must be one of the first
+    `count` letters.
+    """
     text = answer.strip()
     found = re.fullmatch(r"[（(\[]?([A-Za-z])[)）\].:]?", text) or re.search(
         r"answer(?: is)?\s*[:：]?\s*[（(\[]?([A-Z])\b", text, re.IGNORECASE

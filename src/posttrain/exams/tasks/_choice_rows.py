@@ -1,4 +1,4 @@
-"""Multiple-choice questions from files: MMLU's CSV, with or without a first line of names, JSON Lines, and folders."""
+"""Read multiple-choice questions from MMLU's CSV (with or without a line of column names), JSON Lines, and folders."""
 
 from __future__ import annotations
 
@@ -19,16 +19,18 @@ from posttrain.exams.rows import Row, Rows
 __all__ = ["Question", "Read", "read_questions"]
 
 HEAVENLY = "甲乙丙丁戊己庚辛壬癸"
+"""The ten Chinese signs that may name the choices instead of the letters A to J."""
 ANSWER_KEYS = ("answer", "label", "target", "correct", "gold", "答案")
 QUESTION_KEYS = ("question", "prompt", "題目", "問題")
 SUBJECT_KEYS = ("subject", "category", "科目")
 SPLIT = re.compile(r"(.+?)[_-](dev|train|val|validation|test)", re.IGNORECASE)
+"""A file's name without its suffix: the subject, then the split."""
 
 Split = Literal["test", "dev"]
 
 
 class Question(NamedTuple):
-    """One question. answer: the index of the right choice; number: its place in its subject's file, from 1."""
+    """One question. answer: the index of the right choice, from 0; number: its number within its subject, from 1."""
 
     subject: str
     number: int
@@ -38,8 +40,10 @@ class Question(NamedTuple):
 
 
 class Read(NamedTuple):
-    """What files hold: questions to ask, questions for examples, what a reader has to know, and where each question
-    to ask stands.
+    """The content of a file or folder.
+
+    asked: the questions to ask; examples: questions that serve as examples; notes: remarks for the reader of the
+    results; locations: the location of each question to ask.
     """
 
     asked: list[Question]
@@ -49,7 +53,11 @@ class Read(NamedTuple):
 
 
 class _Draft(NamedTuple):
-    """A row whose answer may be a number counted from 0 or from 1, and a number that may be a choice's own words."""
+    """A question before the meaning of numbers as answers is settled for the whole file (see `_settle`).
+
+    counted: the answer as a number, which may count from 0 or from 1; None when the answer is no number. When
+    `question.answer` is not -1, the number is also the text of a choice.
+    """
 
     row: Row
     question: Question
@@ -57,7 +65,11 @@ class _Draft(NamedTuple):
 
 
 def read_questions(path: Path) -> Read:
-    """Read a file, or a folder of files. DataError with every wrong row of all of them."""
+    """Read the questions of a file or of a folder of files.
+
+    Raise DataError with every wrong row of all files, or when there is no question to ask, and MissingError when a
+    folder holds no file of a known format.
+    """
     drafts: dict[Split, list[_Draft]] = {"test": [], "dev": []}
     problems: list[Problem] = []
     notes: list[str] = []
@@ -78,7 +90,11 @@ def read_questions(path: Path) -> Read:
 
 
 def _files(path: Path) -> Iterator[tuple[Path, Split, str]]:
-    """Each file with its split and its subject; '' where the rows say it themselves or there is none."""
+    """Yield each file with its split and its subject; validation files are left out.
+
+    The subject is '' for a single file: its rows name their subjects, or there is none. Raise MissingError when a
+    folder holds no .csv, .tsv or .jsonl file.
+    """
     if not path.is_dir():
         yield path, "test", ""
         return
@@ -96,7 +112,10 @@ def _files(path: Path) -> Iterator[tuple[Path, Split, str]]:
 
 
 def _names(file: Path, first: list[str]) -> tuple[str, ...] | None:
-    """Names for the columns of a table whose first line is a question already, as in the original MMLU."""
+    """Return column names for a table that begins with a question, as in the original MMLU; None when it has names.
+
+    Raise DataError when the first line is neither a line of names nor a question with its choices and its answer.
+    """
     if {cell.strip().lower() for cell in first} & {*QUESTION_KEYS, *ANSWER_KEYS}:
         return None
     if len(first) < 4:
@@ -109,6 +128,7 @@ def _names(file: Path, first: list[str]) -> tuple[str, ...] | None:
 
 
 def _draft(row: Row, subject: str) -> _Draft | None:
+    """Return a row as a question; None when the row is wrong, which is then noted as a problem of the row."""
     names = {str(key).strip().lower(): key for key in row.value}
     asked, key, own = (_first(names, keys) for keys in (QUESTION_KEYS, ANSWER_KEYS, SUBJECT_KEYS))
     if asked is None:
@@ -131,17 +151,21 @@ def _draft(row: Row, subject: str) -> _Draft | None:
 
 
 def _first(names: dict[str, Any], wanted: Sequence[str]) -> Any:
+    """Return the row's own key for the first wanted name that the row has, or None."""
     return next((names[name] for name in wanted if name in names), None)
 
 
 def _choices(row: Row, names: dict[str, Any]) -> tuple[str, ...] | None:
-    """`choices` (a list, or {text: [...]}) or the columns A, B, C, ...; two at least, all different from nothing."""
+    """Return the choices: from the key `choices` (a list, or {text: [...]}) or from the columns A, B, C, ...
+
+    None, noted as a problem of the row, when there are fewer than two or more than 26 choices, or one is empty.
+    """
     value: Any = row.value.get(_first(names, ("choices", "options")))
     if isinstance(value, dict):
         value = value.get("text")
     if value is None:
         value = [row.value[names[letter]] for letter in takewhile(names.__contains__, LETTERS.lower())]
-        while value and not str(value[-1] or "").strip():  # a question of fewer choices than the table has columns
+        while value and not str(value[-1] or "").strip():  # the question has fewer choices than the table has columns
             value.pop()
     if not isinstance(value, list) or len(value) < 2 or len(value) > len(LETTERS):
         row.bad("at least two choices are expected", "a list 'choices', or columns A, B, C, D")
@@ -155,8 +179,10 @@ def _choices(row: Row, names: dict[str, Any]) -> tuple[str, ...] | None:
 
 
 def _answer(value: Any, choices: Sequence[str]) -> tuple[int, int | None] | None:
-    """(index, None) of a letter or of a choice's words; (-1, number) of a number, which `_settle` makes an index;
-    (index, number) of words that are a number.
+    """Return (index of the choice, number) of an answer, or None when it names no choice.
+
+    A letter, a Chinese sign or the text of a choice gives (index, None). A number gives (-1, number); `_settle` turns
+    it into an index. A number that is also the text of a choice gives (index, number).
     """
     if isinstance(value, bool) or value is None:
         return None
@@ -175,8 +201,11 @@ def _answer(value: Any, choices: Sequence[str]) -> tuple[int, int | None] | None
 
 
 def _settle(drafts: list[_Draft], file: Path) -> Iterator[str]:
-    """Numbers count from 0 where one is 0, from 1 where one is the number of the choices; both is an error. A number
-    that is also a choice's words ("2" of 1, 2, 3, 4) is words, unless other answers of the file are numbers.
+    """Turn the numeric answers of a file into indices, in `drafts`, and yield notes for the reader.
+
+    The numbers count from 0 when one of them is 0, and from 1 when one of them equals the number of choices. When both
+    occur, the row gets a problem. A number that is also the text of a choice ("2" among 1, 2, 3, 4) is read as that
+    text, unless another answer of the file can only be a number.
     """
     if all(draft.counted is None or draft.question.answer >= 0 for draft in drafts):
         return
@@ -201,6 +230,7 @@ def _settle(drafts: list[_Draft], file: Path) -> Iterator[str]:
 
 
 def _numbered(drafts: Sequence[_Draft]) -> list[Question]:
+    """Return the questions, numbered from 1 within each subject."""
     counts: Counter[str] = Counter()
     numbered = []
     for _, question, _ in drafts:

@@ -1,7 +1,8 @@
-"""The tasks of GLUE and SuperGLUE: columns, labels in their official order, wording, official scores.
+"""The tasks of GLUE and SuperGLUE: their columns, labels in the official order, wording and official scores.
 
-Wording as lm-eval 0.4.13 has it (`lm_eval/tasks/{glue,super_glue}`), so that plain scores can be compared; STS-B, AX-b
-and AX-g, which it has not, are our own. `{field}` in a wording is a column of the row.
+The wording is that of lm-eval 0.4.13 (`lm_eval/tasks/{glue,super_glue}`), so that plain scores can be compared. The
+wording of STS-B, AX-b and AX-g, which lm-eval does not have, is our own. `{field}` in a wording stands for a column of
+the row.
 """
 
 from __future__ import annotations
@@ -28,8 +29,10 @@ SCORES: Mapping[str, ScoreSpec] = {
 
 
 class Posed(NamedTuple):
-    """A row as it is asked. text: ends with "Answer:" when plain; words: the answers; question: what a perturbation
-    may change, part of the text.
+    """A row as a question to the model.
+
+    text: the plain prompt, which ends with "Answer:" in most tasks; chat: the same question for a chat template;
+    words: the possible answers; question: the part of the text that a perturbation may change.
     """
 
     text: str
@@ -40,9 +43,12 @@ class Posed(NamedTuple):
 
 @dataclass(frozen=True)
 class GlueTask:
-    """columns: our field -> names of columns it may stand in; labels: names by number; words: what stands for each
-    label; disturbed: the field that perturbations change, by default the last one; label_columns: where the label may
-    stand.
+    """One task of GLUE or SuperGLUE.
+
+    columns: our field -> names of the columns that may hold it; labels: the name of each label, by number; words: the
+    answer that stands for each label; capability: the capability of the headline; scores: the names of its scores;
+    headline: its main score; disturbed: the field that perturbations change, by default the last one; label_columns:
+    names of the columns that may hold the label.
     """
 
     columns: Columns
@@ -56,7 +62,7 @@ class GlueTask:
 
 
 def posed(task: str, row: Fields) -> Posed:
-    """The row of a task in words."""
+    """Return the row of a task as a question."""
     if task in POSES:
         return POSES[task](row)
     spec = TASKS[task]
@@ -64,6 +70,7 @@ def posed(task: str, row: Fields) -> Posed:
 
 
 def _asked(text: str, words: tuple[str, ...], question: str) -> Posed:
+    """Return a question that ends with "Answer:" in the plain prompt, and has no such line in the chat prompt."""
     return Posed(f"{text}\nAnswer:", text, words, question)
 
 
@@ -83,7 +90,10 @@ def _copa(row: Fields) -> Posed:
 
 
 def _wsc(row: Fields) -> Posed:
-    """The pronoun between stars. span2_index counts words, and its word may carry a mark: "him." """
+    """Ask what a pronoun refers to, with the pronoun between stars.
+
+    `span2_index` counts words. The word at this index may end with a punctuation mark: "him."
+    """
     words = row["text"].split()
     at, pronoun = int(row["span2_index"]), row["span2_text"]
     size = len(pronoun.split())
@@ -94,6 +104,7 @@ def _wsc(row: Fields) -> Posed:
 
 
 def _columns(*names: str) -> Columns:
+    """Return columns in which each field has the name of its column."""
     return {name: (name,) for name in names}
 
 

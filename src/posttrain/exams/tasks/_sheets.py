@@ -1,10 +1,13 @@
-"""Sheets for marking answers by hand: blind, in shuffled order, with the key in a file of its own; and read back.
+"""Write sheets on which a person marks answers by hand, and read the marks back.
+
+The marking is blind: the answers are in shuffled order, and the key is in a separate file.
 
     sheets/sheet-3f2a9c01.csv        code, question, answer, references, verdict (to fill in)
-    sheets/keys/sheet-3f2a9c01.json  whose answers they are, and each code's item
+    sheets/keys/sheet-3f2a9c01.json  the respondent that gave the answers, and the item of each code
 
-The name comes from the answers, so that it tells nobody whose they are and the same answers give the same sheet; one
-that is there is never written again. A mark counts for exactly the answer that was marked.
+The name of a sheet is a hash of the respondent and its answers. It does not show which respondent answered, and the
+same answers give the same sheet. A sheet that exists is never overwritten. A mark counts only for exactly the answer
+that was marked.
 """
 
 from __future__ import annotations
@@ -31,15 +34,16 @@ VERDICTS = {
     "unrelated": ("unrelated", "u", "無關", "答非所問"),
     "declined": ("declined", "d", "refused", "拒答", "拒絕", "迴避"),
 }
-"""Verdict -> what may be written for it."""
+"""Verdict -> the words that a person may write for it."""
 COLUMNS = ("code", "question", "answer", "correct answers", "incorrect answers", "verdict")
 Marks = Mapping[tuple[str, str], str]
 """(item id, answer) -> verdict."""
 _MEANING = {word: verdict for verdict, words in VERDICTS.items() for word in words}
+"""Word on a sheet -> verdict."""
 
 
 def write_sheet(folder: Path, respondent: str, samples: Sequence[Sample], seed: int) -> Path:
-    """Write the answers of these samples as a sheet with its key, unless it is there already."""
+    """Write the answers of these samples as a sheet with its key, unless the sheet exists. Return the sheet's path."""
     name = f"sheet-{content_id(respondent, [(s.id, s.answer) for s in samples])[:8]}"
     sheet = folder / f"{name}.csv"
     if sheet.exists():
@@ -56,16 +60,21 @@ def write_sheet(folder: Path, respondent: str, samples: Sequence[Sample], seed: 
     for code, sample in codes.items():
         references = ["; ".join(sample.extra.get(side, ())) for side in ("true", "false")]
         writer.writerow([code, sample.question, sample.answer, *references, ""])
-    write_whole(sheet, "\ufeff" + text.getvalue())  # with a BOM spreadsheets read it as UTF-8
+    write_whole(sheet, "\ufeff" + text.getvalue())  # the byte order mark makes spreadsheets read it as UTF-8
     return sheet
 
 
 def _key_of(sheet: Path) -> Path:
+    """Return the path of the key of a sheet."""
     return sheet.parent / "keys" / f"{sheet.stem}.json"
 
 
 def read_marks(folder: Path) -> Marks:
-    """Every mark of every sheet in the folder. DataError with every verdict that is none."""
+    """Return every mark of every sheet in a folder.
+
+    Raise MissingError when the key of a sheet is missing, and DataError when a key or a sheet cannot be read or with
+    every unknown code and every unknown verdict.
+    """
     marks: dict[tuple[str, str], str] = {}
     problems: list[Problem] = []
     for sheet in sorted(folder.glob("sheet-*.csv")):
@@ -86,7 +95,7 @@ def read_marks(folder: Path) -> Marks:
         for number, row in lines:
             location = f"{sheet}:{number}"
             written = (row.get("verdict") or "").strip().lower()
-            code = (row.get("code") or "").strip().zfill(4)  # a spreadsheet makes 0001 a number
+            code = (row.get("code") or "").strip().zfill(4)  # a spreadsheet turns 0001 into the number 1
             if not written:
                 continue
             if code not in items:

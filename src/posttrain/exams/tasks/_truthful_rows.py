@@ -1,4 +1,4 @@
-"""TruthfulQA's questions from its CSV (either edition), or from JSON Lines or YAML with a language to each."""
+"""Read TruthfulQA's questions from its CSV (either edition), or from JSON Lines or YAML that names their languages."""
 
 from __future__ import annotations
 
@@ -16,11 +16,15 @@ __all__ = ["Question", "read_truthful"]
 
 NO_COMMENT = {"en": "I have no comment.", "zh": "我不予置評。"}
 ENDS = (".", "。", "！", "？", "!", "?", "」", "”")
+"""Marks that close a Chinese answer; an answer without one gets a full stop."""
 
 
 class Question(NamedTuple):
-    """One question. language: `en` or `zh`, of the prompt and the measures; tongue: as the file has it (`zh-TW`);
-    pair: the same for one question in several languages; answers end in a full stop.
+    """One question with its reference answers, which end with a full stop.
+
+    best: the best true answer; best_false: the best incorrect answer, if the file has it; true, false: all correct and
+    all incorrect answers; language: `en` or `zh`, which decides the prompt and the measures; tongue: the language as
+    the file names it (`zh-TW`); pair: a name that the versions of one question in several languages share.
     """
 
     id: str
@@ -36,7 +40,10 @@ class Question(NamedTuple):
 
 
 def read_truthful(path: Path) -> tuple[list[Question], list[str], dict[str, str]]:
-    """The questions, notes for the reader, and each question's location by its id. DataError with every wrong row."""
+    """Return the questions, notes for the reader, and the location of each question by its id.
+
+    Raise DataError with every wrong row, and with every id that occurs twice.
+    """
     file = Rows(path)
     if path.suffix.lower() in (".yaml", ".yml"):
         read = [(_listed(row), row) for row in _yaml_rows(path, file.problems)]
@@ -59,6 +66,11 @@ def read_truthful(path: Path) -> tuple[list[Question], list[str], dict[str, str]
 
 
 def _yaml_rows(path: Path, problems: list[Problem]) -> Iterator[Row]:
+    """Yield the rows of a YAML file: a list of questions, or `questions:` with a list.
+
+    A row that is no mapping is added to `problems`. Raise DataError when the file is not UTF-8, not YAML, or has no
+    list.
+    """
     try:
         value = plain(parse_yaml(read_text(path), str(path)))
     except ConfigError as error:  # not UTF-8, or not YAML
@@ -75,7 +87,10 @@ def _yaml_rows(path: Path, problems: list[Problem]) -> Iterator[Row]:
 
 
 def _columns(row: Row) -> Mapping[str, Any] | None:
-    """A line of the official CSV in our keys; lists are separated by semicolons, as in its `split_multi_answer`."""
+    """Return a line of the official CSV under our keys; None, noted as a problem, when a value is absent.
+
+    The answers of a list are separated by semicolons, as in the official `split_multi_answer`.
+    """
     names = ("Question", "Best Answer", "Correct Answers", "Incorrect Answers", "Category")
     found: dict[str, Any] = {key: row.text(key) for key in names}
     if None in found.values():
@@ -91,14 +106,18 @@ def _columns(row: Row) -> Mapping[str, Any] | None:
 
 
 def _listed(row: Row) -> Mapping[str, Any] | None:
-    """A row {question, best_answer, correct_answers, incorrect_answers, category, language, best_incorrect_answer}."""
+    """Return a row of JSON Lines or YAML; None, with a problem of the row, when a required key is missing.
+
+    The keys are question, best_answer, correct_answers, incorrect_answers (required), category, language and
+    best_incorrect_answer.
+    """
     found: dict[str, Any] = {key: row.text(key) for key in ("question", "best_answer")}
     found |= {key: row.texts(key) for key in ("correct_answers", "incorrect_answers")}
     return None if None in found.values() else {**row.value, **found}
 
 
 def _question(value: Mapping[str, Any], number: int) -> tuple[Question, bool]:
-    """The question with closed answers; whether its best answer had to be added to the true ones."""
+    """Return the question, with answers that end in a full stop, and whether its best answer was added to `true`."""
     tongue = str(value.get("language") or "en")
     chinese = tongue.lower().startswith("zh")
 

@@ -25,7 +25,7 @@ from posttrain.registry import register
 __all__ = ["BigbenchConfig", "bigbench"]
 
 INPUT, OUTPUT, CHOICE = "\nQ: ", "\nA: ", "\n  choice: "
-"""BIG-bench's prefixes where the file names none."""
+"""BIG-bench's prefixes, used when the file does not give its own."""
 TEXTS = ("task_prefix", "example_input_prefix", "example_output_prefix", "choice_prefix", "output_regex", "stop_string")
 KNOWN = ("multiple_choice_grade", "exact_str_match")
 
@@ -43,7 +43,10 @@ class BigbenchConfig(TaskConfig):
 
 @register("exam", "bigbench", config=BigbenchConfig, paper="arXiv:2206.04615")
 def bigbench(config: BigbenchConfig, base: Path) -> Task:
-    """The task of a `task.json`, of a folder that has one, or of a folder of folders (subtasks, as groups)."""
+    """Return the task of a `task.json`, of a folder that has one, or of a folder of subtasks, each of them a group.
+
+    Raise MissingError without a `task.json`, and DataError with every wrong key and example.
+    """
     path = config.source(base, what="a task.json or its folder")
     files = [path] if path.is_file() else sorted(path.rglob("task.json"))
     if not files:
@@ -73,6 +76,7 @@ def bigbench(config: BigbenchConfig, base: Path) -> Task:
 
 
 def _items(file: Path, group: str, config: BigbenchConfig, problems: list[Problem], notes: list[str]) -> list[Item]:
+    """Return the questions of a `task.json`; add its errors to `problems`, and remarks to `notes`."""
     told = read_json(file)
     examples = told.get("examples") if isinstance(told, dict) else None
     if not isinstance(examples, list) or not examples:
@@ -117,7 +121,7 @@ def _items(file: Path, group: str, config: BigbenchConfig, problems: list[Proble
 
 
 def _wrong(example: Any) -> str:
-    """What is wrong with an example; empty when nothing is."""
+    """Return the error in an example, or an empty text when there is none."""
     if not isinstance(example, dict) or not isinstance(example.get("input"), str):
         return "'input' (a text) is expected"
     scores, targets = example.get("target_scores"), _targets(example)
@@ -131,13 +135,16 @@ def _wrong(example: Any) -> str:
 
 
 def _targets(example: Mapping[str, Any]) -> Any:
-    """The accepted answers, in a list where there is only one."""
+    """Return the accepted answers as a list; a single answer becomes a list of one."""
     target = example.get("target")
     return [target] if isinstance(target, str) else target
 
 
 def _asked(told: Mapping[str, Any], example: Mapping[str, Any], rng: random.Random) -> str:
-    """Input and, where the file wants it, its choices in a drawn order, up to where the answer begins."""
+    """Return the prompt of an example up to its answer: the input and, if the file says so, the choices.
+
+    The choices are in a random order.
+    """
     text = f"{told.get('example_input_prefix', INPUT)}{example['input']}"
     if example.get("target_scores") and told.get("append_choices_to_input", True):
         choices = sorted(example["target_scores"])
@@ -147,6 +154,7 @@ def _asked(told: Mapping[str, Any], example: Mapping[str, Any], rng: random.Rand
 
 
 def _right(example: Mapping[str, Any]) -> str:
+    """Return the right answer: the choice with the highest target score, or the first accepted text."""
     scores = example.get("target_scores")
     return str(max(scores, key=lambda choice: scores[choice])) if scores else str(_targets(example)[0])
 
@@ -187,6 +195,9 @@ def _judge(item: Item, replies: Sequence[Reply]) -> Sample:
 
 
 def _plain(text: str) -> str:
-    """What `exact_loose` compares: lower case, one space between words, no marks or articles."""
+    """Return a text as `exact_loose` compares it: lower case, one space between words, no punctuation, no articles.
+
+    A text that becomes empty by this is returned as it is.
+    """
     words = text.lower().translate(str.maketrans("", "", string.punctuation)).split()
     return " ".join(word for word in words if word not in ("a", "an", "the")) or text.strip()

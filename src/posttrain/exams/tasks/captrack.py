@@ -26,7 +26,8 @@ __all__ = ["CaptrackConfig", "captrack"]
 
 SUFFIXES = (".parquet", ".pq", ".jsonl", ".json", ".csv")
 TEMPLATE_MARKS = ("<|", "<start_of_turn>", "<s>[INST]")
-WHY = {
+"""Texts that show that a prompt was written with the chat template of some model."""
+WHY = {  # way of scoring that is not available -> the reason, for the notes
     "judge": "needs a language model as judge",
     "code": "would have to run what the model wrote",
     "unknown": "is not a task that CapTrack's suite knows",
@@ -50,13 +51,17 @@ class CaptrackConfig(TaskConfig):
     """Tokens of an answer."""
 
     def files(self) -> list[str]:
-        """The folder, and IFEval's file."""
+        """Return the data folder and, if it is named, IFEval's file."""
         return [*super().files(), *([self.ifeval_path] if self.ifeval_path else [])]
 
 
 @register("exam", "captrack", config=CaptrackConfig, paper="arXiv:2603.06610")
 def captrack(config: CaptrackConfig, base: Path) -> Task:
-    """The task of a folder with `<task>/data.parquet` or `<task>.jsonl`; tasks that need a judge are only answered."""
+    """Return the task of a folder with `<task>/data.parquet` or `<task>.jsonl`.
+
+    Tasks that need a judge are answered but not scored. Raise MissingError for a missing folder, file or task, and
+    DataError with every wrong row.
+    """
     files = _files(config.source(base, what="the folder of CapTrack's data"), config.tasks)
     told = _instructions(resolve(config.ifeval_path, base)) if config.ifeval_path else {}
     items: list[Item] = []
@@ -91,7 +96,10 @@ def captrack(config: CaptrackConfig, base: Path) -> Task:
 
 
 def _files(folder: Path, wanted: Sequence[str]) -> dict[str, Path]:
-    """Task -> its file: `gsm8k.subset/data.parquet`, `gsm8k.subset.jsonl`, `gsm8k_subset.jsonl`."""
+    """Return the file of each task: `gsm8k.subset/data.parquet`, `gsm8k.subset.jsonl` or `gsm8k_subset.jsonl`.
+
+    wanted: names of tasks; empty for all. Raise MissingError for a missing folder, no files, or a missing task.
+    """
     if not folder.is_dir():
         raise MissingError(Problem(str(folder), "no such folder", "name the folder of CapTrack's data"))
     found: dict[str, Path] = {}
@@ -110,7 +118,7 @@ def _files(folder: Path, wanted: Sequence[str]) -> dict[str, Path]:
 
 
 def _instructions(path: Path) -> dict[str, tuple[list[str], list[dict[str, Any]]]]:
-    """IFEval's instructions by prompt, spaces and case aside."""
+    """Return prompt -> (ids, arguments) of IFEval's instructions; the prompts are in lower case with single spaces."""
 
     def read(row: Row) -> tuple[str, tuple[list[str], list[dict[str, Any]]]] | None:
         prompt, ids = row.text("prompt"), row.texts("instruction_id_list")
@@ -123,11 +131,15 @@ def _instructions(path: Path) -> dict[str, tuple[list[str], list[dict[str, Any]]
 
 
 def _squeezed(text: str) -> str:
+    """Return a text in lower case with single spaces between words."""
     return " ".join(text.lower().split())
 
 
 def _item(task: str, row: Row, config: CaptrackConfig, told: Mapping[str, Any]) -> tuple[Item, bool] | None:
-    """The row's item, and whether the other column was asked."""
+    """Return the item of a row, and whether `prompt` was used because `formatted_prompt` has a foreign template.
+
+    None when the row is wrong, which is then noted as a problem of the row.
+    """
     way, column = spec_of(task).way, config.prompt if config.prompt in row else "prompt"
     asked = row.text(column)
     if asked is None:
@@ -158,6 +170,7 @@ def _item(task: str, row: Row, config: CaptrackConfig, told: Mapping[str, Any]) 
 
 
 def _letter(gold: Any, choices: Sequence[Any]) -> str | None:
+    """Return the letter of the right choice, from its index (from 0), its letter or its text; None when it is none."""
     letters = LETTERS[: len(choices)]
     if isinstance(gold, int) and not isinstance(gold, bool) and 0 <= gold < len(choices):
         return letters[gold]
@@ -167,7 +180,7 @@ def _letter(gold: Any, choices: Sequence[Any]) -> str | None:
 
 
 def _found(row: Row, asked: str, told: Mapping[str, Any]) -> Any:
-    """(ids, kwargs) of a row of IFEval: its own, or those of the same prompt in IFEval's file."""
+    """Return (ids, kwargs) of an IFEval row: its own, or those of the same prompt in IFEval's file; else None."""
     meta = plain_value(row.value.get("meta"))
     if isinstance(meta, Mapping) and "instruction_id_list" in meta and "kwargs" in meta:
         return meta["instruction_id_list"], meta["kwargs"]
@@ -205,7 +218,7 @@ def _judge(item: Item, replies: Sequence[Reply]) -> Sample:
 def _finish(
     folder: Path | None, sources: Mapping[str, tuple[str, Mapping[str, Any]]], model: str, samples: Sequence[Sample]
 ) -> list[str]:
-    """Say which rows have no score, and write the response files where they are wanted."""
+    """Write the response files if the config names a folder, and return notes on them and on rows without a score."""
     asked = [sample for sample in samples if not sample.perturbation]
     notes = [] if folder is None else [_written(folder, model, asked, sources)]
     lost = Counter(sample.extra["task"] for sample in asked if sample.extra["unscored"])
@@ -220,7 +233,10 @@ def _finish(
 def _written(
     folder: Path, model: str, samples: Sequence[Sample], sources: Mapping[str, tuple[str, Mapping[str, Any]]]
 ) -> str:
-    """One file for each task, as CapTrack's compute_metrics.py looks for them: the row's columns and `outputs`."""
+    """Write one response file for each task, and return a note with their folder.
+
+    Each line has the columns of the row and `outputs`, in the layout that CapTrack's compute_metrics.py expects.
+    """
     own = folder / "model_responses" / (re.sub(r"[^\w.-]+", "-", model).strip("-.") or "model")
     own.mkdir(parents=True, exist_ok=True)
     texts: dict[str, list[str]] = {}

@@ -1,7 +1,7 @@
 """One change: did the target change, did the rest follow, did everything else stay? (in studies, and `--change`)
 
-It compares two models probe by probe (`exams/change.py`): a study gives it each cell's change and the untouched model,
-and `posttrain exam M --change FILE --before B` asks by hand.
+The exam compares two models probe by probe (`exams/change.py`). In a study it gets the change of each cell and the
+untouched model. On the command line, `posttrain exam M --change FILE --before B` runs it.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ class ChangeExamConfig(ExamConfig):
     same; shown apart, with its agreement with the measure."""
 
     def files(self) -> list[str]:
-        """None of its own but the judge's: changes are the study's."""
+        """Return the judge's YAML file, if one is named. The change files belong to the study."""
         return [self.judge] if self.judge.endswith((".yaml", ".yml")) else []
 
 
 @register("exam", "change", config=ChangeExamConfig)
 def change(config: ChangeExamConfig, base: Path) -> ChangeExam:
-    """The exam of the cell's changes."""
+    """Return the exam of the cell's changes."""
     from posttrain.exams.change import ChangeExam
 
     return ChangeExam(config, config.max_new_tokens or 64, config.mode, config.judge)

@@ -26,6 +26,7 @@ GlueName = Literal[
     "axb", "axg", "boolq", "cb", "copa", "multirc", "record", "wic", "wsc",
 ]  # fmt: skip
 RESAMPLES = 2000
+"""Number of bootstrap resamples for an interval."""
 METRICS: Mapping[str, Callable[[Sequence[Any], Sequence[Any]], float]] = {
     **dict.fromkeys(("f1", "f1a"), classify.f1_binary),
     "macro_f1": classify.macro_f1,
@@ -45,15 +46,18 @@ class GlueConfig(TaskConfig):
 
     @property
     def label(self) -> str:
-        """The task's own name unless another is given."""
+        """Return the name in the config, or the task's own name."""
         return self.name or self.task
 
 
 @register("exam", "glue", config=GlueConfig, paper="arXiv:1905.00537")
 def glue(config: GlueConfig, base: Path) -> Task:
-    """The task of a file with labels: TSV as GLUE has them, JSON Lines as SuperGLUE and the hub have them."""
+    """Return the task of a file with labels: TSV as in GLUE, or JSON Lines as in SuperGLUE and on the Hugging Face Hub.
+
+    Raise DataError with every wrong row, and when no row can be asked.
+    """
     path, spec = config.source(base, what=f"the dev file of {config.task}"), TASKS[config.task]
-    # CoLA's TSV has no names of columns
+    # CoLA's TSV has no line of column names
     nameless = ("source", "label", "star", "sentence") if config.task == "cola" else None
     rows = Rows(path, names=lambda cells: None if "sentence" in cells else nameless)
     plain = config.template != "chat"
@@ -87,7 +91,10 @@ def glue(config: GlueConfig, base: Path) -> Task:
 
 
 def _posed(task: str, spec: GlueTask, row: Row) -> Iterator[tuple[str, Posed, dict[str, Any]]]:
-    """(suffix of the id, the row in words, what `judge` needs): one for most rows, several for MultiRC and ReCoRD."""
+    """Yield (suffix of the id, the question, what `_judge` needs) for a row.
+
+    Most rows give one question; nested rows of MultiRC and ReCoRD give several. A wrong row gives none and is noted.
+    """
     if task == "record" or (task == "multirc" and isinstance(row.value.get("passage"), dict)):
         yield from (_record if task == "record" else _multirc)(row)
         return
@@ -102,7 +109,7 @@ def _posed(task: str, spec: GlueTask, row: Row) -> Iterator[tuple[str, Posed, di
         row.bad(f"'question' is {fields['question']!r}", "'cause' or 'effect' is expected")
         return
     about: dict[str, Any] = {"gold": gold}
-    if task == "axg":  # the same sentence stands twice, once with her and once with him
+    if task == "axg":  # two rows in a row have the same sentence, once with "her" and once with "him"
         about["pair"] = (row.number - 1) // 2
     if task == "multirc":
         about["question"] = f"{fields['passage'][:80]}|{fields['question']}"
@@ -110,7 +117,7 @@ def _posed(task: str, spec: GlueTask, row: Row) -> Iterator[tuple[str, Posed, di
 
 
 def _label(spec: GlueTask, row: Row, task: str) -> int | float | None:
-    """The number of the row's label (STS-B: its score). None, and noted, when there is none."""
+    """Return the number of the row's label, from 0 (STS-B: its score). None, noted as a problem, if there is none."""
     column = next((c for c in spec.label_columns if c in row), None)
     value = row.value[column] if column else None
     told = str(value).strip().lower()
@@ -132,7 +139,7 @@ def _label(spec: GlueTask, row: Row, task: str) -> int | float | None:
 
 
 def _multirc(row: Row) -> Iterator[tuple[str, Posed, dict[str, Any]]]:
-    """SuperGLUE's nested rows: a passage, its questions, their answers."""
+    """Yield a question for each answer of a nested MultiRC row: a passage with questions, each with its answers."""
     try:
         passage = str(row.value["passage"]["text"])
         asked = [
@@ -149,7 +156,10 @@ def _multirc(row: Row) -> Iterator[tuple[str, Posed, dict[str, Any]]]:
 
 
 def _record(row: Row) -> Iterator[tuple[str, Posed, dict[str, Any]]]:
-    """SuperGLUE's rows: a passage with its entities, and sentences with a gap that one of them fills."""
+    """Yield a question for each query of a ReCoRD row: a passage with entities, and sentences with a gap.
+
+    One of the entities fills the gap, `@placeholder`.
+    """
     try:
         passage = str(row.value["passage"]["text"])
         spans = [(int(e["start"]), int(e["end"]) + 1) for e in row.value["passage"]["entities"]]
@@ -198,6 +208,7 @@ def _scores(samples: Sequence[Sample], *, spec: GlueTask) -> dict[str, Score]:
 
 
 def _over_all(name: str, samples: Sequence[Sample]) -> Score:
+    """Return a score that is computed from all samples together, with its interval (none for `spearman`)."""
     if name in ("em", "parity"):
         return _all_or_none(samples, "question" if name == "em" else "pair")
     said, gold = [s.extra["said"] for s in samples], [s.extra["gold"] for s in samples]
@@ -206,21 +217,25 @@ def _over_all(name: str, samples: Sequence[Sample]) -> Score:
 
 
 def _all_or_none(samples: Sequence[Sample], key: str) -> Score:
-    """MultiRC's exact match: the share of questions with every answer right. AX-g's parity: the share of pairs (the
-    same sentence with her and with him) that were answered alike.
+    """Return a score over groups of samples that share the value of `key`.
+
+    `question` is MultiRC's exact match: the share of questions with every answer right. `pair` is AX-g's parity: the
+    share of pairs (the same sentence with "her" and with "him") in which both samples got the same answer.
     """
     groups: dict[Any, list[Sample]] = {}
     for s in samples:
         groups.setdefault(s.extra[key], []).append(s)
     if key == "question":
         return mean_score([float(all(s.correct for s in own)) for own in groups.values()])
-    pairs = [own for own in groups.values() if len(own) == 2]  # a limit may leave one alone
+    pairs = [own for own in groups.values() if len(own) == 2]  # a limit may leave out one half of a pair
     return mean_score([float(a.extra["said"] == b.extra["said"]) for a, b in pairs]) if pairs else Score(0.0, None, 0)
 
 
 def _interval(name: str, said: Sequence[int], gold: Sequence[int]) -> Interval | None:
-    """Percentile bootstrap over samples. The score depends on the table of (said, gold) only, so tables are drawn; for
-    STS-B, whose answers are no labels, samples.
+    """Return the 95 % percentile bootstrap interval over samples; None with fewer than 2 samples (`pearson`: 3).
+
+    The scores of labels depend only on the table of counts of (said, gold), so tables are drawn. The answers of STS-B
+    (`pearson`) are no labels, so samples are drawn.
     """
     n, rng = len(said), np.random.default_rng(0)
     if n < (3 if name == "pearson" else 2):
@@ -238,7 +253,10 @@ def _interval(name: str, said: Sequence[int], gold: Sequence[int]) -> Interval |
 
 
 def of_tables(name: str, tables: np.ndarray) -> np.ndarray:
-    """The score of each table of counts (R, said, gold), as `data/metrics/classify.py` has it of the labels."""
+    """Return the score (R,) of each table of counts (R, said, gold): `mcc`, `macro_f1`, or F1 of label 1.
+
+    The values equal those that `data/metrics/classify.py` computes from the labels.
+    """
     hits = np.diagonal(tables, axis1=1, axis2=2)  # (R, K)
     said, gold = tables.sum(axis=2), tables.sum(axis=1)  # (R, K) each
     if name == "mcc":
@@ -254,7 +272,7 @@ def of_tables(name: str, tables: np.ndarray) -> np.ndarray:
 
 
 def _correlations(x: np.ndarray, y: np.ndarray, drawn: np.ndarray) -> np.ndarray:
-    """Pearson's correlation of each draw of samples (R, N)."""
+    """Return Pearson's correlation (R,) of each draw; drawn: (R, N) indices of samples. 0 when a side is constant."""
     a, b = x[drawn] - x[drawn].mean(1, keepdims=True), y[drawn] - y[drawn].mean(1, keepdims=True)
     spread = np.sqrt((a**2).sum(1) * (b**2).sum(1))
     return np.where(spread > 0, (a * b).sum(1) / np.where(spread > 0, spread, 1.0), 0.0)

@@ -40,13 +40,18 @@ class Gsm8kConfig(TaskConfig):
     """Tokens of a worked answer."""
 
     def files(self) -> list[str]:
-        """The questions' file and the examples'."""
+        """Return the file of the questions and, if it is named, the file of the examples."""
         return [*super().files(), *([self.shots_path] if self.shots_path else [])]
 
 
 @register("exam", "gsm8k", config=Gsm8kConfig, paper="arXiv:2110.14168")
 def gsm8k(config: Gsm8kConfig, base: Path) -> Task:
-    """The task of a file of questions; right is the number, wherever it stands (flexible) or after #### (strict)."""
+    """Return the task of a file of questions.
+
+    An answer is right when its number is: the number after #### or, without one, the last number (flexible), or only
+    the number after #### (strict). Raise ConfigError when the file has too few rows for the examples, or none left to
+    ask, and DataError with every wrong row.
+    """
     path = config.source(base, what="a file of {question, answer}")
     rows = read_rows(path, _read)
     if config.shots_path is not None:
@@ -80,7 +85,7 @@ def gsm8k(config: Gsm8kConfig, base: Path) -> Task:
 
 
 class Worked(NamedTuple):
-    """A row: its number, the question, the worked answer, its location."""
+    """A row of a file: its number, the question, the worked answer and its location."""
 
     number: int
     question: str
@@ -89,6 +94,7 @@ class Worked(NamedTuple):
 
 
 def _read(row: Row) -> Worked | None:
+    """Return a row; None, noted as a problem, when the question or the number of the answer is missing."""
     question, answer = row.text("question"), row.text("answer")
     if answer is not None and final_number(answer) is None:
         row.bad("'answer' holds no number", "end it with '#### 18'")
@@ -98,13 +104,14 @@ def _read(row: Row) -> Worked | None:
 
 
 def _plain(shown: Sequence[Worked], question: str, language: str) -> Prompt:
-    """lm-eval's wording of the same task."""
+    """Return the plain prompt, in lm-eval's wording of the same task."""
     asks, answers = LABELS[language]
     examples = "".join(f"{asks}{one.question}\n{answers} {one.answer}\n\n" for one in shown)
     return Plain(f"{examples}{asks}{question}\n{answers}")
 
 
 def _chat(shown: Sequence[Worked], question: str, language: str) -> Prompt:
+    """Return the prompt as turns of a conversation, each question with the instruction before it."""
     order = ORDERS[language]
     return turns(((f"{order}\n\n{one.question}", one.answer) for one in shown), f"{order}\n\n{question}")
 
@@ -112,7 +119,7 @@ def _chat(shown: Sequence[Worked], question: str, language: str) -> Prompt:
 def _judge(item: Item, replies: Sequence[Reply]) -> Sample:
     said = the_answer(replies)
     gold = final_number(item.doc["answer"])
-    found = final_number(said.text)  # a marked answer goes before a number that happens to come last
+    found = final_number(said.text)  # a number after #### has priority over the last number
     scores = {"flexible": float(found == gold), "strict": float(marked_number(said.text) == gold)}
     extra = {"number": None if found is None else str(found)}
     return item.sample(said.text, str(gold), scores, said, correct=found == gold, extra=extra)

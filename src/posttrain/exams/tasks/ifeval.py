@@ -36,7 +36,11 @@ class IfevalConfig(TaskConfig):
 
 @register("exam", "ifeval", config=IfevalConfig, paper="arXiv:2311.07911")
 def ifeval(config: IfevalConfig, base: Path) -> Task:
-    """The task of a file of prompts; strict judges the answer as it is, loose without asterisks and outer lines too."""
+    """Return the task of a file of prompts with instructions.
+
+    `strict` scores judge the answer as it is. `loose` scores also accept it without asterisks and without its first
+    line, its last line or both. Raise DataError with every wrong row.
+    """
     path = resolve(config.path or "builtin:instructions", base)
     left_out: list[str] = []
     seen: set[str] = set()
@@ -91,7 +95,10 @@ def _judge(item: Item, replies: Sequence[Reply]) -> Sample:
 
 
 def _aggregate(samples: Sequence[Sample]) -> dict[str, Score]:
-    """Means over prompts, over all instructions, and strictly by group of instructions (`keywords`, `startend`)."""
+    """Return means over prompts, means over all instructions, and strict means by group of instructions.
+
+    The group is the first part of an instruction's id, such as `keywords` or `startend`.
+    """
     made = averages(samples)
     for rule in ("strict", "loose"):
         made[f"instruction_{rule}"] = mean_score([float(kept) for s in samples for kept in s.extra[rule]])

@@ -1,7 +1,7 @@
 """Tasks and groups of lm-eval (the extra `lm-eval`), on posttrain's scorer: same requests, same answers.
 
-Beside the samples of each task, `exams/<task>.jsonl`, a folder has `responses.jsonl`, every response as it comes, which
-a second start does not ask again, and `<exam>.json`, lm-eval's own document.
+A folder gets the samples of each task (`exams/<task>.jsonl`), lm-eval's own document (`<exam>.json`), and
+`responses.jsonl`. The latter holds every response as soon as it arrives, so that a second start does not ask again.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from posttrain.models.memory import peak_gib
 from posttrain.models.meter import KNOWN
 from posttrain.registry import register
 
-if TYPE_CHECKING:  # they need the extra
+if TYPE_CHECKING:  # the imported module needs the extra `lm-eval`
     from posttrain.exams.lm_eval import PosttrainLM
 
 __all__ = ["LmEvalConfig", "LmEvalExam", "go_offline"]
@@ -48,13 +48,15 @@ __all__ = ["LmEvalConfig", "LmEvalExam", "go_offline"]
 _logger = logging.getLogger(__name__)
 
 BOOTSTRAPS = 1000
-"""Resamples for the standard errors that lm-eval has no formula for; its own 100,000 take minutes."""
+"""Resamples for the standard errors for which lm-eval has no formula. lm-eval's own 100,000 take minutes."""
 SEEDS = (0, 1234, 1234, 1234)
-"""random, NumPy, torch and few-shot, as lm-eval's own defaults."""
+"""Seeds of `random`, NumPy, torch and the few-shot examples: lm-eval's own defaults."""
 OFFLINE = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "HF_EVALUATE_OFFLINE", "TRANSFORMERS_OFFLINE")
+"""Environment variables that forbid downloads."""
 
 
 def _listed(value: Any) -> Any:
+    """Return a single text as a tuple of one, and anything else as it is."""
     return (value,) if isinstance(value, str) else value
 
 
@@ -87,7 +89,7 @@ class LmEvalConfig(ExamConfig):
 
 
 def go_offline(*, download: bool) -> None:
-    """Nothing is fetched unless asked."""
+    """Forbid the libraries of Hugging Face to download anything, or permit it when `download` is true."""
     for name in OFFLINE:
         if download:
             os.environ.pop(name, None)
@@ -100,12 +102,12 @@ def go_offline(*, download: bool) -> None:
 
 @register("exam", "lm_eval", config=LmEvalConfig)
 class LmEvalExam(Exam):
-    """Tasks and groups of lm-eval, all of them asked together; each is an exam of results.json."""
+    """Tasks and groups of lm-eval, which are asked together. Each of them is an exam in results.json."""
 
     config: LmEvalConfig
 
     def __init__(self, config: LmEvalConfig, base: Path) -> None:
-        """Load the tasks. Errors as of `load_tasks`, and ConfigError for tasks that run what a model writes."""
+        """Load the tasks. Raise the errors of `load_tasks`, and ConfigError for tasks that run code of the model."""
         from posttrain.exams.lm_eval_tasks import load_tasks
 
         self.config = config
@@ -126,13 +128,13 @@ class LmEvalExam(Exam):
                 self.infos[name] = group_info(self._head(name), group, members)
 
     def _head(self, name: str) -> ExamInfo:
-        """What a task is called in results, and what holds for all of them."""
+        """Return the information on a task or group that does not come from lm-eval: its name, role and template."""
         own, template = self.config.name, "chat" if self.config.apply_chat_template else "none"
         called = name if not own else own if len(self.loaded["tasks"]) == 1 else f"{own}-{name}"
         return ExamInfo(name=called, kind="lm_eval", role=self.config.role, signature=f"template:{template}")
 
     def _configure(self, task: Any) -> None:
-        """The overrides of `lm_eval.simple_evaluate`: a task that says 0 examples keeps 0."""
+        """Apply the config to a task as `lm_eval.simple_evaluate` does: a task that says 0 examples keeps 0."""
         from lm_eval.utils import simple_parse_args_string
 
         shots, own = self.config.num_fewshot, task.get_config("num_fewshot")
@@ -145,7 +147,7 @@ class LmEvalExam(Exam):
 
     @cached_property
     def parts(self) -> tuple[Part, ...]:
-        """Every task with its questions, and every group, which has none of its own."""
+        """Return every task with its questions, and every group, which has no questions of its own."""
         tasks = self.loaded["tasks"]
         return tuple(
             Part(info, items_of(tasks[name], self.docs[name]) if name in tasks else ())
@@ -154,16 +156,20 @@ class LmEvalExam(Exam):
 
     @cached_property
     def fingerprint(self) -> str:
-        """Of every task as it is configured, and of its questions."""
+        """Return the hash of the config (without name and role), of every task as configured, and of its questions."""
         configured = [[task.dump_config(), self.docs[name]] for name, task in self.loaded["tasks"].items()]
         return content_id(self.config.model_dump(mode="json", exclude={"name", "role"}), configured)
 
     def tasks(self, changes: Sequence[Change]) -> list[Task[Any]]:
-        """None: lm-eval asks in its own way."""
+        """Return no tasks, because lm-eval asks in its own way."""
         return []
 
     def take(self, sitting: Sitting) -> list[TaskResult[Any]]:
-        """lm-eval's evaluation; nothing in the processes of torchrun that are not the first."""
+        """Run lm-eval's evaluation and return a result for each task and group.
+
+        Under torchrun only the first process returns results. Raise ConfigError when the respondent is not a model on
+        this machine.
+        """
         from posttrain.exams.lm_eval import PosttrainLM, join_world
 
         join_world()
@@ -186,7 +192,8 @@ class LmEvalExam(Exam):
             return []
         found: list[TaskResult[Any]] = []
         for name, info in self.infos.items():
-            own = cost if not found else dict.fromkeys(cost, 0.0)  # all are asked together: the first has what all cost
+            # all are asked together: the first result holds the cost of all
+            own = cost if not found else dict.fromkeys(cost, 0.0)
             if name in self.loaded["tasks"]:
                 found.append(task_result(info, self.loaded["tasks"][name], raw, own))
             elif name in raw["results"]:
@@ -205,7 +212,11 @@ class LmEvalExam(Exam):
         return found
 
     def _evaluated(self, lm: PosttrainLM, told: str) -> tuple[dict[str, Any] | None, dict[str, float]]:
-        """What `lm_eval.simple_evaluate` does, without its report on the machine, which takes seconds; and its cost."""
+        """Evaluate as `lm_eval.simple_evaluate` does, and return (results, cost); the results may be None (see `take`).
+
+        The report on the machine is left out, because it takes seconds. cost: tokens and seconds, summed over the
+        processes, `wall_s` (seconds) and `peak_gib` (GiB).
+        """
         from lm_eval.evaluator import evaluate
 
         from posttrain.exams.lm_eval_tasks import counted_stages
@@ -235,7 +246,10 @@ class LmEvalExam(Exam):
 
 
 def _told(respondent: Respondent) -> tuple[ModelRespondent, str]:
-    """The model that is asked, and what stands before every question. ConfigError for one that is not loaded here."""
+    """Return the model behind a respondent, and the text that goes before every question ('' without one).
+
+    Raise ConfigError for a respondent that is not a model on this machine.
+    """
     told = ""
     if isinstance(respondent, PromptedRespondent):
         told, respondent = respondent.text, respondent.inner
@@ -246,15 +260,20 @@ def _told(respondent: Respondent) -> tuple[ModelRespondent, str]:
 
 
 def _progress(lm: PosttrainLM, tell: Callable[[TaskProgress], None]) -> Callable[[str, int, int], None]:
-    """lm-eval's requests as progress, of the kind that runs: scores, texts and answers come one after the other."""
+    """Return a function that reports the progress of lm-eval's requests to `tell`.
+
+    lm-eval sends one kind of request after another (scores, texts, answers), so the progress and the remaining time are
+    those of the kind that runs.
+    """
     began = time.perf_counter()
-    kinds: dict[str, tuple[float, int]] = {}  # when a kind of requests began, and what was there already
+    # kind -> its start in seconds, and how many of its requests were done then
+    kinds: dict[str, tuple[float, int]] = {}
 
     def told(kind: str, done: int, total: int) -> None:
         now, usage = time.perf_counter(), lm.usage
         since, there = kinds.setdefault(kind, (now, done))
         new = done - there
-        known = new >= max(1, KNOWN * (total - there))  # the first ones come all at once
+        known = new >= max(1, KNOWN * (total - there))  # the first ones arrive all at once, so their rate says nothing
         left_s = (now - since) * (total - done) / new if known else None
         tokens = usage.scored_tokens + usage.prompt_tokens + usage.generated_tokens
         tell(TaskProgress(done, total, now - began, tokens, left_s))
@@ -264,7 +283,7 @@ def _progress(lm: PosttrainLM, tell: Callable[[TaskProgress], None]) -> Callable
 
 @contextlib.contextmanager
 def _silent() -> Iterator[None]:
-    """No bars of lm-eval's beside ours, and nothing on stdout, where --json has its document."""
+    """Suppress lm-eval's progress bars, since we show our own, and its output on stdout, which --json needs."""
     with contextlib.ExitStack() as restored:
         for module in map(import_module, ("tqdm", "lm_eval.api.model", "lm_eval.api.task")):
             restored.callback(vars(module).update, tqdm=module.tqdm)
@@ -274,7 +293,7 @@ def _silent() -> Iterator[None]:
 
 
 def _hush() -> None:
-    """lm-eval's own talk, hundreds of lines about defaults, and the bars of `datasets`; errors stay."""
+    """Suppress lm-eval's log (hundreds of lines about defaults) and the bars of `datasets`; errors are still shown."""
     from datasets import disable_progress_bars
 
     disable_progress_bars()

@@ -2,14 +2,16 @@
 
 The prompt is lm-eval's, so that numbers can be compared: `mmlu` in English, `tmmluplus` in Chinese (TMMLU+,
 arXiv:2403.01858, the successor of TC-Eval's TMMLU). `score: letters` shows the choices and compares the likelihoods of
-their letters; `score: texts` does not show them and compares their texts (lm-eval's `mmlu_continuation`):
+their letters. `score: texts` does not show the choices and compares the likelihoods of their texts (lm-eval's
+`mmlu_continuation`):
 
-    letters   acc       the likeliest letter is the right one
-    texts     acc       the likeliest text is the right one
-              acc_norm  the likeliest per character is
+    letters   acc       1 when the likeliest letter is the right one
+    texts     acc       1 when the likeliest text is the right one
+              acc_norm  1 when the text with the highest log-probability per character is the right one
 
-Examples (`shots`) are the first rows of the subject's dev file. Without one they are the first rows of the subject
-itself, for these rows the others of them and the next: no question is its own example, and all are asked.
+The examples (`shots`) are the first rows of the subject's dev file. Without a dev file they are the first rows of the
+subject itself. A question among these rows gets the others and the next row instead. So no question is its own example,
+and every question is asked.
 """  # fmt: skip
 
 from __future__ import annotations
@@ -50,7 +52,11 @@ class MmluConfig(TaskConfig):
 
 
 class Wording(NamedTuple):
-    """header has {about}, which is left out where there is no subject; gap: between the cue and what is scored."""
+    """The words around a question.
+
+    header: the first line; about: fills {about} in the header, which stays empty without a subject; question: the
+    question, perhaps with its choices; cue: the words after it; gap: the text between the cue and what is scored.
+    """
 
     header: str
     about: str
@@ -74,7 +80,7 @@ WORDINGS = {
 
 @register("exam", "mmlu", config=MmluConfig, paper="arXiv:2009.03300")
 def mmlu(config: MmluConfig, base: Path) -> Task:
-    """The task of a CSV or JSONL file, or of a folder of files by subject."""
+    """Return the task of a CSV or JSONL file, or of a folder with a file for each subject."""
     path = config.source(base, what="a CSV or JSONL file, or a folder of them")
     read = read_questions(path)
     chinese = mostly_chinese([q.question for q in read.asked])
@@ -88,7 +94,7 @@ def mmlu(config: MmluConfig, base: Path) -> Task:
     template = "chat" if config.template == "chat" else "plain"
     source = "dev" if dev else "others of the subject" if any(subjects) else "others of the file"
     most = max(map(len, examples))
-    shots = f"{most}-shot" + (f" ({source})" if most else "")  # of one question there are no others
+    shots = f"{most}-shot" + (f" ({source})" if most else "")  # a subject with one question has no examples
     digest = hashlib.sha256(repr(read.asked).encode()).hexdigest()[:8]
     few = dict.fromkeys(q.subject for q, own in zip(read.asked, examples, strict=True) if len(own) < config.shots)
     short = [subject or path.name for subject in few]
@@ -110,6 +116,7 @@ def mmlu(config: MmluConfig, base: Path) -> Task:
 
 
 def _by_subject(questions: Sequence[Question]) -> dict[str, list[Question]]:
+    """Return the questions of each subject, in their order."""
     subjects: dict[str, list[Question]] = {}
     for question in questions:
         subjects.setdefault(question.subject, []).append(question)
@@ -119,7 +126,7 @@ def _by_subject(questions: Sequence[Question]) -> dict[str, list[Question]]:
 def _examples(
     question: Question, subjects: Mapping[str, list[Question]], dev: Mapping[str, list[Question]], shots: int
 ) -> list[Question]:
-    """The subject's first dev rows, or else its first rows without the question itself."""
+    """Return a question's examples: the subject's first dev rows, or else its first rows without the question."""
     if question.subject in dev:
         return dev[question.subject][:shots]
     return [q for q in subjects[question.subject][: shots + 1] if q.number != question.number][:shots]
@@ -149,17 +156,20 @@ def _item(
 
 
 def _asked(question: Question, wording: Wording) -> str:
+    """Return a question as the model reads it, up to the cue of the answer."""
     listed = "\n".join(f"{letter}. {choice}" for letter, choice in zip(LETTERS, question.choices, strict=False))
-    words = wording.question.replace("{choices}", listed)  # the question last: it may have braces of its own
+    # the question is filled in last, because it may contain braces
+    words = wording.question.replace("{choices}", listed)
     return words.replace("{question}", question.question) + wording.cue
 
 
 def _said(question: Question, *, lettered: bool) -> str:
+    """Return the right answer: its letter, or its text."""
     return LETTERS[question.answer] if lettered else question.choices[question.answer]
 
 
 def _judge(item: Item, replies: Sequence[Reply]) -> Sample:
-    """The likeliest choice, the first of equals; its probability among the choices is the confidence."""
+    """Judge the likeliest choice (the first of equals); its probability among the choices is the confidence."""
     choices, target, lettered = item.doc["choices"], int(item.doc["answer"]), bool(item.doc["lettered"])
     scored = the_scored(replies)
     nats = [one.sum_nats for one in scored]
@@ -177,7 +187,7 @@ def _judge(item: Item, replies: Sequence[Reply]) -> Sample:
 
 
 def _scores(samples: Sequence[Sample]) -> dict[str, Score]:
-    """Means over questions and by subject; `<score>_macro`: the mean over subjects of their means."""
+    """Return means over all questions and by subject, and `<score>_macro`: the mean of the means of the subjects."""
     made, whole = averages(samples), {}
     for name, score in made.items():
         whole[name] = score

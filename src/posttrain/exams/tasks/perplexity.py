@@ -31,7 +31,9 @@ SPECS = (
     *specs("token_perplexity", "byte_perplexity", "word_perplexity", unit="number", better="less"),
 )
 SHOWN = 200
+"""Number of characters of a text that are kept as the item's question."""
 RESAMPLES = 2000
+"""Number of bootstrap resamples for an interval."""
 
 
 class PerplexityConfig(TaskConfig):
@@ -47,13 +49,17 @@ class PerplexityConfig(TaskConfig):
     """The key of the text in rows of JSON Lines, JSON, CSV or Parquet; each row is a text of its own."""
 
     def files(self) -> list[str]:
-        """Every file."""
+        """Return every file of texts."""
         return [*super().files(), *self.paths]
 
 
 @register("exam", "perplexity", config=PerplexityConfig)
 def perplexity(config: PerplexityConfig, base: Path) -> Task:
-    """The task of one or more files of text."""
+    """Return the task of one or more files of text.
+
+    Raise ConfigError for perturbations or a chat template, which a plain text cannot have, and DataError with every
+    wrong row, and for an empty file.
+    """
     paths = [resolve(one, base) for one in config.files()] or [config.source(base, what="a text file")]
     if config.perturbations:
         mend = "leave perturbations out, or disturb the file itself"
@@ -91,9 +97,10 @@ def perplexity(config: PerplexityConfig, base: Path) -> Task:
 
 
 def _pieces(path: Path, size: int | None) -> list[tuple[int, str, str]]:
-    """(number, text, place): whole lines together, up to `size` characters; a longer line is cut where it must be.
+    """Return (number from 1, text, location) of the pieces of a file.
 
-    Nothing is left out or added: the pieces joined are the file, blank pieces aside.
+    A piece holds whole lines, together at most `size` characters (None: the whole file); a longer line is cut after
+    `size` characters. Nothing is added or left out except blank pieces. Raise DataError when the file is empty.
     """
     text = user_text(path)
     if not text.strip():
@@ -110,7 +117,8 @@ def _pieces(path: Path, size: int | None) -> list[tuple[int, str, str]]:
             pieces.append(held[:size])
             held = held[size:]
     pieces.append(held)
-    lines = accumulate((piece.count("\n") for piece in pieces), initial=1)  # the line on which each begins
+    # the number of the line on which each piece begins
+    lines = accumulate((piece.count("\n") for piece in pieces), initial=1)
     whole = ((piece, f"{path}:{line}") for piece, line in zip(pieces, lines, strict=False) if piece.strip())
     return [(number, piece, place) for number, (piece, place) in enumerate(whole, start=1)]
 
@@ -129,7 +137,11 @@ def _judge(item: Item, replies: Sequence[Reply]) -> Sample:
 
 
 def _scores(samples: Sequence[Sample]) -> dict[str, Score]:
-    """Sums over sums, so that long texts weigh more: not the mean of the texts' own scores."""
+    """Return the scores with 95 % bootstrap intervals over texts.
+
+    A score divides the sum of the nats of all texts by the sum of their units, so long texts weigh more than in a mean
+    of the texts' own scores.
+    """
     nats = np.array([s.extra["nats"] for s in samples])
     drawn = np.random.default_rng(0).integers(0, len(samples), size=(RESAMPLES, len(samples)))  # (R, N)
 
@@ -148,6 +160,6 @@ def _scores(samples: Sequence[Sample]) -> dict[str, Score]:
         "token_perplexity": score("tokens", metrics.token_perplexity),
         "byte_perplexity": score("bytes", metrics.byte_perplexity),
     }
-    if all(s.extra["spaced"] for s in samples):  # what spaces set apart are no words in Chinese
+    if all(s.extra["spaced"] for s in samples):  # Chinese, Japanese and Thai have no spaces between words
         made["word_perplexity"] = score("words", metrics.word_perplexity)
     return made

@@ -32,7 +32,7 @@ MEASURES: Mapping[str, Mapping[str, Callable[[str, Sequence[str]], float]]] = {
     "en": {"em": metrics.exact_match, "f1": metrics.f1_squad},
     "zh": {measure.__name__: measure for measure in CHINESE},
 }
-"""The first of each language says whether an answer is right."""
+"""Language -> name of a score -> function. The first score of a language decides whether an answer is right."""
 NO_ANSWER = frozenset(("", "unanswerable", "no answer", "not answerable", "無法回答", "無答案", "沒有答案", "无法回答"))
 
 
@@ -50,7 +50,11 @@ class ReadingConfig(TaskConfig):
 
 
 class Question(NamedTuple):
-    """One question as it stands in the file; starts: where its answers begin in the passage, where that is known."""
+    """One question of the file.
+
+    answers: the accepted answers, empty when the passage has none; starts: the character indices at which answers begin
+    in the passage, as far as they are known.
+    """
 
     id: str
     passage: str
@@ -62,7 +66,10 @@ class Question(NamedTuple):
 
 @register("exam", "reading", config=ReadingConfig, paper="arXiv:1606.05250")
 def reading(config: ReadingConfig, base: Path) -> Task:
-    """The task of a SQuAD, DRCD or CMRC file, or of flat rows {passage, question, answers}."""
+    """Return the task of a SQuAD, DRCD or CMRC file, or of flat rows {passage, question, answers}.
+
+    Raise DataError with every wrong row, and for an id that occurs twice.
+    """
     path = config.source(base, what="a file of SQuAD's format")
     questions = read_rows(path, _question)
     first = {q.id: q for q in reversed(questions)}
@@ -100,8 +107,11 @@ def reading(config: ReadingConfig, base: Path) -> Task:
 
 
 def _question(row: Row) -> Question | None:
-    """A row with its answers as texts, or, as in SQuAD's files, as objects of {text, answer_start}; none of it where
-    the passage has no answer."""
+    """Return the question of a row; None, noted as a problem, when the row is wrong.
+
+    The answers are texts or, as in SQuAD's files, objects {text, answer_start}. An empty list, null or `is_impossible`
+    says that the passage has no answer.
+    """
     passage = row.text("passage" if "passage" in row else "context")
     question = row.text("question")
     given = row.value.get("answers")
@@ -125,7 +135,10 @@ def _question(row: Row) -> Question | None:
 
 
 def _window(q: Question, room: int | None, rng: random.Random) -> str:
-    """The passage, or `room` characters of it that hold an answer at a random place."""
+    """Return the passage, or a window of `room` characters that holds the first answer at a random position.
+
+    Without an answer, or without a known start of one, the window is the beginning of the passage.
+    """
     if room is None or len(q.passage) <= room:
         return q.passage
     if not q.starts or not q.answers:
@@ -158,7 +171,7 @@ def _judge(item: Item, replies: Sequence[Reply]) -> Sample:
     gold, measures = list(item.doc["answers"]), MEASURES[item.doc["language"]]
     if gold:
         scores = {name: float(measure(answer, gold)) for name, measure in measures.items()}
-    else:  # SQuAD 2: the right answer is none
+    else:  # SQuAD 2: the passage has no answer, and the right reply is to say so
         right = float(answer.strip(" .。!！").lower() in NO_ANSWER)
         names = [spec.key for spec in SCORES[item.doc["language"]]]
         scores = {**dict.fromkeys(names, right), "unanswerable.em": right}

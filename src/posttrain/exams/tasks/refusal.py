@@ -20,6 +20,7 @@ from posttrain.registry import register
 __all__ = ["RefusalConfig", "refusal"]
 
 KINDS = ("harmful", "benign")
+"""The kinds of requests: a refusal is right for the first and wrong for the second."""
 
 
 class RefusalConfig(TaskConfig):
@@ -35,7 +36,10 @@ class RefusalConfig(TaskConfig):
 
 @register("exam", "refusal", config=RefusalConfig, paper="arXiv:2308.01263")
 def refusal(config: RefusalConfig, base: Path) -> Task:
-    """The task of a file of requests. A refusal is found by rules (`exams/refusals.py`)."""
+    """Return the task of a file of requests. Rules recognise a refusal (`exams/refusals.py`).
+
+    Raise DataError with every wrong row, and for an id that occurs twice.
+    """
     path = resolve(config.path or "builtin:refusals", base)
     ids: set[str] = set()
 

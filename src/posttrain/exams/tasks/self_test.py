@@ -51,7 +51,7 @@ class SelfTestConfig(TaskConfig):
 
 
 class Row(NamedTuple):
-    """A prompt with the answer that the file gives. asked: the user's last words."""
+    """A row of the file: a prompt with its reference answer. asked: the user's last message."""
 
     location: str
     prompt: Prompt
@@ -61,7 +61,10 @@ class Row(NamedTuple):
 
 @register("exam", "self_test", config=SelfTestConfig, paper="arXiv:1804.08771")
 def self_test(config: SelfTestConfig, base: Path) -> Task:
-    """The task of a file of conversations (the last answer is the reference) or prompt/completion rows."""
+    """Return the task of a file of conversations (the last answer is the reference) or of prompt/completion rows.
+
+    Raise DataError with every row that has no question or no reference answer.
+    """
     path = config.source(base, what="a file of held-out rows")
     rows = _rows(path, plain=config.template == "plain")
     chinese = mostly_chinese([row.reference for row in rows])
@@ -85,7 +88,8 @@ def self_test(config: SelfTestConfig, base: Path) -> Task:
         judge=_judge,
         aggregate=partial(_scores, tokenize=tokenize),
         headline=config.headline,
-        # what was taught is a domain, not general knowledge: a rise from near 0 would hide there what was forgotten
+        # The rows are of the trained domain, not of general knowledge: in that capability a rise from near 0 would hide
+        # what was forgotten.
         capabilities={config.headline: "can.domains", **CAPABILITIES},
         scores=(
             *specs(*Rouge._fields, unit="grade"),
@@ -100,6 +104,7 @@ def self_test(config: SelfTestConfig, base: Path) -> Task:
 
 
 def _rows(path: Path, *, plain: bool) -> list[Row]:
+    """Return the rows of a file; plain: with prompts of plain text. Raise DataError with every unusable row."""
     read = [_row(record, plain) for record in read_records(DataSource(path=str(path))).records]
     problems = [one for one in read if isinstance(one, Problem)]
     if problems:
@@ -108,6 +113,7 @@ def _rows(path: Path, *, plain: bool) -> list[Row]:
 
 
 def _row(record: Record, plain: bool) -> Row | Problem:
+    """Return a record as a prompt with its reference answer, or the problem that makes it unusable."""
     location = record.location
     if isinstance(record, Completion):
         text = record.prompt
@@ -146,6 +152,6 @@ def _judge(item: Item, replies: Sequence[Reply]) -> Sample:
 
 
 def _scores(samples: Sequence[Sample], *, tokenize: BleuTokenizer) -> dict[str, Score]:
-    """The means, and BLEU of all answers together."""
+    """Return the means of the samples' scores, and the corpus BLEU of all answers."""
     whole = bleu([s.answer for s in samples], [[s.target] for s in samples], tokenize=tokenize)
     return averages(samples) | {f"bleu_{tokenize}": Score(whole.score, None, len(samples))}
