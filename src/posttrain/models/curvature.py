@@ -119,10 +119,9 @@ def fisher(
 ) -> Curvature:
     """Return the diagonal Fisher information of `parameters`, as a mean per supervised position.
 
-    `parameters` maps names in `model` to parameters.
-
-    The model should be in eval mode (no dropout). `draws` is the number of draws per row for `signs` and `sampled`. A
-    draw depends only on the seed, the row's index and the draw's index.
+    `parameters` maps names in `model` to parameters. The model should be in eval mode (no dropout). `draws` is the
+    number of draws per row for `signs` and `sampled`. A draw depends only on the seed, the row's index and the draw's
+    index.
     """
     times = 1 if kind in ("empirical", "true") else draws
     with Meter("measuring Fisher information", times * len(examples), "rows") as meter:
@@ -337,9 +336,7 @@ class _Work:
                 inputs = torch.nn.utils.rnn.pad_sequence([e.inputs for e in rows], batch_first=True)
                 with torch.enable_grad():
                     logits = logits_at(self.model, inputs.to(self.device), columns.to(self.device))  # (R, K, V)
-                    logits = logits[
-                        asked.to(self.device)
-                    ]  # (N, V), row by row, with the positions of each row ascending
+                    logits = logits[asked.to(self.device)]  # (N, V), row by row, each row's positions ascending
                 signs = torch.cat([noise(i)[examples[i].targets != IGNORED] for i in group])
                 pull = sign_pull(_raised(logits), signs.to(self.device)).to(logits.dtype)
                 torch.autograd.backward(logits, pull, inputs=list(self.parameters.values()))

@@ -107,9 +107,7 @@ def _whole(
         say(f"stored in {named}, as {'its base' if merged else 'the model'} is (--dtype for another)")
     wanted = TORCH[named]
     options: dict[str, Any] = {"device": "cpu", "dtype": "float32", "say": say, **how}
-    expected = some_logits(
-        load_any(name, **options).model
-    )  # logits of the adapter on its base; the model is freed at once
+    expected = some_logits(load_any(name, **options).model)  # the adapter on its base, which is freed at once
     loaded = load_any(name, adapter_merged=True, **options)
     model: Any = loaded.model
     _fits(name, model, wanted)

@@ -189,9 +189,7 @@ def template_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
     if not tokenizer.chat_template:
         return "none"
     template = tokenizer.get_chat_template()
-    if (
-        "strftime_now" in template
-    ):  # the template prints today's date (Llama 3, SmolLM3); a fixed date keeps the fingerprint
+    if "strftime_now" in template:  # it prints today's date (Llama 3, SmolLM3); a fixed date keeps the fingerprint
         macro = "{%- macro posttrain_fixed_date(format) -%}01 Jan 2000{%- endmacro -%}"
         template = macro + re.sub(r"strftime_now\s*\(", "posttrain_fixed_date(", template)
     rendered = [
