@@ -29,8 +29,7 @@ COPY = "copy the file again"
 
 
 class GgufTensor(NamedTuple):
-    """One tensor: its name, its shape in torch's order, the number of its ggml type, and its offset in the data in
-    bytes."""
+    """One tensor: its name, its shape in torch's order, the number of its ggml type, and its offset in bytes."""
 
     name: str
     shape: tuple[int, ...]

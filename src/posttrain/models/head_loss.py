@@ -43,7 +43,7 @@ CHUNK_ELEMENTS = 1 << 23
 TOLERANCE = 1e-4
 """Largest difference of logits in a trial in float32, as a share of their standard deviation."""
 COARSE = 1e-2
-"""Largest root mean square difference of logits in a trial in half precision, as a share of the same deviation."""
+"""The same limit in half precision, for the root mean square of the differences."""
 
 
 class PlainHead(NamedTuple):
