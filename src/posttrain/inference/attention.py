@@ -2,8 +2,8 @@
 
 A trial finds out what a model can read, once per model, by comparing a few random tokens with plain forward passes:
 
-    flat     a line of tokens without padding, attention split into parts (models whose attention goes through
-             transformers' interface)
+    flat     a line of tokens without padding, attention split into parts (models with attention that goes
+             through transformers' interface)
     prefix   a cache shared by rows of one branch each (attention of the model's own, positions that come from the mask,
              such as ALiBi)
     plain    every row alone (recurrent layers, attention that looks ahead)

@@ -141,7 +141,7 @@ def straight(ids: Ints, cached: int, asked: Asked) -> Line:
 def lay_line(tree: Tree, nodes: Sequence[int], cached: int, done: set[int]) -> Line:
     """Return a batch's nodes as a line.
 
-    Each node's requests are made once: `done` holds the nodes whose requests were made before.
+    Each node's requests are made once: `done` holds the nodes with requests made before.
     """
     edges = np.array([tree.edge(n) for n in nodes])
     begins = np.cumsum(edges) - edges

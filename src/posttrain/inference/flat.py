@@ -1,6 +1,6 @@
 """Attention over a line of tree tokens (`inference/bins.py`), under the name `posttrain_tree` in transformers.
 
-A model whose attention goes through transformers' interface takes a line of tokens as one row, and this function
+A model with attention that goes through transformers' interface takes a line of tokens as one row, and this function
 computes its attention. It supports what layers may have in addition: a sliding window, a soft cap on the scores, a
 sink, a prefix of keys and values (`models/prefix.py`). Outside of a line it is `sdpa`, except for steps of decoding
 (`inference/step_attention.py`).

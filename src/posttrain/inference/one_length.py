@@ -1,4 +1,4 @@
-"""Decode with models whose cache cannot be cut and joined: rows of equal length together, no padding, no refilling.
+"""Decode with models that have no cache to cut and join: rows of equal length together, no padding, no refilling.
 
 The memory that a model returns is passed back to it unchanged, under the same name. A trial checks once per model
 whether that is right: RWKV of transformers 5.23, for example, mixes the rows of a batch. A model with a wrong memory,

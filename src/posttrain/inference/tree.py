@@ -303,7 +303,7 @@ class Layout(NamedTuple):
 def lay_out(tree: Tree, rows: Sequence[Sequence[int]], done: set[int]) -> Layout:
     """Return rows of nodes as an array.
 
-    Each node's requests are made once: `done` holds the nodes whose requests were made before.
+    Each node's requests are made once: `done` holds the nodes with requests made before.
     """
     lengths = np.array([sum(tree.edge(n) for n in row) for row in rows], dtype=np.int64)
     width = int(lengths.max())
@@ -324,7 +324,7 @@ def lay_out(tree: Tree, rows: Sequence[Sequence[int]], done: set[int]) -> Layout
 def ask(tree: Tree, begins: Sequence[tuple[int, int]], done: set[int]) -> Asked:
     """Return the requests of nodes, each given with the index of its first token in the batch.
 
-    Each node's requests are made once: `done` holds the nodes whose requests were made, and grows.
+    Each node's requests are made once: `done` holds the nodes with requests made before, and grows.
     """
     tokens: list[Ints] = []
     requests: list[Ints] = []

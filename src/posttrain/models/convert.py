@@ -68,7 +68,7 @@ def convert_gguf(source: str, output: Path, *, dtype: StoredDtype = "float32") -
 
 
 def _card(header: GgufHeader, dtype: StoredDtype) -> str:
-    """README.md: the name of the file and what its header says."""
+    """Return the text of README.md: the name of the file and the facts that its header states."""
     says = {
         "model": header.fields.get("general.name"),
         "by": header.fields.get("general.organization") or header.fields.get("general.author"),

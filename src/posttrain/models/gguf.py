@@ -30,11 +30,14 @@ DROPPED = ("quantization_config", "gguf_file", "_model_name_or_path")
 """Keys of a GGUF file's configuration that make transformers treat a saved model as a quantised one."""
 
 SPLIT_DIGITS = ("smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b")
-"""Vocabularies that split digits one by one before applying GPT-2's rule (llama.cpp, src/llama-vocab.cpp, under
-LLAMA_VOCAB_PRE_TYPE_SMOLLM); transformers 5.23 applies GPT-2's rule only."""
+"""Vocabularies that split digits one by one before applying GPT-2's rule.
+
+The source is llama.cpp, src/llama-vocab.cpp, under LLAMA_VOCAB_PRE_TYPE_SMOLLM. transformers 5.23 applies GPT-2's rule
+only.
+"""
 
 AS_GPT2 = ("gpt-2", "gpt2", "default", "mpt", "olmo", "jais", "trillion", "phi-2", "granite-docling")
-"""Vocabularies for which GPT-2's rule is right (the same file)."""
+"""Vocabularies for which GPT-2's rule is right (from the same file of llama.cpp)."""
 
 
 def check_gguf(path: Path) -> GgufHeader:

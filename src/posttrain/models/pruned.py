@@ -1,4 +1,4 @@
-"""A change of all weights that is trained to be sparse, and pruned to its final size at the end: diff pruning.
+"""Diff pruning: a change of all weights that training makes sparse, and that is pruned to its final size at the end.
 
     w' = w + z v,   z = clip(s (zeta - gamma) + gamma, 0, 1),   s = sigmoid(log u - log(1 - u) + alpha),   u ~ U(0, 1)
     loss + l0 * mean of P(z > 0),   P(z > 0) = sigmoid(alpha - log(-gamma / zeta)),   gamma = -1.5, zeta = 1.5
