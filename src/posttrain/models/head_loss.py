@@ -49,8 +49,8 @@ COARSE = 1e-2
 class PlainHead(NamedTuple):
     """The weights of an output head.
 
-    Logits are softcap * tanh(factor * (W h + b) / softcap), or factor * (W h + b) without a softcap. `weight` is (V,
-    D). `bias` is (V,) or None. `softcap` is 0 if there is none.
+    Logits are softcap * tanh(factor * (W h + b) / softcap), or factor * (W h + b) without a softcap. `weight` is
+    (V, D). `bias` is (V,) or None. `softcap` is 0 if there is none.
     """
 
     weight: Tensor

@@ -28,8 +28,8 @@ __all__ = ["Change", "SparseChange", "largest", "weights_in_use"]
 class SparseChange(Added):
     """The changes of all weights.
 
-    The settings are: share (of the model's parameters), rows (the number of rows that are measured), fisher (empirical,
-    sampled, random), seed. Until `look` is called, the indices are random.
+    The settings are: share (of the model's parameters), rows (the number of rows that are measured), fisher
+    (empirical, sampled, random), seed. Until `look` is called, the indices are random.
     """
 
     kind: ClassVar[str] = "fishmask"
