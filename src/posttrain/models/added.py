@@ -69,8 +69,7 @@ class Added(nn.Module, ABC):
         super().__init__()
         self.settings = dict(settings)
         self.on = True
-        # Parameters of the model that are trained too. They are in plain dicts, because they are not parameters of this
-        # module.
+        # Parameters of the model that are trained too; in plain dicts, because they are not parameters of this module.
         self.moving: dict[str, nn.Parameter] = {}
         self.start: dict[str, Tensor] = {}
 

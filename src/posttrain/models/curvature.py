@@ -276,8 +276,7 @@ class _Work:
         if not reason:
             try:
                 with warnings.catch_warnings():
-                    # some attention kernels have no batched form and run in a loop, which is still faster than single
-                    # rows
+                    # some attention kernels have no batched form and run in a loop; still faster than single rows
                     warnings.filterwarnings("ignore", message=".*There is a performance drop.*")
                     return self.together(examples, noise, score, fold, rows), ""
             except RuntimeError as error:  # vmap cannot batch an operation of this model

@@ -70,7 +70,7 @@ class PlainHead(NamedTuple):
 
 
 Function = Callable[[Tensor, slice, bool], tuple[Tensor, Tensor | None]]
-"""Returns nats (n,) of a chunk's tokens and their gradient with respect to the logits, (n, V).
+"""Maps a chunk's logits to nats (n,) of its tokens and their gradient with respect to the logits, (n, V).
 
 The arguments are: the chunk's logits (n, V), in float32 or finer, which may be overwritten; the chunk's slice of all
 tokens; whether a gradient is needed.

@@ -87,7 +87,9 @@ def wait_politely() -> None:
 
     By default idle threads spin: next to another busy program the steps of a small model became 30 times slower. Here
     they sleep after spinning for a moment. That moment is longer on a quiet machine (an exam in 3.6 s instead of 4.8
-    s). Next to two busy programs it would take 16 s instead of 7 s, so the number of running threads is checked first.
+    s). Next to
+    two busy programs, the longer spinning would take 16 s instead of 7 s, so the number of running threads is checked
+    first.
     """
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", LONGER if _quiet() else BRIEFLY)
