@@ -175,7 +175,7 @@ def set_aside(tensors: Iterable[Any], files: Sequence[tuple[int, int]] | None = 
     """Free the memory of weights that are not read for some time.
 
     This works for weights in a file that safetensors maps; the system reads them again when they are needed. Weights
-    that were written to stay in memory. `files` is `mapped()`, which callers with many calls can pass.
+    that have changed in memory are kept. `files` is the result of `mapped()`; pass it to share it among many calls.
     """
     files = mapped() if files is None else files
     page = mmap.PAGESIZE
