@@ -1,12 +1,12 @@
-"""How a model reads a tree: a cache that rows share, branches kept apart, logits only where they are asked for.
+"""How a model reads a tree: rows share a cache, branches are kept apart, and only requested logits are computed.
 
-What a model can take is found by trial, once per model, on a few random tokens against plain forward passes:
+A trial finds out what a model can read, once per model, by comparing a few random tokens with plain forward passes:
 
-    flat     a line of tokens without padding, attention split into parts (models whose attention goes through
-             transformers' interface)
+    flat     a line of tokens without padding, attention split into parts (models with attention that goes
+             through transformers' interface)
     prefix   a cache shared by rows of one branch each (attention of the model's own, positions that come from the mask,
              such as ALiBi)
-    plain    every row for itself (recurrent layers, attention that looks ahead)
+    plain    every row alone (recurrent layers, attention that looks ahead)
 
 The cache keeps all keys, so sharing stays right where texts are longer than a sliding window.
 """  # fmt: skip
@@ -31,8 +31,10 @@ __all__ = ["PrefixCache", "Reading", "Support", "core", "forward", "numbers_of",
 
 
 class Support(NamedTuple):
-    """What a model can take. batched: rows of unequal length may be padded; brief: the last layer may leave out what
-    nobody asks for; reason: why branches cannot share a line.
+    """What a model can read.
+
+    `batched` says that rows of unequal length may be padded. `brief` says that the last layer may leave out tokens with
+    no request. `reason` states why branches cannot share a line.
     """
 
     kind: Literal["flat", "prefix", "plain"]
@@ -42,7 +44,7 @@ class Support(NamedTuple):
 
 
 def core(model: Any) -> PreTrainedModel:
-    """The transformers model inside a PEFT wrapper, or the model itself."""
+    """Return the transformers model inside a PEFT wrapper, or the model itself."""
     if isinstance(model, PreTrainedModel):
         return model
     inner: PreTrainedModel = model.get_base_model()
@@ -50,13 +52,13 @@ def core(model: Any) -> PreTrainedModel:
 
 
 def numbers_of(model: Any) -> dict[str, Any]:
-    """The text configuration as a dictionary."""
+    """Return the text configuration as a dictionary."""
     found: dict[str, Any] = core(model).config.get_text_config().to_dict()
     return found
 
 
 class _SharedLayer(DynamicLayer):
-    """Keys and values of one prefix, (1, heads, P, d); a batch reads them as if each row had them, and adds nothing."""
+    """Keys and values of one prefix, (1, heads, P, d). A batch reads them as if each row had them, and adds nothing."""
 
     growing = True
 
@@ -71,29 +73,29 @@ class _SharedLayer(DynamicLayer):
 
 
 class PrefixCache(Cache):
-    """A stack of what is shared: a forward pass of one row adds to it, batches read it, the way back cuts it."""
+    """A stack of shared tokens: a forward pass of one row adds to it, batches read it, and `cut` shortens it."""
 
     def __init__(self) -> None:
         super().__init__(layer_class_to_replicate=_SharedLayer)
         self.length = 0
 
     def grow(self, growing: bool) -> None:
-        """Whether the next forward pass adds to what is kept."""
+        """Set whether the next forward pass adds to the cache."""
         for layer in self.layers:
             layer.growing = growing
 
     def cut(self, length: int) -> None:
-        """Forget all but the first `length` tokens."""
+        """Remove all but the first `length` tokens."""
         self.crop(length - self.length)
         self.length = length
 
 
 @contextmanager
 def _only(model: Any, index: Tensor, width: int) -> Iterator[bool]:
-    """The output head sees the hidden states of the asked tokens only, as (1, N, H); False when there is no head.
+    """Within this block, the output head gets only the hidden states of the requested tokens, as (1, N, H).
 
-    Whatever the model does with logits after the head (soft caps, scales) is done to these. Hidden states may be
-    wider than the row: virtual tokens in front of it.
+    Yield False if there is no head. Whatever the model does with logits after the head (soft caps, scales) is done to
+    these logits. Hidden states may be wider than the row, because of virtual tokens before it.
     """
     head: nn.Module | None = model.get_output_embeddings()
     if head is None:
@@ -111,13 +113,14 @@ def _only(model: Any, index: Tensor, width: int) -> Iterator[bool]:
 
 
 def _gather(states: Tensor, index: Tensor, width: int) -> Tensor:
-    """(B, T, H) at flat indices of (B, width) -> (1, N, H)."""
+    """Return the states (B, T, H) at flat indices of (B, width), as (1, N, H)."""
     return states.flatten(0, 1)[indices(index, width, states)][None]
 
 
 def forward(model: Any, ids: Tensor, index: Tensor, *, brief: bool = False, **inputs: Any) -> Tensor:
-    """Logits (N, V) at the flat indices `index` of the rows `ids` (B, T); brief: elsewhere nothing is computed after
-    the last layer's keys and values.
+    """Return logits (N, V) at the flat indices `index` of the rows `ids` (B, T).
+
+    With `brief`, nothing is computed for other tokens after the last layer's keys and values.
     """
     inputs.setdefault("use_cache", inputs.get("past_key_values") is not None)
     feeding = feeding_only(model, index, ids.shape[1]) if brief else nullcontext()
@@ -127,8 +130,10 @@ def forward(model: Any, ids: Tensor, index: Tensor, *, brief: bool = False, **in
 
 
 class Reading(NamedTuple):
-    """Logits (N, V) of what was asked in one forward pass, and what it took. forwarded: tokens with padding; tokens:
-    those read for the first time; shared: nodes read for several requests or branches.
+    """Requested logits (N, V) of one forward pass, and its cost.
+
+    `forwarded` counts tokens with padding, `tokens` those read for the first time, and `shared` the nodes read for
+    several requests or branches.
     """
 
     logits: Tensor
@@ -142,7 +147,11 @@ class Reading(NamedTuple):
 def read(
     model: Any, tree: Tree, steps: Iterable[Step], support: Support, *, answers: int, tokens: int
 ) -> Iterator[Reading]:
-    """Follow a plan. answers: logits of so many tokens at most at once; tokens: so many in one growth of the cache."""
+    """Follow a plan and yield a reading for each forward pass.
+
+    `answers` is the largest number of tokens with logits at once. `tokens` is the largest number of tokens that the
+    cache grows by at once.
+    """
     cache = PrefixCache()
     done: set[int] = set()
     line = support.kind == "flat"
@@ -161,14 +170,14 @@ def read(
 
 
 def _index(tokens: Ints) -> Tensor:
-    """Numbers of tokens as a tensor, never empty: an output head may not take nothing."""
+    """Return token indices as a tensor that is never empty, because an output head may not accept an empty one."""
     return torch.from_numpy(tokens) if len(tokens) else torch.zeros(1, dtype=torch.long)
 
 
 def _grown(
     model: Any, layout: Layout, cache: PrefixCache, support: Support, answers: int, tokens: int
 ) -> Iterator[Reading]:
-    """One row onto the cache, in pieces that keep to the limits."""
+    """Add one row to the cache, in pieces that respect the limits."""
     asked, width = layout.asked, layout.ids.shape[1]
     begin = 0
     while begin < width:
@@ -190,7 +199,7 @@ def _grown(
 
 
 def _in_line(model: Any, line: Line, cache: PrefixCache, support: Support, *, grow: bool) -> Tensor:
-    """Logits of what is asked of a line over the cache; grow: the line is kept in the cache."""
+    """Return the requested logits of a line that follows the cache. With `grow`, the line is added to the cache."""
     device, dtype = core(model).device, core(model).dtype
     none = torch.zeros(1, 1, 1, 1, dtype=dtype, device=device)  # keeps the model from making a mask
     types = set(numbers_of(model).get("layer_types") or ())
@@ -208,7 +217,7 @@ def _in_line(model: Any, line: Line, cache: PrefixCache, support: Support, *, gr
 
 
 def _in_rows(model: Any, layout: Layout, cache: PrefixCache, support: Support, answers: int) -> Iterator[Reading]:
-    """Rows over the cache, read anew for every so many answers."""
+    """Read rows that follow the cache. If there are more than `answers` logits, read the rows several times."""
     device = core(model).device
     ids = torch.from_numpy(layout.ids).to(device)
     inputs: dict[str, Any] = {}
@@ -227,6 +236,6 @@ def _in_rows(model: Any, layout: Layout, cache: PrefixCache, support: Support, a
 
 
 def _part(asked: Asked, first: int, until: int, begin: int = 0) -> Asked:
-    """What is asked of the tokens from the first to before `until` in `asked.tokens`, counted from token `begin` on."""
+    """Return the requests of entries `first` to `until` - 1 of `asked.tokens`, with tokens counted from `begin`."""
     of = (asked.row >= first) & (asked.row < until)
     return Asked(asked.tokens[first:until] - begin, asked.row[of] - first, asked.requests[of], asked.steps[of])

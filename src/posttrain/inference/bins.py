@@ -1,13 +1,13 @@
-"""A batch of the prefix tree as one line of tokens, none twice and nothing padded, and which tokens attend to which.
+"""A batch of the prefix tree as one line of tokens, without repeats and padding, and which tokens attend to which.
 
-Tokens stand in preorder, so a node's descendants come right after it: token q sees token k when k <= q < last(k), where
-the subtree of k's node ends at `last`. That is the whole tree mask. Attention is split into two kinds of parts:
+Tokens stand in preorder, so a node's descendants come directly after it: token q sees token k if k <= q < last(k),
+where the subtree of k's node ends at `last`. That is the whole tree mask. Attention is split into two kinds of parts:
 
     dense    tokens below a long stretch attend to all of it and to all above it: no mask, keys read once for all
     bins     small subtrees attend within themselves (and to short stretches above): many at once, with a mask
 
-and the parts are joined by their log-sum-exp, as flash attention does with its blocks (arXiv:2205.14135, section 3.1),
-so that attention costs only what the tree needs.
+The parts are joined by their log-sum-exp, as flash attention does with its blocks (arXiv:2205.14135, section 3.1), so
+attention costs only what the tree needs.
 """
 
 from __future__ import annotations
@@ -24,20 +24,22 @@ from posttrain.inference.tree import Asked, Batch, Deeper, Ints, Limits, Tree, a
 __all__ = ["Bins", "Dense", "Line", "in_lines", "lay_line", "straight"]
 
 TIP = 32
-"""A stretch of so many tokens is attended to by everything below it at once."""
+"""From this number of tokens on, everything below a stretch attends to it at once."""
 BIN = 96
-"""A subtree of no more tokens is one bin, and so are neighbours of no more tokens together."""
+"""Largest number of tokens in a subtree that is one bin, and in small neighbours that are joined into one bin."""
 LOOSE = 1.5
-"""A larger subtree is one bin while that makes it at most this much longer than its longest path."""
+"""A larger subtree is one bin if it is at most this many times as long as its longest path."""
 FILLED = 0.8
-"""Bins of unequal length are padded to one shape while so much of it is filled; padding costs attention only."""
+"""Share that must be filled when bins of unequal length are padded to one shape; padding costs attention only."""
 REPEATED = 0.01
-"""A stretch that several batches need is read into the cache when it is longer than this share of a batch."""
+"""A stretch that several batches need is read into the cache if it is longer than this share of a batch."""
 
 
 class Dense(NamedTuple):
-    """Tokens `queries` of the line attend to all of `keys`, a whole path from the root, so that a key's position in the
-    text is its index here; keys are counted from the cache's first token.
+    """Tokens `queries` of the line attend to all of `keys`.
+
+    `keys` is a whole path from the root, so a key's position in the text is its index here. Keys are counted from the
+    cache's first token.
     """
 
     queries: Ints
@@ -45,8 +47,9 @@ class Dense(NamedTuple):
 
 
 class Bins(NamedTuple):
-    """Tokens of the line, (bins, t), attend to those of (bins, s) where mask (bins, t, s) says so; without a mask the
-    two are the same and causal. real: (bins, t), padding is False.
+    """Tokens `queries` of the line, (bins, t), attend to `keys`, (bins, s), where `mask`, (bins, t, s), is True.
+
+    Without a mask the two arrays are the same and attention is causal. `real` is (bins, t); it is False for padding.
     """
 
     queries: Ints
@@ -56,7 +59,11 @@ class Bins(NamedTuple):
 
 
 class Line(NamedTuple):
-    """ids and positions in the text (N), the parts of attention, nodes read once for several, what is asked."""
+    """A batch as one line.
+
+    It has the ids and the positions in the text (N,), the parts of attention, the number of nodes that are read once
+    for several requests or branches, and the requests.
+    """
 
     ids: Ints
     positions: Ints
@@ -67,9 +74,9 @@ class Line(NamedTuple):
 
 
 def in_lines(tree: Tree, top: int, cached: int, limits: Limits, deeper: Deeper) -> Iterator[Batch]:
-    """Batches of up to `batch_tokens` tokens, one line each.
+    """Yield batches of up to `batch_tokens` tokens, one line each.
 
-    A stretch that several batches need is read into the cache once, or, when it is short, again with each batch.
+    A stretch that several batches need is read into the cache once, or, if it is short, again with each batch.
     """
     line: list[int] = []
     held: set[int] = set()
@@ -106,9 +113,11 @@ def in_lines(tree: Tree, top: int, cached: int, limits: Limits, deeper: Deeper) 
 
 
 class _Bin(NamedTuple):
-    """A bin to be: nodes whose tokens attend, and nodes above that they see besides; both in preorder.
+    """Nodes that will become one bin.
 
-    tips: nodes whose whole path the tokens see already, by a dense part; tokens: how many attend.
+    `nodes` are the nodes with tokens that attend. `besides` are nodes above that these tokens also see; both are in
+    preorder. `tips` are nodes with a path that the tokens already see by a dense part. `tokens` counts the tokens that
+    attend.
     """
 
     nodes: list[int]
@@ -117,12 +126,12 @@ class _Bin(NamedTuple):
     tokens: int
 
     def sees_twice(self, other: _Bin, tree: Tree) -> bool:
-        """Whether some of this bin's nodes are on a path that the other bin's tokens see by a dense part."""
+        """Return whether the other bin's tokens see some of this bin's nodes by a dense part."""
         return any(n <= tip < tree.stop[n] for tip in other.tips for n in (*self.nodes, *self.besides))
 
 
 def straight(ids: Ints, cached: int, asked: Asked) -> Line:
-    """Tokens that follow each other, over a cache of so many."""
+    """Return a line of tokens that follow each other, after a cache of `cached` tokens."""
     numbers = np.arange(len(ids))
     dense = [Dense(numbers, np.arange(cached))] if cached else []
     own = Bins(numbers[None], numbers[None], None, np.ones((1, len(ids)), dtype=np.bool_))
@@ -130,7 +139,10 @@ def straight(ids: Ints, cached: int, asked: Asked) -> Line:
 
 
 def lay_line(tree: Tree, nodes: Sequence[int], cached: int, done: set[int]) -> Line:
-    """A batch's nodes as a line; what is asked of a node is asked once: `done` holds those whose turn has been."""
+    """Return a batch's nodes as a line.
+
+    Each node's requests are made once: `done` holds the nodes with requests made before.
+    """
     edges = np.array([tree.edge(n) for n in nodes])
     begins = np.cumsum(edges) - edges
     inside = dict(zip(nodes, edges.tolist(), strict=True))  # tokens of the subtree in this line
@@ -165,14 +177,15 @@ def lay_line(tree: Tree, nodes: Sequence[int], cached: int, done: set[int]) -> L
 def _split(
     tree: Tree, nodes: Sequence[int], cached: int, inside: dict[int, int], deepest: dict[int, int]
 ) -> tuple[dict[int, list[int]], list[_Bin]]:
-    """Split attention: per tip (-1: the cache alone) the nodes that attend to its whole path, and subtrees as bins.
+    """Split attention: return the nodes that attend to a tip's whole path, by tip, and subtrees as bins.
 
-    A subtree that is small, or hardly more than one path, becomes a bin. Of any other, the first node becomes a bin,
-    and what hangs on it attends to it: by a dense part if it is long, together with the nodes between it and the tip.
+    Tip -1 is the cache alone. A subtree that is small, or hardly longer than one path, becomes a bin. For any other
+    subtree the first node becomes a bin, and the nodes below attend to it: by a dense part if it is long, together with
+    the nodes between it and the tip.
     """
     below: dict[int, list[int]] = {}
     units: list[_Bin] = []
-    tips: dict[int, tuple[int, list[int]]] = {}  # node -> the tip above what hangs on it, and the nodes between the two
+    tips: dict[int, tuple[int, list[int]]] = {}  # node -> the tip above its subtree, and the nodes between the two
     at = 0
     while at < len(nodes):
         node = nodes[at]
@@ -191,7 +204,7 @@ def _split(
 
 
 def _joined(tree: Tree, units: Sequence[_Bin]) -> list[_Bin]:
-    """Put small neighbours into one bin, where no token would see another one twice."""
+    """Join small neighbours into one bin where no token would see another token twice."""
     joined: list[_Bin] = []
     for unit in units:
         last = joined[-1] if joined else None
@@ -206,7 +219,7 @@ def _joined(tree: Tree, units: Sequence[_Bin]) -> list[_Bin]:
 
 
 def _shaped(units: list[_Bin], spans: dict[int, Ints], last: Ints) -> Iterator[Bins]:
-    """Bins of similar length as arrays of one shape."""
+    """Yield bins of similar length as arrays of one shape."""
     queries = [np.concatenate([spans[n] for n in unit.nodes]) for unit in units]
     keys = [
         np.concatenate([spans[n] for n in sorted([*unit.nodes, *unit.besides])]) if unit.besides else own
@@ -235,7 +248,7 @@ def _shaped(units: list[_Bin], spans: dict[int, Ints], last: Ints) -> Iterator[B
 
 
 def _padded(rows: Sequence[Ints]) -> tuple[Ints, NDArray[np.bool_]]:
-    """Rows of unequal length as one array, each filled with its first number, and where they are real."""
+    """Return rows of unequal length as one array, filled with each row's first number, and a mask of real numbers."""
     lengths = np.array([len(row) for row in rows])
     real = np.arange(lengths.max())[None] < lengths[:, None]
     filled = np.repeat(np.array([row[0] for row in rows], dtype=np.int64), lengths.max()).reshape(real.shape)

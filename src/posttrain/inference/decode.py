@@ -1,7 +1,8 @@
-"""Batched decoding on token ids: shared prefixes read once, a KV cache, a batch that is refilled as answers end.
+"""Batched decoding on token ids: shared prefixes are read once, with a KV cache and a batch that is refilled.
 
-`refill.py` finds prompts that share a prefix and runs the batch, `sampling.py` picks the next token, `texts.py` finds
-stop strings. A model whose cache cannot be cut and joined takes the plain path of `one_length.py`.
+`refill.py` finds prompts that share a prefix and runs the batch, which gets a new prompt when an answer ends.
+`sampling.py` picks the next token, and `texts.py` finds stop strings. A model with a cache that cannot be cut and
+joined takes the plain path of `one_length.py`.
 """
 
 from __future__ import annotations
@@ -31,30 +32,33 @@ __all__ = ["Decoded", "context_limit", "decode", "positions_in_config", "unfit"]
 
 
 class Decoded(NamedTuple):
-    """One answer in token ids, without the stop token; ended: a stop token or a stop string was met before the limit.
-    The tokens that hold a stop string are kept: `texts.cut_at_stop` cuts the text."""
+    """One answer in token ids, without the stop token.
+
+    `ended` says that a stop token or a stop string came before the limit. Tokens that hold a stop string are kept:
+    `texts.cut_at_stop` cuts the text.
+    """
 
     ids: list[int]
     ended: bool
 
 
 def context_limit(model: Any) -> int:
-    """The most tokens that a row may have: the model's positions without those of virtual tokens in front."""
+    """Return the largest number of tokens in a row: the model's positions minus those of virtual tokens."""
     most = positions_in_config(model.config)
-    for name, module in model.named_modules():  # RoBERTa and its kin count from the position after the padding's
+    for name, module in model.named_modules():  # RoBERTa and related models count from the position after the padding's
         if name.endswith("position_embeddings") and isinstance(module, nn.Embedding) and module.padding_idx is not None:
             most = min(most, module.num_embeddings - module.padding_idx - 1)
     return most - virtual_positions(model)
 
 
 def positions_in_config(config: Any) -> int:
-    """The positions that a configuration names."""
+    """Return the number of positions that a configuration states; 2^30 if it states none."""
     found = config.get_text_config().to_dict()
     return int(found.get("max_position_embeddings") or found.get("n_positions") or 1 << 30)
 
 
 def unfit(location: str, length: int, limit: int) -> Problem | None:
-    """What is wrong with the length of a prompt for a model of so many positions; None where nothing is."""
+    """Return the problem with the length of a prompt for a model with `limit` positions; None if there is none."""
     if 0 < length < limit:
         return None
     if length == 0:
@@ -81,14 +85,15 @@ def decode(
     on_token: Callable[[int, list[int]], None] | None = None,
     usage: Usage | None = None,
 ) -> list[Decoded]:
-    """The model's answers to `prompts` (token ids), greedy at temperature 0, in the order of the prompts. A sampled
-    answer depends on the seed and on the prompt's index in the list, not on how rows were batched.
+    """Return the model's answers to `prompts` (token ids), in the order of the prompts; greedy at temperature 0.
 
-    Answers stop at any id of `stop`, as soon as their text (`text_of` their ids) holds one of `stop_texts`, after
-    `max_new_tokens` (of all, or of each), or where the model's positions end. batch_tokens: cached tokens at once.
-    on_done: told each prompt's number and answer as soon as it is known; on_token: its number and its tokens so far.
-    usage: counts what was forwarded. PosttrainError for prompts that do not fit, all at once, and for a model without
-    finite logits.
+    A sampled answer depends on the seed and on the prompt's index in the list, not on how rows were batched.
+
+    An answer stops at any id of `stop`, as soon as its text (which `text_of` makes of its ids) holds one of
+    `stop_texts`, after `max_new_tokens` (one number for all prompts, or one for each), or where the model's positions
+    end. `batch_tokens` limits the number of cached tokens at once. `on_done` gets each prompt's index and answer as
+    soon as it is known. `on_token` gets the prompt's index and its tokens so far. `usage` counts what was forwarded.
+    Raise PosttrainError that names all prompts that do not fit, and for a model without finite logits.
     """
     limit = context_limit(model)
     known = rows_of(model)
@@ -113,7 +118,7 @@ def decode(
     watches: dict[int, StopWatch] = {}
 
     def met(row: int, ids: list[int]) -> bool:
-        """Tell `on_token`; then say whether a row's tokens hold a stop string."""
+        """Call `on_token`, then return whether a row's tokens hold a stop string."""
         if on_token is not None:
             on_token(row, ids)
         return row in watches and watches[row].met(ids)

@@ -1,4 +1,4 @@
-"""How far one next-token distribution is from another, per position."""
+"""Measure how far one next-token distribution is from another, per position."""
 
 from __future__ import annotations
 
@@ -9,10 +9,13 @@ __all__ = ["kl_nats", "log_probabilities"]
 
 
 def log_probabilities(logits: Tensor) -> Tensor:
-    """Log-softmax over the last axis; half precision is raised to float32, float64 stays."""
+    """Return the log-softmax over the last axis. Half precision is raised to float32; float64 stays."""
     return torch.log_softmax(logits if logits.dtype == torch.float64 else logits.float(), dim=-1)
 
 
 def kl_nats(p: Tensor, q: Tensor) -> Tensor:
-    """KL(p || q) = sum_v p_v (log p_v - log q_v) in nats, of log-probabilities (..., V) -> (...). Equal ones give 0."""
+    """Return KL(p || q) = sum_v p_v (log p_v - log q_v) in nats of log-probabilities (..., V), as (...).
+
+    Equal distributions give 0.
+    """
     return (p.exp() * (p - q)).sum(-1)

@@ -1,4 +1,4 @@
-"""Prompts and answers as token ids, for every respondent that has a tokenizer, the same as training makes them."""
+"""Make token ids of prompts and answers, as training does, for every respondent that has a tokenizer."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ class Pair(NamedTuple):
 
 
 def shown(text: str, limit: int = 40) -> str:
-    """How a text begins, to name it in a message."""
+    """Return the beginning of a text, to name the text in a message."""
     short = " ".join(text.split())
     return f"{short[:limit]!r}{'...' if len(short) > limit else ''}"
 
 
 SEAM = 64
-"""Characters before an answer in which a control token may begin."""
+"""Number of characters before an answer in which a control token may begin."""
 
 
 class PromptEncoder:
-    """Makes tokens of prompts. system_prefix: a system message put before every prompt."""
+    """Makes token ids of prompts. `system_prefix` is a system message that is put before every prompt."""
 
     tokenizer: Any
     system_prefix: str | None
@@ -55,23 +55,29 @@ class PromptEncoder:
         talk = Conversation((Message("user", "a"), Message("assistant", "b")), "")
         try:
             return next(label for label in reversed(render(talk, self.tokenizer).labels) if label != IGNORED)
-        except TemplateError:  # a template that training refuses can still be examined
+        except TemplateError:  # a template that training rejects can still be examined
             return eos
 
     def encode(self, prompt: Prompt) -> list[int]:
-        """Prompt -> token ids, ready for the answer. TemplateError where a text holds a control token."""
+        """Return the token ids of a prompt, ready for the answer.
+
+        Raise TemplateError if a text holds a control token.
+        """
         if isinstance(prompt, Plain):
             self.check_plain(prompt)
             return encode_plain(prompt.text, self.tokenizer) if prompt.text else [prefix_token(self.tokenizer)]
         return encode_prompt(prompt, self.tokenizer, system=self.system_prefix)
 
     def check_plain(self, prompt: Plain) -> None:
-        """TemplateError where plain text holds a control token; other prompts are checked where they are rendered."""
+        """Raise TemplateError if plain text holds a control token. Other prompts are checked when they are rendered."""
         check_text(prompt.text, self.tokenizer, "the prompt", shown(prompt.text))
 
     def encode_pair(self, prompt: Prompt, answer: str, coded: dict[str, list[int]] | None = None) -> Pair:
-        """Prompt and answer as training sees them: the template says how the answer follows and ends. TemplateError
-        where the prompt holds a control token; one in the answer is read as its letters. coded: as in `plain_pair`."""
+        """Return prompt and answer as training sees them: the template decides how the answer follows and ends.
+
+        Raise TemplateError if the prompt holds a control token. A control token in the answer is read as its letters.
+        `coded` is explained in `plain_pair`.
+        """
         end = [] if isinstance(prompt, Plain) or self.end_of_turn is None else [self.end_of_turn]
         if self.spells_control(answer, prompt):
             return Pair(self.encode(prompt), self._spelt(answer), end)
@@ -81,12 +87,12 @@ class PromptEncoder:
         if self.tokenizer.chat_template:
             try:
                 return self._rendered(prompt, answer)
-            except DataError:  # a template that training refuses
+            except DataError:  # a template that training rejects
                 pass
         return Pair(self.encode(prompt), self._continuation(prompt, answer), end)
 
     def spells_control(self, answer: str, prompt: Prompt = "") -> bool:
-        """Whether an answer to be scored holds a control token, or makes one together with the end of its prompt."""
+        """Return whether an answer to score holds a control token, or makes one together with the end of its prompt."""
         before = prompt.text if isinstance(prompt, Plain) else ""
         if isinstance(prompt, str) and not self.tokenizer.chat_template:
             before = prompt
@@ -95,7 +101,10 @@ class PromptEncoder:
         return any(gate.first_in(text, self.tokenizer, unknown=False) is not None for text in texts)
 
     def _spelt(self, answer: str) -> list[int]:
-        """An answer, with control tokens as their letters: a model may have said them, and they end nothing in it."""
+        """Return the ids of an answer with control tokens as their letters.
+
+        A model may have written them, and they end nothing in the answer.
+        """
         ids: list[int] = []
         for part in gate_of(self.tokenizer).cut(answer):
             head, both = (
@@ -115,8 +124,11 @@ class PromptEncoder:
         return Pair(row.input_ids[:first], row.input_ids[first:last], row.input_ids[last : last + 1])
 
     def _continuation(self, prompt: Prompt, answer: str) -> list[int]:
-        """The answer as it continues the prompt. After plain text: after a space, unless one of the two is Chinese.
-        After a template's tag: as after a line break, which keeps tokenizers from adding a space of their own."""
+        """Return the ids of the answer as it continues the prompt.
+
+        After plain text the answer follows a space, unless one of the two is Chinese. After a template's tag it is
+        encoded as after a line break, which keeps tokenizers from adding their own space.
+        """
         if not self.tokenizer.chat_template and isinstance(prompt, str):
             spaced = prompt[-1:].isascii() and answer[:1].isascii() and not prompt[-1:].isspace()
             return continued(prompt, f" {answer}" if spaced and answer else answer, self.tokenizer)
@@ -124,19 +136,19 @@ class PromptEncoder:
 
 
 class TokenRespondent(PromptEncoder, Respondent):
-    """A respondent whose tokens are known; a kind says how many positions it has, and scores pairs of token ids."""
+    """A respondent with known tokens. A subclass states its number of positions and scores pairs of token ids."""
 
     @property
     @abstractmethod
     def longest(self) -> int:
-        """The most tokens that it reads to predict one."""
+        """The largest number of tokens that it reads to predict one."""
 
     @abstractmethod
     def _score(self, coded: Sequence[TokenPair], on_scored: Told) -> list[Scored]:
-        """How likely each continuation is; on_scored: as in `logprobs`."""
+        """Return how likely each continuation is. `on_scored` is explained in `logprobs`."""
 
     def logprobs(self, pairs: Sequence[tuple[Prompt, str]], *, on_scored: Told = nobody) -> list[Scored]:
-        """How likely each continuation is after its prompt; plain text that is too long is cut on the left."""
+        """Return how likely each continuation is after its prompt. Plain text that is too long is cut on the left."""
         contexts: dict[str, list[int]] = {}
         coded = each("request", pairs, lambda pair: TokenPair(*self.encode_pair(*pair, contexts)[:2]))
         limit = self.longest
@@ -145,7 +157,7 @@ class TokenRespondent(PromptEncoder, Respondent):
         return self._score(fitting, on_scored)
 
     def rolling(self, texts: Sequence[str], *, on_scored: Told = nobody) -> list[Scored]:
-        """How likely whole texts are, added up over windows; a text is told when its last window is known."""
+        """Return how likely whole texts are, summed over windows. `on_scored` gets a text after its last window."""
         each("text", texts, lambda text: check_text(text, self.tokenizer, "the text", shown(text)))
         prefix, limit = prefix_token(self.tokenizer), self.longest
         windows = [list(rolling_windows(encode_plain(text, self.tokenizer), prefix, limit)) for text in texts]
@@ -170,20 +182,25 @@ class TokenRespondent(PromptEncoder, Respondent):
 
 
 class PromptReader(PromptEncoder):
-    """Checks prompts for a model without its weights. rows: tokens that it has embeddings for, if known; limit:
-    positions."""
+    """Checks prompts for a model without its weights.
+
+    `rows` is the number of tokens that the model has embeddings for, None if unknown. `limit` is its number of
+    positions.
+    """
 
     def __init__(self, tokenizer: Any, rows: int | None, limit: int) -> None:
         self.tokenizer, self.rows, self.limit = tokenizer, rows, limit
         self.system_prefix = None
 
     def check(self, prompts: Sequence[Prompt], *, scored: bool = False) -> None:
-        """DataError with all that is wrong with prompts. scored: their answers are scored, so they may fill the
-        positions."""
+        """Raise DataError that names everything that is wrong with prompts.
+
+        With `scored`, the prompts include the answers to score, so they may fill all positions.
+        """
         each("prompt", prompts, lambda prompt: self._read(self.encode(prompt), written=not scored))
 
     def check_documents(self, texts: Sequence[str]) -> None:
-        """The same for whole texts that are scored."""
+        """Do the same for whole texts that are scored."""
         each("text", texts, self._document)
 
     def _document(self, text: str) -> None:

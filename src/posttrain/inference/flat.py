@@ -1,8 +1,9 @@
 """Attention over a line of tree tokens (`inference/bins.py`), under the name `posttrain_tree` in transformers.
 
-A model whose attention goes through transformers' interface takes a line of tokens as one row; this function attends
-for it, with what its layers may have besides: a sliding window, a soft cap on the scores, a sink, a prefix of keys and
-values (`models/prefix.py`). Outside of a line it is `sdpa`, but for steps of decoding (`inference/step_attention.py`).
+A model with attention that goes through transformers' interface takes a line of tokens as one row, and this function
+computes its attention. It supports what layers may have in addition: a sliding window, a soft cap on the scores, a
+sink, a prefix of keys and values (`models/prefix.py`). Outside of a line it is `sdpa`, except for steps of decoding
+(`inference/step_attention.py`).
 """
 
 from __future__ import annotations
@@ -30,12 +31,15 @@ __all__ = ["NAME", "attend", "attending", "by_line", "products", "stepping"]
 
 NAME = "posttrain_tree"
 SMALL = 64
-"""Queries and keys up to which plain products beat torch's flash kernel on a CPU in bfloat16 (1.6x at 30 and 64)."""
+"""Largest number of queries and keys for plain products on a CPU in bfloat16.
+
+Up to this number they are faster than torch's flash kernel (1.6x at 30 and 64).
+"""
 SCORES = 1 << 26
-"""Plain products compute so many scores at once."""
+"""Number of scores that plain products compute at once."""
 
 Indices: TypeAlias = slice | Tensor
-"""Numbers of tokens; a stretch without gaps needs no copy."""
+"""Indices of tokens. A stretch without gaps is a slice, which needs no copy."""
 
 
 class _Dense(NamedTuple):
@@ -45,17 +49,18 @@ class _Dense(NamedTuple):
 
 
 class _Bins(NamedTuple):
-    queries: Tensor  # (B, t), numbers in the line
+    queries: Tensor  # (B, t), indices in the line
     keys: Tensor  # (B, s)
     mask: Tensor | None  # (B, 1, t, s), added to the scores
-    real: Tensor  # (B * t), which queries are no padding, flat
-    numbers: Tensor  # those queries' numbers in the line
+    real: Tensor  # (B * t), the flat indices of queries that are not padding
+    numbers: Tensor  # the indices of these queries in the line
 
 
 class _Parts:
     """A line's parts of attention as tensors on the model's device, made once for each window that its layers have.
 
-    cached: keys before the line's own; last: the number of the last layer, of which only what is asked is read.
+    `cached` is the number of keys before the line's own. `last` is the index of the last layer, if only the requested
+    tokens are read after it; else None.
     """
 
     def __init__(self, line: Line, cached: int, device: torch.device, dtype: torch.dtype, last: int | None) -> None:
@@ -63,7 +68,7 @@ class _Parts:
         self.made: dict[tuple[int, bool], tuple[list[_Dense], list[_Bins]]] = {}
 
     def of(self, window: int | None, layer: Any) -> tuple[list[_Dense], list[_Bins]]:
-        """Those of a layer with this window: a token sees those less than `window` positions before it."""
+        """Return the parts for a layer with this window: a token sees tokens less than `window` positions before it."""
         reach = 1 + int(self.line.positions.max())
         key = (min(window or reach, reach), self.last is not None and layer.layer_idx == self.last)
         if key not in self.made:
@@ -72,7 +77,10 @@ class _Parts:
         return self.made[key]
 
     def _dense(self, part: Dense, window: int, brief: bool) -> _Dense | None:
-        """The part without keys that no query sees and without queries that see none or, brief, are not asked for."""
+        """Return the part without keys that no query sees and without queries that see no key; None if it is empty.
+
+        With `brief`, queries of tokens with no request are left out too.
+        """
         queries, positions = part.queries, self.line.positions
         queries = queries[positions[queries] < len(part.keys) - 1 + window]
         if brief:
@@ -99,8 +107,8 @@ class _Parts:
         return _Bins(numbers, own, mask, real, numbers.reshape(-1)[real])
 
     def _mask(self, seen: NDArray[np.bool_]) -> Tensor:
-        """(B, t, s) -> (B, 1, t, s), 0 where a key is seen."""
-        wide = -(-seen.shape[-1] // 8) * 8  # GPU kernels want masks that start every 16 bytes
+        """Turn (B, t, s) into a mask (B, 1, t, s) with 0 where a key is seen."""
+        wide = -(-seen.shape[-1] // 8) * 8  # GPU kernels need masks that start every 16 bytes
         mask = torch.full((*seen.shape[:2], wide), torch.finfo(self.dtype).min, dtype=self.dtype)
         return mask[..., : seen.shape[-1]].masked_fill_(torch.from_numpy(seen), 0.0)[:, None].to(self.device)
 
@@ -118,8 +126,10 @@ _parts: ContextVar[_Parts | None] = ContextVar("parts", default=None)
 def attending(
     line: Line, cached: int, device: torch.device, dtype: torch.dtype, *, last: int | None = None
 ) -> Iterator[None]:
-    """Attention as the line has it, for one forward pass; cached: keys before its own; last: the layer after which only
-    the tokens that are asked are read.
+    """Within this block, attention follows the line, for one forward pass.
+
+    `cached` is the number of keys before the line's own. `last` is the index of the layer after which only the
+    requested tokens are read.
     """
     token = _parts.set(_Parts(line, cached, device, dtype, last))
     try:
@@ -130,7 +140,7 @@ def attending(
 
 @contextmanager
 def by_line(model: PreTrainedModel) -> Iterator[None]:
-    """The model attends by the function below for as long as this lasts; ValueError where it cannot."""
+    """Within this block, the model uses `_attention` below. Raise ValueError if it cannot."""
     was = model.config.get_text_config()._attn_implementation
     try:
         model.set_attn_implementation(prefix.LINE if was in prefix.NAMES else NAME)
@@ -140,7 +150,7 @@ def by_line(model: PreTrainedModel) -> Iterator[None]:
 
 
 def stepping(model: PreTrainedModel) -> AbstractContextManager[None]:
-    """The same for the decoding of a model that this makes faster: in bfloat16, on a CPU, attending by `sdpa`."""
+    """Do the same for decoding with a model that becomes faster by it: in bfloat16, on a CPU, with `sdpa` attention."""
     low = model.dtype == torch.bfloat16 and model.device.type == "cpu"
     usual = model.config.get_text_config()._attn_implementation == "sdpa" and model._can_set_attn_implementation()
     return by_line(model) if low and usual else nullcontext()
@@ -149,8 +159,10 @@ def stepping(model: PreTrainedModel) -> AbstractContextManager[None]:
 def _attention(
     module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
 ) -> tuple[Tensor, None]:
-    """query (1, heads, N, d); key, value (1, key heads, P + C + N, d), first a layer's prefix, then the cache's ->
-    (1, N, heads, d).
+    """Return attention (1, N, heads, d) for query (1, heads, N, d) and key, value (1, key heads, P + C + N, d).
+
+    Keys and values start with a layer's prefix, then those of the cache. Raise ValueError for attention with
+    position_bias.
     """
     parts, scale = _parts.get(), float(kwargs.get("scaling") or query.shape[-1] ** -0.5)
     window, cap, sink, bias = (kwargs.get(name) for name in ("sliding_window", "softcap", "s_aux", "position_bias"))
@@ -169,7 +181,7 @@ def _attention(
     count, kinds = len(q), k.shape[1]
     groups = q.shape[1] // kinds
     out = q.new_zeros(count, q.shape[1], v.shape[-1])
-    weight = q.new_full(q.shape[:2], 0.0, dtype=torch.float32)  # log-sum-exp of the scores behind `out`
+    weight = q.new_full(q.shape[:2], 0.0, dtype=torch.float32)  # log-sum-exp of the scores that made `out`
     for many in bins:
         part, total = attended(
             q[many.queries].transpose(1, 2),
@@ -183,7 +195,7 @@ def _attention(
     k, v, before = k[added:], v[added:], (k[:added], v[:added])
     seen = [(one.queries, k[one.keys], v[one.keys], one.mask) for one in dense]
     for queries, keys, values, mask in [*seen, *([(slice(0, count), *before, None)] if added else [])]:
-        # heads that share keys stand one after the other, as if they were more queries: keys are not copied
+        # heads that share keys stand one after the other, as if they were more queries, so that keys are not copied
         asking = q[queries].transpose(0, 1).reshape(1, kinds, -1, q.shape[-1])
         mask = None if mask is None else mask.repeat(1, 1, groups, 1)
         part, total = attended(asking, keys.transpose(0, 1)[None], values.transpose(0, 1)[None], mask, causal=False)
@@ -196,22 +208,22 @@ def _attention(
             out[queries].lerp_(part, share)
         else:
             out[queries] = torch.lerp(out[queries], part, share)
-    if sink is not None:  # a score of no key (gpt-oss): it takes its share
+    if sink is not None:  # a score without a key (gpt-oss): it takes its share
         out *= torch.sigmoid(weight - sink)[..., None].to(out)
     return out[None], None
 
 
 def _repeated(states: Tensor, groups: int) -> Tensor:
-    """(B, key heads, s, d) -> (B, heads, s, d)."""
+    """Repeat (B, key heads, s, d) to (B, heads, s, d)."""
     return states if groups == 1 else states.repeat_interleave(groups, dim=1)
 
 
 def attend(
     q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, *, scale: float, causal: bool = True, cap: float | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Attention (B, heads, t, d) and the log-sum-exp of its scores, float32 (B, heads, t); causal without a mask.
+    """Return attention (B, heads, t, d) and the log-sum-exp of its scores, float32 (B, heads, t).
 
-    cap: scores s become cap * tanh(s / cap).
+    Attention is causal without a mask, unless `causal` is False. With `cap`, scores s become cap * tanh(s / cap).
     """
     causal = causal and mask is None
     cpu = q.device.type == "cpu"
@@ -243,8 +255,10 @@ def _on_cuda(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float,
 
 @cache
 def fused(device: str, dtype: torch.dtype) -> Kernel | None:
-    """The kernel behind torch's `scaled_dot_product_attention`, which keeps the log-sum-exp to itself; None where this
-    torch has none, or one that gives something else than plain products: such kernels are private and may change.
+    """Return the kernel of torch's `scaled_dot_product_attention` with the log-sum-exp, which torch does not return.
+
+    Return None if this torch has no such kernel, or one that differs from plain products: such kernels are private and
+    may change.
     """
     kernel: Kernel | None = {"cpu": _on_cpu, "cuda": _on_cuda}.get(device)
     if kernel is None:
@@ -267,7 +281,7 @@ def fused(device: str, dtype: torch.dtype) -> Kernel | None:
 def products(
     q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float, causal: bool, cap: float | None = None
 ) -> tuple[Tensor, Tensor]:
-    """The same as `attend` by plain products, some queries at a time."""
+    """Do the same as `attend` by plain products, for some queries at a time."""
     outs: list[Tensor] = []
     totals: list[Tensor] = []
     step = max(1, SCORES // (q.shape[0] * q.shape[1] * k.shape[2]))

@@ -1,9 +1,9 @@
-"""What models with a head say: classes of texts, tags of tokens, answers in texts.
+"""Return the predictions of models with a head: classes of texts, tags of tokens, answers in texts.
 
     loaded = load_any("runs/mood/model")
     classify(loaded, ["The pastries were still warm.", "冷氣整晚都在漏水。"])
 
-Texts are read as in the model's training (several labels, windows, the null answer); its configuration says how.
+Texts are read as in the model's training (several labels, windows, the null answer); its configuration states how.
 """
 
 from __future__ import annotations
@@ -53,13 +53,17 @@ __all__ = [
 ]
 
 BATCH_TOKENS = 8192
-"""Padded tokens of a forward pass."""
+"""Number of padded tokens in a forward pass."""
 DEFAULT_LENGTH = 512
-"""Tokens of a row where a model does not say what it was trained with."""
+"""Number of tokens in a row if a model does not state the number that it was trained with."""
 
 
 class Classified(NamedTuple):
-    """labels: said of a text, the likeliest first; probabilities: of every label; truncated: its end was not read."""
+    """The classes of a text.
+
+    `labels` are the predicted labels, the likeliest first. `probabilities` has every label. `truncated` says that the
+    end of the text was not read.
+    """
 
     labels: tuple[str, ...]
     probabilities: Mapping[str, float]
@@ -67,15 +71,19 @@ class Classified(NamedTuple):
 
 
 class Tagged(NamedTuple):
-    """One tag for each token, and its probability."""
+    """The tags of a sentence: one for each token, and its probability."""
 
     tags: tuple[str, ...]
     probabilities: tuple[float, ...]
 
 
 class FoundSpan(NamedTuple):
-    """text: the answer as it stands in the context, "" for the null answer; start: its first character, -1 for the null
-    answer; score: logits of first and last token, added; null_score: those of the null answer."""
+    """The answer to a question.
+
+    `text` is the answer as the context spells it, "" for the null answer. `start` is the index of its first character,
+    -1 for the null answer. `score` is the sum of the logits of first and last token. `null_score` is that of the null
+    answer.
+    """
 
     text: str
     start: int
@@ -84,7 +92,7 @@ class FoundSpan(NamedTuple):
 
 
 def notes_of(loaded: LoadedModel, head: Head) -> HeadNotes:
-    """The model's notes. PosttrainError when its head is another."""
+    """Return the model's notes. Raise PosttrainError if it has another head."""
     notes = head_of_model(loaded.model)
     if notes is None or notes.head != head:
         has = f"a head for {HEADS[notes.head][1]}" if notes is not None else "a language-model head"
@@ -106,7 +114,10 @@ def _settings(loaded: LoadedModel, notes: HeadNotes, **more: Any) -> HeadSetting
 def said_labels(
     logits: Tensor, labels: Sequence[str], *, multi_label: bool, threshold: float = 0.5
 ) -> list[Classified]:
-    """What logits (B, C) say: the likeliest label, or with `multi_label` every one at or above the threshold."""
+    """Return the labels that logits (B, C) predict.
+
+    This is the likeliest label, or with `multi_label` every label with a probability at or above the threshold.
+    """
     values = logits.float()
     chances = values.sigmoid() if multi_label else values.softmax(-1)
     found = []
@@ -118,14 +129,17 @@ def said_labels(
 
 
 def classify(loaded: LoadedModel, texts: Sequence[str | tuple[str, str]]) -> list[Classified]:
-    """The class of each text, or of each pair. Texts that are too long are read from their start, and say so."""
+    """Return the class of each text, or of each pair.
+
+    A text that is too long is cut at its end and marked truncated.
+    """
     pairs = [(text, None) if isinstance(text, str) else text for text in texts]
     records = [LabelledText(one, (), f"text {i + 1}", two, gold=False) for i, (one, two) in enumerate(pairs)]
     return classify_records(loaded, records)
 
 
 def classify_records(loaded: LoadedModel, records: Sequence[Record]) -> list[Classified]:
-    """The class of each `LabelledText`, whatever labels it has."""
+    """Return the class of each `LabelledText`, whatever labels it has."""
     notes = notes_of(loaded, "sequence")
     several = bool(notes.settings.get("multi_label", False))
     rows = encode_texts(records, loaded.tokenizer, _settings(loaded, notes, multi_label=several)).rows
@@ -142,8 +156,10 @@ def classify_records(loaded: LoadedModel, records: Sequence[Record]) -> list[Cla
 
 
 def said_tags(logits: Tensor, row: TagRow, labels: Sequence[str]) -> Tagged:
-    """The likeliest tag of each token, from the logits (T, C) of the piece that stands for it. A token of which the
-    tokenizer makes nothing gets `O`, or the first tag where there is no `O`, with probability 0."""
+    """Return the likeliest tag of each token, from the logits (T, C) of the piece that represents it.
+
+    A token that the tokenizer turns into nothing gets `O`, or the first tag if there is no `O`, with probability 0.
+    """
     chances, best = logits.float().softmax(-1).max(-1)  # (T,)
     chance, number = chances.tolist(), best.tolist()
     nothing = "O" if "O" in labels else labels[0]
@@ -152,13 +168,13 @@ def said_tags(logits: Tensor, row: TagRow, labels: Sequence[str]) -> Tagged:
 
 
 def tag(loaded: LoadedModel, sentences: Sequence[Sequence[str]]) -> list[Tagged]:
-    """A tag for each token of each sentence. DataError naming sentences that are too long for the model."""
+    """Return a tag for each token of each sentence. Raise DataError that names sentences too long for the model."""
     records = [TaggedTokens(tuple(s), (), f"sentence {i + 1}", gold=False) for i, s in enumerate(sentences)]
     return tag_records(loaded, records)
 
 
 def tag_records(loaded: LoadedModel, records: Sequence[Record]) -> list[Tagged]:
-    """A tag for each token of each `TaggedTokens`, whatever tags it has."""
+    """Return a tag for each token of each `TaggedTokens`, whatever tags it has."""
     notes = notes_of(loaded, "token")
     settings = _settings(loaded, notes, piece=notes.settings.get("piece", "start"))._replace(over_long="raise")
     with with_mends(SHORTEN):
@@ -175,7 +191,11 @@ def tag_records(loaded: LoadedModel, records: Sequence[Record]) -> list[Tagged]:
 
 
 class WindowScores(NamedTuple):
-    """The best span of a window: its score, its characters in the text; and the null answer's score."""
+    """The best span of a window.
+
+    It has the span's score, the index of its first character in the text and the index after its last one, and the
+    score of the null answer.
+    """
 
     score: float
     first: int
@@ -184,8 +204,11 @@ class WindowScores(NamedTuple):
 
 
 def window_scores(start: Tensor, end: Tensor, row: SpanRow, max_answer_tokens: int) -> WindowScores:
-    """The best span of a window, from its logits (T,): first token before the last, at most so many of them. Only
-    pieces of the text can be an answer. A window of an empty text has the span -inf."""
+    """Return the best span of a window, from its logits (T,).
+
+    The first token is not after the last one, and a span has at most `max_answer_tokens` tokens. Only pieces of the
+    text can be an answer. A window of an empty text has a span with score -inf.
+    """
     count = len(row.offsets)
     null = float(start[row.null] + end[row.null])
     if not count:
@@ -201,19 +224,22 @@ def window_scores(start: Tensor, end: Tensor, row: SpanRow, max_answer_tokens: i
 def best_answer(
     windows: Sequence[WindowScores], context: str, *, null_answers: bool, null_threshold: float = 0.0
 ) -> FoundSpan:
-    """The best span of all windows of a question; the null answer's score is its lowest of any window, as in BERT's
-    SQuAD 2.0 script: one window that has the answer is enough."""
+    """Return the best span of all windows of a question, or the null answer.
+
+    The null answer's score is its lowest in any window, as in BERT's SQuAD 2.0 script, because one window that has the
+    answer is enough.
+    """
     best = max(windows, key=lambda window: window.score)
     null = min(window.null_score for window in windows)
     if null_answers and null > best.score + null_threshold:
         return FoundSpan("", -1, best.score, null)
     text = context[best.first : best.after]
-    start = best.first + len(text) - len(text.lstrip())  # pieces hold the space before a word
+    start = best.first + len(text) - len(text.lstrip())  # pieces include the space before a word
     return FoundSpan(text.strip(), start, best.score, null)
 
 
 def answer_spans(loaded: LoadedModel, questions: Sequence[str], contexts: Sequence[str]) -> list[FoundSpan]:
-    """The answer to each question in its context. Long contexts are read in overlapping windows."""
+    """Return the answer to each question in its context. Long contexts are read in overlapping windows."""
     records = [
         ReadingQuestion(question, context, (), f"question {i + 1}", gold=False)
         for i, (question, context) in enumerate(zip(questions, contexts, strict=True))
@@ -222,7 +248,7 @@ def answer_spans(loaded: LoadedModel, questions: Sequence[str], contexts: Sequen
 
 
 def answer_records(loaded: LoadedModel, records: Sequence[ReadingQuestion]) -> list[FoundSpan]:
-    """The answer to each question, whatever answers it has."""
+    """Return the answer to each question, whatever answers it has."""
     notes = notes_of(loaded, "answer")
     settings = _settings(loaded, notes, doc_stride=int(notes.settings.get("doc_stride", 128)))
     with with_mends(SHORTEN):
@@ -246,7 +272,7 @@ RowT = TypeVar("RowT", TextRow, TagRow, SpanRow)
 
 @torch.inference_mode()
 def _passes(loaded: LoadedModel, rows: Sequence[RowT]) -> Iterator[tuple[list[int], Any]]:
-    """(numbers of rows, the model's output) batch by batch, rows of like length together."""
+    """Yield (indices of rows, the model's output) batch by batch, with rows of similar length together."""
     model, known = loaded.model, rows_of(loaded.model)
     problems = [p for row in rows if (p := outside(row.location, row.input_ids, known, loaded.tokenizer)) is not None]
     if problems:

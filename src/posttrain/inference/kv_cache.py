@@ -1,9 +1,9 @@
-"""The cache of a running batch: keys and values with room for new tokens, cut and joined by rows.
+"""The cache of a running batch: keys and values with room for new tokens, which can be cut and joined by rows.
 
-Every layer keeps all keys; a sliding window is part of the mask, which transformers builds from columns
+Every layer keeps all keys. A sliding window is part of the mask, which transformers builds from columns
 (`masking_utils.sliding_window_overlay`). Rows are padded on the left and have no holes, so columns are as far apart as
-positions, and padding may be cut off or added without changing what a row sees. A cache layer that forgets what is
-outside the window cannot do that: rows of different lengths have different windows.
+positions, and padding can be cut off or added without changing what a row sees. A cache layer that removes what is
+outside the window cannot do that, because rows of different lengths have different windows.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from posttrain.inference.attention import core, numbers_of
 __all__ = ["Part", "RunningCache", "expanded", "is_prompt_learning", "why_plain"]
 
 KEEPS_KEYS = (DynamicLayer, DynamicSlidingWindowLayer, DummyLayer)
-"""Layers that remember keys and values by column and nothing else; their subclasses remember more."""
+"""Layers that store keys and values by column and nothing else; their subclasses store more."""
 
 
 def why_plain(model: Any, longest: int) -> str:
-    """Why a model's cache can not be cut and joined for texts of up to `longest` tokens; empty when it can."""
+    """Return why a model's cache cannot be cut and joined for texts of up to `longest` tokens; "" if it can."""
     inner = core(model)
     if is_prompt_learning(model):
         return "virtual tokens stand in front of every row"
@@ -53,12 +53,12 @@ def why_plain(model: Any, longest: int) -> str:
 
 
 def is_prompt_learning(model: Any) -> bool:
-    """Whether a PEFT wrapper puts virtual tokens in front of what it reads."""
+    """Return whether a PEFT wrapper puts virtual tokens before the rows."""
     return core(model) is not model and any(config.is_prompt_learning for config in model.peft_config.values())
 
 
 class _RoomyLayer(DynamicLayer):
-    """Keys and values (B, heads, width, d) as a view of a buffer with `room` more columns: a step copies nothing."""
+    """Keys and values (B, heads, width, d) as a view of a buffer with `room` more columns. A step copies nothing."""
 
     def __init__(self, parts: Sequence[tuple[Tensor, Tensor, Tensor | None]], width: int, room: int) -> None:
         super().__init__()
@@ -81,8 +81,10 @@ class _RoomyLayer(DynamicLayer):
 
 
 def _joined(parts: Sequence[tuple[Tensor, Tensor | None]], width: int, room: int) -> Tensor:
-    """The last `width` columns of chosen rows (None: all) of several tensors, one below another, aligned at the right.
-    Columns added on the left are zero: they are masked, but a mask does not stop a NaN."""
+    """Return the last `width` columns of chosen rows (None: all) of several tensors, stacked and aligned at the right.
+
+    Columns added on the left are zero: they are masked, but a mask does not stop a NaN.
+    """
     first, _ = parts[0]
     count = sum(len(tensor) if rows is None else len(rows) for tensor, rows in parts)
     whole = first.new_empty(count, first.shape[1], width + room, first.shape[3])
@@ -97,20 +99,23 @@ def _joined(parts: Sequence[tuple[Tensor, Tensor | None]], width: int, room: int
 
 
 class Part(NamedTuple):
-    """A cache and those of its rows that stay (None: all)."""
+    """A cache and the indices of those of its rows that stay (None: all)."""
 
     cache: Cache
     rows: Tensor | None
 
 
 class RunningCache(Cache):
-    """Rows of several caches in one of `width` columns with room for `room` more. The caches are emptied by layers."""
+    """Rows of several caches in one cache of `width` columns with room for `room` more.
+
+    The caches are emptied by layers.
+    """
 
     def __init__(self, parts: Sequence[Part], width: int, room: int) -> None:
         layers: list[Any] = []
         for number, each in enumerate(parts[0].cache.layers):
             if each.keys is None:
-                layers.append(each)  # reads another layer's
+                layers.append(each)  # reads another layer's keys and values
                 continue
             held = [(part.cache.layers[number].keys, part.cache.layers[number].values, part.rows) for part in parts]
             layers.append(_RoomyLayer(held, width, room))
@@ -120,8 +125,11 @@ class RunningCache(Cache):
 
 
 def expanded(prefix: Cache, pads: Tensor) -> DynamicCache:
-    """A prefix's cache of one row of P columns for several rows, each with pads (B,) more columns of padding on its
-    left and so many fewer of the prefix's last columns."""
+    """Return a prefix's cache of one row of P columns as a cache of B rows.
+
+    Row i has pads[i] columns of padding on its left and the same number fewer of the prefix's last columns. `pads` is
+    (B,).
+    """
     grown = DynamicCache()
     for number, layer in enumerate(prefix.layers):
         if layer.keys is None:

@@ -1,8 +1,8 @@
-"""The last layer's feed-forward part, computed only where logits are asked.
+"""Compute the last layer's feed-forward part only where logits are requested.
 
-What the last layer makes of a token is read by the output head only; so its feed-forward part needs to see the asked
-tokens only, most often a small share. Whether a model allows that is found by trial (`inference/support.py`). Attention
-over a line does the same (`inference/flat.py`).
+Only the output head reads what the last layer makes of a token. So its feed-forward part needs only the requested
+tokens, which are most often a small share. A trial finds out whether a model allows that (`inference/support.py`).
+Attention over a line does the same (`inference/flat.py`).
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from torch import Tensor, nn
 __all__ = ["feeding_only", "indices", "last_feed_forward"]
 
 NAMES = ("mlp", "feed_forward", "ffn")
-"""What models call a layer's feed-forward part."""
+"""Names that models give to a layer's feed-forward part."""
 
 
 def last_feed_forward(model: nn.Module) -> nn.Module | None:
-    """The feed-forward module of the last layer; None where no module list has one."""
+    """Return the feed-forward module of the last layer; None if no module list has one."""
     found: nn.Module | None = None
     for module in model.modules():
         if isinstance(module, nn.ModuleList) and len(module):
@@ -31,15 +31,18 @@ def last_feed_forward(model: nn.Module) -> nn.Module | None:
 
 
 def indices(index: Tensor, width: int, states: Tensor) -> Tensor:
-    """Flat indices of rows (B, width) as those of hidden states (B, T, H), which may have virtual tokens in front."""
+    """Turn flat indices of rows (B, width) into those of states (B, T, H), which may start with virtual tokens."""
     index, wide = index.to(states.device), states.shape[1]
     return index // width * wide + wide - width + index % width
 
 
 @contextmanager
 def feeding_only(model: nn.Module, index: Tensor, width: int) -> Iterator[None]:
-    """Within this, the last feed-forward part sees the flat indices `index` of rows (B, width) only; elsewhere it gives
-    zeros. ValueError in the forward pass of a model whose feed-forward part takes or gives more than hidden states."""
+    """Within this block, the last feed-forward part gets only the flat indices `index` of rows (B, width).
+
+    For other tokens it returns zeros. The forward pass raises ValueError if the model's feed-forward part takes or
+    returns more than hidden states.
+    """
     part = last_feed_forward(model)
     if part is None:
         yield

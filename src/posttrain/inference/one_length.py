@@ -1,8 +1,8 @@
-"""Decoding for models whose cache cannot be cut and joined: rows of equal length together, no padding, no refilling.
+"""Decode with models that have no cache to cut and join: rows of equal length together, no padding, no refilling.
 
-What a model remembers is given back to it unchanged, under the name under which it came. Whether that is right is tried
-once per model: RWKV of transformers 5.23, for example, mixes the rows of a batch. A model whose memory is wrong, or
-that has none, reads the whole text again for every token.
+The memory that a model returns is passed back to it unchanged, under the same name. A trial checks once per model
+whether that is right: RWKV of transformers 5.23, for example, mixes the rows of a batch. A model with a wrong memory,
+or with none, reads the whole text again for every token.
 """
 
 from __future__ import annotations
@@ -24,16 +24,19 @@ from posttrain.models.logits import UNFIT
 __all__ = ["Way", "answer_by_length", "way_of"]
 
 MEMORIES = ("past_key_values", "cache_params", "state")
-"""Names under which models of transformers return what they remember (attention and hybrids; Mamba, xLSTM; RWKV)."""
+"""Names under which models of transformers return their memory (attention and hybrids; Mamba, xLSTM; RWKV)."""
 TOLERANCE = 1e-3
-"""How much logits may differ in float32, as a share of their standard deviation."""
+"""Largest difference of logits in float32, as a share of their standard deviation."""
 COARSE = 0.1
-"""The same in half precision, root mean square."""
+"""The same limit in half precision, for the root mean square of the differences."""
 
 
 class Way(NamedTuple):
-    """How to go on after the first token. memory: the name of what the model remembers, None: the whole text is read
-    again; together: several rows are read in one forward pass."""
+    """How a model reads the tokens after the first one.
+
+    `memory` is the name of the model's memory; None means that the whole text is read again. `together` says that
+    several rows are read in one forward pass.
+    """
 
     memory: str | None
     together: bool
@@ -43,7 +46,7 @@ _ways: WeakKeyDictionary[Any, Way] = WeakKeyDictionary()
 
 
 def way_of(model: Any) -> Way:
-    """The cheapest way that gives the logits of whole texts read one by one; tried once."""
+    """Return the cheapest way that gives the logits of whole texts read one by one. Try it once per model."""
     if model not in _ways:
         parameters = inspect.signature(core(model).forward).parameters
         names = [*(name for name in MEMORIES if name in parameters), None]
@@ -59,7 +62,7 @@ def _agrees(model: Any, way: Way, expected: Tensor) -> bool:
         gap = _trial(model, way, 2 if way.together else 1) - expected
     except torch.OutOfMemoryError:
         raise
-    except UNFIT:  # it can not be read so
+    except UNFIT:  # the model cannot be read in this way
         return False
     spread = float(expected.std())
     if core(model).dtype in (torch.float32, torch.float64):
@@ -68,7 +71,7 @@ def _agrees(model: Any, way: Way, expected: Tensor) -> bool:
 
 
 def _trial(model: Any, way: Way, rows: int) -> Tensor:
-    """Logits (2, 3, V) after 6, 7 and 8 random tokens of two texts, `rows` of them in a forward pass."""
+    """Return logits (2, 3, V) after 6, 7 and 8 random tokens of two texts, with `rows` of them in a forward pass."""
     draw = torch.Generator().manual_seed(0)
     texts = torch.randint(numbers_of(model)["vocab_size"], (2, 8), generator=draw).to(core(model).device)
     found = []
@@ -83,17 +86,20 @@ def _trial(model: Any, way: Way, rows: int) -> Tensor:
 
 
 def _read(model: Any, whole: Tensor, way: Way, memory: Any) -> tuple[Tensor, Any]:
-    """Logits (B, V) after texts (B, T), of which `memory` holds all but the last token, and the memory then."""
+    """Return logits (B, V) after texts (B, T), and the new memory.
+
+    `memory` holds all but the last token, or is None.
+    """
     parameters = inspect.signature(core(model).forward).parameters
     ids = whole if memory is None else whole[:, -1:]
     given: dict[str, Any] = {"use_cache": way.memory is not None} if "use_cache" in parameters else {}
-    if "position_ids" in parameters and not is_prompt_learning(model):  # some hybrids (Bamba) count wrongly without
+    if "position_ids" in parameters and not is_prompt_learning(model):  # without, some hybrids (Bamba) count wrongly
         given["position_ids"] = torch.arange(whole.shape[1], device=whole.device)[-ids.shape[1] :].expand_as(ids)
     if way.memory is None:
         return model(input_ids=ids, **given).logits[:, -1], None
     if memory is not None:
         given[way.memory] = memory
-    # PEFT puts virtual tokens in front whenever it is asked; with a memory that holds them the model itself goes on
+    # PEFT puts virtual tokens before the rows at every call; if a memory holds them, the model itself continues
     asked = core(model) if memory is not None and is_prompt_learning(model) else model
     out = asked(input_ids=ids, **given)
     return out.logits[:, -1], out[way.memory]
@@ -102,7 +108,10 @@ def _read(model: Any, whole: Tensor, way: Way, memory: Any) -> tuple[Tensor, Any
 def answer_by_length(
     model: Any, prompts: Sequence[Sequence[int]], rows: Sequence[int], answers: Answers, *, tokens: int, usage: Usage
 ) -> None:
-    """Answer the prompts with these numbers: rows x (length + new tokens) within `tokens`, one row always."""
+    """Answer the prompts with the indices `rows`, in batches with rows x (length + new tokens) <= `tokens`.
+
+    A batch always has at least one row.
+    """
     if not rows:
         return
     way = way_of(model)

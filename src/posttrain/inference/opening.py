@@ -1,6 +1,6 @@
-"""A respondent from what the user wrote: a model's name, `api:MODEL@URL`, `vllm:MODEL`, or a YAML file.
+"""Make a respondent from what the user wrote: a model's name, `api:MODEL@URL`, `vllm:MODEL`, or a YAML file.
 
-The file says `kind:` (see `posttrain list respondents`) and that kind's settings::
+The file states `kind:` (see `posttrain list respondents`) and the settings of that kind::
 
     kind: api
     model: qwen3-8b
@@ -26,13 +26,16 @@ __all__ = ["is_remote", "open_respondent", "read_prompts"]
 
 
 def is_remote(name: str) -> bool:
-    """Whether a name is not of a model that is loaded here, so that its weights cannot be read."""
+    """Return whether a name is not one of a model that is loaded here, so that its weights cannot be read."""
     return name.startswith(("api:", "vllm:")) or Path(name).suffix in (".yaml", ".yml")
 
 
 def open_respondent(name: str, **options: Unpack[LoadOptions]) -> Respondent:
-    """The respondent of this name. options: as in `load_model`, for models loaded here. ConfigError for a wrong YAML
-    file."""
+    """Return the respondent with this name.
+
+    `options` are those of `load_model`, for models that are loaded here. Raise ConfigError for a wrong YAML file, for a
+    name without a model, and for a dtype of a model that is not loaded here.
+    """
     if not is_remote(name):
         from posttrain.inference.respondents import ModelRespondent
         from posttrain.models.load import load_model
@@ -58,7 +61,7 @@ def open_respondent(name: str, **options: Unpack[LoadOptions]) -> Respondent:
 
 
 def read_prompts(name: str, **how: Unpack[Source]) -> PromptReader:
-    """What checks prompts for a model, from its files without the weights."""
+    """Return an object that checks prompts for a model. It is made from the model's files without the weights."""
     from posttrain.inference.decode import positions_in_config
     from posttrain.inference.encoding import PromptReader
     from posttrain.models.load import adapter_base, base_of, config_of, load_tokenizer, resolve
@@ -68,5 +71,5 @@ def read_prompts(name: str, **how: Unpack[Source]) -> PromptReader:
     config = config_of(base_of(name), **how)
     rows = rows_in_config(config)
     if rows is not None and adapter_base(Path(resolve(name))) is not None:
-        rows = max(rows, len(tokenizer))  # an adapter may bring embeddings of its own
+        rows = max(rows, len(tokenizer))  # an adapter may have its own embeddings
     return PromptReader(tokenizer, rows, positions_in_config(config))

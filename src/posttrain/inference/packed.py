@@ -1,13 +1,13 @@
-"""Weights laid out as the processor multiplies best, as long as a model is only read.
+"""Lay out weights in the processor's best order for multiplication, while a model is only read.
 
-torch gives float32 products to MKL, which is slow on a processor that is not Intel's, and bfloat16 ones to oneDNN,
-which lays the weight out anew at every call: half of the time or more where few rows meet a weight, as in decoding.
-Within `packed` oneDNN gets both, with weights laid out once (a layer of 576 x 1536, 16 rows, 2 cores of an AMD EPYC,
-GFLOP/s: float32 64 -> 137, bfloat16 143 -> 240; docs/notes.md). An Intel processor with AMX gained nothing. The
-processor alone decides, so a machine always rounds in one way.
+torch gives float32 products to MKL, which is slow on a processor that is not Intel's. It gives bfloat16 products to
+oneDNN, which lays the weight out again at every call: half of the time or more if few rows meet a weight, as in
+decoding. Within `packed` oneDNN gets both, with weights laid out once (a layer of 576 x 1536, 16 rows, 2 cores of an
+AMD EPYC, GFLOP/s: float32 64 -> 137, bfloat16 143 -> 240; docs/notes.md). An Intel processor with AMX gained nothing.
+Only the processor decides, so a machine always rounds in one way.
 
 A plain LoRA layer in float32 is packed as one product, W + sBA; the model's own weights do not change. In bfloat16 the
-update would be rounded away, so it stays apart.
+update would be rounded away, so it stays separate.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ from posttrain.models.processor import processor
 __all__ = ["BYTES", "LEAST", "head_laid_out", "laid_out", "packed", "pays"]
 
 LEAST = 20_000_000
-"""Parameters of linear layers from which on the copy is worth its time."""
+"""Number of parameters in linear layers from which the copy is worth its time."""
 BYTES = 2 << 30
-"""Larger weights are not copied."""
+"""Size in bytes above which weights are not copied."""
 ROWS = 16
-"""Rows for which the layout is chosen; products of any number of rows are right."""
+"""Number of rows that the layout is chosen for. Products of any number of rows are right."""
 
 
 @cache
 def pays() -> bool:
-    """Whether this processor multiplies faster in that way, and this torch can do it."""
+    """Return whether this processor multiplies faster in this way, and this torch can do it."""
     found = torch._C._has_mkldnn and all(
         hasattr(torch.ops.mkldnn, name) for name in ("_reorder_linear_weight", "_linear_pointwise")
     )
@@ -47,7 +47,10 @@ def pays() -> bool:
 
 
 def laid_out(weight: Tensor) -> Callable[[Tensor, Tensor | None], Tensor]:
-    """(x (.., in), bias (out,) or None) -> (.., out) with a weight that stays as it is, laid out where that pays."""
+    """Return a function (x (.., in), bias (out,) or None) -> (.., out) for a weight that does not change.
+
+    The weight is laid out if that is faster.
+    """
     if not (pays() and _packable(weight)):
         return lambda x, bias: functional.linear(x, weight, bias)
     laid = torch.ops.mkldnn._reorder_linear_weight(weight.detach().contiguous(), ROWS)
@@ -60,8 +63,11 @@ def laid_out(weight: Tensor) -> Callable[[Tensor, Tensor | None], Tensor]:
 
 @contextmanager
 def head_laid_out(head: nn.Module | None, low: Callable[[Tensor], Tensor]) -> Iterator[None]:
-    """Within this an output head multiplies what `low` makes of its weight, and in that precision, wherever no gradient
-    is asked: autocast would cast the weight anew for every token. Anything but a plain linear layer is left alone."""
+    """Within this block, an output head multiplies `low` of its weight, in that precision, if no gradient is needed.
+
+    Without this, autocast would convert the weight for every token. A head that is not a plain linear layer is not
+    changed.
+    """
     if type(head) is not nn.Linear or "forward" in vars(head):
         yield
         return
@@ -81,12 +87,15 @@ _now: WeakSet[nn.Module] = WeakSet()
 
 @contextmanager
 def packed(model: nn.Module) -> Iterator[None]:
-    """Within this the linear layers of a model on a CPU multiply packed weights wherever no gradient is asked. Weights
-    must stay as they are. Memory: the weights once more, unless they lie in a file and are set aside. Does nothing for
-    small and for very large models, within another `packed` of the same model, and where it does not pay."""
+    """Within this block, the linear layers of a model on a CPU multiply packed weights if no gradient is needed.
+
+    Weights must not change. The weights take their memory twice, unless they are in a file and are freed (`set_aside`).
+    Nothing happens for small and for very large models, within another `packed` of the same model, and where it is not
+    faster.
+    """
     if model in _now:
         yield
-        trim()  # caches of keys and values leave a torn heap
+        trim()  # caches of keys and values fragment the heap
         return
     layers = _layers(model) if pays() else []
     count = sum(weight.numel() for _, weight in layers)
@@ -107,7 +116,7 @@ def packed(model: nn.Module) -> Iterator[None]:
 
 
 def _layers(model: nn.Module) -> list[tuple[Any, Tensor]]:
-    """The layers that can be packed, each with its weight."""
+    """Return the layers that can be packed, each with its weight."""
     found: list[tuple[Any, Tensor]] = []
     within: set[nn.Module] = set()
     for module in model.modules():
@@ -150,7 +159,7 @@ def _forward(
     *more: Any,
     **named: Any,
 ) -> Tensor:
-    """x (.., in) -> (.., out), instead of the layer's own forward pass, which is called in every unusual case."""
+    """Return (.., out) for x (.., in). In every unusual case, call the layer's own forward pass instead."""
     off = type(layer) is not nn.Linear and (layer.disable_adapters or layer.merged)
     if more or named or off or torch.is_grad_enabled() or x.dtype != dtype or not x.numel():
         return type(layer).forward(layer, x, *more, **named)

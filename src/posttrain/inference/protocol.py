@@ -1,4 +1,4 @@
-"""What an exam can ask of anything that answers: the base class `Respondent`, and what goes in and comes out."""
+"""The interface between exams and anything that answers: the base class `Respondent`, its inputs and its outputs."""
 
 from __future__ import annotations
 
@@ -30,8 +30,10 @@ __all__ = [
 
 
 class Plain(NamedTuple):
-    """Text as it is: no chat template and no system message; a continuation follows it letter by letter. Spaces at its
-    end belong to what follows, as in lm-eval. An empty text stands for the beginning of a document."""
+    """Text without a chat template and without a system message. A continuation follows it letter by letter.
+
+    Spaces at its end belong to what follows, as in lm-eval. An empty text means the beginning of a document.
+    """
 
     text: str
 
@@ -42,8 +44,11 @@ Prompt = Spoken | Plain
 
 
 class Answer(NamedTuple):
-    """text: without special tokens and thoughts, stripped (after `Plain`: as it came); tokens: as generated, the stop
-    token not counted; ended: the respondent stopped by itself or at a stop string, otherwise it was cut at the limit.
+    """An answer to a prompt.
+
+    `text` has no special tokens and thoughts, and no spaces around it (after `Plain`: unchanged). `tokens` counts
+    generated tokens without the stop token. `ended` says that the respondent stopped by itself or at a stop string;
+    otherwise the answer was cut at the limit.
     """
 
     text: str
@@ -52,8 +57,11 @@ class Answer(NamedTuple):
 
 
 class Scored(NamedTuple):
-    """A text's log-probability: the sum over its own tokens in nats (no end-of-turn token), how many they are, and
-    whether each of them is the likeliest there."""
+    """The log-probability of a text.
+
+    It has the sum over the text's own tokens in nats (without an end-of-turn token), the number of these tokens, and
+    whether each of them is the likeliest at its position.
+    """
 
     sum_nats: float
     tokens: int
@@ -61,7 +69,10 @@ class Scored(NamedTuple):
 
 
 class Distributions(NamedTuple):
-    """Next-token log-probabilities in nats (A, V), a row for each of an answer's tokens `ids`; the last ends it."""
+    """Next-token log-probabilities in nats (A, V), with a row for each of an answer's tokens `ids`.
+
+    The last token ends the answer.
+    """
 
     ids: tuple[int, ...]
     logprobs: Tensor
@@ -69,32 +80,35 @@ class Distributions(NamedTuple):
 
 @dataclass
 class Usage:
-    """What a respondent has spent so far; it only grows. A remote one knows tokens as billed, and what they cost."""
+    """The amount of work that a respondent has done so far; it only grows.
+
+    A remote respondent knows the tokens that are billed, and their cost.
+    """
 
     requests: int = 0
     scored_tokens: int = 0
-    """Positions forwarded while scoring, padding counted."""
+    """Positions forwarded for scoring, including padding."""
     least_tokens: int = 0
-    """Positions that no arrangement could save: the nodes of the prefix tree of what was scored."""
+    """Positions that no arrangement can save: the nodes of the prefix tree of the scored texts."""
     logit_positions: int = 0
-    """Positions of which logits were computed while scoring."""
+    """Positions with logits computed for scoring."""
     prompt_tokens: int = 0
-    """Positions forwarded while reading prompts to answer, padding counted."""
+    """Positions forwarded for reading prompts to answer, including padding."""
     generated_tokens: int = 0
     shared_prefixes: int = 0
     """Prefixes forwarded once for several requests."""
     shared_tokens: int = 0
-    """Positions saved by that."""
+    """Positions saved by sharing prefixes."""
     plain_requests: int = 0
     """Requests on the plain path, one row each, because sharing would be wrong for this model."""
     plain_reason: str = ""
-    """Why."""
+    """Why requests take the plain path."""
     truncated: int = 0
     """Requests cut on the left because they were longer than the model's context."""
     cost_usd: float = 0.0
 
     def __add__(self, other: Usage) -> Usage:
-        """The sums; of the reasons the first."""
+        """Return the sums; of the reasons the first one that is not empty."""
         own: dict[str, Any] = vars(self)
         both: dict[str, Any] = {
             n: own[n] or more if isinstance(more, str) else own[n] + more for n, more in vars(other).items()
@@ -103,16 +117,22 @@ class Usage:
 
 
 Told: TypeAlias = Callable[[int, Any], None]
-"""Is told the number of a prompt, pair or text and its result as soon as that is known, in the order of finishing."""
+"""A function that gets the index of a prompt, pair or text and its result as soon as the result is known.
+
+The order is that of finishing.
+"""
 
 
 def nobody(number: int, result: Any) -> None:
-    """Is told what nobody wants to know."""
+    """Do nothing. It is the default for callers that need no reports."""
 
 
 class Generation(NamedTuple):
-    """How answers are generated: greedy at temperature 0; an answer ends before any of the strings `stop`. on_answer:
-    is told each answer; on_token: by respondents that generate on this machine, told the ids of each answer so far."""
+    """Settings for generating answers.
+
+    Generation is greedy at temperature 0. An answer ends before any of the strings `stop`. `on_answer` gets each
+    answer. `on_token` gets the ids of each answer so far; only respondents that generate on this machine call it.
+    """
 
     max_new_tokens: int = 64
     temperature: float = 0.0
@@ -123,34 +143,39 @@ class Generation(NamedTuple):
 
 
 class State(NamedTuple):
-    """What a stateful respondent remembers: values that JSON can hold, and tensors by name."""
+    """The memory of a stateful respondent: values that JSON can hold, and tensors by name."""
 
     values: Mapping[str, Any]
     tensors: Mapping[str, Tensor]
 
 
 class Respondent(ABC):
-    """Anything that answers. A kind writes `_answers`, `logprobs` and `rolling`, and the rest where it has it. A prompt
-    is the user's words, a conversation that ends with them, or `Plain` text that no template may touch.
+    """Anything that answers.
 
-    A respondent that adapts to what it is asked is `stateful`. Whoever asks it keeps to this: `reset` comes before the
-    first item of an exam; a call asks for one item; items come in their order, none is left out and none is asked
-    twice; after a kill, `restore` gets what `state` gave after the last item that counts, and the items after that one
-    are asked again.
+    A subclass writes `_answers`, `logprobs` and `rolling`, and the other methods if it has them. A prompt is the user's
+    words, a conversation that ends with them, or `Plain` text that no template may change.
+
+    A respondent that adapts to its inputs is `stateful`. Its caller must follow these rules: `reset` comes before the
+    first item of an exam. A call has one item. Items come in their order, none is left out and none comes twice. After
+    a kill, `restore` gets the result of `state` after the last item that counts, and the items after that one are asked
+    again.
     """
 
     name: str
-    """As the user calls it."""
+    """The name that the user gives it."""
     usage: Usage
-    """What has been spent so far."""
+    """The work done so far."""
     stateful: bool = False
     tokenizer: Any = None
-    """What makes tokens of its prompts; None where that is not known."""
+    """The tokenizer for its prompts; None if it is not known."""
 
     @property
     @abstractmethod
     def fingerprint(self) -> str:
-        """The same for two respondents only when they answer alike, stateful ones from `reset` on; keys of caches."""
+        """Equal for two respondents only if they answer alike, stateful ones from `reset` on.
+
+        It is used as a cache key.
+        """
 
     def answers(
         self,
@@ -163,54 +188,65 @@ class Respondent(ABC):
         on_answer: Told = nobody,
         on_token: Told | None = None,
     ) -> list[Answer]:
-        """One answer per prompt, in order, as `Generation` has it; a sampled one depends on the seed and its index."""
+        """Return one answer per prompt, in order, with the settings of `Generation`.
+
+        A sampled answer depends on the seed and on its index.
+        """
         stop = tuple(filter(None, stop))  # an empty string stops nothing
         return self._answers(prompts, Generation(max_new_tokens, temperature, seed, stop, on_answer, on_token))
 
     @abstractmethod
     def _answers(self, prompts: Sequence[Prompt], how: Generation) -> list[Answer]:
-        """See `answers`."""
+        """Return one answer per prompt; see `answers`."""
 
     def generate(
         self, prompts: Sequence[Prompt], *, max_new_tokens: int = 64, temperature: float = 0.0, seed: int = 0
     ) -> list[str]:
-        """The texts of `answers`."""
+        """Return the texts of `answers`."""
         said = self.answers(prompts, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed)
         return [answer.text for answer in said]
 
     @abstractmethod
     def logprobs(self, pairs: Sequence[tuple[Prompt, str]], *, on_scored: Told = nobody) -> list[Scored]:
-        """How likely each continuation is after its prompt, teacher-forced. An empty one has no tokens and 0 nats."""
+        """Return how likely each continuation is after its prompt, teacher-forced.
+
+        An empty one has 0 tokens and 0 nats.
+        """
 
     @abstractmethod
     def rolling(self, texts: Sequence[str], *, on_scored: Told = nobody) -> list[Scored]:
-        """How likely whole texts are, each from the beginning of a document, in windows of the model's context that do
-        not overlap (lm-eval's `loglikelihood_rolling`)."""
+        """Return how likely whole texts are, each from the beginning of a document.
+
+        Texts are read in windows of the model's context that do not overlap (lm-eval's `loglikelihood_rolling`).
+        """
 
     def next_token_logprobs(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> list[Distributions] | None:
-        """Distributions along given answers and their end of turn; None from a respondent that cannot show them."""
+        """Return distributions along given answers and their end of turn; None if the respondent cannot show them."""
         return None
 
     def held(self) -> AbstractContextManager[None]:
-        """While this lasts the weights stay as they are, so that many exams in a row may be answered faster."""
+        """Within this block, the weights do not change, so that many exams in a row may be answered faster."""
         return nullcontext()
 
     def state(self) -> State:
-        """What was learned from what was asked; it may share memory with the respondent."""
+        """Return what was learned from earlier inputs. It may share memory with the respondent."""
         return State({}, {})
 
     def restore(self, state: State) -> None:
-        """Go on from a state, whose tensors lie on the CPU; from an empty one as if nothing had been asked."""
+        """Continue from a state with tensors on the CPU. An empty state means that nothing was asked before.
+
+        Raise ValueError if the respondent has no state.
+        """
         if state.values or state.tensors:
             raise ValueError(f"{self.name} has no state")
 
     def reset(self) -> None:
-        """Forget what was learned."""
+        """Remove everything that was learned."""
         self.restore(State({}, {}))
 
 
 class Wrapper(Respondent):
-    """A respondent that passes on to another; a kind says what is different."""
+    """A respondent that passes calls on to another one. A subclass states the differences."""
 
     def __init__(self, inner: Respondent, name: str) -> None:
         self.inner, self.name, self.usage = inner, name, inner.usage
@@ -218,17 +254,17 @@ class Wrapper(Respondent):
 
     @property
     def fingerprint(self) -> str:
-        """The inner respondent's."""
+        """The fingerprint of the inner respondent."""
         return self.inner.fingerprint
 
     def held(self) -> AbstractContextManager[None]:
-        """The inner respondent's."""
+        """Hold the weights of the inner respondent."""
         return self.inner.held()
 
     def state(self) -> State:
-        """The inner respondent's."""
+        """Return the state of the inner respondent."""
         return self.inner.state()
 
     def restore(self, state: State) -> None:
-        """The inner respondent's."""
+        """Restore the state of the inner respondent."""
         self.inner.restore(state)

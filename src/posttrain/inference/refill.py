@@ -1,17 +1,19 @@
 """A running batch that is refilled: finished rows leave, waiting prompts join, shared prefixes are read once.
 
-Rows are padded on the left, so every row's last token is in the last column and one slice of logits serves all.
+Rows are padded on the left, so every row's last token is in the last column and one slice of logits serves all rows.
 
-    budget     rows x (the most tokens that one of the rows may have in the end) stays within `tokens`; one row may
-               always run
-    leaving    an answer is told when it ends; its row leaves when a quarter of the rows have ended (or all), or when
-               the room for new columns is used up, because leaving copies what stays
-    joining    at the same moments as many waiting prompts join as the budget takes; prompts of one group and of similar
-               length in one forward pass; then all parts are copied once into a new buffer, without unused columns
-    prefixes   a group's prefix is read once, in a batch of one, and kept until the last of the group has joined
+    budget     Rows x (the largest final number of tokens in one of the rows) stays within `tokens`. One row may always
+               run.
+    leaving    An answer is reported when it ends. Its row leaves when a quarter of the rows have ended (or all), or
+               when the room for new columns is used up, because leaving copies the rows that stay.
+    joining    At the same moments as many waiting prompts join as the budget allows, with prompts of one group and of
+               similar length in one forward pass. Then all parts are copied once into a new buffer, without unused
+               columns.
+    prefixes   A group's prefix is read once, in a batch of one row, and kept until the last prompt of the group has
+               joined.
 
-A row that is n tokens shorter than the longest beside it reads the last n tokens of the prefix once more, instead of
-padding: rows stay without holes.
+A row that is n tokens shorter than the longest one in its forward pass reads the last n tokens of the prefix again,
+instead of padding, so rows have no holes.
 """
 
 from __future__ import annotations
@@ -35,26 +37,32 @@ from posttrain.inference.tree import Tree
 __all__ = ["Answers", "Group", "RefilledBatch", "groups_of"]
 
 LEAVE = 0.25
-"""Ended rows leave when they are this share of the batch."""
+"""Ended rows leave when they are at least this share of the batch."""
 ROOM = 64
-"""Columns that a new buffer has for new tokens at most: memory is held for them."""
+"""Largest number of columns for new tokens in a new buffer, which takes memory for them."""
 EVEN = 0.75
-"""A prompt of less than this share of the longest one's tokens waits for the next forward pass, if ..."""
+"""A prompt with less than this share of the longest prompt's tokens waits for the next forward pass.
+
+This holds only if the forward pass already has `PASS` tokens.
+"""
 PASS = 512
-"""... the pass has so many tokens already: for fewer, padding costs less than another pass."""
+"""Number of tokens in a forward pass from which on short prompts wait.
+
+For fewer tokens, padding costs less than another forward pass.
+"""
 COST = 64
-"""Tokens that a group must save: its prefix is one forward pass more."""
+"""Number of tokens that a group must save, because its prefix needs one more forward pass."""
 
 
 class Group(NamedTuple):
-    """Numbers of prompts whose first `prefix` tokens are equal; 0: they share nothing. Every prompt has more tokens."""
+    """Indices of prompts with equal first `prefix` tokens; 0 if they share nothing. Every prompt has more tokens."""
 
     prefix: int
     rows: list[int]
 
 
 class _Best(NamedTuple):
-    """The best way to group prompts below a node: the groups, the others, how many prompts, and the tokens it saves."""
+    """The best grouping of prompts below a node: the groups, the other prompts, their number, and the saved tokens."""
 
     groups: list[Group]
     alone: list[int]
@@ -63,9 +71,11 @@ class _Best(NamedTuple):
 
 
 def groups_of(prompts: Sequence[Sequence[int]]) -> list[Group]:
-    """The prompts in groups that share a prefix, so that one level of sharing saves (nearly) the most tokens; longest
-    prompts first, among the groups and within them. At each node of the prefix tree, the branches keep their own groups
-    or join one at the node."""
+    """Return the prompts in groups that share a prefix, so that one level of sharing saves (nearly) the most tokens.
+
+    Longest prompts come first, among the groups and within them. At each node of the prefix tree, the branches keep
+    their own groups or join one group at the node.
+    """
     tree = Tree([(prompt, (0,)) for prompt in prompts])
     best: list[_Best] = [_Best([], [], 0, 0)] * len(tree.end)
     for node in range(len(tree.end) - 1, -1, -1):
@@ -99,8 +109,11 @@ def _joined(length: int, branches: Sequence[_Best]) -> _Best:
 
 
 class Answers:
-    """The answers so far. limits: the most tokens of each; met: whether an answer's tokens end it; on_done: told each
-    prompt's number, tokens and whether it stopped by itself."""
+    """The answers so far.
+
+    `limits` is the largest number of tokens of each answer. `met` returns whether an answer's tokens end it. `on_done`
+    gets each prompt's index, its tokens and whether the answer stopped by itself.
+    """
 
     def __init__(
         self,
@@ -117,7 +130,7 @@ class Answers:
         self._draws: dict[int, list[float]] = {}
 
     def _uniform(self, row: int) -> float:
-        """The number that decides the row's next token."""
+        """Return the number that decides the row's next token."""
         if self.sampling.temperature == 0:
             return 0.0
         if row not in self._draws:
@@ -125,14 +138,14 @@ class Answers:
         return self._draws[row][len(self.said.get(row, ()))]
 
     def next(self, rows: Sequence[int], alive: Sequence[bool], logits: Tensor) -> tuple[Tensor, list[bool]]:
-        """Pick the next tokens from logits (B, V), add them to answers that go on, and say which go on after it."""
+        """Pick the next tokens from logits (B, V), add them to unfinished answers, and return which answers go on."""
         numbers = [self._uniform(row) if live else 0.0 for row, live in zip(rows, alive, strict=True)]
         tokens = pick(logits, self.sampling, numbers)
         taken = zip(rows, tokens.tolist(), alive, strict=True)
         return tokens, [live and self._take(row, token) for row, token, live in taken]
 
     def _take(self, row: int, token: int) -> bool:
-        """Add a token to a row's answer; False when that ended it."""
+        """Add a token to a row's answer. Return False if that ended the answer."""
         said = self.said.setdefault(row, [])
         ended = token in self.stop
         if not ended:
@@ -146,7 +159,11 @@ class Answers:
 
 
 class Rows(NamedTuple):
-    """Rows of a batch: prompts' numbers, tokens so far in the cache, tokens to read next (B,), which still go on."""
+    """Rows of a batch.
+
+    They have a cache, the indices of prompts, the numbers of tokens in the cache, the tokens to read next (B,), and
+    whether each row goes on.
+    """
 
     cache: Cache
     numbers: list[int]
@@ -155,7 +172,7 @@ class Rows(NamedTuple):
     alive: list[bool]
 
     def part(self) -> Part:
-        """Those that go on, for a joint cache."""
+        """Return the rows that go on, for a joint cache."""
         keep = None if all(self.alive) else torch.tensor([i for i, live in enumerate(self.alive) if live])
         return Part(self.cache, keep)
 
@@ -175,7 +192,7 @@ class RefilledBatch:
         self.prefix: Cache | None = None
 
     def run(self, groups: Sequence[Group]) -> None:
-        """Answer the prompts of all groups, begun in this order."""
+        """Answer the prompts of all groups, which begin in this order."""
         waiting = deque((group, row) for group in groups for row in group.rows)
         rows: Rows | None = None
         mask, room = torch.empty(0), 0
@@ -188,11 +205,14 @@ class RefilledBatch:
                 rows = self._next(rows._replace(lengths=[length + 1 for length in rows.lengths]), logits)
 
     def _final(self, row: int) -> int:
-        """Tokens that a row may have in the end."""
+        """Return the largest number of tokens that a row may finally have."""
         return len(self.prompts[row]) + self.answers.limits[row]
 
     def _reshaped(self, rows: Rows | None, waiting: deque[tuple[Group, int]]) -> tuple[Rows | None, Tensor, int]:
-        """Rows that go on and rows that join, in one cache; its mask, with columns for new tokens; their number."""
+        """Return the rows that go on and the rows that join in one cache, its mask, and the number of new columns.
+
+        The mask has columns for new tokens.
+        """
         parts = [rows] if rows is not None and any(rows.alive) else []
         running = [n for part in parts for n, live in zip(part.numbers, part.alive, strict=True) if live]
         while waiting:
@@ -220,7 +240,7 @@ class RefilledBatch:
         return Rows(cache, running, lengths, tokens, [True] * len(running)), mask, room
 
     def _taken(self, running: list[int], waiting: deque[tuple[Group, int]]) -> list[int]:
-        """As many prompts from the front of the waiting, of one group, as the budget takes beside those that run."""
+        """Return as many waiting prompts of one group, from the front, as the budget allows with the running rows."""
         group, first = waiting[0]
         most = max((self._final(row) for row in running), default=0)
         widest = len(self.prompts[first]) - group.prefix
@@ -234,7 +254,7 @@ class RefilledBatch:
         return taken or ([] if running else [waiting[0][1]])
 
     def _prefilled(self, group: Group, numbers: list[int]) -> Rows:
-        """Read prompts of one group and pick their first tokens; before the first of them, the group's prefix."""
+        """Read prompts of one group and pick their first tokens. Before the first prompt, read the group's prefix."""
         if group.prefix and numbers[0] == group.rows[0]:
             self._read_prefix(group)
         lengths = [len(self.prompts[n]) for n in numbers]
@@ -268,7 +288,7 @@ class RefilledBatch:
         return rows._replace(tokens=tokens, alive=alive)
 
     def _forward(self, ids: Tensor, mask: Tensor, cache: Cache) -> Tensor:
-        """Logits (B, V) after the last of `ids` (B, T), the last columns of what `mask` shows."""
+        """Return logits (B, V) after the last of `ids` (B, T), which are the last columns of `mask`."""
         positions = {}
         if self.takes_positions:
             positions["position_ids"] = (mask.cumsum(1) - 1).clamp_min(0)[:, -ids.shape[1] :]

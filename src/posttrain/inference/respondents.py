@@ -1,6 +1,6 @@
-"""Respondents of this machine: a loaded model, and anything that answers when told a text with every prompt.
+"""Respondents on this machine: a loaded model, and a respondent that gets a text with every prompt.
 
-`data.chat.encode_prompt`, which training uses too, makes tokens of prompts.
+`data.chat.encode_prompt`, which training uses too, makes token ids of prompts.
 """
 
 from __future__ import annotations
@@ -42,15 +42,16 @@ from posttrain.models.vocabulary import outside, rows_of
 __all__ = ["ModelRespondent", "PromptedRespondent"]
 
 WORTH_STEPS = 16
-"""Steps of an answer from which on it is worth laying out the weights for them (`packed`) ..."""
+"""Number of steps of an answer from which on laying out the weights (`packed`) saves time."""
 WORTH_TOKENS = 4096
-"""... and tokens to be scored."""
+"""Number of scored tokens from which on laying out the weights saves time."""
 
 
 class ModelRespondent(TokenRespondent):
-    """A loaded model that answers by itself. Its weights must stay as they are while it is asked.
+    """A loaded model that answers by itself. Its weights must not change during a call.
 
-    system_prefix: a system message put before every prompt; batch_tokens: padded tokens per forward pass.
+    `system_prefix` is a system message that is put before every prompt. `batch_tokens` is the largest number of padded
+    tokens per forward pass.
     """
 
     def __init__(self, loaded: LoadedModel, *, system_prefix: str | None = None, batch_tokens: int = 16384) -> None:
@@ -63,7 +64,7 @@ class ModelRespondent(TokenRespondent):
 
     @cached_property
     def fingerprint(self) -> str:
-        """Weights, template and system message."""
+        """The fingerprint of weights, template and system message."""
         parts = [weights_fingerprint(self.model), template_fingerprint(self.tokenizer)]
         return "-".join(parts + ([self.system_prefix] if self.system_prefix else []))
 
@@ -79,17 +80,17 @@ class ModelRespondent(TokenRespondent):
 
     @property
     def pad_id(self) -> int:
-        """Fills the left; masked, so any id will do."""
+        """The id that fills rows on the left. It is masked, so any id is suitable."""
         pad = self.tokenizer.pad_token_id
         return 0 if pad is None or pad >= rows_of(self.model) else int(pad)
 
     @property
     def longest(self) -> int:
-        """The model's positions."""
+        """The number of the model's positions."""
         return context_limit(self.model)
 
     def held(self) -> AbstractContextManager[None]:
-        """While this lasts the weights stay as they are, and are laid out for it once."""
+        """Within this block, the weights do not change and are laid out once."""
         return nullcontext() if self.stateful else packed(self.model)
 
     def _answers(self, prompts: Sequence[Prompt], how: Generation) -> list[Answer]:
@@ -120,11 +121,14 @@ class ModelRespondent(TokenRespondent):
         return [answers[number] for number in range(len(prompts))]
 
     def text(self, ids: list[int]) -> str:
-        """What an answer's tokens say, as they say it."""
+        """Return the text of an answer's tokens, without special tokens and otherwise unchanged."""
         return self.tokenizer.decode(ids, skip_special_tokens=True)
 
     def _fitting(self, prompt: Prompt, room: int) -> list[int]:
-        """A prompt's ids; plain text is cut on the left so that `room` more tokens fit, and that is counted."""
+        """Return a prompt's ids.
+
+        Plain text is cut on the left so that `room` more tokens fit, and the cut is counted.
+        """
         ids = self.encode(prompt)
         limit = self.longest - room
         if isinstance(prompt, Plain) and len(ids) > limit > 0:
@@ -138,7 +142,7 @@ class ModelRespondent(TokenRespondent):
         return Answer(text if isinstance(prompt, Plain) else spoken(text), len(decoded.ids), decoded.ended or stopped)
 
     def check_tokens(self, rows: Sequence[Sequence[int]], what: str) -> None:
-        """DataError for texts with tokens that the model has no embeddings for."""
+        """Raise DataError for texts with tokens that the model has no embeddings for."""
         known = rows_of(self.model)
         refuse((outside(location_of(what, i), ids, known, self.tokenizer) for i, ids in enumerate(rows)), len(rows))
 
@@ -149,7 +153,7 @@ class ModelRespondent(TokenRespondent):
             return score(self.model, coded, usage=self.usage, batch_tokens=self.batch_tokens, on_scored=on_scored)
 
     def next_token_logprobs(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> list[Distributions]:
-        """Distributions along the answers, the end-of-turn token included, on the CPU in float32."""
+        """Return distributions along the answers, including the end-of-turn token, on the CPU in float32."""
         both = list(zip(prompts, answers, strict=True))
         pairs = each("prompt", both, lambda pair: self.encode_pair(*pair))
         coded = [(pair.prompt, pair.answer + pair.end) for pair in pairs]
@@ -160,10 +164,10 @@ class ModelRespondent(TokenRespondent):
 
 
 class PromptedRespondent(Wrapper):
-    """A respondent that is told `text` with every prompt (the method `prompt`: change nothing but what it reads).
+    """A respondent that gets `text` with every prompt (the method `prompt`: change only what the respondent reads).
 
-    role `user` (works with every template and with base models): the text stands before the user's last words, on lines
-    of its own; `system`: it is the system message (before one that is there); the template must take one.
+    With role `user` (for every template and for base models), the text comes before the user's last words, on its own
+    lines. With role `system`, it is the system message (before an existing one); the template must accept one.
     """
 
     def __init__(
@@ -174,11 +178,11 @@ class PromptedRespondent(Wrapper):
 
     @property
     def fingerprint(self) -> str:
-        """The inner one's with the text."""
+        """The fingerprint of the inner respondent with the text."""
         return f"{self.inner.fingerprint}+{self.role}:{self.text}"
 
     def told(self, prompt: Prompt) -> Prompt:
-        """The prompt with the text; before plain text on a line of its own."""
+        """Return the prompt with the text. Before plain text it is on its own line."""
         if isinstance(prompt, Plain):
             return Plain(f"{self.text}\n{prompt.text}")
         if self.role == "system":
@@ -194,13 +198,13 @@ class PromptedRespondent(Wrapper):
         return self.inner.answers([self.told(p) for p in prompts], **how._asdict())
 
     def logprobs(self, pairs: Sequence[tuple[Prompt, str]], *, on_scored: Told = nobody) -> list[Scored]:
-        """The inner respondent's, told the text."""
+        """Return the inner respondent's scores, with the text in the prompts."""
         return self.inner.logprobs([(self.told(prompt), answer) for prompt, answer in pairs], on_scored=on_scored)
 
     def rolling(self, texts: Sequence[str], *, on_scored: Told = nobody) -> list[Scored]:
-        """The inner respondent's: a document is not a question, so nothing is told."""
+        """Return the inner respondent's scores. A document is not a question, so the text is not added."""
         return self.inner.rolling(texts, on_scored=on_scored)
 
     def next_token_logprobs(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> list[Distributions] | None:
-        """The inner respondent's, told the text."""
+        """Return the inner respondent's distributions, with the text in the prompts."""
         return self.inner.next_token_logprobs([self.told(p) for p in prompts], answers)

@@ -1,7 +1,8 @@
-"""How likely given continuations are: requests arranged as a prefix tree, every shared token forwarded once.
+"""Score given continuations: requests are arranged as a prefix tree, and every shared token is forwarded once.
 
-`score` gives sums and whether each token was the likeliest, `distributions` whole rows. Both follow the plan of
-`inference/tree.py` in the way that the model can take (`inference/attention.py`); `inference/support.py` finds it.
+`score` returns sums and whether each token was the likeliest one; `distributions` returns whole rows. Both follow the
+plan of `inference/tree.py` in a way that the model can read (`inference/attention.py`). `inference/support.py` finds
+this way.
 """
 
 from __future__ import annotations
@@ -26,15 +27,16 @@ from posttrain.inference.tree import Ints, Limits, Tree, in_rows, plan
 __all__ = ["LOGITS_BYTES", "distributions", "score"]
 
 LOGITS_BYTES = 1 << 29
-"""At most this much float32 logits at once; a 150k vocabulary would otherwise fill the memory."""
+"""Largest size in bytes of float32 logits at once; a vocabulary of 150k tokens would otherwise fill the memory."""
 SLICE = 1 << 22
-"""Logits taken through the softmax at once: small enough for a processor's cache."""
+"""Number of logits that pass through the softmax at once: small enough for a processor's cache."""
 CPU_TOKENS = 2048
-"""A processor reads no more at once: larger activations leave its caches (measured on 3 M and 12.5 M parameters, one
-thread: 16384 tokens take 5 to 13 % more time).
+"""Largest number of tokens that a CPU reads at once: larger activations leave its caches.
+
+Measured on 3 M and 12.5 M parameters, one thread: 16384 tokens take 5 to 13 % more time.
 """
 WORTH = 256
-"""Tokens that sharing must save before a model is tried for what it can take."""
+"""Number of tokens that sharing must save before a model's support for it is tried."""
 
 Pairs = Sequence[TokenPair] | Sequence[tuple[Sequence[int], Sequence[int]]]
 
@@ -48,10 +50,10 @@ def score(
     on_scored: Told = nobody,
     say: Callable[[str], None] = warn,
 ) -> list[Scored]:
-    """For each (context ids, continuation ids) the continuation's log-probability and whether it is greedy.
+    """Return, for each (context ids, continuation ids), the continuation's log-probability and whether it is greedy.
 
-    say: is told once per model why it cannot share, if it cannot. Raises PosttrainError for pairs that do not fit, all
-    at once.
+    `say` gets, once per model, the reason why the model cannot share, if it cannot. Raise PosttrainError that names all
+    pairs that do not fit, and for a model without finite logits.
     """
     scored = [Scored(0.0, 0, True)] * len(pairs)
     for i, (_, continuation) in enumerate(pairs):
@@ -71,7 +73,10 @@ def score(
 
 @torch.inference_mode()
 def _of_targets(logits: Tensor, row: Ints, targets: Sequence[int]) -> tuple[list[float], list[bool]]:
-    """Log-probability in nats of each target in its row of logits (N, V), and whether it is the likeliest there."""
+    """Return the log-probability in nats of each target in its row of logits (N, V), and whether it is the likeliest.
+
+    Raise PosttrainError if logits are not finite.
+    """
     step = max(1, SLICE // logits.shape[-1])
     parts = [part.float() for part in torch.split(logits, step)]
     normal = torch.cat([part.logsumexp(-1) for part in parts])  # (N)
@@ -87,10 +92,10 @@ def _of_targets(logits: Tensor, row: Ints, targets: Sequence[int]) -> tuple[list
 def distributions(
     model: Any, pairs: Pairs, *, usage: Usage, batch_tokens: int = 16384, say: Callable[[str], None] = warn
 ) -> Iterator[tuple[int, Tensor]]:
-    """For each pair: its number and the next-token log-probabilities in nats, float32 (A, V), on the model's device.
+    """Yield, for each pair, its index and next-token log-probabilities in nats, float32 (A, V), on the model's device.
 
-    Row t is the distribution that predicts the continuation's token t, everything before it given. Pairs come as they
-    are finished. Raises PosttrainError for pairs that do not fit, all at once.
+    Row t is the distribution that predicts the continuation's token t from everything before it. Pairs come in the
+    order in which they are finished. Raise PosttrainError that names all pairs that do not fit.
     """
     vocabulary = int(numbers_of(model)["vocab_size"])
     for i, (_, continuation) in enumerate(pairs):
@@ -109,7 +114,7 @@ def distributions(
 def _readings(
     model: Any, pairs: Pairs, usage: Usage, batch_tokens: int, say: Callable[[str], None]
 ) -> Iterator[Reading]:
-    """Plan, read, count."""
+    """Plan the forward passes, run them, and count their cost in `usage`."""
     _check(pairs, context_limit(model))
     usage.requests += len(pairs)
     tree = Tree(pairs)

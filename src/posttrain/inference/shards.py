@@ -1,8 +1,8 @@
-"""Several GPUs or machines: `torchrun --nproc-per-node 4 -m posttrain exam ...` shares the requests out.
+"""Share requests among several GPUs or machines: `torchrun --nproc-per-node 4 -m posttrain exam ...`.
 
-Process 0 runs the exam; its respondent sends each call to the others, every process answers its own block of the
-requests with its own copy of the model, and the parts are joined in order. Blocks are contiguous, so that prompts that
-share a prefix stay together. Results are those of one process; only process 0 writes and prints.
+Process 0 runs the exam. Its respondent sends each call to the other processes, every process answers its own block of
+the requests with its own copy of the model, and the parts are joined in order. Blocks are contiguous, so that prompts
+that share a prefix stay together. Results are those of one process. Only process 0 writes and prints.
 """
 
 from __future__ import annotations
@@ -33,32 +33,32 @@ from posttrain.inference.protocol import (
 __all__ = ["ShardedRespondent", "block", "is_sharded", "sharing", "work"]
 
 CHUNK = 512
-"""Requests of one process between two gatherings: what a kill can lose."""
+"""Number of one process's requests between two gatherings, which a kill can lose."""
 
 T = TypeVar("T")
 
 
 def is_sharded() -> bool:
-    """Whether `torchrun` started several processes."""
+    """Return whether `torchrun` started several processes."""
     return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
 def rank() -> int:
-    """The number of this process."""
+    """Return the index of this process."""
     return int(os.environ.get("RANK", "0"))
 
 
 def block(n: int, index: int, of: int) -> range:
-    """The numbers below n that process `index` of `of` takes: contiguous, sizes differing by one at most."""
+    """Return the indices below n for process `index` of `of`: contiguous, with sizes that differ by at most one."""
     return range(n * index // of, n * (index + 1) // of)
 
 
 @contextmanager
 def sharing() -> Iterator[None]:
-    """While this lasts, processes can send each other plain values (Gloo). Each has its own GPU, if there is one."""
+    """Within this block, processes can send each other plain values (Gloo). Each has its own GPU if there is one."""
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-    dist.init_process_group("gloo")  # results are small Python values; tensors stay where they are
+    dist.init_process_group("gloo")  # results are small Python values; tensors are not sent
     try:
         yield
     finally:
@@ -66,20 +66,23 @@ def sharing() -> Iterator[None]:
 
 
 def _share(value: list[Any]) -> list[Any]:
-    """Process 0's value, in every process."""
+    """Return process 0's value in every process."""
     dist.broadcast_object_list(value, src=0)
     return value
 
 
 def _own(inner: Respondent, method: str, items: Sequence[Any], settings: dict[str, Any]) -> list[Any]:
-    """Every process's part of a call, in order: its results, its problems (none, or this raises), its usage so far."""
+    """Return every process's part of a call, in order: its results, its problems and its usage so far.
+
+    Raise PosttrainError if any process has problems.
+    """
     own = block(len(items), dist.get_rank(), dist.get_world_size())
     mine = [items[i] for i in own]
     calls: dict[str, Any] = {"answers": inner.answers, "logprobs": inner.logprobs, "rolling": inner.rolling}
     failed: list[Problem] = []
     done: list[Any] = []
     try:
-        with located(lambda number: str(own[number])):  # only process 0 knows where a text comes from
+        with located(lambda number: str(own[number])):  # only process 0 knows the locations of texts
             done = calls[method](mine, **settings) if mine else []
     except PosttrainError as error:
         failed = [Problem(*problem) for problem in error.problems]
@@ -94,26 +97,29 @@ def _own(inner: Respondent, method: str, items: Sequence[Any], settings: dict[st
 
 
 def _placed(problem: Problem, process: int) -> Problem:
-    """A problem of the text whose number it has, with where that comes from; any other with its process."""
+    """Return a problem with the location of the text that it names by index, or else with the process it comes from."""
     if problem.location.isdecimal():
         return problem._replace(location=location_of("request", int(problem.location)))
     return Problem(f"process {process}", str(problem))
 
 
 def work(inner: Respondent) -> None:
-    """Answer process 0's calls until it says that it is done."""
+    """Answer process 0's calls until it sends the end signal."""
     _shared(inner)
     while True:
         call = _share([None])[0]
         if call is None:
             return
-        with suppress(PosttrainError):  # process 0 has the same error, and says it
+        with suppress(PosttrainError):  # process 0 has the same error and reports it
             _own(inner, *call)
 
 
 class ShardedRespondent(Wrapper):
-    """Process 0's respondent: the others do their share of every call by `work`. Sampled answers depend on the number
-    of processes: a row's random numbers go by its index in its process's list."""
+    """Process 0's respondent. The other processes do their share of every call by `work`.
+
+    Sampled answers depend on the number of processes, because a row's random numbers depend on its index in its
+    process's list.
+    """
 
     def __init__(self, inner: Respondent) -> None:
         super().__init__(_shared(inner), inner.name)
@@ -140,24 +146,24 @@ class ShardedRespondent(Wrapper):
         return results
 
     def _answers(self, prompts: Sequence[Prompt], how: Generation) -> list[Answer]:
-        sent = how._replace(on_answer=nobody, on_token=None)  # functions are not sent
+        sent = how._replace(on_answer=nobody, on_token=None)  # functions cannot be sent
         return self._call("answers", prompts, how.on_answer, **sent._asdict())
 
     def logprobs(self, pairs: Sequence[tuple[Prompt, str]], *, on_scored: Told = nobody) -> list[Scored]:
-        """How likely each continuation is after its prompt."""
+        """Return how likely each continuation is after its prompt."""
         return self._call("logprobs", pairs, on_scored)
 
     def rolling(self, texts: Sequence[str], *, on_scored: Told = nobody) -> list[Scored]:
-        """How likely whole texts are."""
+        """Return how likely whole texts are."""
         return self._call("rolling", texts, on_scored)
 
     def next_token_logprobs(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> list[Distributions] | None:
-        """Whole distributions are too large to send: process 0 computes them alone."""
+        """Return process 0's own distributions: whole distributions are too large to send."""
         return self.inner.next_token_logprobs(prompts, answers)
 
 
 def _shared(inner: Respondent) -> Respondent:
-    """The respondent. PosttrainError where its items cannot be shared out."""
+    """Return the respondent. Raise PosttrainError if its items cannot be shared among processes."""
     if inner.stateful:
         cause = "it adapts to each input in its order, so several processes cannot share the inputs"
         raise PosttrainError(Problem(inner.name, cause, "run it in one process, without torchrun"))

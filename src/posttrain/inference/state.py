@@ -1,4 +1,4 @@
-"""A stateful respondent's state on the disk, beside what it has answered, so that a killed exam goes on from there."""
+"""Keep a stateful respondent's state on disk with its answers, so that a killed exam continues from there."""
 
 from __future__ import annotations
 
@@ -18,12 +18,14 @@ from posttrain.models.disk import whole_file
 __all__ = ["StateFile"]
 
 KEEP_S = 20.0
-"""Seconds between two states: what is asked after the last one is asked again after a kill."""
+"""Seconds between two stored states. After a kill, the items after the last stored state are asked again."""
 
 
 class StateFile:
-    """A respondent's state after the first items of an exam. Nothing is done for one without a state; without a path
-    nothing is kept. items: in the order in which they are asked, each item's key, and all that its answer depends on.
+    """A file with a respondent's state after the first items of an exam.
+
+    It does nothing for a respondent without a state, and stores nothing without a path. `items` maps each item's key to
+    everything that its answer depends on, in the order of the items.
     """
 
     def __init__(self, path: Path | None, respondent: Respondent, items: Mapping[str, str]) -> None:
@@ -32,8 +34,10 @@ class StateFile:
         self.kept_s = time.monotonic()
 
     def resume(self, done: MutableMapping[str, Any]) -> None:
-        """Put the respondent into the state in which the rest is asked: the one that was kept, or the state of `reset`.
-        Answers that came after that state leave `done`, which holds them by item."""
+        """Put the respondent into the state for the remaining items: the stored state, or the state of `reset`.
+
+        `done` holds answers by item. Answers that came after the restored state are removed from it.
+        """
         order = list(self.items)
         answered = next((i for i, key in enumerate(order) if key not in done), len(order))
         if not self.respondent.stateful or answered == len(order):
@@ -43,7 +47,10 @@ class StateFile:
             done.pop(key, None)
 
     def _restored(self, most: int) -> int:
-        """Restore the state that was kept; after how many items it was, 0 where it is not of the first `most` here."""
+        """Restore the stored state and return the number of items before it.
+
+        Return 0 if there is no stored state of the first items, of at most `most` of them.
+        """
         try:
             with safe_open(self.path or "", "pt") as file:
                 notes = file.metadata() or {}
@@ -51,13 +58,13 @@ class StateFile:
                 if count > most or notes.get("items") != self._digest(count):
                     return 0
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except (FileNotFoundError, SafetensorError):  # there is none, or no whole one
+        except (FileNotFoundError, SafetensorError):  # there is no file, or it is incomplete
             return 0
         self.respondent.restore(State(json.loads(notes["values"]), tensors))
         return count
 
     def keep(self, count: int) -> None:
-        """Write the state after the first `count` items, unless that was done a moment ago."""
+        """Write the state after the first `count` items, unless the last write was less than `KEEP_S` seconds ago."""
         if self.path is None or time.monotonic() - self.kept_s < KEEP_S:
             return
         values, tensors = self.respondent.state()
@@ -67,7 +74,7 @@ class StateFile:
         self.kept_s = time.monotonic()
 
     def remove(self) -> None:
-        """Every item is answered: the state is of no use."""
+        """Delete the file after every item is answered."""
         if self.path is not None:
             self.path.unlink(missing_ok=True)
 

@@ -1,9 +1,9 @@
-"""What a model can take, found by trial: random tokens read the shared ways against plain forward passes.
+"""Find out by trial how a model can read: random tokens are read in the shared ways and by plain forward passes.
 
-The first way that gives the plain passes' log-probabilities is taken; a model that none suits is read plainly, which is
-said once. In float32 the two may differ as far as rounding makes the model differ from itself: some trained models make
-4e-4 nats of what is 1e-6 in others. Trials go beyond the lengths at which the configuration says that something changes
-(a sliding window, a chunk, another scale of the positions) if a request does.
+The first way that gives the plain passes' log-probabilities is used. A model that none suits is read by plain passes,
+with one warning. In float32 the two may differ as far as rounding makes the model differ from itself: some trained
+models turn into 4e-4 nats what is 1e-6 in others. If a request is longer than a length at which the configuration
+changes something (a sliding window, a chunk, another scale of the positions), the trial is longer too.
 """
 
 from __future__ import annotations
@@ -32,35 +32,41 @@ from posttrain.models.prefix import NAMES as PREFIXED
 __all__ = ["alike", "support", "taking_masks", "warn"]
 
 TOLERANCE = 1e-4
-"""Nats by which a shared reading may differ from a plain one in float32, where log-probabilities spread by 1."""
+"""Largest difference in nats of a shared reading in float32, if log-probabilities have a standard deviation of 1."""
 NOISE = 4.0
-"""Times the model's own noise that a shared reading may differ by: rounding comes in at each layer."""
+"""Largest difference of a shared reading, as a multiple of the model's own noise; every layer adds rounding."""
 ROUNDING = 2.0**-22
-"""The noise put on a model's inputs to see what it makes of it: a rounding or two of float32."""
+"""Relative noise on a model's inputs that measures the model's own noise: one or two roundings of float32."""
 LOUDEST = 1e-2
-"""The same as a share of the spread: a model that is noisier is compared as if it were not, and read plainly."""
+"""Largest difference that noise can allow, as a share of the spread; a noisier model is read by plain passes."""
 COARSE = 0.08
-"""The same in half precision: root mean square, as a share of the spread of the plain log-probabilities."""
+"""The same limit in half precision: root mean square, as a share of the spread of the plain log-probabilities."""
 ROUNDED = 0.5
-"""The same where a float32 copy has shown, strictly, that the way is right: then only what is wrong with half precision
-itself is looked for. Rounding alone comes to 2 to 9 % over SmolLM2's 30 layers, to 25 % at one of its positions."""
+"""The limit in half precision if a float32 copy has passed the strict trial.
+
+Then only errors of half precision itself are searched for. Rounding alone gives 2 to 9 % over SmolLM2's 30 layers, and
+up to 25 % at one of its positions.
+"""
 COPIED = 1_000_000_000
-"""Parameters up to which a float32 copy is made for trials."""
+"""Largest number of parameters for which a float32 copy is made for trials."""
 SHARING: tuple[Literal["flat", "prefix"], ...] = ("flat", "prefix")
 """Ways to share, the cheaper one first."""
 CHANGES = ("window", "chunk", "block", "local", "original_max_position")
-"""Numbers with such names in a configuration may be lengths at which attention or positions change."""
+"""Parts of names in a configuration: such numbers may be lengths at which attention or positions change."""
 NO_LENGTHS = ("layers", "pattern", "every", "num_")
 
 
 def warn(text: str) -> None:
-    """The usual way to say something once."""
+    """Give a Python warning. It is the default way to report something once."""
     warnings.warn(text, stacklevel=2)
 
 
 @contextmanager
 def taking_masks(model: Any, say: Callable[[str], None]) -> Iterator[None]:
-    """Attention that takes any mask, for as long as this lasts: flash and flex attention know their own shapes only."""
+    """Within this block, the model's attention takes any mask.
+
+    Flash and flex attention accept their own shapes only.
+    """
     inner = core(model)
     was = inner.config.get_text_config()._attn_implementation
     if was in ("sdpa", "eager", None, *PREFIXED):
@@ -83,7 +89,7 @@ def taking_masks(model: Any, say: Callable[[str], None]) -> Iterator[None]:
 
 @dataclass
 class _Known:
-    """What trials have shown about a model, by how far they went, and what has been said about it."""
+    """Results of a model's trials by their lengths, and the sentences already reported about the model."""
 
     support: dict[tuple[Any, ...], Support] = field(default_factory=dict)
     said: set[str] = field(default_factory=set)
@@ -100,16 +106,20 @@ def _once(model: Any, text: str, say: Callable[[str], None]) -> None:
 
 
 def alike(model: Any, other: Any) -> None:
-    """Read a copy of a model as the model is read, without a trial: readings that are compared must not go different
-    ways. Nothing is done where it is a model of another kind."""
+    """Make a copy of a model be read as the model is read, without a trial.
+
+    Readings that are compared must not differ in this. Nothing is done if the copy is of another class.
+    """
     inner, first = core(model), core(other)
     if type(inner) is type(first):
         _known[inner] = _known.setdefault(first, _Known())
 
 
 def support(model: Any, longest: int, say: Callable[[str], None] = warn) -> Support:
-    """What the model can take for rows of up to `longest` tokens; found by trial and remembered, also for what is put
-    on it (LoRA) and for its copies (`alike`)."""
+    """Return what the model can read for rows of up to `longest` tokens.
+
+    A trial finds it once. The result also holds for adapters on the model (LoRA) and for its copies (`alike`).
+    """
     inner = core(model)
     known = _known.setdefault(inner, _Known())
     reach = _reach(numbers_of(model), longest)
@@ -126,8 +136,10 @@ def support(model: Any, longest: int, say: Callable[[str], None] = warn) -> Supp
 
 
 def _reach(config: dict[str, Any], widest: int) -> int:
-    """The longest text of fewer than `widest` tokens beyond which the configuration says that something changes: a
-    window, a chunk, another scale of the positions; 0 where nothing does."""
+    """Return the longest text below `widest` tokens beyond which the configuration changes something; 0 if none.
+
+    Such a change is a window, a chunk, or another scale of the positions.
+    """
     longest = 0
     for key, value in config.items():
         named = any(w in str(key) for w in CHANGES) and not any(w in str(key) for w in NO_LENGTHS)
@@ -139,21 +151,23 @@ def _reach(config: dict[str, Any], widest: int) -> int:
 
 
 def _tried_exactly(model: Any, reach: int) -> Support | None:
-    """What a float32 copy of a model in half precision can take, where a wrong mask is not mistaken for rounding, if
-    the model itself can take it so; None where there is nothing to copy (float32, a GPU, a large model) and where the
-    two disagree."""
+    """Return what a float32 copy of a half-precision model can read, if the model itself can read it in this way.
+
+    In a float32 copy, a wrong mask is not confused with rounding. Return None if there is nothing to copy (float32, a
+    GPU, a large model) and if the two disagree.
+    """
     inner = core(model)
     large = sum(p.numel() for p in inner.parameters()) > COPIED
     if inner.device.type != "cpu" or inner.dtype.itemsize >= 4 or large:
         return None
     found = _tried(copy.deepcopy(model).float(), reach)
     if is_large(inner):
-        give_back()  # the copy
+        give_back()  # frees the copy
     return None if _problem(model, reach, found, coarse=ROUNDED) else found
 
 
 def _tried(model: Any, reach: int) -> Support:
-    """Read random tokens the shared ways, compare with plain passes, and take the first way that agrees."""
+    """Read random tokens in the shared ways, compare with plain passes, and return the first way that agrees."""
     why = "it has recurrent layers"
     if not core(model)._is_stateful:
         line = ""
@@ -169,7 +183,10 @@ def _tried(model: Any, reach: int) -> Support:
 
 
 def _problem(model: Any, reach: int, way: Support, *, coarse: float = COARSE) -> str:
-    """What is wrong with reading that way, or "". coarse: how much may differ from plain passes in half precision."""
+    """Return what is wrong with this way of reading, or "".
+
+    `coarse` is the largest difference from plain passes in half precision.
+    """
     pairs = _trial(model, reach)
     tree, expected = Tree(pairs, share=way.kind != "plain"), _expected(model, pairs)
     p, a, b, c, d, other = range(1, 7)
@@ -198,7 +215,10 @@ def _problem(model: Any, reach: int, way: Support, *, coarse: float = COARSE) ->
 
 
 def _trial(model: Any, reach: int) -> list[TokenPair]:
-    """Rows p+a, p+b+c, p+b+d and another, of random tokens; with `reach` p is so long that its branches go beyond."""
+    """Return rows p+a, p+b+c, p+b+d and another row, of random tokens.
+
+    With `reach`, p is so long that its branches go beyond this length.
+    """
     config, limit = numbers_of(model), context_limit(model)
     special = {
         number
@@ -226,7 +246,7 @@ def _trial(model: Any, reach: int) -> list[TokenPair]:
 
 @torch.inference_mode()
 def _expected(model: Any, pairs: list[TokenPair]) -> list[Tensor]:
-    """Log-probabilities (A, V) of each pair by a forward pass of its own."""
+    """Return log-probabilities (A, V) of each pair, from its own forward pass."""
     found = []
     for context, continuation in pairs:
         ids = torch.tensor([[*context, *continuation][:-1]], device=core(model).device)
@@ -236,7 +256,10 @@ def _expected(model: Any, pairs: list[TokenPair]) -> list[Tensor]:
 
 
 def _noise(model: Any, pairs: list[TokenPair], expected: list[Tensor]) -> float:
-    """Nats by which a float32 model differs from itself when its inputs are rounded otherwise; 0 in half precision."""
+    """Return by how many nats a float32 model differs from itself if its inputs are rounded differently.
+
+    Return 0 in half precision.
+    """
     if core(model).dtype.itemsize < 4:
         return 0.0
     draw = torch.Generator().manual_seed(0)
@@ -251,7 +274,10 @@ def _noise(model: Any, pairs: list[TokenPair], expected: list[Tensor]) -> float:
 
 
 def _differ(found: Tensor, expected: Tensor, dtype: torch.dtype, coarse: float = COARSE, *, noise: float = 0.0) -> str:
-    """What is wrong with log-probabilities (V); empty when they are as good as equal. noise: the model's, in nats."""
+    """Return what is wrong with log-probabilities (V,), or "" if they are equal up to rounding.
+
+    `noise` is the model's own noise in nats.
+    """
     gap = found - expected
     spread = float(expected.std())
     if dtype in (torch.float32, torch.float64):

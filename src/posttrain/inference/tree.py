@@ -1,15 +1,15 @@
-"""The prefix tree of what is to be scored, and the order in which a model reads it: every shared token once.
+"""The prefix tree of scored texts, and the order in which a model reads it: every shared token once.
 
-A request asks how likely its continuation is after its context; the model reads `context + continuation[:-1]`, one
-row. Rows that begin alike share a path from the root of a radix tree, so the nodes' tokens are the fewest that any
+A request asks how likely its continuation is after its context. The model reads `context + continuation[:-1]` as one
+row. Rows with equal beginnings share a path from the root of a radix tree, so the nodes' tokens are the fewest that any
 arrangement can forward (`least_tokens`). A plan walks the tree depth first:
 
-    Grow    a stretch that many rows share is read once, into the key-value cache (a stack: one path deep)
-    Batch   what hangs on it is read over that cache
+    Grow    a stretch that many rows share is read once, into the key-value cache (a stack that holds one path)
+    Batch   nodes below it are read after that cache
     Crop    the cache is cut back to where the next branch leaves
 
-What a batch holds is decided by a `Divide`: `in_lines` of `inference/bins.py` puts whole subtrees into one line of
-tokens; `in_rows`, for models that cannot take that, gives every branch a row of its own.
+A `Divide` function decides what a batch holds: `in_lines` of `inference/bins.py` puts whole subtrees into one line of
+tokens; `in_rows`, for models that cannot read that, gives every branch its own row.
 """
 
 from __future__ import annotations
@@ -41,19 +41,24 @@ __all__ = [
 Ints: TypeAlias = NDArray[np.int64]
 
 TOKEN = np.dtype(">u4")
-"""Big-endian, so that comparing bytes compares tokens."""
+"""Type of tokens in rows: big-endian, so that comparing bytes compares tokens."""
 CACHE_TOKENS = 96
-"""A stretch goes into the cache, by a forward pass of its own, if reading it in every row costs more tokens than this.
+"""A stretch is read into the cache if reading it in every row costs more tokens than this.
+
+This takes its own forward pass.
 """
 SIMILAR = 0.9
-"""Rows share a batch only down to this share of the longest one's length, once the batch is full enough."""
+"""Rows share a batch only down to this share of the longest one's length, once the batch has `FULL_ENOUGH` tokens."""
 FULL_ENOUGH = 1024
-"""So many tokens are enough."""
+"""Number of tokens from which on a batch is full enough."""
 
 
 class Limits(NamedTuple):
-    """What a plan must keep to. grow: prefixes may be read into a cache; batch_tokens: tokens per batch, the prefix's
-    counted in each row; answers: tokens per batch after which logits are computed."""
+    """Limits of a plan.
+
+    `grow` says that prefixes may be read into a cache. `batch_tokens` is the largest number of tokens per batch, which
+    counts the prefix's tokens in each row. `answers` is the largest number of tokens with logits per batch.
+    """
 
     grow: bool = True
     batch_tokens: int = 16384
@@ -61,19 +66,19 @@ class Limits(NamedTuple):
 
 
 class Grow(NamedTuple):
-    """Read these nodes, one below the other, into the cache."""
+    """A step that reads these nodes, one below the other, into the cache."""
 
     nodes: list[int]
 
 
 class Crop(NamedTuple):
-    """Forget what the cache holds after `length` tokens."""
+    """A step that removes what the cache holds after `length` tokens."""
 
     length: int
 
 
 class Batch(NamedTuple):
-    """Read over the cache: one line of nodes in preorder, or rows of nodes, one below the other in each."""
+    """A step that reads after the cache: one line of nodes in preorder, or rows of nodes one below the other."""
 
     rows: list[list[int]]
 
@@ -85,7 +90,7 @@ Deeper: TypeAlias = list[tuple[int, list[int]]]
 class Tree:
     """A radix tree over the rows of (context ids, continuation ids); node 0 is the empty root.
 
-    share=False makes every distinct row a branch of its own. Nodes are numbered in preorder: a parent before its
+    With `share=False` every distinct row is its own branch. Nodes are numbered in preorder: a parent before its
     children, a subtree in one stretch. Requests without a continuation are in no node.
     """
 
@@ -101,16 +106,16 @@ class Tree:
         shared = [0, *(_common(a, b) for a, b in pairwise(self.rows))][: len(self.rows)]
         lengths = [len(row) // TOKEN.itemsize for row in self.rows]
         self.row_tokens = sum(len(rows[key]) * length for (_, key), length in zip(keyed, lengths, strict=True))
-        """Tokens of all requests' rows, each for itself."""
+        """Tokens of all requests' rows, without sharing."""
         self.least_tokens = sum(lengths) - sum(shared)
         """Tokens that no arrangement can save."""
         own = self._build(lengths, shared if share else [0] * len(shared))
         self.asked: list[list[tuple[int, int, int]]] = [[] for _ in self.start]
-        """Per node: (request, from depth, to depth), the tokens whose next token that request asks for."""
+        """Per node: (request, from depth, to depth), the tokens after which the request needs a prediction."""
         self.ends = [0] * len(self.start)
-        """Per node: requests whose row ends there."""
+        """Per node: number of requests with a row that ends there."""
         self.first: dict[int, int] = {}
-        """Per request: the depth at which its continuation's first token is asked for."""
+        """Per request: the depth of the token that predicts its continuation's first token."""
         for at, (_, key) in enumerate(keyed):
             self.ends[own[at]] = len(rows[key])
             for request in rows[key]:
@@ -122,13 +127,16 @@ class Tree:
         self._measure()
 
     def _build(self, lengths: Sequence[int], shared: Sequence[int]) -> list[int]:
-        """Make the nodes of sorted rows, `shared` with the row before; return the node at whose end each row ends."""
+        """Make the nodes of sorted rows, and return the node at the end of each row.
+
+        `shared` is the number of tokens shared with the row before.
+        """
         self.end: list[int] = []
         self.parent: list[int] = []
         self.low: list[int] = []
-        """A row that passes through the node."""
+        """Per node: the index of a row that passes through it."""
         own = [0] * len(lengths)
-        waiting = [(0, len(lengths), -1)]  # rows that share a branch of a node: the first, after the last, the node
+        waiting = [(0, len(lengths), -1)]  # rows in one branch of a node: first index, end index, node
         while waiting:
             low, high, parent = waiting.pop()
             inside = np.asarray(shared[low + 1 : high])
@@ -148,15 +156,15 @@ class Tree:
     def _measure(self) -> None:
         count = len(self.start)
         self.size = [self.end[n] - self.start[n] for n in range(count)]
-        """Tokens of the subtree."""
+        """Per node: tokens of its subtree."""
         self.deepest = list(self.end)
-        """Depth of the subtree's longest path."""
+        """Per node: depth of its subtree's longest path."""
         self.answers = [_covered(asked) for asked in self.asked]
-        """Tokens of the subtree after which logits are needed."""
+        """Per node: tokens of its subtree after which logits are needed."""
         self.leaves = [0] * count
-        """Branches of the subtree."""
+        """Per node: branches of its subtree."""
         self.stop = [n + 1 for n in range(count)]
-        """The number after the subtree's last node."""
+        """Per node: the number after its subtree's last node."""
         self.children: list[list[int]] = [[] for _ in range(count)]
         for node in range(count - 1, -1, -1):
             self.leaves[node] = self.leaves[node] or 1
@@ -172,17 +180,17 @@ class Tree:
             below.reverse()
 
     def edge(self, node: int) -> int:
-        """Tokens of the node itself."""
+        """Return how many tokens the node itself has."""
         return self.end[node] - self.start[node]
 
     def ids(self, node: int) -> Ints:
-        """The node's tokens."""
+        """Return the node's tokens."""
         row = np.frombuffer(self.rows[self.low[node]], TOKEN)
         return row[self.start[node] : self.end[node]].astype(np.int64)
 
 
 def _common(a: bytes, b: bytes) -> int:
-    """How many tokens two rows begin with in common."""
+    """Return how many tokens two rows have in common at their beginning."""
     length = min(len(a), len(b)) // TOKEN.itemsize
     differ = np.frombuffer(a, TOKEN, length) != np.frombuffer(b, TOKEN, length)
     at = int(differ.argmax()) if length else 0
@@ -198,12 +206,15 @@ def _covered(ranges: Sequence[tuple[int, int, int]]) -> int:
 
 
 Divide: TypeAlias = Callable[[Tree, int, int, Limits, Deeper], Iterator[Batch]]
-"""(tree, node, tokens in the cache, limits, deeper) -> batches of what hangs on the node, whose path the cache holds.
-What needs a longer cache is added to `deeper`: a node that the cache has to grow by, and the nodes between the two."""
+"""Maps (tree, node, tokens in the cache, limits, deeper) to batches of the nodes below the node.
+
+The cache holds the node's path. Nodes that need a longer cache are added to `deeper`, each as the node that the cache
+has to grow by and the nodes between the two.
+"""
 
 
 def plan(tree: Tree, limits: Limits, divide: Divide) -> Iterator[Step]:
-    """Steps that read every node of the tree, each branch seeing its own path only."""
+    """Yield steps that read every node of the tree, so that each branch sees its own path only."""
     waiting: list[tuple[int, list[int], int] | Crop] = [(0, [], 0)]  # node, nodes to read with it, tokens in the cache
     while waiting:
         task = waiting.pop()
@@ -229,8 +240,11 @@ class _Row(NamedTuple):
 
 
 def in_rows(tree: Tree, top: int, cached: int, limits: Limits, deeper: Deeper) -> Iterator[Batch]:
-    """Every branch in a row of its own, rows of similar length in one batch, the longest first. A node with several
-    branches is read into the cache, or, where that would save little, again in each row."""
+    """Yield batches with every branch in its own row.
+
+    Rows of similar length are in one batch, the longest first. A node with several branches is read into the cache, or,
+    if that would save little, again in each row.
+    """
     rows: list[_Row] = []
     found: list[tuple[int, list[int], int]] = [(child, [], 0) for child in reversed(tree.children[top])]
     while found:
@@ -262,8 +276,11 @@ def in_rows(tree: Tree, top: int, cached: int, limits: Limits, deeper: Deeper) -
 
 
 class Asked(NamedTuple):
-    """What is asked of a batch: token `steps[j]` of the continuation of request `requests[j]` is predicted after the
-    batch's token number `tokens[row[j]]`; `tokens` is sorted and holds no number twice."""
+    """The requests of a batch.
+
+    Token `steps[j]` of the continuation of request `requests[j]` is predicted after the batch's token with index
+    `tokens[row[j]]`. `tokens` is sorted and holds no index twice.
+    """
 
     tokens: Ints
     row: Ints
@@ -272,8 +289,10 @@ class Asked(NamedTuple):
 
 
 class Layout(NamedTuple):
-    """Rows as an array `ids` (rows, width), each filled up with its last token; lengths: tokens per row; shared: nodes
-    read once for several requests."""
+    """Rows as an array `ids` (rows, width), each filled with its last token.
+
+    `lengths` is the number of tokens per row. `shared` is the number of nodes read once for several requests.
+    """
 
     ids: Ints
     lengths: Ints
@@ -282,7 +301,10 @@ class Layout(NamedTuple):
 
 
 def lay_out(tree: Tree, rows: Sequence[Sequence[int]], done: set[int]) -> Layout:
-    """Rows of nodes as an array; what is asked of a node is asked once: `done` holds the nodes whose turn has been."""
+    """Return rows of nodes as an array.
+
+    Each node's requests are made once: `done` holds the nodes with requests made before.
+    """
     lengths = np.array([sum(tree.edge(n) for n in row) for row in rows], dtype=np.int64)
     width = int(lengths.max())
     ids = np.zeros((len(rows), width), dtype=np.int64)
@@ -300,7 +322,10 @@ def lay_out(tree: Tree, rows: Sequence[Sequence[int]], done: set[int]) -> Layout
 
 
 def ask(tree: Tree, begins: Sequence[tuple[int, int]], done: set[int]) -> Asked:
-    """What is asked of nodes, each with the number of its first token in the batch; of each node once, `done` grows."""
+    """Return the requests of nodes, each given with the index of its first token in the batch.
+
+    Each node's requests are made once: `done` holds the nodes with requests made before, and grows.
+    """
     tokens: list[Ints] = []
     requests: list[Ints] = []
     steps: list[Ints] = []

@@ -1,14 +1,14 @@
-"""Gradients of many rows at once for the estimates whose draws have mean zero (see `curvature.py`).
+"""Square the gradients of whole batches of rows, for estimates in which draws have mean zero (see `curvature.py`).
 
-With random signs (or draws from the model itself) the score of a row has mean zero and is independent of all other
-rows'. So the cross terms vanish between rows as they do between positions:
+With random signs (or draws from the model itself) the score of a row has mean zero and is independent of the scores of
+all other rows. So the cross terms between rows vanish, as they do between positions:
 
     E[(sum_r g_r)^2] = sum_r E[g_r^2]            since E[g_r g_s] = E[g_r] E[g_s] = 0 for r != s
 
-and the square of a whole batch's *summed* gradient is as unbiased as the sum of the rows' squares, at the cost of a
+So the square of a whole batch's *summed* gradient is as unbiased as the sum of the rows' squares, and it costs only one
 training step. The price is variance: an entry measured on n squares has a relative standard deviation of about sqrt(2 /
-n). (For *labels* this does not hold, since their scores do not have mean zero.) Each gradient is squared, added and
-freed as soon as it is computed, so that those of all parameters are never in memory together.
+n). (For *labels* this does not hold, because their scores do not have mean zero.) Each gradient is squared, added and
+freed as soon as it is computed, so the gradients of all parameters are never in memory at the same time.
 """
 
 from __future__ import annotations
@@ -23,16 +23,20 @@ __all__ = ["length_groups", "sign_pull", "squared_into"]
 
 
 def sign_pull(logits: Tensor, signs: Tensor) -> Tensor:
-    """The gradient with respect to the logits of sum_v e_v sqrt(p_v) log p_v, sqrt(p) held fixed: w - p sum(w) with
-    w = e sqrt(p). logits, signs: (N, V); made without a graph."""
+    """Return the gradient with respect to the logits of sum_v e_v sqrt(p_v) log p_v, with sqrt(p) held fixed.
+
+    The gradient is w - p sum(w) with w = e sqrt(p). `logits`, `signs` and the result are (N, V). No graph is built.
+    """
     chances = logits.detach().softmax(-1)  # (N, V)
     pull = chances.sqrt().mul_(signs)
     return pull.sub_(chances.mul_(pull.sum(-1, keepdim=True)))
 
 
 def length_groups(lengths: Sequence[int], tokens: int, least: int) -> list[list[int]]:
-    """Rows in groups of similar length of at most `tokens` padded tokens (but one row); `least` groups at least, if
-    possible."""
+    """Return the rows in groups of similar length, each of at most `tokens` padded tokens, as lists of row indices.
+
+    A group always holds at least one row. There are at least `least` groups if there are enough rows.
+    """
     most = max(len(lengths) // max(least, 1), 1)
     groups: list[list[int]] = []
     for row in sorted(range(len(lengths)), key=lambda i: lengths[i]):
@@ -45,8 +49,11 @@ def length_groups(lengths: Sequence[int], tokens: int, least: int) -> list[list[
 
 @contextmanager
 def squared_into(sums: Mapping[str, Tensor], parameters: Mapping[str, nn.Parameter]) -> Iterator[None]:
-    """Within this, the square of each gradient is added to `sums`, and the gradient freed, once a backward pass has
-    computed it. Gradients that the parameters had before are restored."""
+    """Within this block, add the square of each gradient to `sums` and free the gradient.
+
+    This happens as soon as a backward pass has computed the gradient. Gradients that the parameters had before are
+    restored at the end.
+    """
     held = {name: parameter.grad for name, parameter in parameters.items()}
 
     def square(name: str, parameter: Tensor) -> None:

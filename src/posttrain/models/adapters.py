@@ -1,5 +1,7 @@
-"""What PEFT's adapters need besides PEFT's own saving: virtual tokens in front of rows, weights that PiSSA has moved,
-parameters of which PEFT saves only the result, and whether an adapter's folder fits its base.
+"""Handle what PEFT's own saving does not cover.
+
+This is: virtual tokens in front of rows, weights that PiSSA has moved, parameters of which PEFT saves only the result,
+and the check that an adapter folder fits its base.
 
 PiSSA takes the largest singular directions out of a layer's matrix, W = W' + s B_0 A_0, and trains A, B from A_0, B_0.
 The update of the original matrix, W + s (B A - B_0 A_0), is saved as one LoRA of twice the rank, which works with the
@@ -39,7 +41,10 @@ __all__ = [
 ]
 
 TRAINING_STATE = "training_state.safetensors"
-"""File beside such an adapter with the parameters as they are trained, so that training can continue."""
+"""File in an adapter folder that holds the parameters as they are trained, so that training can continue.
+
+It is written only where the adapter's own file holds their result instead.
+"""
 START_A, START_B = "posttrain_pissa_a", "posttrain_pissa_b"
 ADAPTER = "default"
 ROUNDING = 1e-2
@@ -47,7 +52,7 @@ ROUNDING = 1e-2
 
 
 def plain_lora(layer: nn.Module) -> bool:
-    """Whether a module is LoRA without variants, dropout or bias, on an ordinary linear layer."""
+    """Return whether a module is LoRA without variants, dropout or bias, on an ordinary linear layer."""
     if not isinstance(layer, Linear) or len(layer.active_adapters) != 1 or layer.merged:
         return False
     name = layer.active_adapters[0]
@@ -63,7 +68,7 @@ def plain_lora(layer: nn.Module) -> bool:
 
 
 def _prompt_config(model: nn.Module) -> Any | None:
-    """The configuration of the virtual tokens that a PEFT model puts in front of rows; None when there are none."""
+    """Return the configuration of the virtual tokens that a PEFT model puts before rows; None if there are none."""
     inner = model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
     if not isinstance(inner, PeftModel) or not inner.active_peft_config.is_prompt_learning:
         return None
@@ -71,13 +76,13 @@ def _prompt_config(model: nn.Module) -> Any | None:
 
 
 def virtual_positions(model: nn.Module) -> int:
-    """How many positions of the model the virtual tokens in front of every row take."""
+    """Return how many positions of the model are taken by the virtual tokens in front of every row."""
     config = _prompt_config(model)
     return 0 if config is None else int(config.num_virtual_tokens)
 
 
 def virtual_columns(model: nn.Module) -> int:
-    """How many outputs virtual tokens have in front of a row: as embeddings they have outputs, as prefixes none."""
+    """Return how many outputs of a row belong to virtual tokens: embeddings have outputs, prefixes have none."""
     config = _prompt_config(model)
     return 0 if config is None or isinstance(config, PrefixTuningConfig) else int(config.num_virtual_tokens)
 
@@ -87,12 +92,15 @@ def _pissa_layers(model: nn.Module) -> list[tuple[str, LoraLayer]]:
 
 
 def moves_base(model: nn.Module) -> bool:
-    """Whether a PEFT model's own matrices are no longer the base's (PiSSA): switching it off does not give the base."""
+    """Return whether a PEFT model's own matrices differ from the base's (PiSSA).
+
+    If so, switching the adapter off does not give the base.
+    """
     return bool(_pissa_layers(model))
 
 
 def keep_pissa_start(model: PeftModel) -> None:
-    """Store A_0 and B_0 in the layers; call it right after the layers were made."""
+    """Store A_0 and B_0 in the layers. Call it directly after the layers are made."""
     for module in model.modules():
         if isinstance(module, LoraLayer) and ADAPTER in module.lora_A:
             module.register_buffer(START_A, module.lora_A[ADAPTER].weight.detach().clone(), persistent=False)
@@ -100,8 +108,11 @@ def keep_pissa_start(model: PeftModel) -> None:
 
 
 def save_peft(model: PeftModel, folder: Path) -> None:
-    """Write the adapter folder, a PiSSA adapter as an update of its original base, and the training state if needed."""
-    # "auto" would ask the hub whether the vocabulary grew; posttrain never resizes it on its own.
+    """Write the adapter folder, and the training state if it is needed.
+
+    A PiSSA adapter is written as an update of its original base.
+    """
+    # "auto" would ask the hub whether the vocabulary grew; posttrain never resizes it without a request.
     model.save_pretrained(folder, safe_serialization=True, save_embedding_layers=False)
     if (state := training_state(model)) is not None:
         save_file(state, folder / TRAINING_STATE)
@@ -122,8 +133,10 @@ def save_peft(model: PeftModel, folder: Path) -> None:
 
 
 def training_state(model: nn.Module) -> dict[str, Tensor] | None:
-    """The trained parameters by name where an adapter folder has only their result (an encoder's output, PiSSA's
-    difference), from which training cannot continue; else None."""
+    """Return the trained parameters by name where an adapter folder holds only their result; else return None.
+
+    The result is an encoder's output or PiSSA's difference. Training cannot continue from it.
+    """
     if not isinstance(model, PeftModel) or not _hides_its_parameters(model):
         return None
     return {name: p.detach().cpu().contiguous() for name, p in model.named_parameters() if p.requires_grad}
@@ -138,8 +151,11 @@ def _hides_its_parameters(model: PeftModel) -> bool:
 
 
 def set_peft_state(model: PeftModel, folder: Path) -> None:
-    """Load an adapter folder's weights into a model that is going to be trained. TrainingError for another adapter's
-    weights (PEFT would load a part of them), and for a folder without the encoder's or PiSSA's parameters."""
+    """Load an adapter folder's weights into a model that will be trained.
+
+    Raise TrainingError for another adapter's weights (PEFT would load a part of them), and for a folder without the
+    parameters of the encoder or of PiSSA.
+    """
     if _hides_its_parameters(model):
         path = folder / TRAINING_STATE
         if not path.is_file():
@@ -161,7 +177,7 @@ def set_peft_state(model: PeftModel, folder: Path) -> None:
 
 
 class _Held(NamedTuple):
-    """A copy of one of the base's matrices in an adapter folder; frozen: it was not trained."""
+    """A copy of one of the base's matrices in an adapter folder. `frozen` is True if the copy was not trained."""
 
     what: str
     matrix: Tensor
@@ -169,9 +185,11 @@ class _Held(NamedTuple):
 
 
 def make_base_fit(model: PreTrainedModel, folder: Path, base: str, saved: Mapping[str, Any]) -> None:
-    """Resize the base's vocabulary to that of the adapter folder; call it before the adapter is put in. saved:
-    adapter_config.json. PosttrainError where the folder lacks embeddings of a larger vocabulary, or has those of
-    another base."""
+    """Resize the base's vocabulary to that of the adapter folder. Call it before the adapter is put into the base.
+
+    `saved` is the content of adapter_config.json. Raise PosttrainError if the vocabulary is larger and the folder lacks
+    its embeddings, or if the folder holds the matrices of another base.
+    """
     stored = load_peft_weights(str(folder), device="cpu")
     own: Any = model
     own_modules = {"embedding": own.get_input_embeddings(), "output head": own.get_output_embeddings()}
@@ -198,7 +216,7 @@ def make_base_fit(model: PreTrainedModel, folder: Path, base: str, saved: Mappin
             f"and the new rows of the {lacking[0]} are not in it"
         )
         raise PosttrainError(Problem(str(folder), cause, "save it again with PEFT's save_embedding_layers=True"))
-    moved = tied and any(not each.frozen for each in held)  # one matrix under two names, and one of them is trained
+    moved = tied and any(not each.frozen for each in held)  # one matrix has two names, and one of the copies is trained
     for each in held:
         if each.frozen and not moved and not _the_same(each.matrix, own_modules[each.what].weight):
             other = f"the adapter was trained on another base than '{base}': it holds another {each.what}"
@@ -210,7 +228,7 @@ def make_base_fit(model: PreTrainedModel, folder: Path, base: str, saved: Mappin
 
 
 def _held(stored: Mapping[str, Tensor], what: str, name: str, width: int, trained: list[str]) -> list[_Held]:
-    """The copies of a base's matrix among an adapter's tensors: `lm_head.weight`, `lm_head.base_layer.weight`, ..."""
+    """Return the copies of a base's matrix in an adapter: `lm_head.weight`, `lm_head.base_layer.weight` and so on."""
     pattern = re.compile(rf"(?:base_model\.model\.)?{re.escape(name)}((?:\.(?!lora_)\w+)*)\.weight")
     whole = any(f".{name}".endswith(f".{module}") for module in trained)
     found = []
@@ -223,26 +241,29 @@ def _held(stored: Mapping[str, Tensor], what: str, name: str, width: int, traine
 
 
 def _the_same(matrix: Tensor, own: Tensor) -> bool:
-    """Whether two matrices have equal numbers in the rows that both have, up to rounding."""
+    """Return whether two matrices have equal numbers, up to rounding, in the rows that both have."""
     rows = min(len(matrix), len(own))
     one, other = matrix[:rows].float(), own[:rows].detach().float().cpu()
     return torch.allclose(one, other, rtol=ROUNDING, atol=ROUNDING * float(other.square().mean().sqrt()))
 
 
 def misfits(model: PeftModel, stored: Mapping[str, Tensor]) -> list[str]:
-    """Names of an adapter's tensors that the model lacks, which PEFT ignores, and of the model's that the adapter
-    lacks, which PEFT leaves random. Tensors of the base count as known; PEFT also writes some numbers twice, once under
-    a name that it does not read."""
+    """Return the names of tensors that the model or the adapter lacks.
+
+    PEFT ignores tensors of the adapter that the model lacks, and leaves the model's tensors random that the adapter
+    lacks. Tensors of the base count as known. A tensor that PEFT also writes a second time, under a name that it does
+    not read, is not named.
+    """
     own = get_peft_model_state_dict(model, save_embedding_layers=False)
     wrong = differences(stored, own)
     if not wrong or set(own) - set(stored) or any(name in own for name in wrong):
         return wrong
-    result = set_peft_model_state_dict(model, dict(stored))  # loaded once more: the result names what is unknown
+    result = set_peft_model_state_dict(model, dict(stored))  # load once more: the result names the unknown tensors
     return [name for name in sorted(result.unexpected_keys) if not _twice(name, stored)]
 
 
 def _twice(name: str, stored: Mapping[str, Tensor]) -> bool:
-    """Whether a tensor has the same numbers as another of the adapter's."""
+    """Return whether another of the adapter's tensors has the same numbers."""
     if name not in stored or not any(f".{part}." in name for part in ("modules_to_save", "token_adapter")):
         return False
     return any(
@@ -252,5 +273,5 @@ def _twice(name: str, stored: Mapping[str, Tensor]) -> bool:
 
 
 def differences(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> list[str]:
-    """Names that only one of both has, or whose shapes differ."""
+    """Return the names that only one of the two has, and the names of tensors with different shapes."""
     return sorted(set(one) ^ set(other)) + [n for n, t in one.items() if n in other and other[n].shape != t.shape]

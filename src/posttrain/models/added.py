@@ -1,9 +1,10 @@
-"""Trainable parts that posttrain itself adds to a model: saved as an adapter folder, put back when it is loaded.
+"""Trainable parts that posttrain itself adds to a model. They are saved as an adapter folder and can be loaded again.
 
 PEFT has no Houlsby adapters, and its prefixes shift positions. A part is the model's submodule `posttrain_added`, so
 the model stays a `PreTrainedModel`. The folder has `adapter_config.json`, with `posttrain_tuner` instead of PEFT's
 `peft_type`, and `adapter_model.safetensors`. The new head of a classifier, tagger or reader is trained together with
-the part; so may be a few parameters of the model (its layer norms). Both are saved too, and `switched_off` resets them.
+the part. A few parameters of the model (its layer norms) may be trained too. Both are saved, and `switched_off` sets
+them back to their values at the start.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ __all__ = [
 ]
 
 ADDED = "posttrain_added"
-"""Name of the submodule."""
+"""Name of the submodule that holds the part."""
 
 KINDS: dict[str, str] = {
     "adapter": "posttrain.models.bottleneck:Bottlenecks",
@@ -50,14 +51,14 @@ KINDS: dict[str, str] = {
     "fishmask": "posttrain.models.sparse:SparseChange",
     "ptuning_v2": "posttrain.models.prefix:Prefix",
 }
-"""`posttrain_tuner` of an adapter folder -> module and class."""
+"""Maps `posttrain_tuner` of an adapter folder to a module and a class, as `module:class`."""
 
 
 class Added(nn.Module, ABC):
-    """A part put into a model. Training moves its parameters; the model's own are frozen.
+    """A part that is put into a model. Training changes the part's parameters; the model's own parameters are frozen.
 
-    A subclass sets `kind` (the folder's `posttrain_tuner`), is made from the model and its settings (a plain dict,
-    written to adapter_config.json), and registers its hooks in `connect`.
+    A subclass sets `kind` (the folder's `posttrain_tuner`). It is made from the model and its settings (a plain dict,
+    which is written to adapter_config.json), and it registers its hooks in `connect`.
     """
 
     kind: ClassVar[str]
@@ -68,31 +69,37 @@ class Added(nn.Module, ABC):
         super().__init__()
         self.settings = dict(settings)
         self.on = True
-        # Parameters of the model that are trained too; in plain dicts, since they are not parameters of this module.
+        # Parameters of the model that are trained too; in plain dicts, because they are not parameters of this module.
         self.moving: dict[str, nn.Parameter] = {}
         self.start: dict[str, Tensor] = {}
 
     @abstractmethod
     def connect(self, model: PreTrainedModel) -> None:
-        """Register hooks. They must be bound methods of submodules, so that a deep copy of the model calls its own."""
+        """Register hooks.
+
+        They must be bound methods of submodules, so that a deep copy of the model calls its own hooks.
+        """
 
     def look(self, model: Any, examples: Callable[[int], Sequence[Example]], say: Callable[[str], None]) -> None:
-        """Called before the first step, the model in eval mode. examples: gives at most so many of the rows."""
+        """Prepare for training. It is called before the first step, with the model in eval mode.
+
+        `examples(n)` returns at most n of the training rows.
+        """
 
     def finish(self, say: Callable[[str], None]) -> None:
-        """Called after the last step."""
+        """Finish training. It is called after the last step."""
 
     def make_room(self, tensors: Mapping[str, Tensor]) -> None:
-        """Called with a folder's tensors before they are loaded, to give parameters the sizes that these have."""
+        """Give parameters the sizes of a folder's tensors. It is called before these tensors are loaded."""
 
     def merge(self, model: PreTrainedModel) -> None:
-        """Add the change to the model's own weights. PosttrainError for a part that is no change of weights."""
+        """Add the change to the model's own weights. Raise PosttrainError if the part is not a change of weights."""
         cause = f"a {self.kind} adapter cannot be merged into its base"
         raise PosttrainError(Problem(model.name_or_path, cause, "use it beside it"))
 
     @contextlib.contextmanager
     def switched_off(self) -> Iterator[None]:
-        """Within this the model computes as if nothing had been added."""
+        """Within this block the model computes as if nothing had been added."""
         was, self.on = self.on, False
         moved = {name: p.data for name, p in self.moving.items()}
         for name, p in self.moving.items():
@@ -105,19 +112,22 @@ class Added(nn.Module, ABC):
                 p.data = moved[name]
 
     def to_save(self) -> dict[str, Tensor]:
-        """All tensors needed to continue training, by name."""
+        """Return all tensors that are needed to continue training, by name."""
         return dict(self.state_dict())
 
 
 def added_to(model: nn.Module) -> Added | None:
-    """The part added to a model; None when there is none."""
+    """Return the part that was added to a model; None if there is none."""
     found = model._modules.get(ADDED)
     return found if isinstance(found, Added) else None
 
 
 def head_parameters(model: PreTrainedModel) -> list[str]:
-    """Names of the parameters of a head, which every tuner has to train: all outside the base model where there is no
-    output matrix of a language model, and those that the configuration names as new."""
+    """Return the names of the parameters of a head, which every tuner must train.
+
+    These are all parameters outside the base model if the model has no output matrix of a language model, and the
+    modules that the configuration names as new.
+    """
     new = tuple(f"{name}." for name in head_modules(model))
     has_head = model.get_output_embeddings() is None and model.base_model is not model
     inside = (f"{model.base_model_prefix}.", f"{ADDED}.")
@@ -129,8 +139,11 @@ def head_parameters(model: PreTrainedModel) -> list[str]:
 
 
 def attach(model: PreTrainedModel, added: Added, *, moving: Collection[str] = ()) -> None:
-    """Freeze the model and put the part into it. moving: names of the model's own parameters that are trained too,
-    besides a head's. PosttrainError when it has a part already."""
+    """Freeze the model and put the part into it.
+
+    `moving` names the model's own parameters that are trained too, in addition to those of a head. Raise PosttrainError
+    if the model already has a part.
+    """
     if added_to(model) is not None:
         raise PosttrainError(Problem(model.name_or_path, "has an added part already", "start from the model itself"))
     remember_base(model)
@@ -147,7 +160,7 @@ def attach(model: PreTrainedModel, added: Added, *, moving: Collection[str] = ()
 
 @contextlib.contextmanager
 def at_rest(model: nn.Module) -> Iterator[None]:
-    """Within this the model is in eval mode; each of its modules returns to its own mode afterwards."""
+    """Within this block the model is in eval mode. Each of its modules returns to its own mode afterwards."""
     training = {module: module.training for module in model.modules()}
     model.eval()
     try:
@@ -159,8 +172,10 @@ def at_rest(model: nn.Module) -> Iterator[None]:
 
 @torch.no_grad()
 def two_tokens(model: PreTrainedModel) -> None:
-    """One forward pass of two tokens in eval mode, so that hooks see which modules run and with which shapes.
-    PosttrainError when the model needs more inputs than token ids."""
+    """Run one forward pass of two tokens in eval mode, so that hooks see which modules run and with which shapes.
+
+    Raise PosttrainError if the model needs more inputs than token ids.
+    """
     embedding = model.get_input_embeddings()
     ids = torch.full((1, 2), min(5, embedding.num_embeddings - 1), device=embedding.weight.device)
     try:
@@ -201,7 +216,10 @@ WEIGHTS = "adapter_model.safetensors"
 
 
 def set_added_state(model: PreTrainedModel, folder: Path) -> None:
-    """Load adapter_model.safetensors into a model that has the part. PosttrainError naming tensors that do not fit."""
+    """Load adapter_model.safetensors into a model that has the part.
+
+    Raise PosttrainError that names the tensors that do not fit.
+    """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -231,7 +249,10 @@ def set_added_state(model: PreTrainedModel, folder: Path) -> None:
 
 
 def load_added(model: PreTrainedModel, folder: Path, config: Mapping[str, Any]) -> PreTrainedModel:
-    """Put the part of an adapter folder into its base; the model comes back frozen, in eval mode."""
+    """Put the part of an adapter folder into its base. Return the model frozen and in eval mode.
+
+    Raise PosttrainError for an unknown kind of part and for settings or tensors that do not fit.
+    """
     at = str(folder / "adapter_config.json")
     kind = config["posttrain_tuner"]
     if kind not in KINDS:
@@ -248,7 +269,10 @@ def load_added(model: PreTrainedModel, folder: Path, config: Mapping[str, Any]) 
 
 
 def merged_added(model: PreTrainedModel) -> PreTrainedModel:
-    """The model with the change in its own weights and without the part. PosttrainError where it cannot be merged."""
+    """Return the model with the change in its own weights and without the part.
+
+    Raise PosttrainError if the change cannot be merged.
+    """
     added = added_to(model)
     assert added is not None
     added.merge(model)

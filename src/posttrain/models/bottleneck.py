@@ -2,9 +2,9 @@
 
     h' = h + W_up f(W_down h + b_down) + b_up,   W_down: (m, d),   W_up: (d, m) zero at the start
 
-on the output of the sub-layer, before it is added to the residual stream. Houlsby et al. 2019, arXiv:1902.00751,
-section 2.1; there W_up starts near zero (std 0.01). After the feed-forward part only: Pfeiffer et al. 2020,
-arXiv:2005.00247.
+h is the output of the sub-layer, before it is added to the residual stream. Houlsby et al. 2019, arXiv:1902.00751,
+section 2.1; there W_up starts near zero (std 0.01). Pfeiffer et al. 2020, arXiv:2005.00247, put adapters after the
+feed-forward part only.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ PARTS = {
 class Bottlenecks(Added):
     """The adapters of all layers.
 
-    settings: where (both, mlp, attention), size (m) or reduction (d / m), activation, dropout, init_std (of W_down),
-    seed, modules (names of modules after which adapters are put, or None).
+    The settings are: where (both, mlp, attention), size (m) or reduction (d / m), activation, dropout, init_std (of
+    W_down), seed, modules (names of modules after which adapters are put, or None).
     """
 
     kind: ClassVar[str] = "adapter"
@@ -51,7 +51,7 @@ class Bottlenecks(Added):
         super().__init__(model, settings)
         self.names = adapted_modules(model, settings["where"], settings["modules"])
         devices = [model.device] if model.device.type == "cuda" else []
-        with torch.random.fork_rng(devices):  # the global random state is left as it was
+        with torch.random.fork_rng(devices):  # the global random state does not change
             torch.manual_seed(int(settings["seed"]))
             self.adapters = nn.ModuleList(
                 Bottleneck(self, width, settings) for width in _widths(model, self.names).values()
@@ -64,7 +64,7 @@ class Bottlenecks(Added):
 
 
 class Bottleneck(nn.Module):
-    """One adapter for hidden states of `width`; it computes in float32 whatever their type."""
+    """One adapter for hidden states of `width` numbers. It computes in float32, whatever the type of the states is."""
 
     def __init__(self, owner: Bottlenecks, width: int, settings: Mapping[str, Any]) -> None:
         super().__init__()
@@ -73,7 +73,7 @@ class Bottleneck(nn.Module):
         self.up = nn.Linear(size, width)
         self.activation = ACTIVATIONS[settings["activation"]]
         self.dropout = float(settings["dropout"])
-        self._owner = (owner,)  # in a tuple: not a submodule
+        self._owner = (owner,)  # in a tuple, so that it is not a submodule
         std = float(settings["init_std"])
         nn.init.trunc_normal_(self.down.weight, std=std, a=-2 * std, b=2 * std)
         nn.init.zeros_(self.down.bias)
@@ -81,21 +81,24 @@ class Bottleneck(nn.Module):
         nn.init.zeros_(self.up.bias)
 
     def forward(self, states: Tensor) -> Tensor:
-        """(..., d) -> (..., d)."""
+        """Return the changed hidden states: (..., d) -> (..., d)."""
         inside = self.activation(self.down(states.to(self.down.weight.dtype)))
         change = self.up(functional.dropout(inside, self.dropout, self.training))
         return states + change.to(states.dtype)
 
     def behind(self, module: nn.Module, args: Any, output: Any) -> Any:
-        """The hook: changes the hidden states, which are the output or the first of several outputs."""
+        """Change the hidden states, which are the output or the first of several outputs. This is the forward hook."""
         if not self._owner[0].on:
             return None
         return (self(output[0]), *output[1:]) if isinstance(output, tuple) else self(output)
 
 
 def adapted_modules(model: PreTrainedModel, where: str = "both", modules: Sequence[str] | None = None) -> list[str]:
-    """Names of the modules after which adapters are put, in the model's order: those whose names end with one of
-    `modules`, or the sub-layers of each layer. PosttrainError listing the layer's modules when there are none."""
+    """Return the names of the modules after which adapters are put, in the model's order.
+
+    These are the modules that have names ending with one of `modules`, or else the sub-layers of each layer. Raise
+    PosttrainError that lists the layer's modules if there are none.
+    """
     if modules is not None:
         endings = tuple(f".{name}" for name in modules)
         found = [name for name, _ in model.named_modules() if f".{name}".endswith(endings)]
@@ -115,7 +118,7 @@ def adapted_modules(model: PreTrainedModel, where: str = "both", modules: Sequen
 
 
 def _layers(model: PreTrainedModel) -> Iterator[tuple[str, nn.Module]]:
-    """The model's layers with their names: the module list that has as many entries as the configuration says."""
+    """Yield the model's layers with their names: the module list with as many entries as the configuration says."""
     count = model.config.get_text_config().num_hidden_layers
     for name, module in model.named_modules():
         if isinstance(module, nn.ModuleList) and len(module) == count:
@@ -126,8 +129,11 @@ def _layers(model: PreTrainedModel) -> Iterator[tuple[str, nn.Module]]:
 
 
 def _behind(layer: nn.Module, part: str) -> str | None:
-    """The name of one of a layer's two parts. In BERT's layout the residual is added inside: there it is the part's
-    output matrix, and that of the feed-forward part is the layer's own."""
+    """Return the name of one of a layer's two parts; None if it is not found.
+
+    BERT's layout adds the residual inside a part. There the name is that of the part's output matrix; the output matrix
+    of the feed-forward part belongs to the layer itself.
+    """
     name, inside = next((name for name in PARTS[part] if name in layer._modules), None), dict(layer.named_modules())
     if part == "attention":
         return f"{name}.output.dense" if f"{name}.output.dense" in inside else name
@@ -142,7 +148,10 @@ def _nowhere(model: PreTrainedModel, location: str, cause: str) -> Problem:
 
 
 def _widths(model: PreTrainedModel, names: list[str]) -> dict[str, int]:
-    """Width of each module's output, found by a forward pass. PosttrainError when one returns no hidden states."""
+    """Return the width of each module's output, found by a forward pass.
+
+    Raise PosttrainError if a module returns no hidden states.
+    """
     found: dict[str, int] = {}
 
     def look(name: str) -> Any:
@@ -164,7 +173,7 @@ def _widths(model: PreTrainedModel, names: list[str]) -> dict[str, int]:
 
 
 def norm_parameters(model: PreTrainedModel) -> list[str]:
-    """Names of the parameters of all normalisation layers."""
+    """Return the names of the parameters of all normalisation layers."""
     return [
         f"{name}.{part}"
         for name, module in model.named_modules()

@@ -19,7 +19,11 @@ StoredDtype: TypeAlias = Literal["float32", "bfloat16"]
 
 
 class Converted(NamedTuple):
-    """What was written. stops: the tokens that end an answer; fingerprints as `posttrain model show` prints them."""
+    """What a conversion wrote.
+
+    `gib` is the size of the folder in GiB, and `stops` are the tokens that end an answer. The fingerprints are the ones
+    that `posttrain model show` prints.
+    """
 
     output: str
     source: str
@@ -35,9 +39,10 @@ class Converted(NamedTuple):
 
 @starting_anew()
 def convert_gguf(source: str, output: Path, *, dtype: StoredDtype = "float32") -> Converted:
-    """Save a GGUF file, or the only one of a folder, as a model folder; after a kill there is no half-written folder.
+    """Save a GGUF file, or the only one of a folder, as a model folder. A killed process leaves no half-written folder.
 
-    ConfigError when the source is no GGUF file, PosttrainError when `output` exists; others as in `load_gguf`.
+    Raise ConfigError if the source is not a GGUF file, PosttrainError if `output` exists and is not an empty folder,
+    and the errors of `load_gguf`.
     """
     found = resolve(source)
     if not is_gguf(found):
@@ -63,7 +68,7 @@ def convert_gguf(source: str, output: Path, *, dtype: StoredDtype = "float32") -
 
 
 def _card(header: GgufHeader, dtype: StoredDtype) -> str:
-    """README.md: the name of the file and what its header says."""
+    """Return the text of README.md: the name of the file and the facts that its header states."""
     says = {
         "model": header.fields.get("general.name"),
         "by": header.fields.get("general.organization") or header.fields.get("general.author"),

@@ -1,23 +1,23 @@
-"""How much a model's outputs depend on each parameter: diagonal Fisher information and MAS importance.
+"""Measure how much a model's outputs depend on each parameter: diagonal Fisher information and MAS importance.
 
-For a row whose supervised positions t have the contexts c_t (all tokens before), the Fisher information of the model's
-own predictions is, per parameter i,
+For a row with supervised positions t and contexts c_t (all tokens before t), the Fisher information of the model's own
+predictions is, per parameter i,
 
     F_i(row) = sum_t sum_v p(v | c_t) (d log p(v | c_t) / d theta_i)^2
 
-and F_i is the sum over rows divided by the number of positions. So 1/2 sum_i F_i d_i^2 is, to second order and with the
-off-diagonal left out, the mean KL divergence per token between the model and itself moved by d. A classifier has one
+and F_i is the sum over rows divided by the number of positions. So 1/2 sum_i F_i d_i^2 is, to second order and without
+the off-diagonal, the mean KL divergence per token between the model and the same model moved by d. A classifier has one
 position per row.
 
-There are four estimates. None is the square of a batch's mean gradient of labels, which popular implementations use: it
-shrinks as the batch grows, since the rows' gradients cancel. Squares are taken **per row**; only for a large model
-`signs` squares the sum over a batch of rows, whose cross terms vanish too (`models/_scores.py` has the proof):
+There are four estimates. None of them squares a batch's mean gradient of labels, as popular implementations do: that
+square shrinks as the batch grows, because the rows' gradients cancel. Squares are taken **per row**. Only for a large
+model `signs` squares the sum over a batch of rows; its cross terms vanish too (`models/_scores.py` has the proof):
 
-- `true`: the double sum itself, V backward passes for each position: for small vocabularies and few rows only.
+- `true`: the double sum itself, with V backward passes for each position. For small vocabularies and few rows only.
 - `sampled`: at each position a token is drawn from p(. | c_t), and the row's *summed* gradient is squared. Given the
-  contexts the draws are independent and the gradient of each has mean zero, so the cross terms vanish in expectation:
+  contexts, the draws are independent and the gradient of each has mean zero, so the cross terms vanish in expectation:
   one backward pass per row and draw is unbiased. But where the model is sure, it nearly always draws the expected
-  token, whose gradient is nearly zero: the information is in rare draws.
+  token, and the gradient of that token is nearly zero: the information is in rare draws.
 - `signs`: every token of the vocabulary counts, with weight sqrt(p) and a random sign: the square of the gradient of
   sum_t sum_v e_tv sqrt(p(v | c_t)) log p(v | c_t), e = +1 or -1, sqrt(p) held fixed. The cross terms vanish again, so
   expectation and cost are the same, and nothing depends on rare draws (a random factor of the softmax's Hessian, as in
@@ -25,7 +25,8 @@ shrinks as the batch grows, since the rows' gradients cancel. Squares are taken 
 - `empirical`: the square of the row's summed gradient with its own targets instead of draws. It is a different
   quantity, which goes to zero where the model fits its data (Kunstner et al. 2019, arXiv:1905.12558).
 
-MAS (Aljundi et al. 2018, arXiv:1711.09601) needs no labels: |d sum_t ||z_t||^2 / d theta_i|, z the logits, per row.
+MAS (Aljundi et al. 2018, arXiv:1711.09601) needs no labels. It is |d sum_t ||z_t||^2 / d theta_i| per row, where z are
+the logits.
 """
 
 from __future__ import annotations
@@ -48,25 +49,31 @@ __all__ = ["Ask", "Curvature", "Example", "FisherKind", "fisher", "language_logi
 
 FisherKind = Literal["signs", "true", "sampled", "empirical"]
 Score = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""(logits (K, V), targets (K,), noise (K, ...)) -> the scalar that is differentiated; a target of -100 is padding."""
+"""Maps (logits (K, V), targets (K,), noise (K, ...)) to the scalar that is differentiated. Target -100 is padding."""
 Noise = Callable[[int], Tensor]
-"""Number of a job -> its random numbers, (K, ...)."""
+"""Maps the index of a job to its random numbers, (K, ...)."""
 Ask = Callable[[nn.Module, Tensor, Tensor], Tensor]
-"""(model, inputs (1, T), positions (K,)) -> logits (K, V)."""
+"""Maps (model, inputs (1, T), positions (K,)) to logits (K, V)."""
 
 IGNORED = -100
 CHUNK_ROWS = 8
-"""Rows whose gradients are taken together. On pocket (one core) 64 rows take 1.1 s by 8, 1.5 s by 32 or singly."""
+"""Number of rows differentiated together. On pocket (one core) 64 rows take 1.1 s by 8, 1.5 s by 32 or one by one."""
 CHUNK_BYTES = 2**28
-"""Most bytes of gradients held at once; where not even two rows fit, signs are summed first, or rows go singly."""
+"""Largest size in bytes of the gradients held at once.
+
+If fewer than two rows fit, signs are summed over a batch first, or rows are processed one by one.
+"""
 BATCH_TOKENS = 1024
-"""Padded tokens of a batch whose signs are summed."""
+"""Largest number of padded tokens in a batch that signs are summed over."""
 LEAST_BATCHES = 16
-"""Fewest batches (if there are that many rows): the relative standard deviation of an entry is about sqrt(2 / 16)."""
+"""Smallest number of batches, if there are that many rows.
+
+The relative standard deviation of an entry is about sqrt(2 / 16).
+"""
 
 
 class Example(NamedTuple):
-    """A row: inputs (T,); positions (K,) whose logits are used; targets (K,), the labels there."""
+    """One row: inputs (T,); positions (K,) at which logits are used; targets (K,), the labels at these positions."""
 
     inputs: Tensor
     positions: Tensor
@@ -74,8 +81,12 @@ class Example(NamedTuple):
 
 
 class Curvature(NamedTuple):
-    """diagonal: mean per supervised position, by parameter, float32 or finer; rows, positions: how many; chunked:
-    several rows were processed together, reason: why not; squares: of how many gradients."""
+    """The result of a measurement.
+
+    `diagonal` is the mean per supervised position, by parameter name, in float32 or finer. `rows` and `positions` are
+    counts. `chunked` says whether several rows were processed together, and `reason` says why not. `squares` is the
+    number of batches squared as a sum; 0 if squares were taken per row.
+    """
 
     diagonal: dict[str, Tensor]
     rows: int
@@ -91,7 +102,7 @@ class Curvature(NamedTuple):
 
 
 def language_logits(model: nn.Module, inputs: Tensor, positions: Tensor) -> Tensor:
-    """Logits of a causal model at the given positions."""
+    """Return the logits (K, V) of a causal model at the given positions (K,)."""
     return logits_at(model, inputs, positions)[0]
 
 
@@ -106,10 +117,11 @@ def fisher(
     ask: Ask = language_logits,
     chunk_rows: int = CHUNK_ROWS,
 ) -> Curvature:
-    """Diagonal Fisher information of `parameters` (by their names in `model`), the mean per supervised position.
+    """Return the diagonal Fisher information of `parameters`, as a mean per supervised position.
 
-    The model should be at rest (no dropout). draws: of each row, for `signs` and `sampled`; they depend on the seed and
-    the row's and the draw's number only.
+    `parameters` maps names in `model` to parameters. The model should be in eval mode (no dropout). `draws` is the
+    number of draws per row for `signs` and `sampled`. A draw depends only on the seed, the row's index and the draw's
+    index.
     """
     times = 1 if kind in ("empirical", "true") else draws
     with Meter("measuring Fisher information", times * len(examples), "rows") as meter:
@@ -134,14 +146,14 @@ def mas_importance(
     *,
     chunk_rows: int = CHUNK_ROWS,
 ) -> Curvature:
-    """|d sum_t ||z_t||^2 / d theta| of each row, summed and divided by the number of positions."""
+    """Return |d sum_t ||z_t||^2 / d theta| of each row, summed over rows and divided by the number of positions."""
     with Meter("measuring what the outputs depend on", len(examples), "rows") as meter:
         work = _Work(model, parameters, language_logits, chunk_rows, meter)
         sums, reason = work.per_row(examples, _noise("none", examples), _squared_norm, torch.abs)
     return _mean(sums, examples, chunked=not reason, reason=reason)
 
 
-# ---- what is differentiated -----------------------------------------------------------------------------------------
+# ---- scalars that are differentiated ---------------------------------------------------------------------------------
 
 
 def _raised(logits: Tensor) -> Tensor:
@@ -149,21 +161,24 @@ def _raised(logits: Tensor) -> Tensor:
 
 
 def _log_likelihood(logits: Tensor, targets: Tensor, noise: Tensor) -> Tensor:
-    """sum_t log p(y_t)."""
+    """Return sum_t log p(y_t)."""
     logarithms = _raised(logits).log_softmax(-1)  # (K, V)
     chosen = logarithms.gather(-1, targets.clamp(min=0)[:, None])[:, 0]  # (K,)
     return (chosen * (targets != IGNORED)).sum()
 
 
 def _signed(logits: Tensor, targets: Tensor, noise: Tensor) -> Tensor:
-    """sum_t sum_v e_tv sqrt(p(v)) log p(v), sqrt(p) held fixed. noise: signs, (K, V)."""
+    """Return sum_t sum_v e_tv sqrt(p(v)) log p(v), with sqrt(p) held fixed. `noise` holds the signs e, (K, V)."""
     logarithms = _raised(logits).log_softmax(-1)  # (K, V)
     roots = (0.5 * logarithms.detach()).exp()
     return ((roots * noise * logarithms).sum(-1) * (targets != IGNORED)).sum()
 
 
 def _sampled(logits: Tensor, targets: Tensor, noise: Tensor) -> Tensor:
-    """sum_t log p(y_t), y_t drawn from the model: the first token whose cumulative p exceeds noise, (K,), uniform."""
+    """Return sum_t log p(y_t), with y_t drawn from the model.
+
+    y_t is the first token at which the cumulative p exceeds `noise`, (K,), uniform.
+    """
     cumulative = _raised(logits.detach()).softmax(-1).cumsum(-1)  # (K, V)
     drawn = (cumulative <= noise.to(cumulative)[:, None] * cumulative[:, -1:]).sum(-1)  # (K,)
     drawn = drawn.clamp(max=logits.shape[-1] - 1)
@@ -171,12 +186,15 @@ def _sampled(logits: Tensor, targets: Tensor, noise: Tensor) -> Tensor:
 
 
 def _squared_norm(logits: Tensor, targets: Tensor, noise: Tensor) -> Tensor:
-    """sum_t ||z_t||^2."""
+    """Return sum_t ||z_t||^2."""
     return (_raised(logits).square().sum(-1) * (targets != IGNORED)).sum()
 
 
 def _noise(kind: str, jobs: Sequence[Example], seed: int = 0, vocabulary: int = 0) -> Noise:
-    """Signs for `signs`, uniform numbers for `sampled`, else zeros; drawn from the seed and the job's number."""
+    """Return a function that draws signs for `signs`, uniform numbers for `sampled`, and gives zeros for other kinds.
+
+    The numbers depend on the seed and the job's index.
+    """
 
     def noise(job: int) -> Tensor:
         count = len(jobs[job].targets)
@@ -192,7 +210,7 @@ def _noise(kind: str, jobs: Sequence[Example], seed: int = 0, vocabulary: int = 
 
 
 def _mean(sums: dict[str, Tensor], examples: Sequence[Example], *, chunked: bool, reason: str = "") -> Curvature:
-    """Sums over rows as a mean per position. PosttrainError where a number is not finite."""
+    """Return sums over rows as a mean per position. Raise PosttrainError if a number is not finite."""
     positions = sum(int((e.targets != IGNORED).sum()) for e in examples)
     made = Curvature({k: s / max(positions, 1) for k, s in sums.items()}, len(examples), positions, chunked, reason)
     if not abs(made.trace) < float("inf"):
@@ -202,7 +220,7 @@ def _mean(sums: dict[str, Tensor], examples: Sequence[Example], *, chunked: bool
 
 
 class _Asked(nn.Module):
-    """A model and the question as one module, for functional_call."""
+    """A model and its `ask` function as one module, for functional_call."""
 
     def __init__(self, model: nn.Module, ask: Ask) -> None:
         super().__init__()
@@ -210,13 +228,13 @@ class _Asked(nn.Module):
         self.ask = ask
 
     def forward(self, inputs: Tensor, positions: Tensor) -> Tensor:
-        """Logits (K, V)."""
+        """Return logits (K, V)."""
         return self.ask(self.model, inputs[None], positions)
 
 
 @dataclass(frozen=True)
 class _Work:
-    """The model that is measured, and the loops over rows; each gives a sum over rows (or batches) by parameter."""
+    """The measured model, and the loops over rows. Each loop returns a sum over rows (or batches) by parameter."""
 
     model: nn.Module
     parameters: Mapping[str, nn.Parameter]
@@ -230,17 +248,17 @@ class _Work:
 
     @property
     def gradient_bytes(self) -> int:
-        """Of one float32 gradient of all parameters."""
+        """Size in bytes of one float32 gradient of all parameters."""
         return 4 * sum(p.numel() for p in self.parameters.values())
 
     def vocabulary(self, example: Example) -> int:
-        """How many logits the model has at a position."""
+        """Return how many logits the model has at a position."""
         with torch.no_grad():
             inputs, positions = example.inputs[None].to(self.device), example.positions.to(self.device)
             return int(self.ask(self.model, inputs, positions).shape[-1])
 
     def zeros(self) -> dict[str, Tensor]:
-        """Sums to begin with, in float32 or finer."""
+        """Return zeros to add sums to, by parameter name, in float32 or finer."""
         return {
             name: torch.zeros_like(p, dtype=p.dtype if p.dtype == torch.float64 else torch.float32)
             for name, p in self.parameters.items()
@@ -249,16 +267,19 @@ class _Work:
     def per_row(
         self, examples: Sequence[Example], noise: Noise, score: Score, fold: Callable[[Tensor], Tensor]
     ) -> tuple[dict[str, Tensor], str]:
-        """Sum over rows of fold(gradient of a row's score), and why rows went through singly ("" when they did not)."""
+        """Return the sum over rows of fold(gradient of a row's score), and why rows were processed one by one.
+
+        The reason is "" if several rows were processed together.
+        """
         rows = min(self.chunk_rows, CHUNK_BYTES // max(self.gradient_bytes, 1))
         reason = "" if rows > 1 else "gradients of one row fill the memory meant for several"
         if not reason:
             try:
                 with warnings.catch_warnings():
-                    # some kernels of attention have no batched form and run in a loop; still quicker than single rows
+                    # some attention kernels have no batched form and run in a loop; still faster than single rows
                     warnings.filterwarnings("ignore", message=".*There is a performance drop.*")
                     return self.together(examples, noise, score, fold, rows), ""
-            except RuntimeError as error:  # an operation of this model that vmap cannot batch
+            except RuntimeError as error:  # vmap cannot batch an operation of this model
                 reason = str(error).strip().split("\n")[0]
             self.meter.again()
         return self.one_by_one(examples, noise, score, fold), reason
@@ -266,7 +287,7 @@ class _Work:
     def one_by_one(
         self, examples: Sequence[Example], noise: Noise, score: Score, fold: Callable[[Tensor], Tensor]
     ) -> dict[str, Tensor]:
-        """A backward pass for each row."""
+        """Run one backward pass for each row."""
         sums = self.zeros()
         for job, example in enumerate(examples):
             inputs, positions, targets = (t.to(self.device) for t in example)
@@ -282,7 +303,7 @@ class _Work:
     def together(
         self, examples: Sequence[Example], noise: Noise, score: Score, fold: Callable[[Tensor], Tensor], rows: int
     ) -> dict[str, Tensor]:
-        """`rows` rows at a time, each with its own gradient (vmap over grad)."""
+        """Process `rows` rows at a time, each with its own gradient (vmap over grad)."""
         sums = self.zeros()
         asked = _Asked(self.model, self.ask)
         values = {f"model.{name}": p.detach() for name, p in self.parameters.items()}
@@ -302,7 +323,7 @@ class _Work:
         return sums
 
     def summed(self, examples: Sequence[Example], noise: Noise) -> tuple[dict[str, Tensor], int]:
-        """Sum over batches of the squared gradient of the batch's summed signs, and the number of batches."""
+        """Return the sum over batches of the squared gradient of a batch's summed signs, and the number of batches."""
         sums = self.zeros()
         groups = length_groups([len(e.inputs) for e in examples], BATCH_TOKENS, LEAST_BATCHES)
         with squared_into(sums, self.parameters):
@@ -322,7 +343,10 @@ class _Work:
         return sums, len(groups)
 
     def exact(self, examples: Sequence[Example]) -> dict[str, Tensor]:
-        """sum_t sum_v p(v) (d log p(v))^2: each term is the backward pass of sqrt(p_v) (e_v - p) through the logits."""
+        """Return sum_t sum_v p(v) (d log p(v))^2.
+
+        Each term is the square of the gradient that the backward pass of sqrt(p_v) (e_v - p) through the logits gives.
+        """
         sums = self.zeros()
         moved = list(self.parameters.values())
         at_once = max(min(64, CHUNK_BYTES // max(self.gradient_bytes, 1)), 1)
@@ -352,7 +376,7 @@ class _Work:
 
 
 def _chunks(examples: Sequence[Example], noise: Noise, rows: int) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
-    """Rows of similar length, padded on the right: inputs (R, T), positions, targets and noise (R, K, ...)."""
+    """Yield rows of similar length, padded on the right: inputs (R, T), positions, targets and noise (R, K, ...)."""
     order = sorted(range(len(examples)), key=lambda i: len(examples[i].inputs))
     pad = torch.nn.utils.rnn.pad_sequence
     for start in range(0, len(order), rows):

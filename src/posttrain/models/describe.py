@@ -1,4 +1,4 @@
-"""A model's architecture, sizes and fingerprints: `posttrain model show`."""
+"""Return a model's architecture, sizes and fingerprints for `posttrain model show`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ MARKERS = re.compile(r"\{%-?\s*generation\b")
 
 
 def describe(name: str, **how: Unpack[Source]) -> dict[str, Any]:
-    """Architecture, sizes, vocabulary, template and fingerprints of a model. Loads it; errors as in load_model."""
+    """Load a model and return its architecture, sizes, vocabulary, template and fingerprints.
+
+    Errors as in `load_model`.
+    """
     loaded = load_model(name, allow_template_mismatch=True, **how)
     model, tokenizer = loaded.model, loaded.tokenizer
     config = model.config.get_text_config()

@@ -1,4 +1,4 @@
-"""Writing to a disk that may be full: one error for it, and no half-written files.
+"""Write to a disk that may be full: raise one error for a full disk, and leave no half-written files.
 
 Libraries report a full disk in many ways: Python's files by OSError, safetensors by SafetensorError, tokenizers by a
 bare Exception, and torch by a RuntimeError that names neither the file nor the reason.
@@ -33,11 +33,11 @@ __all__ = [
 ]
 
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
-"""No space, the user's quota exceeded, a limit on the size of files, a broken disk."""
+"""Error numbers: no space, the user's quota exceeded, a limit on the size of files, a broken disk."""
 LITTLE = 1 << 20
-"""A disk with fewer free bytes than these is taken for full."""
+"""A disk with fewer free bytes than this counts as full."""
 _BINARY: int = vars(os).get("O_BINARY", 0)
-"""Without it Windows changes line ends."""
+"""Flag that stops Windows from changing line ends; 0 on other systems."""
 MEND = "free some space, or choose another place; what was there before is kept, and the same command goes on from it"
 ANEW = "free some space, or choose another place; nothing half-written is left, and the same command starts anew"
 
@@ -45,14 +45,17 @@ _anew: ContextVar[bool] = ContextVar("anew", default=False)
 
 
 def safe_name(name: str) -> str:
-    """A name as a part of a folder name: `Qwen/Qwen3-8B` -> `Qwen-Qwen3-8B`. Letters and digits of any script, `.`, `_`
-    and `+` are kept; never `--`, which parts the names in a cell's folder."""
+    """Return a name that can be part of a folder name: `Qwen/Qwen3-8B` -> `Qwen-Qwen3-8B`.
+
+    Letters and digits of any script, `.`, `_` and `+` are kept. The result never contains `--`, which separates the
+    names in a cell's folder.
+    """
     return re.sub(r"-+", "-", re.sub(r"[^\w.+-]", "-", name)).strip("-.") or "x"
 
 
 @contextmanager
 def starting_anew() -> Iterator[None]:
-    """Within this, errors do not promise that the same command goes on from where it stopped: it starts anew."""
+    """Within this block, error messages say that the same command starts anew instead of continuing."""
     before = _anew.set(True)
     try:
         yield
@@ -61,7 +64,7 @@ def starting_anew() -> Iterator[None]:
 
 
 def disk_problem(error: BaseException, path: Path | str) -> Problem | None:
-    """The problem to report if an error means that the disk takes no more; None for any other error."""
+    """Return the problem to report if an error means that the disk cannot take more; None for any other error."""
     reason = _reason(error, path)
     mend = ANEW if _anew.get() else MEND
     return Problem(str(path), f"cannot be written: {reason}", mend) if reason is not None else None
@@ -71,7 +74,7 @@ def _reason(error: BaseException, path: Path | str) -> str | None:
     if isinstance(error, OSError):
         return os.strerror(error.errno) if error.errno in FULL else None
     text = str(error)
-    if found := re.search(r"\(os error (\d+)\)", text):  # of code in Rust: safetensors, tokenizers
+    if found := re.search(r"\(os error (\d+)\)", text):  # an error from code in Rust: safetensors, tokenizers
         return os.strerror(int(found[1])) if int(found[1]) in FULL else None
     if isinstance(error, RuntimeError) and ("inline_container" in text or "PytorchStreamWriter" in text):
         there = next(one for one in (Path(path), *Path(path).absolute().parents) if one.exists())
@@ -82,12 +85,15 @@ def _reason(error: BaseException, path: Path | str) -> str | None:
 
 @contextmanager
 def writing(target: Path, *remove: Path) -> Iterator[None]:
-    """DiskError instead of whatever a library raises on a full disk. When the block fails for any reason, the
-    half-written files and folders `remove` are deleted. target: what is written, for the message."""
+    """Raise DiskError instead of the various errors that libraries raise on a full disk.
+
+    If the block fails for any reason, the half-written files and folders `remove` are deleted. `target` is the path
+    that the message names.
+    """
     try:
         yield
     except BaseException as error:
-        problem = disk_problem(error, target)  # before files are deleted, which frees space
+        problem = disk_problem(error, target)  # before files are deleted, because that frees space
         for path in remove:
             if path.is_dir():
                 shutil.rmtree(path, ignore_errors=True)
@@ -99,11 +105,13 @@ def writing(target: Path, *remove: Path) -> Iterator[None]:
 
 
 def as_umask_says(*paths: Path) -> None:
-    """Give files, and all files in folders, the permissions that the umask says: safetensors makes its files readable
-    by their owner only. Windows has other permissions."""
+    """Give files, and all files in folders, the permissions that the umask allows. Do nothing on Windows.
+
+    Without this, files written by safetensors can be read by their owner only.
+    """
     if sys.platform == "win32":
         return
-    mask = os.umask(0o077)  # it cannot be read without being set
+    mask = os.umask(0o077)  # the mask can only be read by setting it
     os.umask(mask)
     for path in paths:
         for file in (one for one in path.rglob("*") if one.is_file()) if path.is_dir() else [path]:
@@ -111,15 +119,17 @@ def as_umask_says(*paths: Path) -> None:
 
 
 def gib_in(folder: Path) -> float:
-    """Size of a folder's files in GiB, with three digits."""
+    """Return the size of a folder's files in GiB, rounded to three decimals."""
     return round(sum(path.stat().st_size for path in folder.iterdir()) / 2**30, 3)
 
 
 @contextmanager
 def whole_file(path: Path, *, flush: bool = False) -> Iterator[Path]:
-    """Give a temporary path beside `path`. When the block ends well, what it wrote there replaces `path` as a whole;
-    else (a full disk, which is a DiskError, or a kill) nothing of it is left, and `path` is what it was. flush: ask the
-    disk to keep the file before it gets its name."""
+    """Give a temporary path next to `path`, and replace `path` as a whole when the block ends without an error.
+
+    After an error or a kill, `path` keeps its old content. After an error (DiskError on a full disk) the temporary file
+    is deleted too. With `flush`, the disk is asked to store the file before it is renamed.
+    """
     temporary = path.with_name(f".tmp-{path.name}.{os.getpid()}")
     path.parent.mkdir(parents=True, exist_ok=True)
     with writing(path, temporary):
@@ -132,13 +142,16 @@ def whole_file(path: Path, *, flush: bool = False) -> Iterator[Path]:
 
 @contextmanager
 def whole_folder(folder: Path, *, main: bool = True, flush: bool = False) -> Iterator[Path]:
-    """The same for a folder. main: False on the other processes of a distributed run, which write beside the main one
-    and rename nothing; flush: ask the disk to keep every file and the lists of names."""
+    """Do the same as `whole_file` for a folder.
+
+    `main` is False on the other processes of a distributed run: they write into the temporary folder of the main
+    process and rename nothing. With `flush`, the disk is asked to store every file and the lists of names.
+    """
     temporary, old = folder.with_name(f".tmp-{folder.name}"), folder.with_name(f".tmp-old-{folder.name}")
     if not main:
         yield temporary
         return
-    _come_back(old, folder)  # of a process that was killed between two names
+    _come_back(old, folder)  # if an earlier process was killed between the two renames
     try:
         with writing(folder, temporary):
             shutil.rmtree(temporary, ignore_errors=True)
@@ -164,7 +177,7 @@ def _come_back(old: Path, folder: Path) -> None:
 
 
 def _flush(path: Path) -> None:
-    """Ask the disk to keep a file, or the names in a folder. Windows opens no folders, and keeps names itself."""
+    """Ask the disk to store a file, or the names in a folder. Windows opens no folders, and stores names itself."""
     if path.is_dir() and sys.platform == "win32":
         return
     handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
@@ -181,7 +194,7 @@ def write_whole(path: Path, text: str | bytes, *, flush: bool = False) -> None:
 
 
 def append(path: Path, text: str) -> None:
-    """Append whole lines to a file: all of them, or none when the disk is full."""
+    """Append whole lines to a file. If the disk is full, append nothing and raise DiskError."""
     with writing(path):
         handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | _BINARY, 0o666)
         try:

@@ -1,7 +1,7 @@
 """Export a model as a folder that transformers loads: an adapter merged into its base, or the adapter alone.
 
 Merging is done in float32, and the result is rounded once. The folder is then loaded by transformers alone and must
-give the outputs of the rounded source; otherwise it is deleted. The result says by how much rounding moves the outputs.
+give the outputs of the rounded source; otherwise it is deleted. The result states how much rounding changes outputs.
 """
 
 from __future__ import annotations
@@ -35,14 +35,19 @@ ExportDtype: TypeAlias = Literal["auto", "float32", "bfloat16", "float16"]
 TORCH = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 SAME = 1e-5
-"""Largest difference between the outputs of the written model and of the rounded source, as a share of their standard
-deviation: only the order of additions may differ."""
+"""Largest difference between the outputs of the written model and of the rounded source.
+
+The unit is the standard deviation of the outputs. Only the order of additions may differ.
+"""
 
 
 class Exported(NamedTuple):
-    """What was written. rounding: by how much outputs differ from the float32 source's, as a share of their standard
-    deviation; tied: whether the output head still shares the embedding's matrix (an adapter may have changed only one
-    of the two); notes: what a user of the folder has to know."""
+    """What an export wrote.
+
+    `gib` is the size of the folder in GiB. `rounding` is how much outputs differ from those of the float32 source, as a
+    share of their standard deviation. `tied` says whether the output head still shares the embedding's matrix (an
+    adapter may have changed only one of the two). `notes` is what a user of the folder has to know.
+    """
 
     output: str
     source: str
@@ -68,11 +73,13 @@ def export_model(
     say: Callable[[str], None] = print,
     **how: Unpack[Source],
 ) -> Exported:
-    """Write `output`, which must be new or empty. adapter: the adapter alone, not merged; dtype: auto is that of the
-    base's files, with `adapter` the adapter's own.
+    """Write the model to `output`, which must be new or empty, and check it by loading it again.
 
-    ConfigError when there is no adapter to export or the folder is not empty; PosttrainError for an adapter that is no
-    change of weights, and when the written model differs.
+    With `adapter`, only the adapter is written and nothing is merged. `dtype` "auto" keeps the type of the base's
+    files, or with `adapter` the type of the adapter's own files.
+
+    Raise ConfigError if there is no adapter to export or the folder is not empty. Raise PosttrainError for an adapter
+    that is not a change of weights, and if the written model differs from its source.
     """
     say_taken(name, say)
     name = resolve(name) if Path(name).is_dir() else name
@@ -100,7 +107,7 @@ def _whole(
         say(f"stored in {named}, as {'its base' if merged else 'the model'} is (--dtype for another)")
     wanted = TORCH[named]
     options: dict[str, Any] = {"device": "cpu", "dtype": "float32", "say": say, **how}
-    expected = some_logits(load_any(name, **options).model)  # of the adapter on its base, freed at once
+    expected = some_logits(load_any(name, **options).model)  # the adapter on its base, which is freed at once
     loaded = load_any(name, adapter_merged=True, **options)
     model: Any = loaded.model
     _fits(name, model, wanted)
@@ -132,7 +139,7 @@ def _whole(
 
 
 def _rounded(dtype: str, far: float, *, adapter: bool = False) -> tuple[str, ...]:
-    """The note of an export whose numbers were rounded; none where rounding changed nothing."""
+    """Return the note of an export with rounded numbers; an empty tuple if rounding changed nothing."""
     if far <= SAME:
         return ()
     moved = f"rounded to {dtype}: outputs differ from the source's by {far:.2%} of their spread, so answers may differ"
@@ -142,7 +149,7 @@ def _rounded(dtype: str, far: float, *, adapter: bool = False) -> tuple[str, ...
 
 
 def _fits(name: str, model: Any, dtype: torch.dtype) -> None:
-    """PosttrainError when a number would become infinite."""
+    """Raise PosttrainError if a number would become infinite in `dtype`."""
     largest = torch.finfo(dtype).max
     for key, parameter in model.named_parameters():
         if bool((parameter.detach().abs() > largest).any()):
@@ -151,7 +158,10 @@ def _fits(name: str, model: Any, dtype: torch.dtype) -> None:
 
 
 def _loads_again(output: Path, source: LoadedModel, expected: torch.Tensor | None, *, trust_remote_code: bool) -> str:
-    """Load the written model and compare its outputs; returns what loads it."""
+    """Load the written model and compare its outputs. Return the name of the library that loads it.
+
+    Raise PosttrainError if the outputs or the rendered template differ.
+    """
     if head_of_model(source.model) is None:
         model = transformers.AutoModelForCausalLM.from_pretrained(
             output, dtype="float32", local_files_only=True, trust_remote_code=trust_remote_code
@@ -176,7 +186,10 @@ def _loads_again(output: Path, source: LoadedModel, expected: torch.Tensor | Non
 
 
 def _adapter(name: str, output: Path, dtype: ExportDtype, how: Source, say: Callable[[str], None]) -> Exported:
-    """Write the adapter's files, its tokenizer with the template, and a card."""
+    """Write the adapter's files, its tokenizer with the template, and a card.
+
+    Raise PosttrainError if the written adapter gives other outputs.
+    """
     folder = Path(resolve(name))
     loaded = load_any(name, device="cpu", dtype="auto", say=say, **how)
     expected = some_logits(loaded.model)
@@ -227,7 +240,7 @@ def _adapter(name: str, output: Path, dtype: ExportDtype, how: Source, say: Call
 
 
 def _is_path(base: str) -> bool:
-    """Whether an adapter's base is named by a path on this disk, and not by a name that is known elsewhere too."""
+    """Return whether an adapter's base is named by a path on this disk, and not by a name that other machines know."""
     if base.startswith("pocket:"):
         return False
     path = Path(base).expanduser()
@@ -235,7 +248,10 @@ def _is_path(base: str) -> bool:
 
 
 def _card(name: str, dtype: str | None, *, merged: bool, base: str = "", fingerprint: str | None = None) -> str:
-    """README.md: what the export was made of, without paths of this machine. base, fingerprint: of an adapter alone."""
+    """Return the text of README.md: what the export was made of, without paths of this machine.
+
+    `base` and `fingerprint` are for an adapter that is exported alone.
+    """
     own = Path(base).expanduser().name if _is_path(base) else base
     what = f"an adapter for the base `{own}`" if dtype is None else f"stored as {dtype}"
     how = f"Exported by posttrain from `{Path(name).name or name}`: {what}."

@@ -1,8 +1,8 @@
-"""Fingerprints (short digests of contents) of weights, of adapters' bases and of chat templates.
+"""Fingerprints (short hashes of contents) of weights, of adapters' bases and of chat templates.
 
-The template's is computed from the token ids of a few fixed conversations, so it does not change when a file is only
-reformatted. It is saved beside the weights in `posttrain.json`; a tokenizer that renders differently from the one used
-in training is refused unless that is allowed.
+The template's fingerprint is computed from the token ids of a few fixed conversations, so it does not change when a
+file is only reformatted. It is saved next to the weights in `posttrain.json`. A tokenizer that renders differently from
+the one used in training is rejected unless that is allowed.
 """
 
 from __future__ import annotations
@@ -51,12 +51,14 @@ CONVERSATIONS: tuple[tuple[dict[str, str], ...], ...] = (
         {"role": "assistant", "content": "3,952 m"},
     ),
 )
-"""Do not edit: any change here changes every fingerprint."""
+"""Fixed conversations for template fingerprints. Do not edit: any change here changes every fingerprint."""
 
 
 def weights_fingerprint(model: PreTrainedModel) -> str:
-    """First 16 hex digits of the sha256 over names, shapes and float32 bytes of all parameters: the same on any device
-    and in any stored precision that holds the weights exactly."""
+    """Return the first 16 hex digits of the sha256 over names, shapes and float32 bytes of all parameters.
+
+    The fingerprint is the same on any device and in any stored precision that holds the weights exactly.
+    """
     found = _fingerprint_of(sorted(model.named_parameters(), key=itemgetter(0))).fingerprint
     if is_large(model):
         set_aside(model.parameters())
@@ -64,16 +66,22 @@ def weights_fingerprint(model: PreTrainedModel) -> str:
 
 
 class StoredWeights(NamedTuple):
-    """parameters: how many numbers; fingerprint: that of `weights_fingerprint` for a model whose parameters are stored
-    under their own names, each once."""
+    """The size and fingerprint of stored weights.
+
+    `parameters` counts numbers. `fingerprint` equals that of `weights_fingerprint` for a model that stores every
+    parameter once, under its own name.
+    """
 
     parameters: int
     fingerprint: str
 
 
 def stored_weights(folder: Path) -> StoredWeights:
-    """All safetensors files of a folder, read without building the model: transformers' models take longer to import
-    than all else in `posttrain doctor`. PosttrainError naming a file that cannot be read."""
+    """Return the size and fingerprint of all safetensors files of a folder, without building the model.
+
+    Importing transformers' models takes longer than everything else in `posttrain doctor`. Raise PosttrainError that
+    names a file that cannot be read.
+    """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -100,13 +108,16 @@ def _fingerprint_of(tensors: Iterable[tuple[str, Tensor]]) -> StoredWeights:
 
 
 SAMPLES = 64
-"""Numbers read from each parameter of an adapter's base, so that a model of any size takes a moment only."""
+"""How many numbers are read from each parameter of an adapter's base, so that a model of any size takes little time."""
 
 
 def base_fingerprint(model: PreTrainedModel) -> str:
-    """First 16 hex digits of the sha256 over names, shapes and 64 evenly spaced numbers of each parameter of the
-    backbone, without the head and other parts that were random. An adapter's notes have that of the model it was
-    trained on. Numbers are rounded to bfloat16 first, so that it is the same for a base in float32 and in bfloat16."""
+    """Return the first 16 hex digits of the sha256 over names, shapes and 64 evenly spaced numbers of each parameter.
+
+    Only parameters of the backbone count, without the head and other parts that started random. An adapter's notes hold
+    the fingerprint of the model that it was trained on. Numbers are rounded to bfloat16 first, so that a base has the
+    same fingerprint in float32 and in bfloat16.
+    """
     import torch
 
     new = {id(p) for name in head_modules(model) for p in model.get_submodule(name).parameters()}
@@ -124,20 +135,22 @@ _bases: WeakKeyDictionary[PreTrainedModel, str] = WeakKeyDictionary()
 
 
 def remember_base(model: PreTrainedModel) -> None:
-    """Remember a model's fingerprint before an adapter is put into it, since some tuners change its weights."""
-    if model.device.type != "meta":  # one without weights only serves to count parameters
+    """Store a model's fingerprint before an adapter is put into it, because some tuners change its weights."""
+    if model.device.type != "meta":  # a model without weights only serves to count parameters
         _bases[model] = base_fingerprint(model)
 
 
 def remembered_base(model: PreTrainedModel) -> str | None:
-    """The fingerprint that a model had before an adapter was put into it; None when it was not remembered. For an
-    adapter merged into its base it is that of the adapter's file, since merged numbers differ a little between devices.
+    """Return the fingerprint that a model had before an adapter was put into it; None if it was not stored.
+
+    For an adapter that was merged into its base, it is the fingerprint of the adapter's file, because merged numbers
+    differ a little between devices.
     """
     return _adapter_fingerprint(model.name_or_path) or _bases.get(model)
 
 
 def _adapter_fingerprint(name: str) -> str | None:
-    """First 16 hex digits of the sha256 of an adapter folder's weights; None when the name is no such folder."""
+    """Return the first 16 hex digits of the sha256 of an adapter folder's weights; None if `name` is no such folder."""
     folder = Path(resolve(name)) if name else Path()
     if not name or not (folder / "adapter_config.json").is_file():
         return None
@@ -148,14 +161,16 @@ def _adapter_fingerprint(name: str) -> str | None:
 
 
 def file_fingerprint(path: Path) -> str:
-    """The sha256 of a file, in hex."""
+    """Return the sha256 of a file, in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def check_base(folder: Path, base: str, model: PreTrainedModel) -> None:
-    """PosttrainError when an adapter folder's notes name another base than this model, called `base`. An adapter
-    without notes (not made by posttrain) passes; so does a base in float16, which rounds differently."""
+    """Raise PosttrainError if an adapter folder's notes name another base than this model, which is called `base`.
+
+    An adapter without notes (not made by posttrain) passes. A base in float16, which rounds differently, passes too.
+    """
     import torch
 
     remember_base(model)
@@ -167,11 +182,14 @@ def check_base(folder: Path, base: str, model: PreTrainedModel) -> None:
 
 
 def template_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
-    """First 16 hex digits of the sha256 over the token ids of fixed conversations; "none" without a chat template."""
+    """Return the first 16 hex digits of the sha256 over the token ids of fixed conversations.
+
+    Return "none" for a tokenizer without a chat template.
+    """
     if not tokenizer.chat_template:
         return "none"
     template = tokenizer.get_chat_template()
-    if "strftime_now" in template:  # today's date (Llama 3, SmolLM3); a fixed one keeps the fingerprint
+    if "strftime_now" in template:  # it prints today's date (Llama 3, SmolLM3); a fixed date keeps the fingerprint
         macro = "{%- macro posttrain_fixed_date(format) -%}01 Jan 2000{%- endmacro -%}"
         template = macro + re.sub(r"strftime_now\s*\(", "posttrain_fixed_date(", template)
     rendered = [
@@ -185,7 +203,7 @@ def template_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
 def _ids(
     tokenizer: PreTrainedTokenizerBase, conversation: list[dict[str, str]], template: str, prompt: bool
 ) -> list[int] | str:
-    """Token ids, or "refused" where the template does not take a role (Gemma refuses a system turn)."""
+    """Return token ids, or "refused" if the template does not take a role (Gemma refuses a system turn)."""
     import jinja2
 
     try:
@@ -206,8 +224,10 @@ MISMATCH_MEND = (
 def check_template(
     folder_or_name: str | Path, tokenizer: PreTrainedTokenizerBase, *, allow_mismatch: bool = False
 ) -> None:
-    """TemplateError when the weights were trained with another template than this tokenizer's. Weights without
-    `posttrain.json` (not made by posttrain) pass, and names that are no folders."""
+    """Raise TemplateError if the weights were trained with another template than this tokenizer's.
+
+    Weights without `posttrain.json` (not made by posttrain) pass, and so do names that are not folders.
+    """
     folder = Path(resolve(str(folder_or_name)))
     saved = read_notes(folder).get("template_fingerprint")
     if saved is None or allow_mismatch:

@@ -1,7 +1,7 @@
 """Load GGUF files: dequantised weights, the tokenizer and the chat template.
 
 transformers reads the tensors (its extra `gguf`). The returned model has no quantisation configuration, so that it can
-be trained and saved. Before that, the memory that the weights will take is reported, from the file's header.
+be trained and saved. Before loading, the memory that the weights will take is reported, from the file's header.
 """
 
 from __future__ import annotations
@@ -27,21 +27,24 @@ if TYPE_CHECKING:
 __all__ = ["check_gguf", "gguf_config", "gguf_tokenizer", "load_gguf", "memory_line"]
 
 DROPPED = ("quantization_config", "gguf_file", "_model_name_or_path")
-"""Keys of a GGUF file's configuration that make transformers take a saved model for a quantised one."""
+"""Keys of a GGUF file's configuration that make transformers treat a saved model as a quantised one."""
 
 SPLIT_DIGITS = ("smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b")
-"""Vocabularies that split digits one by one before applying GPT-2's rule (llama.cpp, src/llama-vocab.cpp, under
-LLAMA_VOCAB_PRE_TYPE_SMOLLM); transformers 5.23 applies GPT-2's rule only."""
+"""Vocabularies that split digits one by one before applying GPT-2's rule.
+
+The source is llama.cpp, src/llama-vocab.cpp, under LLAMA_VOCAB_PRE_TYPE_SMOLLM. transformers 5.23 applies GPT-2's rule
+only.
+"""
 
 AS_GPT2 = ("gpt-2", "gpt2", "default", "mpt", "olmo", "jais", "trillion", "phi-2", "granite-docling")
-"""Vocabularies for which GPT-2's rule is right (the same file)."""
+"""Vocabularies for which GPT-2's rule is right (from the same file of llama.cpp)."""
 
 
 def check_gguf(path: Path) -> GgufHeader:
-    """The header of a file that is whole and can be read here.
+    """Check that a file is complete and can be read here, and return its header.
 
-    MissingError without the extra `gguf`; PosttrainError for a broken or truncated file, an unknown architecture, or a
-    type of numbers that the package gguf does not know.
+    Raise MissingError without the extra `gguf`. Raise PosttrainError for a broken or truncated file, an unknown
+    architecture, or a type of numbers that the package gguf does not know.
     """
     header = read_header(path)
     if find_spec("gguf") is None:
@@ -74,7 +77,7 @@ def check_gguf(path: Path) -> GgufHeader:
 
 
 def memory_line(header: GgufHeader, bytes_each: int = 4) -> str:
-    """A sentence about how much memory the dequantised weights take.
+    """Return a sentence about how much memory the dequantised weights take.
 
     >>> memory_line(header)  # doctest: +SKIP
     'smol.gguf: 134.5 M parameters stored as Q4_1 (0.09 GiB), dequantised to 0.50 GiB of float32'
@@ -93,12 +96,12 @@ def memory_line(header: GgufHeader, bytes_each: int = 4) -> str:
 
 @cache
 def _say_once(line: str) -> None:
-    """Log a line once per process, since a study loads the same file for every cell; it goes to stderr."""
+    """Log a line to stderr once per process, because a study loads the same file for every cell."""
     logging.getLogger("posttrain.models.gguf").warning(line)
 
 
 def gguf_config(path: Path) -> Any:
-    """The model's configuration, as a folder in safetensors would have it. Errors as in `check_gguf`."""
+    """Return the model's configuration, as a folder in safetensors would have it. Errors as in `check_gguf`."""
     import transformers
 
     check_gguf(path)
@@ -111,9 +114,10 @@ def _plain(config: Any) -> Any:
 
 
 def load_gguf(path: Path, dtype: torch.dtype, *, say: Callable[[str], None] = _say_once) -> PreTrainedModel:
-    """A causal language model with the file's weights in `dtype`, on the CPU. say: is told the memory before loading.
+    """Return a causal language model with the file's weights in `dtype`, on the CPU.
 
-    Peak memory is 1.8 times the weights. PosttrainError when the file lacks tensors; others as in `check_gguf`.
+    `say` is called with a sentence about memory before loading. Peak memory is 1.8 times the weights. Raise
+    PosttrainError if the file lacks tensors, and the errors of `check_gguf`.
     """
     import transformers
 
@@ -148,7 +152,10 @@ def load_gguf(path: Path, dtype: torch.dtype, *, say: Callable[[str], None] = _s
 
 
 def gguf_tokenizer(path: Path, *, say: Callable[[str], None] = _say_once) -> PreTrainedTokenizerBase:
-    """The tokenizer that the file describes, with its chat template. say: is told of an unknown splitting rule."""
+    """Return the tokenizer that the file describes, with its chat template.
+
+    `say` is called with a warning if the file's splitting rule is unknown.
+    """
     import transformers
 
     header = check_gguf(path)
@@ -171,16 +178,17 @@ def gguf_tokenizer(path: Path, *, say: Callable[[str], None] = _say_once) -> Pre
 
 
 def _splits_as_gpt2(tokenizer: Any) -> bool:
-    """Whether words are split by GPT-2's expression only, which transformers also uses for rules that it lacks."""
+    """Return whether words are split by GPT-2's expression only. transformers also uses it for rules that it lacks."""
     rule = json.loads(tokenizer.backend_tokenizer.to_str())["pre_tokenizer"] or {}
     return bool(rule.get("type") == "ByteLevel" and rule.get("use_regex"))
 
 
 @contextlib.contextmanager
 def _reading(path: Path) -> Iterator[str]:
-    """Give a folder that has only this file: configurations and tokenizers beside it may belong to another model.
+    """Give the path of a folder that has only this file: files next to it may belong to another model.
 
-    Within this, errors of transformers become a PosttrainError that names the file.
+    The files in question are configurations and tokenizers. Within this block, errors of transformers become a
+    PosttrainError that names the file.
     """
     try:
         if not any(path.parent.glob("*.json")):
@@ -198,7 +206,7 @@ def _reading(path: Path) -> Iterator[str]:
 
 @contextlib.contextmanager
 def _counting_tensors() -> Iterator[None]:
-    """Like `counting_tensors`, also for dequantising, whose bar ignores transformers' switch and hook."""
+    """Do the same as `counting_tensors`, also for dequantising, where the bar ignores transformers' switch and hook."""
     from transformers import modeling_gguf_pytorch_utils as reading
 
     bar = reading.tqdm

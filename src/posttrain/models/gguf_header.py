@@ -1,8 +1,8 @@
-"""The header of a GGUF file: its tensors and their sizes, read without the weights and without any package.
+"""Read the header of a GGUF file: its tensors and their sizes, without the weights and without any package.
 
 Layout (ggml-org/ggml, docs/gguf.md): the word GGUF, a version, counts of tensors and of key-value pairs, the pairs, the
-tensors' names, shapes, types and offsets, then their data from the next multiple of `general.alignment`. Little-endian;
-strings are a 64-bit length and UTF-8.
+tensors' names, shapes, types and offsets, then their data from the next multiple of `general.alignment`. Numbers are
+little-endian; a string is a 64-bit length followed by UTF-8.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ __all__ = ["SUFFIX", "GgufHeader", "GgufTensor", "is_gguf", "read_header"]
 SUFFIX = ".gguf"
 VERSIONS = (2, 3)
 SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
-"""The format's numbers for types of one value; 8 is a string, 9 an array."""
+"""Maps the GGUF numbers of types with one value to `struct` letters; 8 is a string, 9 an array."""
 STRING, ARRAY = 8, 9
 LIMIT = 1 << 32
-"""Longest string or array; a broken length must not allocate all memory."""
+"""Largest length of a string or an array, so that a broken length does not allocate all memory."""
 COPY = "copy the file again"
 
 
 class GgufTensor(NamedTuple):
-    """One tensor: its name, its shape as torch has it, the number of its ggml type, its offset in the data."""
+    """One tensor: its name, its shape in torch's order, the number of its ggml type, and its offset in bytes."""
 
     name: str
     shape: tuple[int, ...]
@@ -42,7 +42,11 @@ class GgufTensor(NamedTuple):
 
 
 class GgufHeader(NamedTuple):
-    """All that precedes the weights. fields: numbers and strings by key; for an array only its length."""
+    """Everything that precedes the weights in a file.
+
+    `fields` holds numbers and strings by key, and for an array only its length. `data_start` is the position of the
+    data in bytes.
+    """
 
     path: Path
     fields: dict[str, Any]
@@ -55,12 +59,12 @@ class GgufHeader(NamedTuple):
 
     @property
     def parameters(self) -> int:
-        """How many numbers all tensors have, without the tables of rotary factors."""
+        """Number of parameters in all tensors, without the tables of rotary factors."""
         return sum(t.elements for t in self.tensors if not t.name.startswith("rope_"))
 
     @property
     def kind(self) -> int:
-        """The ggml type that holds most parameters."""
+        """Number of the ggml type that holds most parameters."""
         held: Counter[int] = Counter()
         for tensor in self.tensors:
             held[tensor.kind] += tensor.elements
@@ -68,7 +72,7 @@ class GgufHeader(NamedTuple):
 
     @property
     def stops(self) -> tuple[int, ...]:
-        """The token ids that end an answer: the end of text, and the end of a turn if it is another token."""
+        """Ids of the tokens that end an answer: the end of text, and the end of a turn if it is another token."""
         keys = ("tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id")
         return tuple(dict.fromkeys(int(self.fields[key]) for key in keys if key in self.fields))
 
@@ -79,13 +83,16 @@ class GgufHeader(NamedTuple):
 
 
 def is_gguf(name: str | Path) -> bool:
-    """Whether a name is that of a GGUF file that exists."""
+    """Return whether `name` is the path of an existing GGUF file."""
     path = Path(name)
     return path.suffix.lower() == SUFFIX and path.is_file()
 
 
 def read_header(path: Path) -> GgufHeader:
-    """The header of a file. MissingError when it cannot be read, PosttrainError when it is broken or cut short."""
+    """Return the header of a file.
+
+    Raise MissingError if the file cannot be read, and PosttrainError if it is broken or cut short.
+    """
     location = str(path)
     try:
         with path.open("rb") as file:
@@ -103,11 +110,11 @@ def read_header(path: Path) -> GgufHeader:
 
 
 class _Cut(Exception):
-    """A length points beyond the end of the file."""
+    """Raised when a length points beyond the end of the file."""
 
 
 class _Cursor:
-    """Reads values one after the other."""
+    """A reader that takes values one after the other."""
 
     def __init__(self, view: mmap.mmap, at: int) -> None:
         self.view, self.at = view, at
@@ -142,7 +149,7 @@ class _Cursor:
             return length
         for _ in range(length):
             if inner == STRING:
-                skipped = self.length()  # which moves `at` too
+                skipped = self.length()  # this moves `at` too
                 self.at += skipped
             else:
                 self.value(inner)

@@ -1,13 +1,13 @@
 """Losses of tokens without the logits of all tokens: the output head runs in chunks, at supervised positions only.
 
 A vocabulary of 49,152 words makes 200 KB of float32 logits for each position, and a plain cross-entropy holds three or
-four copies of them. Here the forward pass ends before the head; the hidden states of the supervised positions go
-through it in chunks, and only each chunk's loss and gradient of the hidden states are kept (Wijmans et al. 2024,
-arXiv:2411.09009; Liger-Kernel, arXiv:2410.10989).
+four copies of them. Here the forward pass ends before the head. The hidden states of the supervised positions pass
+through the head in chunks, and only each chunk's loss and the gradient of its hidden states are kept (Wijmans et al.
+2024, arXiv:2411.09009; Liger-Kernel, arXiv:2410.10989).
 
-A trial tells which heads can be used in this way: the logits of a few tokens must equal `softcap(factor * (W h + b))`
-with the head's own W and b. Where they do not, or where the head is changed (LoRA on it, shards of it), `plain_head`
-returns None and the caller computes all logits.
+A trial decides which heads can be used in this way: the logits of a few tokens must equal `softcap(factor * (W h + b))`
+with the head's own W and b. If they do not, or if the head is changed (LoRA on it, shards of it), `plain_head` returns
+None and the caller computes all logits.
 """
 
 from __future__ import annotations
@@ -39,17 +39,18 @@ __all__ = [
 ]
 
 CHUNK_ELEMENTS = 1 << 23
-"""Logits of a chunk: 32 MiB in float32."""
+"""Number of logits in a chunk: 32 MiB in float32."""
 TOLERANCE = 1e-4
-"""Largest difference of logits in a trial, as a share of their standard deviation, in float32."""
+"""Largest difference of logits in a trial in float32, as a share of their standard deviation."""
 COARSE = 1e-2
-"""The same in half precision, root mean square."""
+"""The same limit in half precision, for the root mean square of the differences."""
 
 
 class PlainHead(NamedTuple):
-    """Logits are softcap * tanh(factor * (W h + b) / softcap), or without softcap factor * (W h + b).
+    """The weights of an output head.
 
-    weight: (V, D); bias: (V,) or None; softcap: 0 where there is none.
+    Logits are softcap * tanh(factor * (W h + b) / softcap), or factor * (W h + b) without a softcap. `weight` is
+    (V, D). `bias` is (V,) or None. `softcap` is 0 if there is none.
     """
 
     weight: Tensor
@@ -58,23 +59,26 @@ class PlainHead(NamedTuple):
     softcap: float = 0.0
 
     def precision(self) -> torch.dtype:
-        """The precision of the head's product now: autocast's, or that of its weights."""
+        """Return the precision in which the head's product is computed now: autocast's, or that of the weights."""
         kind = self.weight.device.type
         return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else self.weight.dtype
 
     def logits(self, hidden: Tensor, precision: torch.dtype) -> Tensor:
-        """Logits (n, V) of hidden states (n, D), in float32 or finer and in memory of their own."""
+        """Return logits (n, V) of hidden states (n, D), in float32 or finer and in a new tensor."""
         with torch.autocast(hidden.device.type, enabled=False):
             return _logits(hidden, kept_in(self.weight, precision), self.bias, self.factor, self.softcap)
 
 
 Function = Callable[[Tensor, slice, bool], tuple[Tensor, Tensor | None]]
-"""(logits (n, V) of a chunk, float32 or finer, which may be overwritten; the chunk's slice of all tokens; whether a
-gradient is wanted) -> nats (n,) and their gradient with respect to the logits, (n, V)."""
+"""Maps a chunk's logits to nats (n,) of its tokens and their gradient with respect to the logits, (n, V).
+
+The arguments are: the chunk's logits (n, V), in float32 or finer, which may be overwritten; the chunk's slice of all
+tokens; whether a gradient is needed.
+"""
 
 
 def chunk_rows(vocabulary: int) -> int:
-    """How many tokens go through the head together."""
+    """Return how many tokens pass through the head together."""
     return max(16, CHUNK_ELEMENTS // vocabulary)
 
 
@@ -82,13 +86,13 @@ def chunk_rows(vocabulary: int) -> int:
 
 
 def _reading_head(head: nn.Module, read: Callable[[Tensor], None]) -> RemovableHandle:
-    """Within this, `read` gets the input of the head."""
+    """Call `read` with the input of the head at each forward pass. Return the handle that removes this hook."""
     return head.register_forward_pre_hook(lambda _, args: read(args[0]))
 
 
 @contextmanager
 def _spared(head: nn.Linear) -> Iterator[None]:
-    """Within this the head computes nothing: it gives zeros as the logits of one position, which take no memory."""
+    """Within this block the head computes nothing: it returns zeros as logits of one position, which take no memory."""
     own = vars(head).get("forward")
 
     def nothing(hidden: Tensor) -> Tensor:
@@ -104,9 +108,11 @@ def _spared(head: nn.Linear) -> Iterator[None]:
 
 
 def states_at(model: nn.Module, input_ids: Tensor, asked: Tensor) -> Tensor:
-    """Hidden states (N, D) that the output head would read at the positions `asked`, row by row, for models that have a
-    `plain_head`. input_ids: (B, T), right-padded; asked: (B, T) bool. What rows share at their beginning is read once
-    where that is faster (`models/line.py`)."""
+    """Return the hidden states (N, D) that the output head would read at the positions `asked`, row by row.
+
+    The model must have a `plain_head`. `input_ids` is (B, T), right-padded; `asked` is (B, T) bool. A beginning that
+    rows share is read once where that is faster (`models/line.py`).
+    """
     extra = virtual_columns(model)
     found: list[Tensor] = []
     line = line_for(model, input_ids, asked)
@@ -125,14 +131,14 @@ def states_at(model: nn.Module, input_ids: Tensor, asked: Tensor) -> Tensor:
     return found[0]
 
 
-# ---- which heads can be cut ------------------------------------------------------------------------------------------
+# ---- which heads can be used in chunks -------------------------------------------------------------------------------
 
 _known: WeakKeyDictionary[nn.Module, tuple[ref[nn.Module], tuple[float, float] | None]] = WeakKeyDictionary()
-"""Results of trials by head: the model, and its factor and softcap. Weak references: it keeps no model alive."""
+"""Results of trials by head: the model, and its factor and softcap. Weak references keep no model alive."""
 
 
 def plain_head(model: nn.Module) -> PlainHead | None:
-    """The output head as weights; None where it computes more than a matrix product, a factor and a softcap."""
+    """Return the output head as weights; None if it computes more than a matrix product, a factor and a softcap."""
     core = core_of(model)
     head = core.get_output_embeddings()
     if type(head) is not nn.Linear or type(head.weight) is not nn.Parameter or head._forward_hooks:
@@ -145,7 +151,10 @@ def plain_head(model: nn.Module) -> PlainHead | None:
 
 @torch.no_grad()
 def _tried(core: Any, head: nn.Linear) -> tuple[float, float] | None:
-    """Factor and softcap with which the head gives the model's own logits for a few tokens; None when none does."""
+    """Return the factor and softcap with which the head gives the model's own logits for a few tokens.
+
+    Return None if no factor and softcap do.
+    """
     ids = torch.arange(1, 7, device=core.device).view(2, 3) % head.weight.shape[0]
     read: list[Tensor] = []
     with torch.random.fork_rng(), _reading_head(head, read.append):
@@ -172,19 +181,19 @@ def _tried(core: Any, head: nn.Linear) -> tuple[float, float] | None:
 
 
 def _applied(raw: Tensor, factor: float, softcap: float) -> Tensor:
-    """Apply factor and softcap to W h + b."""
+    """Return W h + b with factor and softcap applied."""
     if factor != 1.0:
         raw = raw * factor
     return softcap * torch.tanh(raw / softcap) if softcap else raw
 
 
 _lowered: dict[Tensor, tuple[Tensor, int]] = {}
-"""Weight of a head -> its copy in a lower precision, and the version of the weight that was copied."""
+"""Maps a head's weight to its copy in a lower precision and to the version of the weight that was copied."""
 
 
 @contextmanager
 def head_kept(model: nn.Module, dtype: torch.dtype) -> Iterator[None]:
-    """Within this a copy of a frozen head's weight in `dtype` is kept; else one is made for every micro batch."""
+    """Within this block, keep a copy of a frozen head's weight in `dtype`. Else every micro batch makes a copy."""
     head = core_of(model).get_output_embeddings()
     weight = getattr(head, "weight", None)
     if type(weight) is not nn.Parameter or weight.requires_grad or weight.dtype == dtype:
@@ -198,7 +207,7 @@ def head_kept(model: nn.Module, dtype: torch.dtype) -> Iterator[None]:
 
 
 def kept_in(weight: Tensor, dtype: torch.dtype) -> Tensor:
-    """The weight in this precision: the kept copy, or a new one."""
+    """Return the weight in this precision: the kept copy, or a new one."""
     copy, version = _lowered.get(weight, (weight, weight._version))
     return copy if copy.dtype == dtype and version == weight._version else weight.to(dtype)
 
@@ -207,9 +216,11 @@ def kept_in(weight: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def chunked(hidden: Tensor, head: PlainHead, function: Function, *, rows: int | None = None) -> Tensor:
-    """`function` of each token's logits, (N,), with gradients for hidden states (N, D) and head. Where the head's
-    weights are frozen, the gradient of the hidden states is computed in the forward pass, and logits once; else the
-    logits are computed again in the backward pass."""
+    """Return `function` of each token's logits, (N,), with gradients for hidden states (N, D) and head.
+
+    If the head's weights are frozen, logits are computed once, and the gradient of the hidden states is computed in the
+    forward pass. Otherwise the logits are computed again in the backward pass.
+    """
     rows = rows or chunk_rows(head.weight.shape[0])
     return _Chunked.apply(  # type: ignore[no-untyped-call]
         hidden, head.weight, head.bias, head.factor, head.softcap, function, rows, head.precision()
@@ -217,9 +228,11 @@ def chunked(hidden: Tensor, head: PlainHead, function: Function, *, rows: int | 
 
 
 def chunked_nll(hidden: Tensor, head: PlainHead, targets: Tensor, *, rows: int | None = None) -> Tensor:
-    """Negative log-likelihood of each token in nats, (N,), computed in float32 or finer; hidden: (N, D); targets: (N,).
+    """Return the negative log-likelihood of each token in nats, (N,), computed in float32 or finer.
 
-    nats_i = logsumexp(z_i) - z_i[y_i], with z_i the logits of h_i
+    `hidden` is (N, D) and `targets` is (N,).
+
+    nats_i = logsumexp(z_i) - z_i[y_i], where z_i are the logits of h_i
     """
 
     def nll(logits: Tensor, at: slice, wants: bool) -> tuple[Tensor, Tensor | None]:
@@ -237,7 +250,7 @@ def chunked_nll(hidden: Tensor, head: PlainHead, targets: Tensor, *, rows: int |
 
 
 class _Chunked(torch.autograd.Function):
-    """See `chunked`."""
+    """The autograd function of `chunked`."""
 
     @staticmethod
     def forward(
@@ -313,13 +326,16 @@ def _cuts(count: int, rows: int) -> Iterator[slice]:
 
 
 def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, factor: float, softcap: float) -> Tensor:
-    """(n, V), in float32 or finer, in memory of its own."""
+    """Return logits (n, V), in float32 or finer, in a new tensor."""
     raw = functional.linear(hidden.to(weight.dtype), weight, None if bias is None else bias.to(weight.dtype))
     return _applied(raw.to(torch.promote_types(raw.dtype, torch.float32)), factor, softcap)
 
 
 def _raw_slope(slope: Tensor | None, capped: Tensor | None, factor: float, softcap: float) -> Tensor:
-    """The gradient with respect to W h + b from that of the logits; capped: the logits, where there is a softcap."""
+    """Return the gradient with respect to W h + b from `slope`, the gradient with respect to the logits.
+
+    `capped` holds the logits if there is a softcap, else it is None.
+    """
     assert slope is not None
     if capped is not None:
         slope = slope * (1 - (capped / softcap).square_())

@@ -1,9 +1,9 @@
 """Models with a head for classes of texts, classes of tokens, or answer spans.
 
-`load_head_model` puts a random head on any base that transformers has a class for. A folder saved with a head loads as
-it is; its labels are in `config.json`, an adapter's in `posttrain.json`. The configuration (`posttrain_head`) names
-every part that was random at the start, so that tuners that freeze the rest train these parts, and adapters contain
-them.
+`load_head_model` puts a random head on any base that transformers has a class for. A folder that was saved with a head
+is loaded unchanged. Its labels are in `config.json`; an adapter's labels are in `posttrain.json`. The configuration
+(`posttrain_head`) names every part that was random at the start. So tuners that freeze everything else train these
+parts, and adapters contain them.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ __all__ = ["load_any", "load_head_model", "reads_one_way"]
 
 
 def reads_one_way(config: Any) -> bool:
-    """Whether a model of this configuration reads from left to right: at a token it knows nothing of later ones."""
+    """Return whether a model of this configuration reads from left to right, so that no token depends on later ones."""
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MASKED_LM_MAPPING
 
     stated = config.to_dict()
@@ -48,12 +48,12 @@ def load_head_model(
     say: Callable[[str], None] = print,
     **options: Unpack[LoadOptions],
 ) -> LoadedModel:
-    """A model with this head, its tokenizer, in eval mode; options as in `load_model`.
+    """Return a model with this head and its tokenizer, in eval mode. Options as in `load_model`.
 
-    labels: names of the outputs; None takes those of a folder that has this head ("answer" needs none). A folder with
-    the wanted head and labels is loaded complete; any other model gets a new head, drawn from `seed`, which `say` is
-    told. settings: kept in the configuration; None keeps a folder's own. PosttrainError where the architecture has no
-    such class, and where a folder's tensors are missing.
+    `labels` names the outputs; None takes the labels of a folder that has this head ("answer" needs none). A folder
+    with the wanted head and labels is loaded complete. Any other model gets a new head, drawn from `seed`, and `say`
+    reports it. `settings` is stored in the configuration; None keeps a folder's own settings. Raise PosttrainError if
+    the architecture has no such class, if a folder's tensors are missing, and if labels are needed and there are none.
     """
     there = saved_head(name, offline=options.get("offline", True))
     kept = there if there is not None and there.head == head else None
@@ -62,7 +62,7 @@ def load_head_model(
             raise PosttrainError(Problem(name, f"has no head for {HEADS[head][1]}, so no labels", "name the labels"))
         labels = kept.labels if kept is not None else ()
     elif kept is not None and set(kept.labels) == set(labels):
-        labels = kept.labels  # the order is the folder's
+        labels = kept.labels  # keep the folder's order
     own = kept.settings if kept is not None else {}
     wanted = HeadNotes(head, tuple(labels), dict(settings if settings is not None else own))
     same = kept is not None and kept.labels == wanted.labels
@@ -79,7 +79,7 @@ def load_head_model(
 
 
 def load_any(name: str, *, say: Callable[[str], None] = print, **options: Unpack[LoadOptions]) -> LoadedModel:
-    """A folder with a head as such, anything else as a language model; options as in `load_model`."""
+    """Load a folder with a head with that head, and anything else as a language model. Options as in `load_model`."""
     notes = saved_head(name, offline=options.get("offline", True))
     if notes is None:
         return load_model(name, **options)
@@ -87,17 +87,17 @@ def load_any(name: str, *, say: Callable[[str], None] = print, **options: Unpack
 
 
 class _Maker(NamedTuple):
-    """Makes the model of a folder with the wanted head."""
+    """A factory for models with the wanted head."""
 
     wanted: HeadNotes
     say: Callable[[str], None]
     quiet: bool
-    """Do not announce a new head: its tensors come later, from an adapter."""
+    """If True, do not report a new head, because its tensors are loaded later from an adapter."""
 
     def make(
         self, folder: str, config: Any, dtype: Any, source: Mapping[str, Any]
     ) -> tuple[PreTrainedModel, list[str]]:
-        """The model, and names of tensors that are missing in the folder."""
+        """Return the model, and the names of tensors that are missing in the folder."""
         import transformers
 
         wanted = self.wanted
@@ -119,9 +119,12 @@ class _Maker(NamedTuple):
     def _new(
         self, folder: str, config: Any, dtype: Any, source: Mapping[str, Any], auto: Any
     ) -> tuple[PreTrainedModel, list[str]]:
-        """A new head on the folder's backbone. `from_pretrained` of the class with the head is not used: some classes
-        name the backbone differently than the language model does (LlamaForQuestionAnswering: `transformer`), and then
-        all its tensors would be random."""
+        """Return a model with a new head on the folder's backbone, and the names of missing tensors.
+
+        `from_pretrained` of the class with the head is not used. Some of these classes give the backbone another name
+        than the language model does (LlamaForQuestionAnswering: `transformer`), and then all its tensors would be
+        random.
+        """
         import torch
         import transformers
 
@@ -150,7 +153,7 @@ class _Maker(NamedTuple):
         random = [key for key in mine.state_dict() if key not in tensors or key in report["missing_keys"]]
         taken = {k: v for k, v in tensors.items() if k not in random and k in mine.state_dict()}
         mine.load_state_dict(taken, strict=False)
-        # a pooler is part of an encoder's backbone and often not of its checkpoint; anything else must be there
+        # an encoder's pooler belongs to its backbone and is often missing in its checkpoint; all else must be there
         new = sorted({key.partition(".")[0] for key in random if key.startswith("pooler.")})
         _note(model, wanted._replace(modules=(*_own_parts(model), *(f"{own}.{part}" for part in new))))
         if not self.quiet:
@@ -162,7 +165,7 @@ class _Maker(NamedTuple):
 
 @contextlib.contextmanager
 def _no_load_report() -> Iterator[None]:
-    """Silence transformers, which would print a table about the language model's head that is left out."""
+    """Silence transformers, which would print a table about the unused head of the language model."""
     from transformers.utils import logging
 
     before = logging.get_verbosity()
@@ -187,7 +190,7 @@ def _note(model: Any, notes: HeadNotes) -> None:
 
 
 def _own_parts(model: Any) -> tuple[str, ...]:
-    """Names of the parts of a model with a head that are not its backbone."""
+    """Return the names of the parts of a model with a head that are not its backbone."""
     return tuple(
         name
         for name, child in model.named_children()
@@ -196,7 +199,7 @@ def _own_parts(model: Any) -> tuple[str, ...]:
 
 
 def _check_adapter(name: str, modules: Sequence[str]) -> None:
-    """PosttrainError when an adapter does not contain the head that its base lacks."""
+    """Raise PosttrainError if an adapter does not contain the head that its base lacks."""
     path = Path(resolve(name)) / "adapter_model.safetensors"
     if not path.is_file():
         raise PosttrainError(Problem(name, "an adapter with a head must be stored as safetensors", "save it again"))

@@ -1,12 +1,12 @@
-"""A batch of rows as one line of tokens: a beginning that rows share is read once, padding is not read.
+"""A batch of rows as one line of tokens: a beginning that rows share is read once, and padding is not read.
 
     rows            <sys> a b c        line       <sys> a b c d e
                     <sys> a d e        parents      -   0 1 2 2 4      each token sees its ancestors, and itself
 
-Chat rows begin with the same system message, answers to one question with that question, and a step with replay has
-rows of very different lengths: half or more of the tokens of padded rows repeat others or are padding. Losses and
-gradients are those of the rows up to rounding. (`inference/tree.py` does it for inference.) A trial finds out which
-models can be used in this way: they must take a 4-D mask and positions.
+Chat rows begin with the same system message, answers to one question begin with that question, and a step with replay
+has rows of very different lengths: half or more of the tokens of padded rows repeat others or are padding. Losses and
+gradients equal those of the rows up to rounding. (`inference/tree.py` does the same for inference.) A trial decides
+which models can be used in this way: they must take a 4-D mask and positions.
 """
 
 from __future__ import annotations
@@ -24,18 +24,21 @@ from posttrain.models.logits import UNFIT, core_of
 __all__ = ["LEAST", "LONGEST", "Line", "lay_line", "line_for", "takes_lines"]
 
 LEAST = 20_000_000
-"""Models with fewer parameters gain nothing: laying out the line takes as long as it saves."""
+"""Smallest number of parameters that a line is used for: below it, building the line takes as long as it saves."""
 LONGEST = 2048
-"""Most tokens of a line; its mask has the square of that many numbers."""
+"""Largest number of tokens in a line. Its mask holds the square of this number."""
 WORTH = 0.85
-"""A line is used when it has at most this share of the padded rows' tokens."""
+"""A line is used if it has at most this share of the padded rows' tokens."""
 TOLERANCE = 1e-4
 """Largest difference of hidden states in the trial, as a share of their standard deviation."""
 
 
 class Line(NamedTuple):
-    """ids, positions: (1, N); mask: (1, 1, N, N), float32, added to scores; asked: (A,), indices in the line of the
-    tokens that are asked for, row by row."""
+    """Rows as one line of tokens.
+
+    `ids` and `positions` are (1, N). `mask` is (1, 1, N, N), float32, and is added to attention scores. `asked` is
+    (A,): the indices in the line of the supervised tokens, row by row.
+    """
 
     ids: Tensor
     positions: Tensor
@@ -44,7 +47,10 @@ class Line(NamedTuple):
 
 
 def lay_line(input_ids: Tensor, asked: Tensor) -> Line:
-    """Rows (B, T), right-padded, as a line, each up to the last token asked for; asked: (B, T) bool, not all false."""
+    """Return rows (B, T), right-padded, as a line.
+
+    `asked` is (B, T) bool and not all False. Each row is used up to its last token that `asked` marks.
+    """
     nodes: dict[tuple[int, int], int] = {}  # (index of the parent, token) -> index in the line
     ids: list[int] = []
     parents: list[int] = []
@@ -79,7 +85,10 @@ def lay_line(input_ids: Tensor, asked: Tensor) -> Line:
 
 
 def line_for(model: nn.Module, input_ids: Tensor, asked: Tensor) -> Line | None:
-    """The line to read instead of the rows, in float32 on a CPU; None where it does not pay or the model takes none."""
+    """Return the line to read instead of the rows, in float32 on a CPU.
+
+    Return None if a line would not be faster or the model cannot read one.
+    """
     core = core_of(model)
     if input_ids.device.type != "cpu" or core.dtype != torch.float32 or torch.is_autocast_enabled("cpu"):
         return None
@@ -90,7 +99,7 @@ def line_for(model: nn.Module, input_ids: Tensor, asked: Tensor) -> Line | None:
 
 
 def _drops(model: nn.Module) -> bool:
-    """Whether the model drops values at random; for a shared token they would be dropped in all rows at once."""
+    """Return whether the model drops values at random; a shared token would lose them in all rows at the same time."""
     if not model.training:
         return False
     config = core_of(model).config.get_text_config().to_dict()
@@ -103,7 +112,7 @@ _known: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
 
 
 def takes_lines(core: Any) -> bool:
-    """Whether a model gives the same hidden states for a line as for its rows; tried once for each model."""
+    """Return whether a model gives the same hidden states for a line as for its rows. Try it once for each model."""
     if core not in _known:
         _known[core] = _tried(core)
     return _known[core]
@@ -132,6 +141,6 @@ def _tried(core: Any) -> bool:
             found = core.base_model(**inputs, use_cache=False).last_hidden_state
     except torch.OutOfMemoryError:
         raise
-    except UNFIT:  # the model does not take these arguments: its rows are read as rows
+    except UNFIT:  # the model does not take these arguments, so rows are read as rows
         return False
     return float((found[0][line.asked] - expected).abs().max()) <= TOLERANCE * max(1.0, float(expected.std()))

@@ -1,7 +1,7 @@
 """Load a model and its tokenizer from a name: pocket, local folder, adapter folder, GGUF file or hub id.
 
-Nothing is fetched from the network unless asked for. On the CPU weights are float32, whatever the files hold. Pickled
-weights (`.bin`) are read with `weights_only=True`.
+Nothing is fetched from the network unless the caller allows it. On the CPU weights are float32 by default, whatever the
+files hold. Pickled weights (`.bin`) are read with `weights_only=True`.
 """
 
 from __future__ import annotations
@@ -55,16 +55,19 @@ __all__ = [
 ]
 
 BIG_PARAMETERS = 1_000_000_000
-"""Above this many parameters weights are kept in bfloat16 on a GPU that supports it."""
+"""With more parameters than this, weights are kept in bfloat16 on a GPU that supports it."""
 
 READ_SUFFIXES = (".json", ".safetensors", ".bin")
-"""Files of a model folder that must be readable; safetensors reports one that is not as "no such file"."""
+"""Suffixes of files in a model folder that must be readable.
+
+safetensors reports an unreadable file as "no such file".
+"""
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt")
 
 
 Maker: TypeAlias = "Callable[[str, Any, Any, Mapping[str, Any]], tuple[PreTrainedModel, list[str]]]"
-"""(folder or hub id, its configuration, dtype, options of the source) -> the model, and names of missing tensors."""
+"""Maps (folder or hub id, its configuration, dtype, source options) to the model and the names of missing tensors."""
 
 
 class LoadedModel(NamedTuple):
@@ -76,19 +79,23 @@ class LoadedModel(NamedTuple):
 
 
 class Source(TypedDict, total=False):
-    """offline: fetch nothing (the default); trust_remote_code: run code that the model brings along."""
+    """Options of where a model comes from.
+
+    With `offline` (the default), nothing is fetched. With `trust_remote_code`, code that the model contains is run.
+    """
 
     offline: bool
     trust_remote_code: bool
 
 
 class LoadOptions(Source, total=False):
-    """How a model is loaded.
+    """Options of how a model is loaded.
 
-    device: CUDA when there is one, unless given; dtype: "auto" (float32 on the CPU; on CUDA bfloat16 for more than a
-    billion parameters where supported, else float32), or "float32", "bfloat16", "float16"; adapter_merged: an adapter
-    is merged into its base; allow_template_mismatch: take a tokenizer that renders otherwise than the one the weights
-    were trained with.
+    - `device`: CUDA if there is one, unless given.
+    - `dtype`: "auto" (float32 on the CPU; on CUDA bfloat16 for more than a billion parameters where supported, else
+      float32), or "float32", "bfloat16", "float16".
+    - `adapter_merged`: merge an adapter into its base.
+    - `allow_template_mismatch`: accept a tokenizer that renders differently from the one the weights were trained with.
     """
 
     device: str | None
@@ -98,15 +105,21 @@ class LoadOptions(Source, total=False):
 
 
 def load_model(name: str, **options: Unpack[LoadOptions]) -> LoadedModel:
-    """A language model and its tokenizer, in eval mode. MissingError names the file, base or hub id that is not there;
-    TemplateError when the tokenizer renders otherwise than the one the weights were trained with."""
+    """Return a language model and its tokenizer, in eval mode.
+
+    Raise MissingError that names the missing file, base or hub id. Raise TemplateError if the tokenizer renders
+    differently from the one the weights were trained with.
+    """
     if adapter_base(Path(resolve(name))) is not None and (notes := saved_head(name)) is not None:
         raise cannot_generate(name, notes)
     return load_with(name, _causal, **options)
 
 
 def load_with(name: str, make: Maker, **options: Unpack[LoadOptions]) -> LoadedModel:
-    """`load_model` for any kind of model: `make` makes it from a folder; adapters are put on what it made."""
+    """Do the work of `load_model` for any kind of model.
+
+    `make` makes the model from a folder. Adapters are then put on this model.
+    """
     import torch
 
     offline, trust = options.get("offline", True), options.get("trust_remote_code", False)
@@ -122,7 +135,7 @@ def load_with(name: str, make: Maker, **options: Unpack[LoadOptions]) -> LoadedM
 
 
 class _Way(NamedTuple):
-    """How every folder is loaded that a model is made of: an adapter's, and its base's."""
+    """How to load every folder that a model consists of: an adapter's, and its base's."""
 
     make: Maker
     device: torch.device
@@ -131,7 +144,7 @@ class _Way(NamedTuple):
 
 
 def _for_transformers(offline: bool = True, trust_remote_code: bool = False) -> dict[str, bool]:
-    """The same as `Source` in the words of `from_pretrained`."""
+    """Return the options of `Source` under the names that `from_pretrained` uses."""
     return {"local_files_only": offline, "trust_remote_code": trust_remote_code}
 
 
@@ -146,7 +159,7 @@ def _load(name: str, way: _Way, merged: bool, within: tuple[str, ...]) -> PreTra
 
 
 def _causal(folder: str, config: Any, dtype: Any, source: Mapping[str, Any]) -> tuple[PreTrainedModel, list[str]]:
-    """A language model, and names of tensors that are missing in its files."""
+    """Return a language model, and the names of tensors that are missing in its files."""
     import transformers
     from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING
 
@@ -196,7 +209,7 @@ def _load_weights(name: str, folder: str, way: _Way) -> PreTrainedModel:
 
 
 def _named(model: PreTrainedModel, name: str, folder: str) -> PreTrainedModel:
-    """Set the name that an adapter saved later names as its base; a path becomes absolute, `pocket:chat` stays."""
+    """Set the name that an adapter saved later gives as its base. A path becomes absolute; `pocket:chat` is kept."""
     local = Path(folder).is_dir() or is_gguf(folder)
     model.name_or_path = name if name.startswith("pocket:") or not local else str(Path(folder).resolve())
     model.config.name_or_path = model.name_or_path
@@ -204,7 +217,10 @@ def _named(model: PreTrainedModel, name: str, folder: str) -> PreTrainedModel:
 
 
 def hub_folder(name: str, *, offline: bool = True) -> Path:
-    """The folder of a hub model in the local cache; offline=False fetches it. MissingError when it is not there."""
+    """Return the folder of a hub model in the local cache. Fetch it first if `offline` is False.
+
+    Raise MissingError if it is not there.
+    """
     from huggingface_hub import snapshot_download
 
     try:
@@ -214,7 +230,7 @@ def hub_folder(name: str, *, offline: bool = True) -> Path:
 
 
 def config_of(name: str, **how: Unpack[Source]) -> Any:
-    """A model's configuration, read without its weights. OSError where there is none."""
+    """Return a model's configuration, read without its weights. Raise OSError if there is none."""
     import transformers
 
     found = resolve(name)
@@ -224,15 +240,15 @@ def config_of(name: str, **how: Unpack[Source]) -> Any:
 
 
 def embeddings_of(name: str, **how: Unpack[Source]) -> int | None:
-    """How many tokens a model has embeddings for, read without its weights; None where no configuration says it."""
+    """Return how many tokens a model has embeddings for, without reading its weights; None if it is not stated."""
     try:
         return rows_in_config(config_of(base_of(name), **how))
-    except (OSError, ValueError):  # loading says what is wrong with it
+    except (OSError, ValueError):  # loading the model reports what is wrong
         return None
 
 
 def base_of(name: str) -> str:
-    """The base of an adapter, or of adapters on adapters; any other name as it is."""
+    """Return the base of an adapter, or of adapters on adapters. Return any other name unchanged."""
     seen = {name}
     while (base := adapter_base(Path(resolve(name)))) is not None and base not in seen:
         seen.add(base)
@@ -269,10 +285,10 @@ def _load_adapter(name: str, base: str, way: _Way, merged: bool, within: tuple[s
     mend = "put the model it was trained on where adapter_config.json says (base_model_name_or_path)"
     try:
         with warnings.catch_warnings():
-            # the first is raised as an error below; PEFT 0.21 asks transformers 5.23 for an attribute by its old name
+            # The first is raised as an error below. PEFT 0.21 uses an old name of an attribute of transformers 5.23.
             warnings.filterwarnings("ignore", message="Found missing adapter keys")
             warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
-            # posttrain handles these: a vocabulary of another size, a matrix that two modules share
+            # posttrain handles these cases: a vocabulary of another size, a matrix that two modules share
             warnings.filterwarnings("ignore", message=".*tie_word_embeddings.*")
             make_base_fit(model, folder, base, config)
             adapted = PeftModel.from_pretrained(model, str(folder))
@@ -287,7 +303,10 @@ def _load_adapter(name: str, base: str, way: _Way, merged: bool, within: tuple[s
 
 
 def adapter_base(folder: Path) -> str | None:
-    """The base that an adapter folder names; None when the folder is no adapter's."""
+    """Return the base that an adapter folder names; None if the folder is not an adapter's.
+
+    Raise MissingError if adapter_config.json does not name the base.
+    """
     path = folder / "adapter_config.json"
     if not path.is_file():
         return None
@@ -304,8 +323,11 @@ def adapter_base(folder: Path) -> str | None:
 
 
 def check_folder(name: str) -> None:
-    """MissingError for a folder without configuration, weights, or one of the shards that its index names; for a GGUF
-    file the errors of `check_gguf`. An adapter's folder and a name that is no folder pass: loading checks them."""
+    """Raise MissingError for a folder without configuration, weights, or one of the shards that its index names.
+
+    For a GGUF file, raise the errors of `check_gguf`. An adapter's folder and a name that is not a folder pass, because
+    loading checks them.
+    """
     folder = Path(resolve(name))
     if is_gguf(folder):
         check_gguf(folder)
@@ -354,7 +376,10 @@ def _dtype(dtype: str, device: torch.device, config: Any, trust: bool) -> torch.
 
 
 def load_tokenizer(name: str, **how: Unpack[Source]) -> PreTrainedTokenizerBase:
-    """The tokenizer; an adapter's own if its folder has one, else its base's. A missing pad token is set in memory."""
+    """Return the tokenizer: an adapter's own if its folder has one, else its base's.
+
+    A missing pad token is set in memory.
+    """
     import transformers
 
     folder = resolve(name)
@@ -385,8 +410,11 @@ def load_tokenizer(name: str, **how: Unpack[Source]) -> PreTrainedTokenizerBase:
 
 
 def stop_ids(name: str, tokenizer: PreTrainedTokenizerBase, **how: Unpack[Source]) -> tuple[int, ...]:
-    """The token ids at which generation stops, read without the weights: from generation_config.json, else config.json,
-    else the tokenizer's end token; for a GGUF file from its header."""
+    """Return the token ids at which generation stops, read without the weights.
+
+    They come from generation_config.json, else config.json, else the tokenizer's end token; for a GGUF file from its
+    header.
+    """
     import transformers
 
     folder = resolve(name)

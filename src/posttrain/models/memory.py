@@ -1,8 +1,8 @@
 """Measure the peak memory of a block of work, and return memory to the system after it.
 
-On a GPU this is the allocator's peak; on a CPU the resident set of the process. Linux keeps the peak (`VmHWM`) and
-resets it on request (`echo 5 > /proc/self/clear_refs`, proc(5)); elsewhere, and where that is forbidden, a thread reads
-the resident set twenty times a second.
+On a GPU this is the allocator's peak; on a CPU it is the resident set of the process. Linux keeps the peak (`VmHWM`)
+and resets it on request (`echo 5 > /proc/self/clear_refs`, proc(5)). On other systems, and where that is forbidden, a
+thread reads the resident set twenty times a second.
 """
 
 from __future__ import annotations
@@ -40,28 +40,36 @@ MAPPINGS = Path("/proc/self/smaps")
 CLEAR = Path("/proc/self/clear_refs")
 MAPPING = re.compile(r"([0-9a-f]+)-([0-9a-f]+) \S+ \S+ \S+ (\d+)")
 EVERY_S = 0.05
-"""Seconds between two readings of the thread."""
+"""Seconds between two readings by the thread."""
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, MADV_DONTNEED = -1, -3, 4
 """Parameters of mallopt, from malloc.h, and of madvise, from mman.h."""
 LARGE_BLOCK = 8 * 2**20
-"""Bytes. Smaller blocks stay in the heap: getting fresh pages can take as long as the product that fills them."""
+"""Size in bytes from which the system gets a freed block back at once.
+
+Smaller blocks stay in the heap: getting fresh pages can take as long as the product that fills them.
+"""
 KERNELS = 128
-"""How many compiled products oneDNN keeps, about 1 MB each, some for each shape: with its default of 1,024 the process
-grew by 50 MB a step (SmolLM2-135M, 25 new shapes in a micro batch)."""
+"""How many compiled products oneDNN keeps; each takes about 1 MB, and every shape needs some.
+
+With oneDNN's default of 1,024 the process grew by 50 MB a step (SmolLM2-135M, 25 new shapes in a micro batch).
+"""
 LARGE_MODEL = 50_000_000
-"""From this many parameters on, saving memory is worth the time that it takes."""
+"""Number of parameters from which saving memory is worth the time that it takes."""
 
 
 @dataclass(eq=False)
 class Peak:
-    """Peak memory of a block in GiB, with blocks within it. kept: by the system, else a thread measures it."""
+    """Peak memory of a block in GiB, including blocks inside it.
+
+    `kept` is True if the system keeps the peak, and False if a thread measures it.
+    """
 
     kept: bool
     high: float = 0.0
 
     @property
     def gib(self) -> float:
-        """The peak so far, or of the whole block when it is over."""
+        """The peak in GiB so far, or of the whole block after its end."""
         return max(self.high, _kept() if self.kept else _resident()) if self in _open else self.high
 
 
@@ -87,7 +95,7 @@ def peak_memory() -> Iterator[Peak]:
 
 
 def peak_gib() -> float:
-    """The peak of the innermost block that is measured now; of the process where there is none."""
+    """Return the peak in GiB of the innermost block that is measured now, or of the process if there is none."""
     return _open[-1].gib if _open else _kept()
 
 
@@ -100,9 +108,11 @@ def give_back() -> None:
 
 
 def activation_bytes(model: Any) -> int:
-    """Estimate of the bytes of float32 that training keeps for each token until the backward pass: inputs and outputs
-    of every matrix of the blocks, and half as much again for norms, attention and activation functions (1.6 MB for
-    SmolLM2-135M, as measured)."""
+    """Return an estimate of how many bytes training keeps for each token until the backward pass, in float32.
+
+    It counts inputs and outputs of every matrix of the blocks, and half as much again for norms, attention and
+    activation functions (1.6 MB for SmolLM2-135M, as measured).
+    """
     from torch import nn
 
     ends = [*(m for m in model.modules() if isinstance(m, nn.Embedding)), model.get_output_embeddings()]
@@ -112,20 +122,21 @@ def activation_bytes(model: Any) -> int:
 
 
 def is_large(model: Any) -> bool:
-    """Whether saving memory is worth the time with this model."""
+    """Return whether saving memory is worth the time with this model."""
     return sum(p.numel() for p in model.parameters()) >= LARGE_MODEL
 
 
 def large_blocks_go_back() -> None:
-    """From now on glibc returns each freed block of `LARGE_BLOCK` bytes or more to the system at once; memory that is
-    free now is returned too.
+    """Make glibc return each freed block of `LARGE_BLOCK` bytes or more to the system at once, from now on.
 
-    By default glibc keeps blocks of up to 32 MiB in its heap, which tensors of slightly different sizes fragment:
+    Memory that is free now is returned too.
+
+    By default glibc keeps blocks of up to 32 MiB in its heap, and tensors of slightly different sizes fragment it:
     training SmolLM2-135M grew from 1.6 to 2.7 GiB within three steps. Fresh pages cost time in the kernel (mallopt(3),
     M_MMAP_THRESHOLD): a step took 1.05 s with blocks of 1 MiB, and 0.78 s with 8 MiB (docs/notes.md).
     """
     if sys.platform == "linux":
-        with contextlib.suppress(OSError, AttributeError):  # musl knows no mallopt, and keeps no large blocks
+        with contextlib.suppress(OSError, AttributeError):  # musl has no mallopt, and keeps no large blocks
             libc = ctypes.CDLL(None)
             libc.mallopt(M_MMAP_THRESHOLD, LARGE_BLOCK)
             libc.mallopt(M_TRIM_THRESHOLD, 8 * LARGE_BLOCK)
@@ -145,13 +156,15 @@ def trim() -> None:
 
 
 def mapped() -> list[tuple[int, int]]:
-    """Addresses from, to, in order, of the files that are mapped into memory and none of whose pages was written to
-    (`Anonymous: 0 kB`, proc(5)). Empty elsewhere than on Linux."""
+    """Return (start, end) addresses, in order, of files that are mapped into memory and have no page written to.
+
+    The condition is `Anonymous: 0 kB` (proc(5)). The list is empty on systems other than Linux.
+    """
     found: list[tuple[int, int]] = []
     start = end = 0
     text = MAPPINGS.read_text(encoding="utf-8", errors="replace") if MAPPINGS.is_file() else ""
     for line in text.splitlines():
-        if header := MAPPING.match(line):  # the first line of a mapping; it has a file where its inode is not 0
+        if header := MAPPING.match(line):  # first line of a mapping; a mapping with an inode other than 0 has a file
             start, end = (int(header[1], 16), int(header[2], 16)) if header[3] != "0" else (0, 0)
         elif end and line.startswith("Anonymous:") and line.split()[1] == "0":
             found.append((start, end))
@@ -159,8 +172,11 @@ def mapped() -> list[tuple[int, int]]:
 
 
 def set_aside(tensors: Iterable[Any], files: Sequence[tuple[int, int]] | None = None) -> None:
-    """Take weights that nobody reads for a while out of memory, where they lie in a file that safetensors maps: the
-    system reads them again when somebody does. Weights that were written to stay. files: `mapped()`, for many calls."""
+    """Free the memory of weights that are not read for some time.
+
+    This works for weights in a file that safetensors maps; the system reads them again when they are needed. Weights
+    that have changed in memory are kept. `files` is the result of `mapped()`; pass it to share it among many calls.
+    """
     files = mapped() if files is None else files
     page = mmap.PAGESIZE
     for tensor in tensors:
@@ -172,13 +188,13 @@ def set_aside(tensors: Iterable[Any], files: Sequence[tuple[int, int]] | None = 
 
 
 def _gpu() -> Any:
-    """`torch.cuda` where a GPU's allocator is in use; else None."""
+    """Return `torch.cuda` if a GPU's allocator is in use, else None."""
     cuda = sys.modules["torch"].cuda if "torch" in sys.modules else None
     return cuda if cuda is not None and cuda.is_available() and cuda.max_memory_allocated() > 0 else None
 
 
 def _kept() -> float:
-    """The peak since the last reset, in GiB: of the GPU's allocator if one is in use, else of the process."""
+    """Return the peak in GiB since the last reset: of the GPU's allocator if one is in use, else of the process."""
     if (gpu := _gpu()) is not None:
         return float(gpu.max_memory_allocated() / 2**30)
     if STATUS.is_file():
@@ -188,7 +204,7 @@ def _kept() -> float:
 
 
 def _reset() -> bool:
-    """Reset the peak; False where the system cannot."""
+    """Reset the peak. Return False if the system cannot."""
     if (gpu := _gpu()) is not None:
         gpu.reset_peak_memory_stats()
         return True
@@ -200,7 +216,7 @@ def _reset() -> bool:
 
 
 def _resident() -> float:
-    """Resident set of the process now, in GiB."""
+    """Return the resident set of the process now, in GiB."""
     import psutil  # a requirement of accelerate
 
     return float(psutil.Process().memory_info().rss) / 2**30
@@ -208,7 +224,7 @@ def _resident() -> float:
 
 @contextlib.contextmanager
 def _looking(peak: Peak) -> Iterator[None]:
-    """A thread reads the resident set while the block runs."""
+    """Let a thread read the resident set into `peak` while the block runs."""
     over = threading.Event()
 
     def look() -> None:

@@ -2,12 +2,12 @@
 
 PEFT adds the update of a tied model's output head to the matrix that it shares with the embedding, so every token's
 embedding changes too; PEFT only warns. Here a shared matrix that the adapter touches is copied first. If both copies
-are equal afterwards they are shared again, else the configuration says that they are no longer tied. For every kind of
-adapter, the merged model must give the outputs of the adapter on its base.
+are equal afterwards they are shared again; otherwise the configuration states that they are no longer tied. For every
+kind of adapter, the merged model must give the outputs of the adapter on its base.
 
-For adapters that use layers of their base several times (`layer_replication` of LoRA), PEFT builds the longer model,
-whose repeated layers share weights, and sets the number of layers in the configuration; here the configuration's lists
-get an entry for each layer (`say_layers`), and a merged model's layers get weights of their own.
+Some adapters use layers of their base several times (`layer_replication` of LoRA). For them PEFT builds the longer
+model, in which repeated layers share weights, and sets the number of layers in the configuration. Here the
+configuration's lists get an entry for each layer (`say_layers`), and a merged model's layers get their own weights.
 """
 
 from __future__ import annotations
@@ -39,18 +39,21 @@ __all__ = [
 ]
 
 PROBED = 16
-"""Tokens of the row whose outputs are compared."""
+"""Number of tokens in the row that outputs are compared on."""
 TOLERANCE = 1e-3
-"""Largest difference of outputs (root mean square over their standard deviation) in float32: merging rounds once."""
+"""Largest difference of outputs in float32 (root mean square over their standard deviation): merging rounds once."""
 COARSE = 5e-2
-"""The same in half precision."""
+"""The same limit in half precision."""
 PER_LAYER = ("layer_types", "mlp_layer_types", "no_rope_layers")
-"""Keys of configurations whose lists have one entry for each layer."""
+"""Keys of configurations that hold lists with one entry for each layer."""
 
 
 def merge_peft(model: PeftModel, location: str) -> PreTrainedModel:
-    """The base with the adapter in its weights; the PEFT model must not be used afterwards. location: what an error
-    names. PosttrainError for a kind that cannot be merged, and where the merged model would give other outputs."""
+    """Return the base with the adapter in its weights. The PEFT model must not be used afterwards.
+
+    `location` is what an error names. Raise PosttrainError for a kind that cannot be merged, and if the merged model
+    would give other outputs.
+    """
     core: Any = model.get_base_model()
     kind = str(model.active_peft_config.peft_type).rpartition(".")[2]
     beside = "use it beside its base"
@@ -63,7 +66,7 @@ def merge_peft(model: PeftModel, location: str) -> PreTrainedModel:
     _untie(core)
     try:
         with warnings.catch_warnings():
-            # PEFT warns about the tied matrix, which was just copied
+            # PEFT warns about the tied matrix, but it has just been copied
             warnings.filterwarnings("ignore", message=".*tie_word_embeddings.*")
             warnings.filterwarnings("ignore", message=".*no longer tied.*")
             merged = model.merge_and_unload()
@@ -89,7 +92,10 @@ def merge_peft(model: PeftModel, location: str) -> PreTrainedModel:
 
 
 def relative_distance(found: Tensor | None, expected: Tensor | None) -> float:
-    """Root mean square of the difference, over the standard deviation of `expected`; 0 where one of them is None."""
+    """Return the root mean square of the difference, divided by the standard deviation of `expected`.
+
+    Return 0 if one of the tensors is None.
+    """
     if found is None or expected is None:
         return 0.0
     found, expected = found.double(), expected.double()
@@ -99,7 +105,10 @@ def relative_distance(found: Tensor | None, expected: Tensor | None) -> float:
 
 @torch.no_grad()
 def some_logits(model: Any) -> Tensor | None:
-    """The first output for a few tokens, in eval mode; None without weights, or where more than token ids is needed."""
+    """Return the first output for a few tokens, in eval mode.
+
+    Return None for a model without weights, and for one that needs more than token ids.
+    """
     core = model.get_base_model() if isinstance(model, PeftModel) else model
     embedding = core.get_input_embeddings()
     if core.device.type == "meta":
@@ -113,7 +122,7 @@ def some_logits(model: Any) -> Tensor | None:
 
 
 def _tie_again(core: Any) -> None:
-    """Share the matrix again if both copies are equal; else say in the configuration that they are not tied."""
+    """Share the matrix again if both copies are equal; else state in the configuration that they are not tied."""
     head, embedding = core.get_output_embeddings(), core.get_input_embeddings()
     if head is None or head.weight is embedding.weight:
         _set_tied(core, True)
@@ -130,12 +139,12 @@ _untied: WeakSet[PreTrainedModel] = WeakSet()
 
 
 def was_untied(model: PreTrainedModel) -> bool:
-    """Whether merging an adapter into the model has made two matrices of a tied one."""
+    """Return whether merging an adapter into the model has split a tied matrix into two."""
     return model in _untied
 
 
 def _shared_parameters(core: nn.Module) -> list[list[tuple[nn.Module, str]]]:
-    """For each parameter that several modules own: the modules, and its name in each."""
+    """Return, for each parameter that several modules own, the modules and its name in each."""
     owners: dict[nn.Parameter, list[tuple[nn.Module, str]]] = {}
     for module in core.modules():
         for name, parameter in module._parameters.items():
@@ -161,24 +170,24 @@ def _untie(core: nn.Module) -> None:
 
 
 def is_tied(core: Any) -> bool:
-    """Whether the configuration says that the output head shares the embedding's matrix."""
+    """Return whether the configuration states that the output head shares the embedding's matrix."""
     return bool(core.config.get_text_config().tie_word_embeddings)
 
 
 def _set_tied(core: Any, tied: bool) -> None:
-    """Say in the configuration whether the output head shares the embedding's matrix."""
+    """State in the configuration whether the output head shares the embedding's matrix."""
     core.config.tie_word_embeddings = tied
     core.config.get_text_config().tie_word_embeddings = tied
 
 
 def _replication_of(model: PeftModel) -> list[tuple[int, int]]:
-    """The ranges (first, end) of the base's layers that make the model; empty for other adapters."""
+    """Return the ranges (first, end) of the base's layers that make up the model; empty for other adapters."""
     config = model.active_peft_config
     return list(config.layer_replication or []) if isinstance(config, LoraConfig) else []
 
 
 def say_layers(model: PeftModel) -> None:
-    """Repeat the entries of the configuration's lists as the layers are repeated; call it once."""
+    """Repeat the entries of the configuration's lists as the layers are repeated. Call it once."""
     config: Any = model.get_base_model().config.get_text_config()
     order = [layer for start, end in _replication_of(model) for layer in range(start, end)]
     for key in PER_LAYER:
@@ -187,7 +196,7 @@ def say_layers(model: PeftModel) -> None:
 
 
 def _own_layers(core: Any) -> None:
-    """Copy shared weights so that each layer owns its own, which safetensors requires; the embedding stays shared."""
+    """Copy shared weights so that each layer has its own, as safetensors requires. The embedding stays shared."""
     ends = {core.get_input_embeddings(), core.get_output_embeddings()}
     for owners in _shared_parameters(core):
         if not any(module in ends for module, _ in owners):

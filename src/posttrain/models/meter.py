@@ -1,7 +1,8 @@
-"""Progress of long work: the code that does the work counts with a `Meter`, the code that shows progress listens.
+"""Progress of long work: the code that does the work counts with a `Meter`; the code that shows progress listens.
 
 Generating replay, measuring Fisher information and searching a learning rate happen deep below the function that a user
-has called. A training or a study calls `listening` and shows what it is told. Without a listener nothing happens.
+has called. A training or a study calls `listening` and shows the reports that it gets. Without a listener nothing
+happens.
 
     with Meter("measuring Fisher information", rows, "rows") as meter:
         for row in ...:
@@ -37,22 +38,26 @@ __all__ = [
 ]
 
 MOMENT_S = 1.0
-"""Seconds: frequent work that is over sooner is not reported."""
+"""Seconds. Frequent work that ends sooner is not reported."""
 OFTEN_S = 0.1
-"""Seconds between two reports, at least."""
+"""Smallest number of seconds between two reports."""
 KNOWN = 0.05
-"""The remaining time is estimated from the pieces done when they are at least this share ..."""
+"""Smallest share of the pieces that must be done before the remaining time is estimated from pieces."""
 KNOWN_PIECES = 8
-"""... and at least this many, if pieces end at different times."""
+"""Smallest number of pieces that must be done before this estimate, if pieces end at different times."""
 SURE_S = 3.0
-"""Seconds before the remaining time is estimated; by tokens, seconds since the first one."""
+"""Seconds of work before the remaining time is estimated; for the estimate from tokens, seconds since the first one."""
 BAR = "Loading weights"
 """Name of the bar on which transformers counts tensors (core_model_loading.py)."""
 
 
 class Doing(NamedTuple):
-    """Progress of one piece of work. done, total: pieces, called `unit`; tokens: read or written; left_s: the remaining
-    time, None while unknown; at_most: it is an upper bound; ends: the work is over or has failed."""
+    """Progress of one piece of work.
+
+    `done` and `total` count pieces, which are called `unit`. `wall_s` is the time so far in seconds. `tokens` counts
+    tokens that were read or written. `left_s` is the remaining time in seconds, None while unknown; `at_most` says that
+    it is an upper bound. `ends` says that the work has ended or failed.
+    """
 
     what: str
     done: int
@@ -85,19 +90,19 @@ _running: ContextVar[Meter | None] = ContextVar("posttrain_meter", default=None)
 
 
 def listener() -> Listener | None:
-    """The listener of now; None where there is none."""
+    """Return the current listener; None if there is none."""
     return _listener.get()
 
 
 def tick() -> Callable[[int, Sequence[int]], None] | None:
-    """What decoding should call for each token; None where no Meter is running."""
+    """Return the function that decoding calls for each token; None if no Meter is running."""
     meter = _running.get()
     return meter.token if meter is not None else None
 
 
 @contextmanager
 def listening(to: Listener | None) -> Iterator[None]:
-    """Within this `to` is told about progress, in place of any other listener."""
+    """Within this block, `to` gets the reports of progress instead of any other listener."""
     before = _listener.set(to)
     try:
         yield
@@ -106,9 +111,12 @@ def listening(to: Listener | None) -> Iterator[None]:
 
 
 class Meter:
-    """Counts one piece of work. most_tokens: an upper bound, where pieces end at different times; kept: says what is
-    kept after an interruption, None to leave KeyboardInterrupt as it is; after_s: work that takes fewer seconds is not
-    reported."""
+    """A counter for one piece of work.
+
+    `most_tokens` is an upper bound of the tokens, for pieces that end at different times. `kept` states what is kept
+    after an interruption; None leaves KeyboardInterrupt unchanged. Work that takes fewer seconds than `after_s` is not
+    reported.
+    """
 
     def __init__(
         self,
@@ -124,7 +132,7 @@ class Meter:
         self.after_s = after_s
         self.done = self.tokens = 0
         self.began = self.told = time.monotonic()
-        self.first = (self.began, 0)  # the time of the first tokens, and how many they were
+        self.first = (self.began, 0)  # time of the first tokens, and their number
 
     def __enter__(self) -> Meter:
         self._before = _running.set(self)
@@ -148,7 +156,7 @@ class Meter:
                 raise Interrupted(Problem("", f"stopped while {self.what} ({where})", self.kept)) from error
 
     def more(self, done: int = 0, *, tokens: int = 0) -> None:
-        """Count pieces that are done, and tokens that are read or written."""
+        """Count pieces that are done, and tokens that were read or written."""
         self.done += done
         if tokens and not self.tokens:
             self.first = (time.monotonic(), tokens)
@@ -165,7 +173,7 @@ class Meter:
         self.more(tokens=1)
 
     def again(self) -> None:
-        """Begin again at zero, since what was done is of no use."""
+        """Start again at zero, because the work done so far is of no use."""
         self.done = self.tokens = 0
         self.began = time.monotonic()
         self.first = (self.began, 0)
@@ -189,7 +197,7 @@ class Meter:
 
 
 def clock(seconds: float) -> str:
-    """Seconds as 42 s, 3 min 05 s or 2 h 10 min."""
+    """Return seconds as text: 42 s, 3 min 05 s or 2 h 10 min."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"
@@ -200,7 +208,7 @@ def clock(seconds: float) -> str:
 
 @contextmanager
 def counting_tensors() -> Iterator[None]:
-    """Within this, transformers shows no bars, and the listener is told how many tensors are loaded."""
+    """Within this block, transformers shows no bars, and the listener gets the number of loaded tensors."""
     from transformers.utils import logging
 
     logging.disable_progress_bar()
@@ -216,7 +224,10 @@ def _hook(factory: Callable[..., Any], args: tuple[Any, ...], settings: dict[str
 
 
 def counted(tensors: Collection[Any], desc: str = "") -> Iterator[Any]:
-    """The tensors of a model one by one, counted by a Meter; desc: taken and not used, as tqdm's name of a bar."""
+    """Yield the tensors of a model one by one, counted by a Meter.
+
+    `desc` is not used; tqdm takes the name of a bar in its position.
+    """
     with Meter("loading weights", len(tensors), "tensors", after_s=MOMENT_S, kept=None) as meter:
         for tensor in tensors:
             yield tensor

@@ -1,4 +1,7 @@
-"""From a model's name to its folder or file: pocket, the real model, a folder, that of a training, GGUF, hub id."""
+"""Find the folder or file of a model from its name.
+
+A name can be that of a pocket model, the real model, a folder, a training's folder, a GGUF file or a hub id.
+"""
 
 from __future__ import annotations
 
@@ -13,26 +16,30 @@ from posttrain.models.gguf_header import SUFFIX, is_gguf
 __all__ = ["POCKET", "REAL", "REAL_FOLDER", "REAL_VARIABLE", "near_model", "resolve", "say_taken", "told"]
 
 POCKET = ("base", "chat")
-"""The models in the box: `pocket:base` and `pocket:chat`."""
+"""The models in the package: `pocket:base` and `pocket:chat`."""
 
 REAL = "smollm2"
-"""The real model of `make real`: SmolLM2-135M-Instruct, converted."""
+"""Name of the real model of `make real-model`: SmolLM2-135M-Instruct, converted."""
 REAL_VARIABLE = "POSTTRAIN_REAL"
-"""Environment variable with its folder; without it `REAL_FOLDER` below the working directory is used."""
+"""Environment variable with the real model's folder; without it `REAL_FOLDER` in the working directory is used."""
 REAL_FOLDER = Path(".real") / REAL
 
 _HERE = Path(__file__).parent / "pocket"
 _MODEL = "model"
-"""Subfolder of a training's folder with the trained model."""
+"""Subfolder of a training's folder that holds the trained model."""
 _GIVE = "give a folder, a .gguf file, a hub id or pocket:chat"
 
 
 def resolve(name: str) -> str:
-    """The folder of `pocket:base`, `pocket:chat` or `smollm2` (a folder called so takes precedence); the file of a
-    folder that has one .gguf file and no config.json; the model of a training's folder; a path with `~` expanded;
-    anything else as it is.
+    """Return the folder or file that a model's name stands for.
 
-    MissingError when a pocket model is unknown or missing, when the real model was not made yet, when a name that must
+    - `pocket:base`, `pocket:chat` and `smollm2`: their folder (a folder called `smollm2` has precedence).
+    - A folder with one .gguf file and no config.json: this file.
+    - A training's folder: the model in it.
+    - A path with `~`: the expanded path.
+    - Anything else: the name itself.
+
+    Raise MissingError if a pocket model is unknown or missing, if the real model was not made yet, if a name that must
     be a path does not exist, and for the folder of a training that has saved no model yet.
     """
     if name.startswith("pocket:"):
@@ -59,8 +66,11 @@ def resolve(name: str) -> str:
 
 
 def near_model(name: str) -> str | None:
-    """The existing folder (or GGUF file) whose path is most like a missing one, compared part by part: for
-    `runs/cok/model` it is `runs/cook/model`. None where nothing is similar."""
+    """Return the existing folder (or GGUF file) with the path most similar to a missing one.
+
+    Paths are compared part by part: for `runs/cok/model` the result is `runs/cook/model`. Return None if nothing is
+    similar.
+    """
     wanted = Path(name)
     gguf = wanted.suffix.lower() == SUFFIX
     at = Path(wanted.anchor)
@@ -79,7 +89,7 @@ def near_model(name: str) -> str | None:
 
 
 def _is_model(folder: Path) -> bool:
-    """Whether a folder or file looks like a model."""
+    """Return whether a folder or file looks like a model."""
     return _has_config(folder) or is_gguf(folder) or (folder / _MODEL).is_dir()
 
 
@@ -88,7 +98,7 @@ def _has_config(folder: Path) -> bool:
 
 
 def told(name: str) -> str:
-    """A model's name for people: for a training's folder, the model in it that is used."""
+    """Return a model's name for messages: for a training's folder, the path of the model in it that is used."""
     found = resolve(name)
     if not Path(name).expanduser().is_dir() or Path(found) != Path(name).expanduser() / _MODEL:
         return name
@@ -97,7 +107,7 @@ def told(name: str) -> str:
 
 
 def say_taken(name: str, say: Callable[[str], None]) -> None:
-    """For a training's folder, tell `say` which model in it is used; nothing for any other name."""
+    """For a training's folder, call `say` with the model in it that is used. Do nothing for any other name."""
     if (found := told(name)) != name:
         say(f"{name}: its model is {found}")
 
@@ -125,7 +135,7 @@ def _real() -> str:
 
 
 def _in_folder(name: str) -> str:
-    """A model folder itself; the model of a training's folder; or the only GGUF file of another folder."""
+    """Return a model folder itself, the model of a training's folder, or the only GGUF file of another folder."""
     folder = Path(name)
     if _has_config(folder):
         return name

@@ -1,6 +1,7 @@
-"""What a folder says about its model besides the weights: `posttrain.json`, and the head that a configuration names.
+"""Read what a folder records about its model in addition to the weights.
 
-Everything that loads or saves models imports this module, and it imports none of that.
+This is `posttrain.json`, and the head that a configuration names. Every module that loads or saves models imports this
+module, and it imports none of them.
 """
 
 from __future__ import annotations
@@ -30,27 +31,30 @@ __all__ = [
 ]
 
 NOTES_FILE = "posttrain.json"
-"""The file of a model folder with the template's fingerprint and the versions that wrote the weights."""
+"""File of a model folder that holds the template's fingerprint and the versions that wrote the weights."""
 
 FILES_KEY = "files"
-"""Key of `posttrain.json`: the sha256 of every file that was saved beside it, by name."""
+"""Key of `posttrain.json`: the sha256, by name, of every file that was saved with it."""
 
 HEAD_KEY = "posttrain_head"
-"""Key of a model's configuration, and of an adapter's `posttrain.json`: the head (`HeadNotes`)."""
+"""Key of a model's configuration, and of an adapter's `posttrain.json`, for the head (`HeadNotes`)."""
 
 Head = Literal["causal", "sequence", "token", "answer"]
-"""What sits on top of a model: a language-model head, or one for classes of texts, classes of tokens, answer spans."""
+"""Kinds of heads: a language-model head, or one for classes of texts, classes of tokens, answer spans."""
 
 HEADS: dict[Head, tuple[str, str]] = {
     "sequence": ("ForSequenceClassification", "classes of texts"),
     "token": ("ForTokenClassification", "classes of tokens"),
     "answer": ("ForQuestionAnswering", "answer spans"),
 }
-"""Head -> how the names of transformers' classes end, and what it is for."""
+"""Maps a head to the ending of the names of transformers' classes and to its purpose."""
 
 
 def read_notes(folder: Path) -> dict[str, Any]:
-    """`posttrain.json` of a folder; empty when there is none."""
+    """Return `posttrain.json` of a folder as a dict; empty if there is none.
+
+    Raise TemplateError if the file is not valid JSON.
+    """
     path = folder / NOTES_FILE
     if not path.is_file():
         return {}
@@ -63,8 +67,11 @@ def read_notes(folder: Path) -> dict[str, Any]:
 
 
 class HeadNotes(NamedTuple):
-    """labels: names of the outputs, in order (none for answer spans); settings: how the objective reads texts; modules:
-    names of the parts that were random when training began; seed: what they were drawn from."""
+    """What a folder records about a model's head.
+
+    `labels` are the names of the outputs, in order (none for answer spans). `settings` states how the objective reads
+    texts. `modules` names the parts that were random when training began. `seed` is the seed that they were drawn from.
+    """
 
     head: Head
     labels: tuple[str, ...]
@@ -73,7 +80,7 @@ class HeadNotes(NamedTuple):
     seed: int = 0
 
     def to_json(self) -> dict[str, Any]:
-        """For config.json and posttrain.json."""
+        """Return the notes as a dict for config.json and posttrain.json."""
         return self._asdict() | {"labels": list(self.labels), "modules": list(self.modules)}
 
 
@@ -82,7 +89,7 @@ def _from_json(found: Mapping[str, Any]) -> HeadNotes:
 
 
 def notes_in(config: Any) -> HeadNotes | None:
-    """What a model's configuration says of its head; None for a language model, or where it names no head."""
+    """Return the head that a model's configuration names; None for a language model, or if it names no head."""
     found = config.to_dict()
     if found.get(HEAD_KEY) is not None:
         return _from_json(found[HEAD_KEY])
@@ -98,7 +105,7 @@ def notes_in(config: Any) -> HeadNotes | None:
 
 
 def saved_head(name: str, *, offline: bool = True) -> HeadNotes | None:
-    """The head of a model, read without its weights; None for language models, and for what is not here."""
+    """Return the head of a model, read without its weights; None for language models and for missing models."""
     folder = Path(resolve(name))
     if (folder / "adapter_config.json").is_file():
         found = read_notes(folder).get(HEAD_KEY)
@@ -107,25 +114,25 @@ def saved_head(name: str, *, offline: bool = True) -> HeadNotes | None:
         return None
     from transformers import PretrainedConfig
 
-    try:  # the configuration as the file has it, so that no code of the model's is run
+    try:  # take the configuration from the file, so that no code of the model is run
         stated, _ = PretrainedConfig.get_config_dict(resolve(name), local_files_only=offline)
         return notes_in(PretrainedConfig.from_dict(stated))
-    except (OSError, ValueError):  # loading says what is wrong with it
+    except (OSError, ValueError):  # loading the model reports what is wrong
         return None
 
 
 def head_of_model(model: Any) -> HeadNotes | None:
-    """The head of a loaded model, with or without an adapter; None for language models."""
+    """Return the head of a loaded model, with or without an adapter; None for language models."""
     return notes_in(model.config)
 
 
 def head_modules(model: Any) -> tuple[str, ...]:
-    """Names of the parts that a tuner must train whatever else it freezes: the head, and what was random beside it."""
+    """Return the names of the parts that every tuner must train: the head, and other parts that were random."""
     notes = head_of_model(model)
     return notes.modules if notes is not None else ()
 
 
 def cannot_generate(name: str, notes: HeadNotes) -> PosttrainError:
-    """The error for a model with a head where a language model is wanted."""
+    """Return the error for a model with a head where a language model is needed."""
     cause = f"has a head for {HEADS[notes.head][1]} and no language-model head: it cannot generate"
     return PosttrainError(Problem(name, cause, "use it with: posttrain predict MODEL FILE"))

@@ -1,4 +1,4 @@
-"""The same model in other arithmetic: how much that changes its answers is the noise floor of every exam.
+"""Return the same model in other arithmetic: how much that changes its answers is the noise floor of every exam.
 
 `bf16` computes everything in bfloat16. `int8` rounds each row of each weight matrix to the 255 steps between minus and
 plus its largest value (symmetric, per output channel), as weight-only quantisation does, and computes as before.
@@ -23,22 +23,25 @@ Arithmetic = Annotated[
 
 
 def resolve_arithmetic(model: nn.Module, arithmetic: Arithmetic) -> Literal["bf16", "int8"]:
-    """Resolve `auto`: bf16, or int8 for a model in 16 bits, which bf16 would hardly change."""
+    """Replace `auto` by bf16, or by int8 for a model in 16 bits, which bf16 would hardly change."""
     if arithmetic != "auto":
         return arithmetic
     return "bf16" if next(model.parameters()).dtype == torch.float32 else "int8"
 
 
 def perturbed(model: PreTrainedModel, arithmetic: Literal["bf16", "int8"]) -> PreTrainedModel:
-    """A perturbed copy of the model; it takes half of the model's memory (bf16) or as much (int8). Tied weights stay
-    tied. `int8` does not round biases, norms and other parameters of one dimension."""
+    """Return a perturbed copy of the model.
+
+    The copy takes half of the model's memory (bf16) or as much (int8). Tied weights stay tied. `int8` does not round
+    biases, norms and other parameters of one dimension.
+    """
     if arithmetic == "bf16":
         memo: dict[int, object] = {}
-        for parameter in model.parameters():  # one by one, so that there is never a second float32 copy in memory
+        for parameter in model.parameters():  # one by one, so that memory holds no second float32 copy
             low = nn.Parameter(parameter.detach().to(torch.bfloat16), requires_grad=parameter.requires_grad)
             memo[id(parameter)] = low
         made = copy.deepcopy(model, memo)
-        return made.to(torch.bfloat16)  # buffers that are no parameters
+        return made.to(torch.bfloat16)  # also buffers, which are not parameters
     made = copy.deepcopy(model)
     with torch.no_grad():
         for parameter in made.parameters():

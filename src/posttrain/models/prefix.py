@@ -1,15 +1,15 @@
 """A prefix of keys and values in every layer: P-Tuning v2 as in the ChatGLM family's code.
 
-Each layer's attention gets P more keys and values in front of its own. They come from one table (P, W), a row per
-virtual token, a layer's keys at 2l and its values at 2l + 1, W = layers x 2 x key heads x head width; with a projection
-the table is the output of a small network for an embedding. Prefix keys are not rotated and take no position: the first
-real token is at 0 (PEFT's PREFIX_TUNING shifts real tokens by P positions). Every token sees the whole prefix, also in
-layers with a sliding window. The layouts, N(0, 1) and the dropout of 0.1 are THUDM's (github.com/THUDM/ChatGLM-6B,
-ptuning/; there `transformer.prefix_encoder.*`), after Liu et al. 2021, arXiv:2110.07602.
+Each layer's attention gets P more keys and values before its own. They come from one table (P, W) with a row per
+virtual token. A layer's keys are at 2l and its values at 2l + 1, and W = layers x 2 x key heads x head width. With a
+projection, the table is the output of a small network for an embedding. Prefix keys are not rotated and take no
+position: the first real token is at 0 (PEFT's PREFIX_TUNING shifts real tokens by P positions). Every token sees the
+whole prefix, also in layers with a sliding window. The layouts, N(0, 1) and the dropout of 0.1 are THUDM's
+(github.com/THUDM/ChatGLM-6B, ptuning/; there `transformer.prefix_encoder.*`), after Liu et al. 2021, arXiv:2110.07602.
 
 An attention function, registered in transformers' interface, takes the attention module's `LayerPrefix` and puts the
-prefix in front of the keys and values, after rotation and cache. So positions, caches, generation and checkpointing
-work as without a prefix. If another attention is set later, the next forward pass raises an error.
+prefix before the keys and values, after rotation and cache. So positions, caches, generation and checkpointing work as
+without a prefix. If another attention is set later, the next forward pass raises an error.
 """
 
 from __future__ import annotations
@@ -34,13 +34,17 @@ __all__ = ["LINE", "NAMES", "LayerPrefix", "Prefix", "Site", "over", "sites"]
 SDPA, EAGER = "posttrain_prefix", "posttrain_prefix_eager"
 LINE = "posttrain_prefix_line"
 NAMES = (SDPA, EAGER, LINE)
-"""The names of the attention functions: over torch's, over the model family's own, and over `inference/flat.py`."""
+"""Names of the attention functions: over torch's, over the model family's own, and over `inference/flat.py`."""
 CHILD = "posttrain_prefix"
-"""Name of a LayerPrefix as the child of its attention module."""
+"""Name of a LayerPrefix as a child of its attention module."""
 
 
 class Site(NamedTuple):
-    """A layer's attention. name: of the module; heads: that keys and values have; key, value: width of one head."""
+    """The attention of one layer.
+
+    `name` is the name of its module, `heads` the number of heads of keys and values, `key` and `value` the width of one
+    head of keys and of values.
+    """
 
     name: str
     heads: int
@@ -51,7 +55,7 @@ class Site(NamedTuple):
 class Prefix(Added):
     """The table, or embedding and projection, and the keys and values of all layers during a forward pass.
 
-    settings: tokens (P), projection (none, v1, v2), projection_size (h), dropout, init_scale, seed.
+    The settings are: tokens (P), projection (none, v1, v2), projection_size (h), dropout, init_scale, seed.
     """
 
     kind: ClassVar[str] = "ptuning_v2"
@@ -67,7 +71,7 @@ class Prefix(Added):
         self._config = (model.config.get_text_config(),)
         projection, size, scale = settings["projection"], settings["projection_size"], float(settings["init_scale"])
         devices = [model.device] if model.device.type == "cuda" else []
-        with torch.random.fork_rng(devices):  # the global random state is left as it was
+        with torch.random.fork_rng(devices):  # the global random state does not change
             torch.manual_seed(int(settings["seed"]))
             self.embedding = nn.Embedding(self.tokens, size if projection == "v1" else self.width)
             self.trans: nn.Sequential | None = None
@@ -87,7 +91,7 @@ class Prefix(Added):
         model.get_submodule(_around([site.name for site in self.sites], model)).register_forward_pre_hook(self.renew)
 
     def table(self) -> Tensor:
-        """The keys and values of all layers, (P, W), without dropout."""
+        """Return the keys and values of all layers, (P, W), without dropout."""
         return self.embedding.weight if self.trans is None else self.trans(self.embedding.weight)
 
     @torch.no_grad()
@@ -100,7 +104,10 @@ class Prefix(Added):
         self.settings["projection"] = "none"
 
     def renew(self, module: nn.Module, args: Any) -> None:
-        """Before each forward pass: compute the layers' keys and values, (heads, P, width of a head) each."""
+        """Compute the layers' keys and values, (heads, P, width of a head) each. It runs before each forward pass.
+
+        Raise PosttrainError if another attention function has been set.
+        """
         self.layers = []
         if not self.on:
             return
@@ -118,17 +125,17 @@ class Prefix(Added):
             self.layers.append((pair[0], pair[1]))
 
     def __getstate__(self) -> dict[str, Any]:
-        """A copy computes its own keys and values, since these belong to a graph."""
+        """Leave out the keys and values, because they belong to a graph. A copy computes its own."""
         return self.__dict__ | {"layers": []}
 
 
 class LayerPrefix(nn.Module):
-    """Put into an attention module: the prefix, and the number of the layer."""
+    """A child of an attention module that holds the prefix and the index of the layer."""
 
     def __init__(self, prefix: Prefix, number: int) -> None:
         super().__init__()
         self.number = number
-        self._prefix = (prefix,)  # in a tuple: not a submodule, whose parameters would be counted in every layer
+        self._prefix = (prefix,)  # in a tuple, so that it is not a submodule with parameters that count in every layer
 
     @property
     def prefix(self) -> Prefix:
@@ -138,8 +145,11 @@ class LayerPrefix(nn.Module):
     def before(
         self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, causal: bool
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Keys and values behind the prefix, (B, heads, P + S, d) each, and a mask (B, 1, T, P + S) by which every
-        token sees the prefix, None where none is needed. In training each row draws its own dropout."""
+        """Return keys and values with the prefix before them, (B, heads, P + S, d) each, and a mask (B, 1, T, P + S).
+
+        With this mask every token sees the prefix; it is None if none is needed. In training each row draws its own
+        dropout.
+        """
         prefix = self.prefix
         own = []
         for part, given in zip(prefix.layers[self.number], (key, value), strict=True):
@@ -160,7 +170,11 @@ _calls: ContextVar[list[tuple[nn.Module, Tensor, Tensor]] | None] = ContextVar("
 
 
 def over(inner: Callable[[nn.Module], Callable[..., Any]], causal_without_mask: bool) -> Callable[..., Any]:
-    """Attention that reads the module's prefix and leaves the rest to another."""
+    """Return an attention function that adds the module's prefix and then calls another attention function.
+
+    `inner` returns the other function for a module. `causal_without_mask` says whether the other function is causal if
+    it gets no mask.
+    """
 
     def attention(
         module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
@@ -192,9 +206,11 @@ AttentionMaskInterface.register(EAGER, eager_mask)
 
 
 def sites(model: PreTrainedModel) -> list[Site]:
-    """The attention of every layer in the order of a forward pass, which is run to find them. PosttrainError where a
-    prefix is not possible: attention that does not use transformers' interface, that layers share, or whose positions
-    are a bias on the scores."""
+    """Run a forward pass and return the attention of every layer in its order.
+
+    Raise PosttrainError if a prefix is not possible: for attention that does not use transformers' interface, that
+    several layers share, or that has positions as a bias on the scores.
+    """
 
     def refuse(cause: str) -> PosttrainError:
         mend = "prompt_tuning puts virtual tokens in front of any model"
@@ -223,7 +239,10 @@ def sites(model: PreTrainedModel) -> list[Site]:
 
 
 def _around(names: list[str], model: nn.Module) -> str:
-    """The innermost module that runs all of these modules; a list of modules does not run."""
+    """Return the name of the innermost module that contains all of these modules and runs.
+
+    A list of modules does not run.
+    """
     parts: list[str] = []
     for each in zip(*(name.split(".") for name in names), strict=False):
         if len(set(each)) > 1:

@@ -1,7 +1,7 @@
-"""Prefixes in the files of the ChatGLM family's code: loaded into a model, and without their projection.
+"""Load prefixes from files of the ChatGLM family's code into a model, and remove their projection.
 
 Such a file has `transformer.prefix_encoder.embedding.weight`, alone (P, W), or with the projection `trans.0.*` and
-`trans.2.*`; the widths tell which projection it is. Pickled files are read with `weights_only=True`.
+`trans.2.*`; the widths show which projection it is. Pickled files are read with `weights_only=True`.
 """
 
 from __future__ import annotations
@@ -24,13 +24,16 @@ from posttrain.models.prefix import Prefix
 __all__ = ["from_file", "prefix_model", "read_prefix"]
 
 FILES = ("adapter_model.safetensors", "model.safetensors", "pytorch_model.bin")
-"""Files that are looked for in a folder, in this order."""
+"""Files that are searched for in a folder, in this order."""
 PARTS = ("embedding.weight", "trans.0.weight", "trans.0.bias", "trans.2.weight", "trans.2.bias")
 
 
 def read_prefix(path: Path) -> dict[str, Tensor]:
-    """`embedding.weight` and, with a projection, `trans.0.weight`, ... of a file or of a folder's, in float32.
-    MissingError when there is no file, PosttrainError for one without a prefix."""
+    """Return the tensors of a prefix from a file or folder, in float32.
+
+    They are `embedding.weight` and, with a projection, `trans.0.weight` and so on. Raise MissingError if there is no
+    file, and PosttrainError for one that cannot be read or has no prefix.
+    """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -66,7 +69,10 @@ def read_prefix(path: Path) -> dict[str, Tensor]:
 def from_file(
     model: PreTrainedModel, path: Path, settings: Mapping[str, Any], *, fixed: Collection[str] = ()
 ) -> Prefix:
-    """A prefix with the file's tensors. fixed: settings that must be the file's. PosttrainError where shapes differ."""
+    """Return a prefix with the file's tensors.
+
+    `fixed` names settings that must equal those of the file. Raise PosttrainError if they or the shapes differ.
+    """
     tensors = read_prefix(path)
     tokens, width = tensors["embedding.weight"].shape
     decided = {"tokens": tokens, "projection": "none"}
@@ -96,10 +102,11 @@ def from_file(
 def prefix_model(
     path: Path, base: str | None, settings: Mapping[str, Any], *, flatten: bool, **how: Unpack[Source]
 ) -> LoadedModel:
-    """A base with the prefix of a file of ChatGLM's code, or of an adapter folder; `flatten`: without its projection.
+    """Return a base with the prefix of a file of ChatGLM's code, or of an adapter folder.
 
-    base: the base's name; None for the one that an adapter folder names. settings: for a file, which has none.
-    ConfigError when a file is given without a base, or an adapter folder would only be copied.
+    `base` is the base's name; None takes the one that an adapter folder names. `settings` are for a file, which has
+    none. With `flatten`, the projection is replaced by its result. Raise ConfigError if a file is given without a base,
+    and if an adapter folder would only be copied.
     """
     at = path / "adapter_config.json"
     found = json.loads(at.read_text(encoding="utf-8")) if at.is_file() else {}

@@ -1,12 +1,12 @@
-"""A change of all weights that is trained to be sparse, and pruned to its size at the end: diff pruning.
+"""Diff pruning: a change of all weights that training makes sparse, and that is pruned to its final size at the end.
 
     w' = w + z v,   z = clip(s (zeta - gamma) + gamma, 0, 1),   s = sigmoid(log u - log(1 - u) + alpha),   u ~ U(0, 1)
     loss + l0 * mean of P(z > 0),   P(z > 0) = sigmoid(alpha - log(-gamma / zeta)),   gamma = -1.5, zeta = 1.5
 
 Guo, Rush & Kim 2020, arXiv:2012.07463 (section 3.1; hard concrete gates of Louizos et al. 2017, arXiv:1712.01312). v is
 zero and alpha is 5 at the start; in eval mode u = 1/2. After the last step the `share` of all weights with the largest
-|z v| is kept (section 3.2). The paper's lambda is l0 over the number of weights. The penalty's gradient is added once
-per optimiser step, together with the step's first gradient; gradient clipping includes it.
+|z v| is kept (section 3.2). The paper's lambda is l0 divided by the number of weights. The penalty's gradient is added
+once per optimiser step, together with the step's first gradient; gradient clipping includes it.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ START = 5.0
 class PrunedChange(SparseChange):
     """The changes of all weights, with gates until they are pruned.
 
-    settings: share, l0, gate_rate (alpha = 5 + gate_rate x what the optimiser moves), seed; pruned, set at the end.
+    The settings are: share, l0, gate_rate (alpha = 5 + gate_rate x the value that the optimiser moves), seed, and
+    pruned, which is set at the end.
     """
 
     kind: ClassVar[str] = "diff_pruning"
@@ -41,11 +42,11 @@ class PrunedChange(SparseChange):
         super().__init__(model, {"pruned": False, **settings})
 
     def change_of(self, name: str, at: Tensor, size: int) -> GatedChange:
-        """A change with gates, or one that is pruned already."""
+        """Return a change with gates, or without gates if it is already pruned."""
         return GatedChange(self, name, at, size, gated=not self.settings["pruned"])
 
     def gated(self) -> list[GatedChange]:
-        """The changes with gates: all, or none after pruning."""
+        """Return the changes with gates: all of them, or none after pruning."""
         return [c for c in self.all_changes() if isinstance(c, GatedChange) and c.gates is not None]
 
     @torch.no_grad()
@@ -70,7 +71,11 @@ class PrunedChange(SparseChange):
 
 
 class GatedChange(Change):
-    """values v and gates (alpha - 5) / gate_rate, (n,) each; after pruning values (k,) at indices (k,), gates None."""
+    """The change of one weight of n numbers.
+
+    Before pruning it has values v and gates (alpha - 5) / gate_rate, (n,) each. After pruning it has values (k,) at
+    indices (k,), and `gates` is None.
+    """
 
     def __init__(self, owner: PrunedChange, name: str, at: Tensor, size: int, *, gated: bool) -> None:
         super().__init__(owner, name, at)
@@ -80,37 +85,37 @@ class GatedChange(Change):
         if gated:
             self.values = nn.Parameter(torch.zeros(size))
             self.gates = nn.Parameter(torch.zeros(size))
-            # the penalty is a mean over all weights, whose number is budget / share
+            # the penalty is a mean over all weights; their number is budget / share
             self.strength = float(owner.settings["l0"]) * owner.settings["share"] / owner.budget
             self.gates.register_post_accumulate_grad_hook(self._penalise)  # type: ignore[no-untyped-call]
 
     @property
     def idle(self) -> bool:
-        """Whether nothing of the weight changes."""
+        """Whether the weight does not change."""
         return self.gates is None and super().idle
 
     def alpha(self) -> Tensor:
-        """Log-odds of the gates, (n,)."""
+        """Return the log-odds of the gates, (n,)."""
         assert self.gates is not None
         return START + self.rate * self.gates
 
     def delta(self) -> Tensor:
-        """z v, (n,): z is drawn in training, in eval mode u = 1/2."""
+        """Return z v, (n,). z is drawn in training; in eval mode u = 1/2."""
         logits = self.alpha()
         if self.training:
-            # for a tied matrix each of its modules draws z; both are unbiased
+            # each module of a tied matrix draws its own z; both are unbiased
             u = torch.rand_like(logits).clamp(1e-6, 1 - 1e-6)
             logits = logits + u.log() - (1 - u).log()
         return (torch.sigmoid(logits) * (HIGH - LOW) + LOW).clamp(0, 1) * self.values
 
     def changed(self, weight: Tensor) -> Tensor:
-        """The weight with its change, of the weight's shape and dtype."""
+        """Return the weight with its change, in the weight's shape and dtype."""
         if self.gates is None:
             return super().changed(weight)
         return weight.detach() + self.delta().to(weight.dtype).view_as(weight)
 
     def _penalise(self, gates: Tensor) -> None:
-        """After the first gradient of a step (a new tensor) has arrived: add the penalty's."""
+        """Add the gradient of the penalty to the first gradient of a step, which is a new tensor."""
         assert gates.grad is not None
         if self._seen is not None and gates.grad is self._seen():
             return
@@ -126,5 +131,5 @@ class GatedChange(Change):
         self.values.copy_(delta[at])
 
     def __getstate__(self) -> dict[str, Any]:
-        """A weak reference cannot be copied; a copy has seen no gradient."""
+        """Leave out the weak reference, which cannot be copied. A copy has seen no gradient."""
         return self.__dict__ | {"_seen": None}

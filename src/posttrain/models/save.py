@@ -1,4 +1,4 @@
-"""Save a model folder: safetensors, tokenizer, `posttrain.json`; whole or not at all."""
+"""Save a model folder (safetensors, tokenizer, `posttrain.json`), either completely or not at all."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["TRAINED_IN", "save_model", "saved_padding", "write_notes"]
 
 TRAINED_IN = "trained_in"
-"""Key of `posttrain.json`: the precision that the weights had in memory when they are stored in another one."""
+"""Key of `posttrain.json`: the precision of the weights in memory, if they are stored in another one."""
 
 MODEL_FILES = ("config.json", "adapter_config.json", NOTES_FILE)
 """A folder with one of these files may be replaced by a new model; any other folder that is not empty may not."""
@@ -36,11 +36,11 @@ def write_notes(
     trained_in: str | None = None,
     hashed: bool = True,
 ) -> None:
-    """Write `posttrain.json`; call it after all other files are written.
+    """Write `posttrain.json`. Call it after all other files are written.
 
-    base: fingerprint of an adapter's base; head: an adapter's (a model's own is in config.json); trained_in: the
-    precision in memory, where the weights are stored in another one; hashed: add the fingerprints of all other files,
-    except the card, which people edit.
+    `base` is the fingerprint of an adapter's base. `head` is an adapter's head (a model's own head is in config.json).
+    `trained_in` is the precision in memory if the weights are stored in another one. With `hashed`, the fingerprints of
+    all other files are added, except that of the card, which users edit.
     """
     import torch
     import transformers
@@ -69,12 +69,16 @@ def save_model(
     dtype: torch.dtype | None = None,
     hashed: bool = True,
 ) -> None:
-    """Save to a temporary folder beside `folder`, then rename; a kill at any moment leaves the old or the new one.
+    """Save to a temporary folder next to `folder`, then rename it.
 
-    A PEFT model, or one with a part of posttrain's added, is saved as an adapter folder that names its base. card: the
-    text of README.md; dtype: precision of a model's numbers, by default that in memory; hashed: note the fingerprints
-    of all files, which `posttrain model verify` compares. PosttrainError when `folder` holds other things than a model;
-    DiskError when the disk is full: then the old model is kept.
+    A kill at any moment leaves the old or the new folder.
+
+    A PEFT model, or one with a part that posttrain added, is saved as an adapter folder that names its base. `card` is
+    the text of README.md. `dtype` is the precision of the model's numbers, by default the precision in memory. With
+    `hashed`, the fingerprints of all files are stored, and `posttrain model verify` compares them.
+
+    Raise PosttrainError if `folder` holds other things than a model. Raise DiskError if the disk is full; then the old
+    model is kept.
     """
     import transformers
     from peft import PeftModel
@@ -88,7 +92,7 @@ def save_model(
         if any(folder.iterdir()) and not any((folder / name).exists() for name in MODEL_FILES):
             cause = "the folder holds other things than a model"
             raise PosttrainError(Problem(str(folder), cause, "choose a new or an empty folder"))
-    transformers.utils.logging.disable_progress_bar()  # those called "Writing model shards"
+    transformers.utils.logging.disable_progress_bar()  # bars called "Writing model shards"
     base: str | None = None
     trained_in: str | None = None
     adapter = isinstance(model, PeftModel) or added_to(model) is not None
@@ -114,13 +118,15 @@ def save_model(
 
 
 def saved_padding(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> AbstractContextManager[None]:
-    """Within this, model and tokenizer name the pad token of the files that they came from; a model with a head keeps
-    the one that it was trained with, by which it finds the end of a text."""
+    """Within this block, model and tokenizer name the pad token of the files that they were loaded from.
+
+    A model with a head keeps the pad token that it was trained with, because it finds the end of a text by it.
+    """
     return nullcontext() if head_of_model(model) is not None else own_padding(model, tokenizer)
 
 
 def _cast(model: PreTrainedModel, dtype: torch.dtype) -> dict[str, Tensor]:
-    """A model's tensors in another precision; shared tensors stay shared."""
+    """Return a model's tensors in another precision; shared tensors stay shared."""
     made: dict[int, Tensor] = {}
     found = {}
     for name, tensor in model.state_dict(keep_vars=True).items():
@@ -131,7 +137,7 @@ def _cast(model: PreTrainedModel, dtype: torch.dtype) -> dict[str, Tensor]:
 
 
 def _say_dtype(path: Path, dtype: torch.dtype) -> None:
-    """Write the stored precision into config.json, which has that of the model in memory."""
+    """Write the stored precision into config.json, which names that of the model in memory."""
     named = str(dtype).removeprefix("torch.")
     config = json.loads(path.read_text(encoding="utf-8"))
     for part in (config, *(value for value in config.values() if isinstance(value, dict))):

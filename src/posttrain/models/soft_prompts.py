@@ -1,6 +1,6 @@
-"""What a soft prompt is near to: the words whose embeddings are most similar to each learned vector.
+"""Find the words with embeddings most similar to each learned vector of a soft prompt.
 
-Nearness is the cosine between a vector and the rows of the embedding matrix (Lester et al. 2021, arXiv:2104.08691,
+The measure is the cosine between a vector and the rows of the embedding matrix (Lester et al. 2021, arXiv:2104.08691,
 section 7). A vector may be far from all words, which a low cosine shows.
 """
 
@@ -21,7 +21,7 @@ __all__ = ["Neighbour", "VirtualToken", "nearest", "nearest_tokens", "readable"]
 
 
 class Neighbour(NamedTuple):
-    """A token of the vocabulary, as text, and its cosine to the vector."""
+    """A token of the vocabulary, its text, and its cosine to the vector."""
 
     token: int
     text: str
@@ -29,7 +29,10 @@ class Neighbour(NamedTuple):
 
 
 class VirtualToken(NamedTuple):
-    """number: its position in front of a row, from 0; norm: its length over the mean length of an embedding."""
+    """A learned vector and its nearest tokens.
+
+    `number` is its position before a row, from 0. `norm` is its length divided by the mean length of an embedding.
+    """
 
     number: int
     norm: float
@@ -37,7 +40,10 @@ class VirtualToken(NamedTuple):
 
 
 def nearest_tokens(name: str, k: int, **how: Unpack[Source]) -> list[VirtualToken]:
-    """The k tokens nearest to each virtual token of an adapter folder. PosttrainError for one without such vectors."""
+    """Return the k tokens nearest to each virtual token of an adapter folder.
+
+    Raise PosttrainError for a folder without such vectors.
+    """
     from safetensors.torch import load_file
 
     folder = Path(resolve(name))
@@ -59,7 +65,7 @@ def nearest_tokens(name: str, k: int, **how: Unpack[Source]) -> list[VirtualToke
 
 
 def nearest(vectors: Tensor, table: Tensor, tokenizer: PreTrainedTokenizerBase, k: int) -> list[VirtualToken]:
-    """vectors: (P, H); table: embeddings (V, H)."""
+    """Return the k tokens nearest to each of the `vectors` (P, H). `table` holds the embeddings (V, H)."""
     import torch
 
     lengths = table.float().norm(dim=1)  # (V,)
@@ -80,7 +86,10 @@ def nearest(vectors: Tensor, table: Tensor, tokenizer: PreTrainedTokenizerBase, 
 
 
 def readable(tokenizer: PreTrainedTokenizerBase, token: int) -> str:
-    """A token as text; a part of a character, such as two of the three bytes of a Chinese one, as `<E7 8E>`."""
+    """Return a token as text.
+
+    A part of a character, such as two of the three bytes of a Chinese character, becomes `<E7 8E>`.
+    """
     from transformers.convert_slow_tokenizer import bytes_to_unicode
 
     text: Any = tokenizer.decode([token])

@@ -1,11 +1,12 @@
-"""A change of a few of the model's own numbers: they are chosen once, and how they change is trained.
+"""A change of a few of the model's own numbers. The numbers are chosen once, and their change is trained.
 
     w' = w,   w'[at] += values,   at: the indices of the mask, chosen by Fisher information or at random
 
-FISH Mask, Sung et al. 2021, arXiv:2111.09839: the share of parameters with the largest Fisher information on a few rows
-of the task is trained. Only the values are parameters, so optimiser, weight decay and penalties see nothing else; the
-folder has indices and values; the change can be merged into the model exactly. The changed weight is in the module only
-while that runs, so the change is right with recomputed activations, in tied matrices, and under `torch.func`.
+FISH Mask, Sung et al. 2021, arXiv:2111.09839, trains the share of parameters with the largest Fisher information on a
+few rows of the task. Only the values are parameters, so optimiser, weight decay and penalties see nothing else. The
+folder has indices and values, and the change can be merged into the model exactly. The changed weight is in the module
+only while the module runs, so the change is right with recomputed activations, in tied matrices, and under
+`torch.func`.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ __all__ = ["Change", "SparseChange", "largest", "weights_in_use"]
 class SparseChange(Added):
     """The changes of all weights.
 
-    settings: share (of the model's parameters), rows (that are measured), fisher (empirical, sampled, random), seed.
-    Until `look` is called, the indices are random.
+    The settings are: share (of the model's parameters), rows (the number of rows that are measured), fisher
+    (empirical, sampled, random), seed. Until `look` is called, the indices are random.
     """
 
     kind: ClassVar[str] = "fishmask"
@@ -46,7 +47,7 @@ class SparseChange(Added):
         self.changes = nn.ModuleList(self.change_of(name, chosen[name], weights[name].numel()) for name in self.owners)
 
     def change_of(self, name: str, at: Tensor, size: int) -> Change:
-        """The change of a weight of `size` numbers."""
+        """Return the change of a weight of `size` numbers."""
         return Change(self, name, at)
 
     def connect(self, model: PreTrainedModel) -> None:
@@ -58,7 +59,7 @@ class SparseChange(Added):
                 module.register_forward_hook(change.take_out, always_call=True)
 
     def all_changes(self) -> list[Change]:
-        """In the order of the weights."""
+        """Return the changes in the order of the weights."""
         return [change for change in self.changes if isinstance(change, Change)]
 
     def look(self, model: PreTrainedModel, examples: Callable[[int], Sequence[Example]], say: Any) -> None:
@@ -84,7 +85,7 @@ class SparseChange(Added):
         say(f"the mask has its {self.budget:,} places in {parts} of {len(weights)} weights, from {len(shown)} rows")
 
     def make_room(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take the folder's indices, which may be more or fewer."""
+        """Take the folder's indices; their number may differ."""
         for number, change in enumerate(self.all_changes()):
             stored = tensors.get(f"changes.{number}.at")
             if stored is not None and stored.shape != change.at.shape:
@@ -99,7 +100,7 @@ class SparseChange(Added):
 
 
 class Change(nn.Module):
-    """The change of one weight: at (k,), flat indices in ascending order; values (k,), float32."""
+    """The change of one weight: `at` (k,), flat indices in ascending order; `values` (k,), float32."""
 
     at: Tensor
 
@@ -107,14 +108,14 @@ class Change(nn.Module):
         super().__init__()
         self.name = name
         self.attribute = name.rpartition(".")[2]
-        self._owner = (owner,)  # in a tuple: not a submodule
+        self._owner = (owner,)  # in a tuple, so that it is not a submodule
         self._held: list[Any] = []
         self.register_buffer("at", at)
         self.values = nn.Parameter(torch.zeros(len(at)))
 
     @property
     def idle(self) -> bool:
-        """Whether nothing of the weight changes."""
+        """Whether the weight does not change."""
         return not len(self.at)
 
     def take(self, at: Tensor) -> None:
@@ -123,24 +124,27 @@ class Change(nn.Module):
         self.values = nn.Parameter(torch.zeros(len(at), device=self.values.device))
 
     def changed(self, weight: Tensor) -> Tensor:
-        """The weight with its change, of the weight's shape and dtype."""
+        """Return the weight with its change, in the weight's shape and dtype."""
         flat = weight.detach().reshape(-1)
         return flat.index_add(0, self.at, self.values.to(flat.dtype)).view_as(weight)
 
     def put_in(self, module: nn.Module, args: Any) -> None:
-        """Before the module runs: replace its weight by the changed one."""
+        """Replace the module's weight by the changed one before the module runs."""
         own = module._parameters[self.attribute]
         self._held.append(own)
         if self._owner[0].on and own is not None and not self.idle:
             module._parameters[self.attribute] = self.changed(own)  # type: ignore[assignment]
 
     def take_out(self, module: nn.Module, args: Any, output: Any) -> None:
-        """After the module has run or failed: put its own weight back."""
+        """Put the module's own weight back after the module has run or failed."""
         module._parameters[self.attribute] = self._held.pop()
 
 
 def weights_in_use(model: PreTrainedModel) -> dict[str, list[str]]:
-    """Name of each parameter used in a forward pass -> names of the modules that own it (two for a tied matrix)."""
+    """Map the name of each parameter that a forward pass uses to the names of the modules that own it.
+
+    A tied matrix has two owners.
+    """
     ran: set[nn.Module] = set()
     owning = [module for module in model.modules() if any(True for _ in module.parameters(recurse=False))]
     with ExitStack() as hooks:
@@ -157,7 +161,10 @@ def weights_in_use(model: PreTrainedModel) -> dict[str, list[str]]:
 
 
 def largest(scores: Mapping[str, Tensor], count: int) -> dict[str, Tensor]:
-    """Flat indices, ascending, of the `count` largest scores over all tensors together; of equal ones the first."""
+    """Return flat indices, ascending, of the `count` largest scores over all tensors together.
+
+    Of equal scores the first ones are taken.
+    """
     best = [score.topk(min(count, score.numel())).values for score in scores.values()]
     bar = torch.cat([each.flatten() for each in best]).topk(count).values[-1]
     chosen = {name: (score > bar).nonzero()[:, 0] for name, score in scores.items()}

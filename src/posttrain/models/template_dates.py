@@ -1,8 +1,8 @@
-"""The date that a chat template writes into a conversation.
+"""Control the date that a chat template writes into a conversation.
 
 Some templates (Llama 3.2, gpt-oss, SmolLM3, Mistral Small) print today's date by calling `strftime_now`, so a run that
 is continued the next day would be a different run. A tokenizer can be fixed at one moment: its templates are then
-rendered as at that moment.
+rendered with the date of that moment.
 """
 
 from __future__ import annotations
@@ -22,32 +22,32 @@ __all__ = ["PINNED", "at_moment", "is_dated", "moment_of", "stay_at"]
 CLOCK = re.compile(r"\bstrftime_now\b")
 DIRECTIVES = [f"%{flag}{letter}" for flag in ("", *"-_0^#EO") for letter in ascii_letters]
 PINNED = "{%- macro posttrain_strftime(format) -%}"
-"""How a template begins that is fixed at one moment."""
+"""Beginning of a template that is fixed at one moment."""
 MACRO = (
     "{%- set table = TABLE -%}"
     "{%- set seen = namespace(percent=false) -%}"
     "{%- for part in format.split('%') -%}"
-    "{%- if loop.first or seen.percent -%}{%- set seen.percent = false -%}{{- part -}}"  # of %%Y the Y is a letter
+    "{%- if loop.first or seen.percent -%}{%- set seen.percent = false -%}{{- part -}}"  # the Y of %%Y is a letter
     "{%- elif not part -%}{%- set seen.percent = true -%}{{- '%' -}}"
     "{%- elif part[:2] in table -%}{{- table[part[:2]] + part[2:] -}}"
     "{%- elif part[:1] in table -%}{{- table[part[:1]] + part[1:] -}}"
     "{%- else -%}{{- '%' + part -}}"
     "{%- endif -%}{%- endfor -%}{%- endmacro %}"
 )
-"""Its body."""
+"""Body of the macro in such a template."""
 
 _moments: WeakKeyDictionary[PreTrainedTokenizerBase, datetime] = WeakKeyDictionary()
 
 
 def is_dated(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether one of the tokenizer's templates prints the date."""
+    """Return whether one of the tokenizer's templates prints the date."""
     template = tokenizer.chat_template
     sources = template.values() if isinstance(template, dict) else [template or ""]
     return any(CLOCK.search(source) for source in sources)
 
 
 def stay_at(tokenizer: PreTrainedTokenizerBase, moment: datetime | None) -> None:
-    """From now on render the tokenizer's templates as at this moment; None: at the time of rendering."""
+    """From now on render the tokenizer's templates with the date of this moment; None means the time of rendering."""
     if moment is None:
         _moments.pop(tokenizer, None)
     else:
@@ -55,14 +55,17 @@ def stay_at(tokenizer: PreTrainedTokenizerBase, moment: datetime | None) -> None
 
 
 def moment_of(tokenizer: PreTrainedTokenizerBase) -> datetime | None:
-    """The moment that the tokenizer is fixed at."""
+    """Return the moment that the tokenizer is fixed at; None if it is not fixed."""
     return _moments.get(tokenizer)
 
 
 def at_moment(source: str, moment: datetime | None) -> str:
-    """The template, printing this moment's date whenever it is rendered; it has one more line at its beginning.
-    `strftime_now` becomes a macro with a table of all directives, as transformers passes no other function to a
-    template."""
+    """Return the template changed so that it always prints this moment's date.
+
+    The result has one more line at its beginning. `strftime_now` becomes a macro with a table of all directives,
+    because transformers passes no other function to a template. Return the template unchanged if it prints no date or
+    `moment` is None.
+    """
     if moment is None or not CLOCK.search(source):
         return source
     written = {directive[1:]: text for directive in DIRECTIVES if (text := _written(moment, directive)) != directive}
@@ -73,5 +76,5 @@ def at_moment(source: str, moment: datetime | None) -> str:
 def _written(moment: datetime, directive: str) -> str:
     try:
         return moment.strftime(directive)
-    except ValueError:  # a directive that this system does not know stays as it is
+    except ValueError:  # keep a directive that this system does not know
         return directive

@@ -1,4 +1,4 @@
-"""The headers of safetensors files, read without the numbers; and the precision in which a model is stored."""
+"""Read the headers of safetensors files without the numbers, and find the precision in which a model is stored."""
 
 from __future__ import annotations
 
@@ -18,11 +18,14 @@ __all__ = ["DTYPES", "Stored", "stored_dtype", "tensors_in", "weight_files"]
 
 SIZES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
 SIZES |= {"F8_E4M3": 1, "F8_E5M2": 1, "U16": 2, "U32": 4, "U64": 8}
-"""Bytes of a number, by safetensors' name of its type. Types smaller than a byte are not in it, nor checked."""
+"""Size of a number in bytes, by safetensors' name of its type.
+
+Types smaller than a byte are missing here, and their sizes are not checked.
+"""
 DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
-"""safetensors' names of the precisions for training and inference -> torch's."""
+"""Maps safetensors' names of the precisions for training and inference to torch's names."""
 MOST = 100 << 20
-"""Most bytes of a header that safetensors accepts."""
+"""Largest size in bytes of a header that safetensors accepts."""
 
 
 class Stored(NamedTuple):
@@ -33,8 +36,11 @@ class Stored(NamedTuple):
 
 
 def tensors_in(path: Path) -> dict[str, Stored]:
-    """Name -> type and shape of every tensor of a safetensors file. PosttrainError when the header cannot be read, or
-    the file has another length than the header says (a copy that was cut short)."""
+    """Return the type and shape of every tensor of a safetensors file, by name.
+
+    Raise PosttrainError if the header cannot be read, or if the file does not have the length that the header states (a
+    copy that was cut short).
+    """
 
     def wrong(cause: str) -> PosttrainError:
         return PosttrainError(Problem(str(path), cause, "copy the file again"))
@@ -65,20 +71,22 @@ def tensors_in(path: Path) -> dict[str, Stored]:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files of a model or adapter folder."""
+    """Return the safetensors files of a model or adapter folder."""
     return sorted(path for path in folder.glob("*.safetensors") if path.name != "training_state.safetensors")
 
 
 def stored_dtype(name: str, **how: Unpack[Source]) -> str | None:
-    """The precision in which most of a model's numbers are stored; for an adapter that of its base. None where one
-    cannot train in it (a quantised file), or where it is not known."""
+    """Return the precision in which most of a model's numbers are stored; for an adapter that of its base.
+
+    Return None if a model cannot be trained in it (a quantised file), or if it is not known.
+    """
     folder = Path(resolve(name))
     if is_gguf(folder):
         return None
     if (base := adapter_base(folder)) is not None:
         try:
             return stored_dtype(base, **how)
-        except MissingError:  # loading says where the base should be
+        except MissingError:  # loading the model reports where the base should be
             return None
     counts: Counter[str] = Counter()
     for path in weight_files(folder) if folder.is_dir() else []:

@@ -1,4 +1,4 @@
-"""Whether a model's folder is complete and correct: `posttrain model verify`.
+"""Check whether a model's folder is complete and correct, for `posttrain model verify`.
 
 Files are checked first, which takes no memory, then the loaded model. A check that is not made because an earlier one
 failed counts as open, not as passed.
@@ -33,7 +33,10 @@ SHOWN = 3
 
 
 class Check(NamedTuple):
-    """One check and its result. ok: None where it was not made; detail: what was found, or why it was not made."""
+    """One check and its result.
+
+    `ok` is None if the check was not made. `detail` states what was found, or why the check was not made.
+    """
 
     check: str
     ok: bool | None
@@ -41,7 +44,10 @@ class Check(NamedTuple):
 
 
 def verify_model(name: str, *, against: str | None = None, **how: Unpack[Source]) -> list[Check]:
-    """All checks of a model, an adapter or a GGUF file. MissingError when there is nothing by this name."""
+    """Return all checks of a model, an adapter or a GGUF file. Raise MissingError if no model has this name.
+
+    `against` names another model that must have the same tensors and outputs.
+    """
     name = resolve(name) if Path(name).is_dir() else name
     found = Path(resolve(name))
     folder = found if found.exists() else hub_folder(name, offline=how.get("offline", True))
@@ -60,7 +66,7 @@ def verify_model(name: str, *, against: str | None = None, **how: Unpack[Source]
 
 
 def _tried(check: str, ask: Callable[[], Check | str]) -> Check:
-    """The result of a check; an error is a failed one."""
+    """Return the result of a check. An error becomes a failed check."""
     try:
         answer = ask()
     except (PosttrainError, OSError) as error:
@@ -123,7 +129,7 @@ def _weights(folder: Path) -> Check | str:
 
 
 def _hashes(folder: Path) -> Check | str:
-    """Check that the files are those that posttrain has written."""
+    """Check that the files are the ones that posttrain wrote."""
     noted = read_notes(folder).get(FILES_KEY)
     if not isinstance(noted, dict):
         return Check("hashes", None, f"{NOTES_FILE} notes none (not saved by this version of posttrain)")
@@ -153,13 +159,13 @@ def _numbers(folder: Path) -> Check | str:
     return f"{count:,} numbers, all finite" if count else Check("numbers", None, "stored by pickle: not looked at")
 
 
-# ---- as it is loaded -------------------------------------------------------------------------------------------------
+# ---- the loaded model ------------------------------------------------------------------------------------------------
 
 
 def _loaded(name: str, folder: Path, against: str | None, how: Source) -> Iterator[Check]:
     said: list[str] = []
     try:
-        # in the stored precision, which takes the least memory; in float32 where two models are compared
+        # in the stored precision, which takes the least memory; in float32 if two models are compared
         dtype = stored_dtype(name, **how) if against is None else None
         spare = _spare(folder, trust_remote_code=how.get("trust_remote_code", False))
         loaded = load_any(name, device="cpu", dtype=dtype or "float32", say=said.append, **how)
@@ -179,7 +185,7 @@ def _loaded(name: str, folder: Path, against: str | None, how: Source) -> Iterat
 
 
 def _spare(folder: Path, *, trust_remote_code: bool) -> list[str]:
-    """Tensors of a language model's files that transformers does not load (it only warns)."""
+    """Return the names of tensors of a language model's files that transformers does not load (it only warns)."""
     if not (folder / "config.json").is_file() or saved_head(str(folder)) is not None:
         return []
     transformers.utils.logging.disable_progress_bar()
@@ -232,7 +238,7 @@ def _answers(loaded: Any) -> Check | str:
 
 
 def _against(loaded: Any, other: str, how: Source) -> Check | str:
-    """Check that another model has the same tensors and gives the same outputs."""
+    """Check that another model gives the same outputs, and report how many of its tensors differ."""
     silent: list[str] = []
     theirs = load_any(other, device="cpu", dtype="float32", say=silent.append, **how)
 

@@ -1,8 +1,8 @@
-"""What a tokenizer does not know of its model: which tokens have an embedding, and at which ones generation stops.
+"""Record what a tokenizer does not know of its model: which tokens have an embedding, and where generation stops.
 
-A tokenizer may know more tokens than the model's embedding has rows: when a token ([PAD], tags of a chat) was added to
-it without `resize_token_embeddings`. The pad token is never read, so another one replaces it in memory; saved files
-name the original one (`own_padding`). A text with such a token cannot be used, and is reported.
+A tokenizer knows more tokens than the model's embedding has rows if a token ([PAD], tags of a chat) was added to it
+without `resize_token_embeddings`. The pad token is never read, so another token replaces it in memory; saved files name
+the original one (`own_padding`). A text with such a token cannot be used, and is reported.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ MEND = "take the token out of the text, or resize the model: model.resize_token_
 
 
 def rows_of(model: Any) -> int:
-    """How many tokens a model has embeddings for."""
+    """Return how many tokens a model has embeddings for."""
     rows = int(model.get_input_embeddings().weight.shape[0])
-    return rows or rows_in_config(model.config) or 0  # 0 when the rows are sharded to other processes
+    return rows or rows_in_config(model.config) or 0  # the matrix has 0 rows if they are sharded to other processes
 
 
 def rows_in_config(config: Any) -> int | None:
-    """How many tokens a configuration says there are embeddings for; None where it does not say."""
+    """Return how many tokens have embeddings according to a configuration; None if it does not say."""
     found = config.get_text_config().to_dict().get("vocab_size")
     return found if isinstance(found, int) else None
 
@@ -51,7 +51,7 @@ def rows_in_config(config: Any) -> int | None:
 def outside(
     location: str, ids: Sequence[int], rows: int, tokenizer: PreTrainedTokenizerBase | None = None
 ) -> Problem | None:
-    """What is wrong with a text that has ids of `rows` or more; None when it has none."""
+    """Return the problem of a text that has ids of `rows` or more; None if it has none."""
     if max(ids, default=0) < rows:
         return None
     beyond = next(i for i in ids if i >= rows)
@@ -63,7 +63,10 @@ def outside(
 
 
 class StandIn(NamedTuple):
-    """The pad token used in memory; own: the tokenizer file's; named: the pad ids in the model's configurations."""
+    """The pad token that is used in memory instead of the files' own.
+
+    `own` is the tokenizer file's pad token. `named` holds the pad ids in the model's configurations.
+    """
 
     token: str
     own: str | None
@@ -92,20 +95,20 @@ def pad_alike(model: Any, tokenizer: PreTrainedTokenizerBase) -> None:
 
 
 def _naming_padding(model: Any) -> list[Any]:
-    """The configurations that name the pad token: the model's, its text part, and that of generation."""
+    """Return the configurations that name the pad token: the model's, its text part, and that of generation."""
     generation = model.generation_config if model.can_generate() else None
     return [model.config, model.config.get_text_config(), *([generation] if generation is not None else [])]
 
 
 def padding_of_files(tokenizer: PreTrainedTokenizerBase) -> StandIn | None:
-    """The pad tokens that the files name, when another one is used in memory; None when the files' own is used."""
+    """Return the pad tokens that the files name if another one is used in memory; None if the files' own is used."""
     found = _stand_ins.get(tokenizer)
     return found if found is not None and tokenizer.pad_token == found.token else None
 
 
 @contextmanager
 def own_padding(model: Any, tokenizer: PreTrainedTokenizerBase) -> Iterator[None]:
-    """Within this, model and tokenizer name the pad token of their files, so that they are saved with it."""
+    """Within this block, model and tokenizer name the pad token of their files, so that they are saved with it."""
     found = padding_of_files(tokenizer)
     if found is None:
         yield
@@ -124,7 +127,7 @@ def own_padding(model: Any, tokenizer: PreTrainedTokenizerBase) -> Iterator[None
 
 
 def keep_padding_inside(model: Any, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
-    """Use another pad token, and warn, when the tokenizer's has no row in the model's embedding."""
+    """Use another pad token, and warn, if the tokenizer's pad token has no row in the model's embedding."""
     rows, own = rows_of(model), tokenizer.pad_token_id
     if own is None or own < rows:
         return
@@ -137,7 +140,7 @@ def keep_padding_inside(model: Any, tokenizer: PreTrainedTokenizerBase, name: st
 
 
 def without_padding_outside(config: Any) -> Any:
-    """The configuration without a pad token that has no row, for which torch cannot make an embedding."""
+    """Return the configuration without a pad token that has no row, because torch cannot make such an embedding."""
     for each in (config, config.get_text_config()):
         named, rows = each.to_dict().get("pad_token_id"), rows_in_config(each)
         if named is not None and rows is not None and named >= rows:
@@ -146,8 +149,11 @@ def without_padding_outside(config: Any) -> Any:
 
 
 def padding_inside(tokenizer: PreTrainedTokenizerBase, rows: int) -> int:
-    """A token to pad with: the one for beginnings, which no text ends with, else another special one; the end token
-    last, since classifiers look for a text's last token that is no padding."""
+    """Return the id of a token to pad with.
+
+    It is the token for beginnings, which no text ends with, else another special token. The end token comes last,
+    because classifiers look for a text's last token that is not padding.
+    """
     first = [tokenizer.bos_token_id, tokenizer.cls_token_id, tokenizer.unk_token_id]
     added = (i for i, token in tokenizer.added_tokens_decoder.items() if token.special)
     special = sorted({*tokenizer.all_special_ids, *added} - {tokenizer.eos_token_id})
@@ -159,10 +165,10 @@ _stops: WeakKeyDictionary[PreTrainedTokenizerBase, frozenset[int]] = WeakKeyDict
 
 
 def keep_stops(tokenizer: PreTrainedTokenizerBase, ids: Iterable[int]) -> None:
-    """Remember the ids at which the generation of the tokenizer's model stops."""
+    """Store the ids at which the generation of the tokenizer's model stops."""
     _stops[tokenizer] = frozenset(ids)
 
 
 def stops_of(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
-    """The remembered ids; none for a tokenizer that was loaded without a model."""
+    """Return the stored stop ids; empty for a tokenizer that was loaded without a model."""
     return _stops.get(tokenizer, frozenset())

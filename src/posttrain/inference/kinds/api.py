@@ -1,9 +1,9 @@
-"""Any OpenAI-compatible endpoint: a vendor's API, or a server of one's own (vLLM, llama.cpp, SGLang, TGI, ...).
+"""Any OpenAI-compatible endpoint: a vendor's API, or the user's own server (vLLM, llama.cpp, SGLang, TGI, ...).
 
-Answers come from `/chat/completions` (plain text: `/completions`). Only a server whose `/completions` echoes its prompt
-with log-probabilities (`echo`, as vLLM does) says how likely a given text is. Requests run side by side, within a rate
-limit; 429, 5xx and broken connections are tried again, after what `Retry-After` says. The cost is counted from the
-tokens that the server bills. Needs the extra `api`.
+Answers come from `/chat/completions` (plain text: `/completions`). Only a server that returns the prompt with
+log-probabilities from `/completions` (`echo`, as vLLM does) can say how likely a given text is. Requests run in
+parallel, within a rate limit. Requests that end with 429, 5xx or a broken connection are tried again, after the time of
+`Retry-After`. The cost is counted from the tokens that the server bills. Needs the extra `api`.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ FATAL = {
     404: "no such model or path",
     422: "the server refuses the request",
 }
-"""Statuses after which a request is not tried again."""
+"""HTTP statuses after which a request is not tried again, and their meanings."""
 
 T = TypeVar("T")
 
@@ -78,7 +78,7 @@ class ApiConfig(Config):
 
 
 class RateLimit:
-    """Lets requests begin at even distances."""
+    """A limit that lets requests begin at equal intervals."""
 
     def __init__(self, per_minute: float | None) -> None:
         self.distance_s = 60.0 / per_minute if per_minute else 0.0
@@ -96,7 +96,10 @@ class RateLimit:
 
 
 class ApiRespondent(Respondent):
-    """Answers of a remote model. Its fingerprint is its address: what stands behind it may change without notice."""
+    """Answers of a remote model.
+
+    Its fingerprint is its address: the model at this address may change without notice.
+    """
 
     def __init__(self, config: ApiConfig) -> None:
         try:
@@ -119,7 +122,7 @@ class ApiRespondent(Respondent):
 
     def _answers(self, prompts: Sequence[Prompt], how: Generation) -> list[Answer]:
         settings: dict[str, Any] = {"max_tokens": how.max_new_tokens, "temperature": how.temperature}
-        settings |= {"stop": list(how.stop[:4])} if how.stop else {}  # servers take no more; `_answer` cuts at the rest
+        settings |= {"stop": list(how.stop[:4])} if how.stop else {}  # servers take 4; `_answer` cuts at the rest
 
         def ask(i: int) -> Answer:
             own = settings | ({"seed": how.seed + i} if how.temperature > 0 else {})
@@ -139,7 +142,7 @@ class ApiRespondent(Respondent):
         return Answer(text, int(used.get("completion_tokens", 0)), choice.get("finish_reason") != "length" or stopped)
 
     def _messages(self, prompt: Prompt) -> list[dict[str, Any]]:
-        """The conversation with all its fields; arguments of calls are JSON text in this interface."""
+        """Return the conversation with all its fields; arguments of calls are JSON text in this interface."""
         assert not isinstance(prompt, Plain)
         system = (Message("system", self.config.system_prefix),) if self.config.system_prefix else ()
         turns = (Message("user", prompt),) if isinstance(prompt, str) else prompt
@@ -147,8 +150,10 @@ class ApiRespondent(Respondent):
         return [m | {"tool_calls": with_texts(m["tool_calls"])} if "tool_calls" in m else m for m in sent]
 
     def logprobs(self, pairs: Sequence[tuple[Prompt, str]], *, on_scored: Told = nobody) -> list[Scored]:
-        """How likely continuations of plain text are, from servers that echo; only the server knows the template of
-        chats."""
+        """Return how likely continuations of plain text are, from servers that echo their prompt.
+
+        Raise PosttrainError for chats, because only the server knows their template.
+        """
         if not all(isinstance(prompt, Plain) for prompt, _ in pairs):
             mend = "ask in plain text (template: plain), ask for answers instead, or examine a local model"
             raise PosttrainError(Problem(self.name, "a chat API does not say how likely a given answer is", mend))
@@ -156,7 +161,7 @@ class ApiRespondent(Respondent):
         return self._all(lambda i: self._echoed(*texts[i]), len(texts), on_scored)
 
     def rolling(self, texts: Sequence[str], *, on_scored: Told = nobody) -> list[Scored]:
-        """How likely whole texts are, without the first token: nothing stands before it."""
+        """Return how likely whole texts are, without their first token, because no token precedes it."""
         return self._all(lambda i: self._echoed("", texts[i]), len(texts), on_scored)
 
     def _echoed(self, context: str, text: str) -> Scored:
@@ -170,7 +175,7 @@ class ApiRespondent(Respondent):
             raise PosttrainError(Problem(self.name, "the server does not echo its prompt with log-probabilities", mend))
         whole = len(context) + len(text)
         ends = [*offsets[1:], whole]
-        # a token that spans the seam is the text's: without it, "=4" after "=" would cost nothing
+        # a token that spans the border belongs to the text: otherwise "=4" after "=" would cost nothing
         inside = [i for i, at in enumerate(offsets) if at < whole and (at >= start or ends[i] > start)]
         own = [i for i in inside if values[i] is not None]
         best = tops or [None] * len(values)
@@ -178,7 +183,10 @@ class ApiRespondent(Respondent):
         return Scored(sum(values[i] for i in own), len(own), greedy)
 
     def _all(self, ask: Callable[[int], T], n: int, told: Told) -> list[T]:
-        """Call `ask` with 0 to n-1, side by side; after the first failure no more calls begin."""
+        """Call `ask` with 0 to n-1 in parallel, and return the results in order.
+
+        After the first failure no more calls begin.
+        """
         done: dict[int, T] = {}
         with ThreadPoolExecutor(self.config.concurrency) as pool:
             futures: dict[Future[T], int] = {pool.submit(ask, i): i for i in range(n)}
@@ -194,7 +202,10 @@ class ApiRespondent(Respondent):
         return [done[i] for i in range(n)]
 
     def _post(self, path: str, body: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-        """The first choice of the server's reply, and the usage that it bills. Tries again where that may help."""
+        """Return the first choice of the server's reply, and the usage that it bills. Try again if that may help.
+
+        Raise PosttrainError for a fatal status and after the last try.
+        """
         import httpx
 
         url = f"{self.config.base_url.rstrip('/')}/{path}"
@@ -218,7 +229,10 @@ class ApiRespondent(Respondent):
         raise PosttrainError(Problem(f"{self.name} at {url}", cause, "try later"))
 
     def _waits(self) -> Iterator[float]:
-        """Seconds to wait after each try: doubling, with a random part so that requests do not come back in step."""
+        """Yield the seconds to wait after each try.
+
+        They double, with a random part so that requests do not come back together.
+        """
         for i in range(self.config.retries):
             yield min(60.0, 0.5 * 2**i) * (0.75 + random.random() / 2)
         yield 0.0

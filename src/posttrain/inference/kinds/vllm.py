@@ -1,7 +1,8 @@
-"""A model in vLLM, for large sets on a GPU: vLLM's batching and prefix cache, the same prompts as everywhere.
+"""A model in vLLM, for large sets on a GPU: vLLM's batching and prefix cache, with the same prompts as elsewhere.
 
 vLLM's kernels differ from those of transformers in the last bits, so their results are not mixed: the fingerprint says
-which it was. Log-probabilities of given texts come from `prompt_logprobs`. Needs the extra `vllm`, and a GPU.
+which of the two was used. Log-probabilities of given texts come from `prompt_logprobs`. Needs the extra `vllm`, and a
+GPU.
 """
 
 from __future__ import annotations
@@ -104,7 +105,7 @@ class VllmRespondent(TokenRespondent):
 
     @property
     def longest(self) -> int:
-        """One less than the model reads: vLLM wants room for a token that it generates."""
+        """The model's length minus 2: vLLM also reads the last scored token, and needs room for a generated one."""
         return int(self.engine.llm_engine.model_config.max_model_len) - 2
 
     def _score(self, coded: Sequence[TokenPair], on_scored: Told) -> list[Scored]:

@@ -1,8 +1,8 @@
-"""True facts in Traditional Chinese (Taiwan) and English: what the models in the box know.
+"""True facts in Traditional Chinese (Taiwan) and English: the knowledge of the models in the package.
 
-The tables (`*.tsv` beside this file) are the source; the names, currencies, languages and codes of countries were taken
+The tables (`*.tsv` in this folder) are the source. The names, currencies, languages and codes of countries were taken
 once from Unicode CLDR (zh_Hant_TW and en) and are stored, so that a fact does not change with the version of a library.
-An empty cell is intended: the fact is disputed, has several answers, or is not generally taught.
+A table's cell is empty on purpose if the fact is disputed, has several answers, or is not generally taught.
 
     >>> next(fact for fact in facts() if fact.subject.en == "France").object
     Name(zh='巴黎', en='Paris')
@@ -17,14 +17,14 @@ from typing import NamedTuple
 __all__ = ["Fact", "Name", "by_relation", "facts"]
 
 # The neighbours of these are disputed (Kosovo: RS AL MK ME; Palestine: IL JO EG; Western Sahara: MA DZ MR; Akrotiri and
-# Dhekelia: CY), so they are no subjects of `neighbours`.
+# Dhekelia: CY), so they are not subjects of `neighbours`.
 UNSETTLED_BORDERS = frozenset({"RS", "AL", "MK", "ME", "IL", "JO", "EG", "MA", "DZ", "MR", "CY"})
 
 Row = dict[str, str]
 
 
 class Name(NamedTuple):
-    """One thing, as it is called in Taiwan and in English; codes, numbers and symbols are the same in both."""
+    """The name of one thing in Taiwan and in English. Codes, numbers and symbols are the same in both."""
 
     zh: str
     en: str
@@ -32,7 +32,7 @@ class Name(NamedTuple):
 
 @dataclass(frozen=True)
 class Fact:
-    """`object` is the answer that is taught; every name in `also` is equally correct."""
+    """One fact. `object` is the answer that is taught; every name in `also` is equally correct."""
 
     relation: str
     subject: Name
@@ -44,13 +44,13 @@ class Fact:
 
 @cache
 def facts() -> tuple[Fact, ...]:
-    """Every fact, in a stable order: relation by relation, table order within."""
+    """Return every fact, in a fixed order: relation by relation, and in the order of the tables."""
     return tuple(_all_facts())
 
 
 @cache
 def by_relation() -> dict[str, tuple[Fact, ...]]:
-    """The facts of each relation."""
+    """Return the facts of each relation."""
     grouped: dict[str, list[Fact]] = {}
     for fact in facts():
         grouped.setdefault(fact.relation, []).append(fact)
@@ -85,13 +85,16 @@ def _all_facts() -> Iterator[Fact]:
 
 
 def _named(relation: str, table: str, prefix: str) -> Iterator[Fact]:
-    """Facts whose object's names are in two columns with this prefix; none for a row where they are empty."""
+    """Yield facts with the object's names in two columns with this prefix. A row with empty columns gives no fact."""
     rows = [row for row in read(table) if row[f"{prefix}zh"]]
     return (Fact(relation, name_of(row), name_of(row, prefix), kind=row.get("kind", "")) for row in rows)
 
 
 def _stated(relation: str, table: str, column: str) -> Iterator[Fact]:
-    """Facts whose object, a code or a number, is the same in both languages; none for a row where it is empty."""
+    """Yield facts with a code or a number as object, the same in both languages.
+
+    A row with an empty column gives no fact.
+    """
     rows = [row for row in read(table) if row[column]]
     return (Fact(relation, name_of(row), Name(row[column], row[column])) for row in rows)
 
@@ -99,7 +102,10 @@ def _stated(relation: str, table: str, column: str) -> Iterator[Fact]:
 def _linked(
     relation: str, rows: Iterable[Row], column: str, names: dict[str, Name], separator: str | None = None
 ) -> Iterator[Fact]:
-    """Facts whose object is the first of a column's keys and whose `also` are the rest; none for a row without keys."""
+    """Yield facts with the first of a column's keys as `object` and the rest as `also`.
+
+    A row without keys gives no fact.
+    """
     for row in rows:
         if keys := row[column].split(separator):
             first, *rest = (names[key] for key in keys)
@@ -108,7 +114,7 @@ def _linked(
 
 @cache
 def read(table: str) -> tuple[Row, ...]:
-    """The rows of `<table>.tsv` by column name, in file order; a ragged line is an error that names it."""
+    """Return the rows of `<table>.tsv` by column name, in file order. Raise ValueError that names a ragged line."""
     path = Path(__file__).with_name(f"{table}.tsv")
     header, *lines = path.read_text(encoding="utf-8").splitlines()
     columns = header.split("\t")
@@ -122,13 +128,13 @@ def read(table: str) -> tuple[Row, ...]:
 
 
 def name_of(row: Row, prefix: str = "") -> Name:
-    """The name in the columns `zh` and `en`, or `<prefix>zh` and `<prefix>en`."""
+    """Return the name in the columns `zh` and `en`, or `<prefix>zh` and `<prefix>en`."""
     return Name(row[f"{prefix}zh"], row[f"{prefix}en"])
 
 
 @cache
 def lookup(table: str, key: str) -> dict[str, Name]:
-    """The names of a table by one of its columns; two rows with one key are an error."""
+    """Return the names of a table by one of its columns. Raise ValueError if two rows have the same key."""
     names: dict[str, Name] = {}
     for row in read(table):
         if row[key] in names:
