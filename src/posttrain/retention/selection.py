@@ -145,6 +145,7 @@ class Task(NamedTuple):
 
 
 NO_TASK = Task()
+"""The task of a run that is not one of several tasks."""
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,7 @@ from posttrain.training.trackers import check_trackers
 __all__ = ["Surroundings", "bare_forms", "check_combination", "learner_of", "plan_of", "show_rows", "tokens_at_once"]
 
 ACTIVATIONS = 768 * 2**20
-"""Bytes of activations that a forward pass of training may keep on a CPU."""
+"""Maximum bytes of activations that a forward pass of training may keep on a CPU."""
 FEW_ACTIVATIONS = 448 * 2**20
 """The same limit for a large model, and for a model that trains in bfloat16 with its blocks written out.
 

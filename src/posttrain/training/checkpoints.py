@@ -47,6 +47,7 @@ FINGERPRINT = "posttrain_run.json"
 ASIDE = "before-restart"
 """Name of the folder for the files of an earlier run, inside the folder of the run."""
 MODEL = "model"
+"""Name of the folder for the trained model, inside that of the run."""
 WITHOUT_EFFECT = {"output", "report_to", "data", "validation", "download", "earlier"}
 WITHOUT_EFFECT |= {"save_every_steps", "save_at_steps", "keep_checkpoints"}
 """Settings that may differ between a run and its resumption. Data are compared by their tokens instead, and files of an

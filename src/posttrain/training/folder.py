@@ -34,7 +34,9 @@ OURS = [
     *("config.yaml", "env.json", "metrics.jsonl", "checkpoints", "model", "card.md", "result.json", FINGERPRINT),
     *("penalties", "reservoir.json", "tasks.json", "learning_rate.json", DATE),
 ]
+"""Names of all files and folders that runs write into their folder."""
 RESULT_KEYS = ("steps", "loss_nats", "tokens", "wall_s", "peak_gib", "moved", "stopped", "best_step")
+"""Keys of `result.json`."""
 
 
 class TrainResult(NamedTuple):

@@ -20,12 +20,13 @@ if TYPE_CHECKING:
 __all__ = ["Learned", "MetricsLog", "Sums", "hardly_learned", "learned_of"]
 
 PENALTY = "penalty_"
+"""Prefix of the names of metrics that come from penalties."""
 HARDLY = 0.25
 """Share of its first value by which a loss must fall. If it falls by less, the rows were hardly learned."""
 KNOWN_NATS = 0.5
 """Nats per unit. If the first loss is below this, the model knew the rows already."""
 TO_BE_SAID = {"sft", "text_classification", "token_classification", "extractive_qa"}
-"""Objectives with rows that the model shall be able to produce.
+"""Objectives with rows that the model should be able to produce after training.
 
 Other objectives are left out: running text is not learned by heart, unlearning does not lower the loss of its rows, and
 losses of pairs begin at log 2 whatever is learned.

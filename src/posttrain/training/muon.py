@@ -21,7 +21,9 @@ from posttrain.training.config import OptimizerConfig
 __all__ = ["Muon", "muon_for", "orthogonalised"]
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
+"""Factors of x, x^3 and x^5 in one Newton-Schulz iteration."""
 ITERATIONS = 5
+"""Number of Newton-Schulz iterations."""
 MOMENTUM = 0.95
 """Decay of the Nesterov momentum of the matrices."""
 

@@ -42,6 +42,7 @@ BIG_ON_CPU = 50_000_000
 saves.
 """
 ALL: dict[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+"""The dtypes by the names that `save_dtype` uses."""
 
 WHOLE = ("full", "freeze", "bitfit")
 """Tuners that produce a whole model; the others produce an adapter."""

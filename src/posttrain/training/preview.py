@@ -55,7 +55,7 @@ class Preview(NamedTuple):
 
 
 def preview(config: TrainConfig, *, base: Path | None = None, say: Callable[[str], None] = print) -> Preview:
-    """Read and render the data, lay out the steps, and build the model without its weights."""
+    """Read and render the data, plan the steps, and build the model without its weights; return the numbers."""
     config = resolved(config, None, say)
     check_combination(config)
     loaded = skeleton(config, say)

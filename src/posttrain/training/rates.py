@@ -42,14 +42,20 @@ from posttrain.training.steps import StepSource
 __all__ = ["RATES", "Found", "Law", "auto_rate", "find_rate", "rate_from", "rate_of"]
 
 POCKET = 3_246_528
+"""Number of parameters of pocket."""
 TRIES = 24
+"""Maximum number of steps of a range test."""
 SPAN = 30.0
 """Half the width of the range, as a factor: it goes from the table's rate / SPAN to the table's rate x SPAN."""
 BLOWN_UP = 1.5
-"""The test ends at a loss of this many times the first one (and at one that is not finite)."""
+"""The loss has blown up if it is more than this many times the first one, and more than 0.5 nats above it.
+
+The test then ends. It also ends at a loss that is not finite.
+"""
 WAY = 0.9
 """Share of the fall of the loss at which the distance that the weights must move is measured."""
 AT_MOST_STEPS = 5
+"""Maximum number of steps in which the chosen rate must cover that distance."""
 CUT_AT_THE_END = {"diff_pruning"}
 """Tuners that cut the change of the weights after the last step.
 

@@ -26,7 +26,9 @@ from posttrain.models.logits import core_of
 __all__ = ["LONGEST", "NAME", "attend", "attending_briefly", "short_attention", "watched"]
 
 NAME = "posttrain_short"
+"""Name of `attend` among the attention functions of transformers."""
 WATCHED = "posttrain_watched"
+"""Name of the attention function that records calls for `watched`."""
 LONGEST = 256
 """Maximum tokens of a row for which plain products are used. They are faster than the flash kernel for such rows."""
 

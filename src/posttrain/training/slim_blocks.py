@@ -32,6 +32,7 @@ __all__ = ["Kinds", "gated", "kinds_of", "normed", "slim_blocks", "turned"]
 TOLERANCE = 1e-5
 """Maximum difference of outputs in a trial, in float32, as a share of their largest value."""
 TRIED_TOKENS = 6
+"""Number of tokens that the model reads in a trial, in two rows."""
 
 
 class Kinds(NamedTuple):

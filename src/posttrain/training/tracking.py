@@ -61,7 +61,7 @@ class Tracked(TrainerCallback):
                 methodcaller(event, own, state, control, **rest)(one.callback)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
-        """Let the trackers open their runs."""
+        """Make the trackers open their runs."""
         self.began = True
         self._tell("on_init_end", args, state, control, **rest)
         self._tell("on_train_begin", args, state, control, **rest)

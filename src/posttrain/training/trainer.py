@@ -230,7 +230,7 @@ class PostTrainer(Trainer):
     # ---- what is written down ---------------------------------------------------------------------------------------
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Write one line for metrics.jsonl, the progress display and the trackers."""
+        """Report a step to metrics.jsonl, to the progress display and to the trackers."""
         if "loss" in logs:
             wall_s = self.wall_before_s + time.monotonic() - self.began
             tokens = self.step.tokens if self.step else 0

@@ -43,6 +43,7 @@ T = TypeVar("T")
 MAX_NEW_TOKENS = 128
 """Maximum length of own answers, equal to that of `replay: self`, so that both find the same answers in the cache."""
 FORMAT = 2
+"""Version of the cached measurements. A new number makes older files unused."""
 CACHED_PARAMETERS = 1_000_000_000
 """Maximum number of parameters for which the measurement at the start is kept on disk, for other cells of a study."""
 CACHED_BYTES = 4 * 2**30

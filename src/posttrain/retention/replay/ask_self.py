@@ -25,6 +25,7 @@ from posttrain.retention.selection import ReplayConfig, ReplayContext, cached, s
 __all__ = ["AskSelfReplayConfig", "UserTurn", "ask_self", "sample_questions", "user_turn"]
 
 SENTINEL = "posttrainsentinel"
+"""Text of a user message with which the start and the end of the user's turn are found in a template."""
 ROUNDS = 4
 """Maximum number of rounds of sampling. Later rounds replace questions that were left out."""
 
@@ -49,9 +50,9 @@ class AskSelfReplayConfig(ReplayConfig):
 
 
 class UserTurn(NamedTuple):
-    """How a chat template opens and closes a user's turn.
+    """The start and the end of a user's turn in a chat template.
 
-    ids: the template up to the user's first word; stop: the id that ends the turn, None where the text `after` ends it.
+    ids: the template up to the user's first word; stop: the id that ends the turn, None if the text `after` ends it.
     """
 
     ids: list[int]

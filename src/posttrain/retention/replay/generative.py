@@ -42,6 +42,7 @@ TASKS = "tasks.json"
 ROUNDS = 4
 """Maximum number of rounds of sampling. Later rounds replace examples that were left out."""
 REASONS = ("sampled", "unended", "empty", "broken", "repeated", "asked", "cut")
+"""Names of the counts of sampled examples, in the order of the report."""
 SHOWN = 3
 """Number of examples that are shown to the user."""
 

@@ -52,7 +52,7 @@ def check_vocabulary(teacher: LoadedModel, student: PreTrainedTokenizerBase) -> 
 
 
 class DistillingForm(TokensForm):
-    """One sequence per row, with a second model as teacher. Replayed rows are distilled, too."""
+    """A form with one sequence per row and a second model as teacher. Replayed rows are distilled, too."""
 
     objective: DistillConfig
     teacher: LoadedModel
@@ -74,7 +74,7 @@ class DistillingForm(TokensForm):
 
 
 class RememberingForm(TokensForm):
-    """Old rows, with the distribution that the model had at each supervised position before training."""
+    """A form for old rows, with the distribution that the model had at each supervised position before training."""
 
     def __init__(self, setup: FormSetup) -> None:
         super().__init__(setup)

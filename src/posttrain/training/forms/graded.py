@@ -56,7 +56,7 @@ def mismatched(rows: Sequence[GradedRow]) -> list[Encoded]:
 
 
 class GradedForm(ComparingForm):
-    """One graded answer per row."""
+    """A form with one graded answer per row."""
 
     unit: ClassVar[str] = "answer"
     reads: ClassVar[Format] = "graded"

@@ -45,7 +45,7 @@ KNOWN = 100
 
 
 class HeadForm(Form):
-    """One sequence per row, with an attention mask over its padding, since encoders read in both directions."""
+    """A form with one sequence per row and its padding masked, since encoders read in both directions."""
 
     @classmethod
     def encode(
@@ -118,7 +118,7 @@ class LabelledForm(HeadForm):
 
 
 class ClassesForm(LabelledForm):
-    """One text, or a pair of texts, per row."""
+    """A form for classes: one text, or a pair of texts, per row."""
 
     head: ClassVar[Head] = "sequence"
     unit: ClassVar[str] = "text"
@@ -161,7 +161,7 @@ class ClassesForm(LabelledForm):
 
 
 class TagsForm(LabelledForm):
-    """One sentence per row."""
+    """A form for tags: one sentence per row."""
 
     head: ClassVar[Head] = "token"
     reads: ClassVar[Format] = "tags"
@@ -196,7 +196,7 @@ class TagsForm(LabelledForm):
 
 
 class SpansForm(HeadForm):
-    """One window of a text per row."""
+    """A form for answers in a text: one window of a text per row."""
 
     head: ClassVar[Head] = "answer"
     unit: ClassVar[str] = "window"

@@ -46,6 +46,7 @@ __all__ = [
 ]
 
 REFERENCE_FILE = "reference.safetensors"
+"""File in the folder of a run: the log-probabilities before training."""
 BINS = 10
 """Number of bins of the calibration error."""
 
@@ -172,7 +173,7 @@ class Paired(Form):
 
 
 class PairsForm(Paired, ComparingForm):
-    """Two answers per row, each with its log-probability."""
+    """A form with two answers per row, each with its log-probability."""
 
     @classmethod
     def asks_reference(cls, objective: Any) -> bool:
@@ -243,7 +244,7 @@ def calibration_error(pairs: Sequence[Scored]) -> float:
 
 
 class RankingForm(Paired):
-    """Two answers per row, each with a score of the model's head."""
+    """A form with two answers per row, each with a score of the model's head."""
 
     head: ClassVar[Head] = "sequence"
 

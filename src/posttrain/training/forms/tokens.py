@@ -80,7 +80,7 @@ def token_batch(rows: Sequence[Encoded], *, pad_id: int, supervise_all: bool = F
 
 
 class TokensForm(Form):
-    """One sequence per row."""
+    """A form with one sequence per row, of which some tokens or all are learned."""
 
     mixes: ClassVar[bool] = True
     takes_terms: ClassVar[bool] = True
