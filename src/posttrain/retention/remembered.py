@@ -7,9 +7,9 @@ divergence is that of the two distributions over k + 1 outcomes; the last outcom
     KL(base || model) >= sum over v in S of p_v (log p_v - log q_v) + p_R (log p_R - log q_R)
 
 where q is the softmax over the whole vocabulary. The right side is computed. It is 0 exactly where the left side is 0
-on S and its complement, and it equals the left side if the other tokens keep their proportions. A position takes 8 k +
-4 bytes (1 KB at k = 128), while the whole vocabulary of SmolLM2 would take 197 KB, and training needs no second forward
-pass.
+on S and its complement, and it equals the left side if the other tokens keep their proportions. A position takes
+8 k + 4 bytes (1 KB at k = 128), while the whole vocabulary of SmolLM2 would take 197 KB, and training needs no second
+forward pass.
 """
 
 from __future__ import annotations

@@ -48,8 +48,8 @@ ACTIVATIONS = 768 * 2**20
 FEW_ACTIVATIONS = 448 * 2**20
 """The same limit for a large model, and for a model that trains in bfloat16 with its blocks written out.
 
-In bfloat16 half as many bytes are kept per token. The limit is reached by about 290 and 700 tokens of SmolLM2-135M. A
-larger limit does not make training faster.
+In bfloat16 half as many bytes are kept per token. About 290 tokens of SmolLM2-135M reach the limit in float32, and
+about 700 in bfloat16. A larger limit does not make training faster.
 """
 
 

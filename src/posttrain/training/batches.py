@@ -77,7 +77,7 @@ class Step:
 
     micro_batches: the micro batches of this process; new_units, old_units: number of units in new and in replayed rows,
     summed over all processes; tokens: tokens read, without padding, over all processes; old_tokens: those of them in
-    replayed rows; epoch: number of complete passes over the new rows after this step.
+    replayed rows; epoch: number of passes over the new rows completed after this step, as a fraction.
     """
 
     micro_batches: list[MicroBatch]

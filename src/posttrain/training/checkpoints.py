@@ -50,8 +50,10 @@ MODEL = "model"
 """Name of the folder for the trained model, inside that of the run."""
 WITHOUT_EFFECT = {"output", "report_to", "data", "validation", "download", "earlier"}
 WITHOUT_EFFECT |= {"save_every_steps", "save_at_steps", "keep_checkpoints"}
-"""Settings that may differ between a run and its resumption. Data are compared by their tokens instead, and files of an
-earlier task by their bytes."""
+"""Settings that may differ between a run and its resumption.
+
+Data are compared by their tokens instead, and files of an earlier task by their bytes.
+"""
 
 
 def remove_leftovers(folder: Path) -> list[str]:

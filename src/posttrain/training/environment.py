@@ -71,8 +71,8 @@ def stay_at_first_day(
 ) -> None:
     """Make a dated template print the day on which the run in `output` began, before any row is rendered.
 
-    If no run has begun there, the template prints the present day from now on. Templates without a date are not
-    changed.
+    If no run has begun there, the template keeps the day that it prints already, or else gets the present day.
+    Templates without a date are not changed.
     """
     if not is_dated(tokenizer):
         return

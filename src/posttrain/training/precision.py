@@ -38,8 +38,9 @@ __all__ = ["Lowered", "arithmetic", "precision_of", "rounded_as_saved", "saved_b
 BIG_ON_GPU = 1_000_000_000
 """Number of parameters from which `precision: auto` computes in bfloat16 on a GPU that supports it."""
 BIG_ON_CPU = 50_000_000
-"""Number of parameters from which it does so on a CPU with AMX or AVX512-BF16. Below, overhead costs more than it
-saves.
+"""Number of parameters from which it does so on a CPU with AMX or AVX512-BF16.
+
+For smaller models the overhead costs more than bfloat16 saves.
 """
 ALL: dict[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 """The dtypes by the names that `save_dtype` uses."""
@@ -128,10 +129,13 @@ class Lowered:
         return self.found
 
     def token_bytes(self) -> int | None:
-        """Return about how many bytes training keeps of each token until the backward pass; None if nothing is lowered.
+        """Return about how many bytes training keeps of each token until the backward pass, or None.
 
         It counts the inputs and outputs of every matrix of the blocks, in bfloat16, and adds a tenth for the statistics
-        of norms and of attention over short rows: 0.67 MB for SmolLM2-135M, where 0.64 MB were measured.
+        of norms and of attention over short rows: 0.67 MB for SmolLM2-135M, for which 0.64 MB were measured.
+
+        None means that some plain LoRA layer is not in a block that `slim_blocks` computes, or that there is no such
+        block.
         """
         layers: list[Any] = [m for m in self.model.modules() if plain_lora(m)]
         taken = 3 * len(self.kinds.gates) + 4 * len(self.kinds.attentions)

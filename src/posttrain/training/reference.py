@@ -37,7 +37,7 @@ def can_be_switched_off(tuned: nn.Module) -> bool:
 
 @dataclass
 class Reference:
-    """Gives the model before training.
+    """The object that gives the model before training.
 
     copy: a frozen copy; None if the adapter can be switched off, or if the reference is used only before the first step
     (`start_only`); begun: whether training has begun.

@@ -46,7 +46,7 @@ class StepRows(NamedTuple):
 
 
 class StepSource(Protocol):
-    """Gives the steps of a training. In a distributed run the source of every process must give the same rows."""
+    """A source of the steps of a training. In a distributed run the source of every process must give the same rows."""
 
     @property
     def total(self) -> int | None:

@@ -43,7 +43,7 @@ class Inner(NamedTuple):
 
 
 class Tracked(TrainerCallback):
-    """Passes the beginning, the numbers and the end of a training to several callbacks.
+    """A callback that passes the beginning, the numbers and the end of a training to several callbacks.
 
     It does not pass checkpoints, so that no tracker uploads weights.
     """

@@ -60,7 +60,7 @@ LONG_STEP = 512
 
 
 class PostTrainer(Trainer):
-    """Trains the learner's model on the steps of a source, with losses that the learner's forms compute.
+    """A Trainer that trains the learner's model on the steps of a source, with losses that the learner's forms compute.
 
     steps: maximum number of steps, None if not known; at_once: see `StepLoader`; fingerprint: of the run, for
     checkpoints; lowered: holds the weights in the precision of the forward passes; optimizer: None for AdamW as `args`

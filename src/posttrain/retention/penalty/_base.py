@@ -220,9 +220,7 @@ class ParameterPenalty(ABC):
 
     @abstractmethod
     def add_gradients(self, trainable: Trainable, scale: float = 1.0) -> float:
-        """Add `scale` x the gradient of the penalty to `.grad` (made if it is None); return the penalty's value in
-        nats.
-        """
+        """Add `scale` x the penalty's gradient to `.grad` (made if it is None); return its value in nats."""
 
     def observe(self, trainable: Trainable, scale: float = 1.0) -> None:  # noqa: B027  # only SI needs it
         """Read the complete gradient of the task, `.grad` x `scale`, before any penalty is added to it."""
@@ -248,7 +246,7 @@ class Memoryless(ParameterPenalty):
         self.strength, self.value, self.slope_of = strength, value, slope
 
     def slope(self, trainable: Trainable, step: float) -> float:
-        """Return the sum of absolute slopes at the present weights, since these penalties act before any step."""
+        """Return the sum of absolute slopes at the present weights that move: these penalties act from the start."""
         moved = [(p, m) for p in trainable.values() if (m := moving(p)) is not None]
         return total([(self.slope_of(p.detach()).abs() * m).sum() for p, m in moved])
 

@@ -51,7 +51,7 @@ CACHED_BYTES = 4 * 2**30
 COARSE_PARAMETERS = 50_000_000
 """Number of parameters from which importances are rounded to bfloat16, in memory and on disk.
 
-Rounding changes an importance by at most 1 part in 256, while an estimate from n squares has a relative error of 1 /
+Rounding changes an importance by at most 1 part in 256, while an estimate from n squares is off by one part in
 sqrt(n / 2). Both copies are rounded so that a cell that measures and a cell that reads use equal importances.
 """
 
@@ -191,7 +191,10 @@ class Measured(Quadratic):
 
 
 def rows_of(data: DataSource | None, count: int, context: PenaltyContext) -> list[Encoded]:
-    """Return `count` rows that show what the model can do at the start: rows of `data`, else its own answers."""
+    """Return `count` rows that show what the model can do at the start: rows of `data`, else its own answers.
+
+    Raise DataError for rows of `data` that are not conversations.
+    """
     if data is None:
         with context.untouched():
             return own_answers(count, context, context.respondent, context.fingerprint)

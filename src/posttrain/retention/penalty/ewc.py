@@ -3,10 +3,10 @@
     lambda / 2 sum over tasks k and parameters i of F_ki (theta_i - theta*_ki)^2            arXiv:1612.00796, eq. 3
 
 F is the diagonal Fisher information per supervised token, measured per row (see `models/curvature.py`). Before the
-first task it is measured for what the model can do, and at the end of every task on the task's own rows. With lambda =
-1 a nat of divergence from the old model has, to second order, the weight of a nat of loss, at every batch size. In
-practice a much larger lambda is needed: F does not contain what the measured rows do not show, and the penalty does not
-hold what is off the diagonal.
+first task it is measured for what the model can do, and at the end of every task on the task's own rows. At
+lambda = 1 a nat of divergence from the old model has, to second order, the weight of a nat of loss, at every batch
+size. In practice a much larger lambda is needed: F does not contain what the measured rows do not show, and the penalty
+does not hold what is off the diagonal.
 """
 
 from __future__ import annotations

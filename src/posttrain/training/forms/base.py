@@ -238,8 +238,9 @@ class Form(ABC):
         """Run the forward pass and the objective. The tensors of the result are on the model's device."""
 
     def scales(self, new_units: int, old_units: int) -> Scales:
-        """Return the scales: of one mean over all units if the form mixes rows, else of two means, with the old one
-        weighted.
+        """Return the factors of new and of old rows.
+
+        If the form mixes rows, there is one mean over all units; else there are two means, and the old one is weighted.
         """
         if self.mixes:
             one = 1.0 / max(new_units + old_units, 1)

@@ -123,8 +123,9 @@ class GradedForm(ComparingForm):
             )
 
     def begin_step(self, model: nn.Module, micro_batches: Sequence[MicroBatch], number: int) -> None:
-        """Compute the zero point: the mean log-ratio of answers to other prompts, at least 0. Count the rows of the
-        step.
+        """Compute the zero point: the mean log-ratio of answers to other prompts, at least 0.
+
+        Also count the wanted rows and all rows of the step.
         """
         sums = torch.zeros(3, dtype=torch.float64)  # log-ratios, wanted rows, rows
         for micro in micro_batches:

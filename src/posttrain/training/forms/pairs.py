@@ -52,8 +52,7 @@ BINS = 10
 
 
 def answer_logps(model: nn.Module, batch: TokenBatch, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return (log-probabilities, tokens) of each row: nats summed over its labelled tokens, (B,), and their number,
-    (B,).
+    """Return the summed log-probability of each row's labelled tokens, (B,) in nats, and their number, (B,).
 
     Only positions that some row labels go through the output head, and in chunks if the head allows it.
     """

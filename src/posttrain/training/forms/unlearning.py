@@ -187,8 +187,9 @@ class RepresentationsForm(ForgettingForm):
         return self.objective.alpha
 
     def prepare(self, preparation: Preparation) -> None:
-        """Check the layer and the two sets; report the present norm of the states and the norm they are trained to
-        have.
+        """Check the layer and the two sets; report the present norm of the states and the norm that is trained.
+
+        Raise ConfigError or DataError if they do not fit.
         """
         blocks = int(core_of(preparation.model).config.get_text_config().num_hidden_layers)
         layer = self.objective.layer
