@@ -1,4 +1,4 @@
-"""The folder of replays and importances, which are made once and read again."""
+"""Find the folder in which replays and importances are cached."""
 
 from __future__ import annotations
 
@@ -9,6 +9,6 @@ __all__ = ["default_cache"]
 
 
 def default_cache() -> Path:
-    """The folder: $POSTTRAIN_CACHE, else ~/.cache/posttrain."""
+    """Return the cache folder: $POSTTRAIN_CACHE, else ~/.cache/posttrain."""
     named = os.environ.get("POSTTRAIN_CACHE")
     return Path(named).expanduser() if named else Path.home() / ".cache" / "posttrain"

@@ -1,15 +1,15 @@
-"""The distributions of a model before it was changed, kept in little memory: at each position its likeliest tokens and
-the mass of all others.
+"""Keep the distributions of a model before training in little memory: likeliest tokens and mass of all others.
 
-Learning without forgetting, Li & Hoiem 2016, arXiv:1606.09282, on the model's own answers. Kept are the k likeliest
-tokens S with their log-probabilities log p_v, in float32, and p_R = 1 - sum over S of p_v. The divergence is that of
-the two distributions over k + 1 outcomes, the last of which is "any other token":
+Learning without forgetting, Li & Hoiem 2016, arXiv:1606.09282, on the model's own answers. For each position this keeps
+the k likeliest tokens S with their log-probabilities log p_v, in float32, and p_R = 1 - sum over S of p_v. The
+divergence is that of the two distributions over k + 1 outcomes; the last outcome is "any other token":
 
     KL(base || model) >= sum over v in S of p_v (log p_v - log q_v) + p_R (log p_R - log q_R)
 
-where q is the softmax over the whole vocabulary. The right side is computed: it is 0 exactly where the left side is 0
-on S and its complement, and equal to it when the others keep their proportions. A position takes 8 k + 4 bytes (1 KB at
-k = 128), where the whole vocabulary of SmolLM2 would take 197 KB; and no second forward pass is needed in training.
+where q is the softmax over the whole vocabulary. The right side is computed. It is 0 exactly where the left side is 0
+on S and its complement, and it equals the left side if the other tokens keep their proportions. A position takes
+8 k + 4 bytes (1 KB at k = 128), while the whole vocabulary of SmolLM2 would take 197 KB, and training needs no second
+forward pass.
 """
 
 from __future__ import annotations
@@ -24,25 +24,25 @@ from posttrain.inference.divergence import log_probabilities
 __all__ = ["Remembered", "divergence_from", "nats_and_slope", "remember"]
 
 CHUNK = 128
-"""Positions whose gradient is computed together."""
+"""Number of positions for which the gradient is computed together."""
 LEAST = 1e-12
-"""The least mass that the other tokens are taken to have, so that its logarithm is finite."""
+"""Minimum mass of all other tokens, so that its logarithm is finite."""
 
 
 class Remembered(NamedTuple):
-    """tokens: (N, k) ids; logps: (N, k) their log-probabilities in nats; rest: (N,) that of all other tokens."""
+    """tokens: (N, k) ids; logps: (N, k) their log-probabilities in nats; rest: (N,) log-probability of all others."""
 
     tokens: Tensor
     logps: Tensor
     rest: Tensor
 
     def at(self, rows: slice) -> Remembered:
-        """Some of the positions."""
+        """Return the part of the positions that the slice selects."""
         return Remembered(self.tokens[rows], self.logps[rows], self.rest[rows])
 
 
 def _rest(logps: Tensor) -> Tensor:
-    """log(1 - sum exp logps) of (N, k) -> (N,)."""
+    """Return log(1 - sum exp logps): (N, k) -> (N,)."""
     return torch.log((1 - logps.exp().sum(-1)).clamp_min(LEAST))
 
 
@@ -53,17 +53,17 @@ def remember(logits: Tensor, k: int) -> Remembered:
 
 
 def divergence_from(before: Remembered, logits: Tensor) -> Tensor:
-    """KL(base || model) over the k likeliest tokens of the base and the rest, in nats: (N, V) -> (N,).
+    """Return KL(base || model) over the k likeliest tokens of the base and the rest, in nats: (N, V) -> (N,).
 
-    The gradient is computed along with the value, a few positions at a time, so that one tensor of the logits' size is
-    held beside them and not four.
+    The gradient is computed together with the value, a few positions at a time. In this way only one more tensor of the
+    logits' size is held, and not four.
     """
     nats: Tensor = _Divergence.apply(logits, *before)  # type: ignore[no-untyped-call]
     return nats
 
 
 def nats_and_slope(before: Remembered, logits: Tensor, wants: bool) -> tuple[Tensor, Tensor | None]:
-    """The divergence (n,) and, where wanted, its gradient by the logits, (n, V):
+    """Return the divergence (n,) and, if `wants`, its gradient with respect to the logits, (n, V):
 
         q_v - p_v in S,   q_v (1 - p_R / q_R) elsewhere
     """  # fmt: skip
@@ -79,7 +79,7 @@ def nats_and_slope(before: Remembered, logits: Tensor, wants: bool) -> tuple[Ten
 
 
 class _Divergence(torch.autograd.Function):
-    """See `divergence_from`."""
+    """The autograd function of `divergence_from`."""
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, tokens: Tensor, logps: Tensor, rest: Tensor) -> Tensor:

@@ -1,8 +1,8 @@
-"""Shared by every kind of replay: its context, the selection of conversations, and the cache on disk.
+"""Define what all kinds of replay share: the context, the selection of conversations, and the cache on disk.
 
-Replay mixes examples of the old behaviour into training on the new (rehearsal, Robins 1995). Made from the model itself
-it needs no old data (LAMOL, arXiv:1909.03329; Magpie, arXiv:2406.08464). Conversations whose prompt is one of the
-exam's are always left out: an exam question that was trained on measures nothing.
+Replay mixes examples of the old behaviour into training on the new one (rehearsal, Robins 1995). If the model makes the
+examples itself, replay needs no old data (LAMOL, arXiv:1909.03329; Magpie, arXiv:2406.08464). Conversations with a
+prompt of the exam are always left out, since an exam question that was trained on measures nothing.
 """
 
 from __future__ import annotations
@@ -51,10 +51,12 @@ __all__ = [
 ]
 
 PACKAGED_PROMPTS = Path(__file__).parent / "replay" / "prompts.jsonl"
-"""Questions and requests in Traditional Chinese and English in the manner that pocket was brought up in: facts most of
-all. Used for pocket when no prompts are given."""
+"""Questions and requests in Traditional Chinese and English, of the kinds that pocket was trained on: mostly facts.
+
+They are used for pocket if no prompts are given.
+"""
 GENERAL_PROMPTS = Path(__file__).parent / "replay" / "general.jsonl"
-"""What people ask of a chat model, of 25 kinds, in English and Traditional Chinese; used for all other models."""
+"""Requests to a chat model, of 25 kinds, in English and Traditional Chinese; used for all other models."""
 
 
 @lru_cache(maxsize=1)
@@ -64,12 +66,12 @@ def _pocket_vocabulary() -> frozenset[str]:
 
 
 def packaged_prompts(tokenizer: Any) -> Path:
-    """The packaged prompts that suit a model: pocket, known by its vocabulary, or any other."""
+    """Return the packaged prompts that suit a model: those for pocket, recognised by its vocabulary, or the others."""
     return PACKAGED_PROMPTS if _pocket_vocabulary() == set(tokenizer.get_vocab()) else GENERAL_PROMPTS
 
 
 def only_change_in_braces(paths: Iterable[str]) -> None:
-    """ValueError for a path with braces that nothing fills."""
+    """Raise ValueError for a path with braces that are not {change}."""
     if any("{" in path.replace("{change}", "") for path in paths):
         raise ValueError("only {change} may stand in braces in the path")
 
@@ -93,43 +95,47 @@ class ReplayConfig(Config):
     mean loss beside the objective's."""
 
     def files(self) -> list[str]:
-        """Paths of the files that this replay reads."""
+        """Return the paths of the files that this replay reads."""
         return []
 
     def for_change(self, name: str) -> ReplayConfig:
-        """This replay in the training on one change of a study: its name stands where a path has {change}."""
+        """Return this replay for the training on one change: {change} in a path becomes the change's name."""
         return self
 
     def rows(self, base: Path) -> Sequence[Conversation] | None:
-        """The rows whose prompts are known before a model is asked; None where the model makes them up."""
+        """Return rows with the prompts that are known before a model answers; None if the model makes them up."""
         return None
 
     def check(self, base: Path, reader: PromptReader, seed: int) -> str:
-        """Raise errors for bad rows and prompts before a model is asked; for `--dry-run`. Return a sentence where there
-        are fewer prompts or rows than were asked for; else an empty text."""
+        """Check rows and prompts before a model answers them; for `--dry-run`.
+
+        Raise errors for bad rows and prompts. Return a sentence if there are fewer prompts or rows than `n`, else an
+        empty string.
+        """
         self.rows(base)
         return ""
 
     def made_tokens(self, base: Path) -> int:
-        """Roughly how many tokens the model writes for it; for `--dry-run`."""
+        """Return roughly how many tokens the model generates for this replay; for `--dry-run`."""
         return 0
 
     def share_of(self, new_tokens: int, old_tokens: int) -> float:
-        """The share, given how many tokens all new and all old rows have."""
+        """Return the share of replayed tokens. new_tokens, old_tokens: number of tokens of all new, all old rows."""
         return self.share
 
     def lessons(self, rows: Sequence[Conversation], task: Task) -> list[Conversation]:
-        """The conversations to learn beside the rows of a task, so that the task can be replayed later."""
+        """Return conversations to learn together with the rows of a task, so that the task can be replayed later."""
         return []
 
     def leave(self, rows: Sequence[Conversation], task: Task, seed: int) -> None:
-        """Write the data that later tasks need into the folder of the task's run (`Task.folder`), at its end."""
+        """Write the data that later tasks need into `Task.folder`, at the end of the task's run."""
 
 
 class Task(NamedTuple):
-    """A task that is about to be learned. name: of a study's stage; rows: how many new rows it has; earlier: the folder
-    of the run that has learned the task before it, None for the first; folder: of this task's run, for what is worth
-    keeping, None where nothing is written.
+    """A task that the model will learn now.
+
+    name: of a study's stage; rows: number of new rows; earlier: folder of the run that learned the task before, None
+    for the first task; folder: folder of this task's run, for data that later tasks need, None if nothing is written.
     """
 
     name: str = ""
@@ -139,15 +145,17 @@ class Task(NamedTuple):
 
 
 NO_TASK = Task()
+"""The task of a run that is not one of several tasks."""
 
 
 @dataclass(frozen=True)
 class ReplayContext:
-    """What a replay may use.
+    """The parts that a replay may use.
 
-    respondent: the model before it is changed; fingerprint: of its weights and template, the key of the cache;
-    forbidden: prompts (any spelling) that must not be replayed; base: relative paths are relative to it;
-    say: receives one line per choice made; task: what is about to be learned.
+    respondent: the model before training; fingerprint: of its weights and template, the key of the cache; forbidden:
+    prompts (in any spelling) that must not be replayed; base: relative paths are relative to this folder; cache: the
+    cache folder, None for the default; say: is called with one line for each choice that is made; task: the task to
+    learn.
     """
 
     respondent: ModelRespondent
@@ -161,7 +169,7 @@ class ReplayContext:
 
 
 def conversations_in(records: Iterable[Record]) -> tuple[list[Conversation], list[str]]:
-    """The records that are conversations, or prompts with completions; and the locations of the others."""
+    """Return conversations, also made from prompts with completions, and the locations of all other records."""
     made = [r.as_conversation() if isinstance(r, Completion) else r for r in records]
     return [r for r in made if isinstance(r, Conversation)], [
         r.location for r in made if not isinstance(r, Conversation)
@@ -169,7 +177,7 @@ def conversations_in(records: Iterable[Record]) -> tuple[list[Conversation], lis
 
 
 class Selection(NamedTuple):
-    """Conversations fit for replay and how many were left out, by reason."""
+    """Conversations that can be replayed, and how many were left out, by reason."""
 
     conversations: list[Conversation]
     dropped: dict[str, int]
@@ -180,18 +188,18 @@ class Selection(NamedTuple):
 
 
 def conversation_key(messages: Sequence[Message]) -> str:
-    """A conversation up to a user's turn as one prompt: the words of all messages but system messages."""
+    """Return a conversation up to a user's turn as one prompt: the words of all messages except system messages."""
     return "\n".join(message.content for message in messages if message.role != "system")
 
 
 @lru_cache(maxsize=8)
 def normalised(prompts: frozenset[str]) -> frozenset[str]:
-    """Normalise a set of prompts; a study asks for the same thousands again and again."""
+    """Return the normalised prompts. The result is cached, since a study needs the same thousands many times."""
     return frozenset(normalise_prompt(prompt) for prompt in prompts)
 
 
 def prompts_collide(conversations: Iterable[Conversation], forbidden: Iterable[str]) -> list[Conversation]:
-    """The conversations in which a user asks one of the forbidden prompts: by itself, or with all that came before."""
+    """Return conversations in which a user turn is a forbidden prompt, alone or together with all turns before it."""
     keys = normalised(frozenset(forbidden))
 
     def asks(messages: Sequence[Message]) -> bool:
@@ -208,7 +216,7 @@ def prompts_collide(conversations: Iterable[Conversation], forbidden: Iterable[s
 
 
 def select(conversations: Sequence[Conversation], forbidden: Iterable[str], source: str) -> Selection:
-    """Leave out forbidden prompts, repeated prompts and empty answers. DataError when nothing is left."""
+    """Leave out forbidden prompts, repeated prompts and empty answers. Raise DataError if nothing is left."""
     asked = {id(c) for c in prompts_collide(conversations, forbidden)}
     dropped = {"asked by the exam": 0, "repeated": 0, "without an answer": 0}
     kept: dict[str, Conversation] = {}
@@ -229,13 +237,14 @@ def select(conversations: Sequence[Conversation], forbidden: Iterable[str], sour
 
 
 def short_of(n: int | None, there: int) -> str:
-    """A sentence where fewer are there than were asked for; else empty."""
+    """Return a sentence if there are fewer than `n`, else an empty string."""
     return f"replay: {n} were asked for (n), {there} are there" if n is not None and there < n else ""
 
 
 def read_prompts(path: Path) -> list[PromptOnly]:
-    """Read prompts of a JSONL file: `{"prompt": ...}` or `{"messages": [...]}` rows (the user's first words), or
-    strings. DataError that names every bad line.
+    """Read prompts from a JSONL file. Raise DataError with every bad line.
+
+    A row is `{"prompt": ...}`, `{"messages": [...]}` (its first user message is the prompt), or a string.
     """
     prompts, problems = sifted_prompts(path)
     if problems:
@@ -244,7 +253,7 @@ def read_prompts(path: Path) -> list[PromptOnly]:
 
 
 def sifted_prompts(path: Path) -> tuple[list[PromptOnly], list[Problem]]:
-    """Read the good rows, and the problems of the others. DataError for a file without any row."""
+    """Return the prompts of the good rows and the problems of the others. Raise DataError for a file without rows."""
     prompts, problems = [], []
     for location, row in json_lines(read_text(path), str(path)):
         prompt = None if isinstance(row, BadRow) else _prompt_of(row)
@@ -274,7 +283,7 @@ def _prompt_of(row: Any) -> str | None:
 def cached(
     context: ReplayContext, settings: dict[str, Any], make: Callable[[], list[Conversation]]
 ) -> list[Conversation]:
-    """Call `make`, or read from disk what it made for the same model fingerprint and settings."""
+    """Return what `make` returns; read it from disk if it was made before for the same fingerprint and settings."""
     text = json.dumps(
         {"format": ReplayConfig.FORMAT, "model": context.fingerprint, **settings}, sort_keys=True, ensure_ascii=False
     )
@@ -282,14 +291,14 @@ def cached(
     path = (context.cache or default_cache()) / "replay" / f"{fingerprint}.jsonl"
     if path.is_file():
         context.say(f"replay: read from the cache ({path})")
-        lines = path.read_text(encoding="utf-8").split("\n")  # not splitlines: answers may hold U+2028 and U+0085
+        lines = path.read_text(encoding="utf-8").split("\n")  # not splitlines: answers may contain U+2028, U+0085
         rows = [json.loads(line) for line in lines if line]
         return [
             conversation(row["prompt"], row["answer"], f"{path}:{i}", ended=row["ended"])
             for i, row in enumerate(rows, start=1)
         ]
     made = make()
-    if not made:  # nothing worth keeping: the selection says why
+    if not made:  # an empty result is not cached; the selection reports the reason
         return made
     rows = [{"prompt": c.messages[0].content, "answer": c.messages[-1].content, "ended": c.ended} for c in made]
     write_whole(path, "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows))
@@ -297,11 +306,11 @@ def cached(
 
 
 def conversation(prompt: str, answer: str, location: str, *, ended: bool = True) -> Conversation:
-    """One question and one answer; ended: False where the answer was cut off."""
+    """Return a conversation of one question and one answer. ended: False if the answer was cut off."""
     return Conversation((Message("user", prompt), Message("assistant", answer)), location, ended=ended)
 
 
 def in_brief(text: str, limit: int = 40) -> str:
-    """The start of a text, on one line."""
+    """Return the start of a text as one line of at most `limit` characters."""
     line = " ".join(text.split())
     return line if len(line) <= limit else line[: limit - 1] + "…"

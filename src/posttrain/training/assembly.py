@@ -1,4 +1,4 @@
-"""The parts of a run that are made before its first step: the plan of its steps, forms, the reference, penalties."""
+"""Make the parts of a run before its first step: the plan of its steps, the forms, the reference and the penalties."""
 
 from __future__ import annotations
 
@@ -44,19 +44,23 @@ from posttrain.training.trackers import check_trackers
 __all__ = ["Surroundings", "bare_forms", "check_combination", "learner_of", "plan_of", "show_rows", "tokens_at_once"]
 
 ACTIVATIONS = 768 * 2**20
-"""Bytes of activations that a forward pass of training may keep on a CPU."""
+"""Maximum bytes of activations that a forward pass of training may keep on a CPU."""
 FEW_ACTIVATIONS = 448 * 2**20
-"""The same for a large model, and in bfloat16 with blocks written out, where half as much per token is kept: 290 and
-700 tokens of SmolLM2-135M. More of them are no faster."""
+"""The same limit for a large model, and for a model that trains in bfloat16 with its blocks written out.
+
+In bfloat16 half as many bytes are kept per token. About 290 tokens of SmolLM2-135M reach the limit in float32, and
+about 700 in bfloat16. A larger limit does not make training faster.
+"""
 
 
 @dataclass(frozen=True)
 class Surroundings:
-    """What a training is given besides its configuration.
+    """What a training needs in addition to its configuration.
 
-    say: is told one line per choice made; base: relative paths are relative to it; folder: of the run; earlier: folder
-    of the run of the task before; adapter: one whose weights training takes up; forbidden: prompts of exams, which no
-    penalty may look at; before: the same model, which somebody else holds and nobody changes.
+    say: is called with one line for each choice that is made; base: relative paths are relative to this folder; folder:
+    the folder of the run; earlier: the folder of the run of the task before; adapter: the folder of an adapter from
+    which training continues; forbidden: prompts of exams, which no penalty may look at; before: a second copy of the
+    same model, which the caller keeps and never changes.
     """
 
     say: Callable[[str], None] = print
@@ -74,9 +78,9 @@ def bare_forms(
     reference: Reference | None = None,
     terms: list[Term] | None = None,
 ) -> Forms:
-    """The forms of a run; without a reference they can count and collate rows only."""
-    # No row sees its padding, which is on the right, so any token will do. The pad token itself makes some models warn
-    # that there is no attention mask.
+    """Return the forms of a run. Without a reference the forms can only count and collate rows."""
+    # Padding is on the right, so no token of a row attends to it, and any token can be used. The pad token itself makes
+    # some models warn that there is no attention mask.
     pad_id = 0 if tokenizer.pad_token_id != 0 else 1
     weight = config.replay.weight if isinstance(config.replay, ReplayConfig) else 1.0
 
@@ -92,8 +96,11 @@ def bare_forms(
 
 
 def check_combination(config: TrainConfig, *, made: bool = False) -> None:
-    """ConfigError for parts that do not go together, as far as the configuration tells; MissingError for trackers that
-    are not there. made: rows are made while the model trains."""
+    """Check, as far as the configuration shows it, that the parts go together.
+
+    Raise ConfigError for parts that do not, and MissingError for trackers that are not installed. made: whether rows
+    are made while the model trains.
+    """
     check_trackers(config.report_to)
     form = form_of(config.objective)
     if made and form.needs_rows(config.objective):
@@ -112,9 +119,9 @@ def check_combination(config: TrainConfig, *, made: bool = False) -> None:
 
 
 def show_rows(tuned: nn.Module, rows: Sequence[Any], seed: int, say: Callable[[str], None]) -> None:
-    """Show the new rows to an added part that wants to see them before the first step.
+    """Show the new rows to an added part that needs to look at them before the first step.
 
-    ConfigError for rows that are no conversations or texts (pairs, classes).
+    Raise ConfigError for rows that are neither conversations nor texts (such as pairs and classes).
     """
     added = added_to(tuned)
     if added is None or not added.looks_at_rows:
@@ -142,9 +149,10 @@ def learner_of(
     respondent: ModelRespondent,
     lowered: Lowered,
 ) -> Learner:
-    """Make forms and penalties, while the tuned model is still where training begins.
+    """Make the forms and the penalties, while the tuned model is still the one from which training begins.
 
-    respondent: of the model before the tuner, its fingerprint known; lowered: holds weights as training will have them.
+    respondent: the model before the tuner was applied, with its fingerprint known; lowered: gives the weights the dtype
+    that they have in training.
     """
     say, continued, before = around.say, around.adapter is not None, around.before
     chosen = [part for part in config.penalty if isinstance(part, PenaltyConfig)]
@@ -163,7 +171,7 @@ def learner_of(
         rows_read(config, material, loaded.tokenizer),
         config.seed,
     )
-    with lowered, arithmetic(tuned.device, lowered.dtype):  # results shall be those that a step would have
+    with lowered, arithmetic(tuned.device, lowered.dtype):  # so that results equal those of a training step
         for form in (forms.new,) if forms.mixed else (forms.new, forms.old):
             form.device = tuned.device
             form.prepare(preparation)
@@ -192,7 +200,7 @@ def learner_of(
 
 
 def plan_of(config: TrainConfig, material: Material, forms: Forms) -> FixedRows:
-    """The steps of a run over these rows."""
+    """Return the steps of a run over these rows."""
     new_tokens = [forms.new.tokens_of(row) for row in material.new]
     old_tokens = [forms.old.tokens_of(row) for row in material.old]
     replay = config.replay
@@ -211,7 +219,7 @@ def plan_of(config: TrainConfig, material: Material, forms: Forms) -> FixedRows:
 
 
 def rows_read(config: TrainConfig, material: Material, tokenizer: PreTrainedTokenizerBase) -> Container[int]:
-    """The indices of the old rows that the steps of a run read, where a form asks for them; else of all."""
+    """Return the indices of the old rows that the run reads if replay has the loss `kl`, else of all old rows."""
     if not isinstance(config.replay, ReplayConfig) or config.replay.loss != "kl":
         return range(len(material.old))
     steps = plan_of(config, material, bare_forms(config, tokenizer))
@@ -220,8 +228,11 @@ def rows_read(config: TrainConfig, material: Material, tokenizer: PreTrainedToke
 
 
 def tokens_at_once(model: PreTrainedModel | PeftModel, lowered: Lowered) -> int | None:
-    """Padded tokens that go through the model together: on a CPU as many as their activations may have bytes, elsewhere
-    whole micro batches (None)."""
+    """Return how many padded tokens may go through the model together.
+
+    On a CPU this is the number for which the activations stay below the limit in bytes. On other devices it is None:
+    whole micro batches go through together.
+    """
     if model.device.type != "cpu":
         return None
     core, low = core_of(model), lowered.token_bytes()

@@ -1,4 +1,4 @@
-"""Rows of a step as tensors: the items of PostTrainer's loader, one per optimiser step."""
+"""Turn the rows of steps into tensors: PostTrainer's loader yields one item per optimiser step."""
 
 from __future__ import annotations
 
@@ -23,42 +23,44 @@ from posttrain.training.steps import Material, StepRows, StepSource
 __all__ = ["Forms", "Learner", "Step", "StepLoader", "part_of", "validation_batches"]
 
 STATE = "form.safetensors"
-"""In a checkpoint: the state of the form of new rows."""
+"""File in a checkpoint: the state of the form of new rows."""
 SOURCE = "source.json"
-"""In a checkpoint: the state of the source of steps."""
+"""File in a checkpoint: the state of the source of steps."""
 
 
 @dataclass(frozen=True)
 class Forms:
-    """How new and replayed rows are read: one form for both where it mixes them."""
+    """The forms that read new and replayed rows; both are the same form if that form mixes them."""
 
     new: Form
     old: Form
 
     def of(self, micro: MicroBatch) -> Form:
-        """The form that made a micro batch."""
+        """Return the form that made a micro batch."""
         return self.old if self.old is not self.new and bool(micro.old.all()) else self.new
 
     @property
     def mixed(self) -> bool:
-        """Whether new and old rows share micro batches."""
+        """Return whether new and old rows share micro batches."""
         return self.new is self.old
 
     def save_state(self, folder: Path) -> None:
-        """Into a checkpoint."""
+        """Write the state of the form of new rows into a checkpoint folder."""
         state = self.new.state()
         if state:
             save_file({k: t.detach().cpu().contiguous() for k, t in state.items()}, folder / STATE)
 
     def load_state(self, folder: Path) -> None:
-        """Out of a checkpoint."""
+        """Read the state of the form of new rows from a checkpoint folder, if it is there."""
         if (folder / STATE).is_file():
             self.new.load_state(load_file(folder / STATE))
 
 
 class Learner(NamedTuple):
-    """What training moves, and by what. A source of steps may use it: the tuned model, which it may ask before it gives
-    a step, and the rows that were read before the first one.
+    """The parts that take part in training.
+
+    A source of steps may use them: it may generate answers with the tuned model before it gives a step, and it may use
+    the rows that were read before the first step.
     """
 
     config: TrainConfig
@@ -73,9 +75,9 @@ class Learner(NamedTuple):
 class Step:
     """One optimiser step.
 
-    micro_batches: those of this process; new_units, old_units: the units of new and of replayed rows, in all processes;
-    tokens, old_tokens: tokens read without padding, and those of replayed rows, in all processes; epoch: passes over
-    the new rows that are complete after the step.
+    micro_batches: the micro batches of this process; new_units, old_units: number of units in new and in replayed rows,
+    summed over all processes; tokens: tokens read, without padding, over all processes; old_tokens: those of them in
+    replayed rows; epoch: number of passes over the new rows completed after this step, as a fraction.
     """
 
     micro_batches: list[MicroBatch]
@@ -87,8 +89,11 @@ class Step:
 
 
 def part_of(micro_batches: list[MicroBatch], rank: int, processes: int) -> list[MicroBatch]:
-    """Every n-th micro batch. All processes must go through the model equally often, or the others wait for ever: one
-    that has fewer repeats the first, which then adds nothing."""
+    """Return the micro batches of one process: every n-th one, where n is the number of processes.
+
+    All processes must run the same number of forward passes, or the others wait forever. A process that has fewer micro
+    batches repeats the first one of the step, which then does not count.
+    """
     part = micro_batches[rank::processes]
     if len(part) < -(-len(micro_batches) // processes):
         part = [*part, replace(micro_batches[0], counts=False)]
@@ -97,12 +102,13 @@ def part_of(micro_batches: list[MicroBatch], rank: int, processes: int) -> list[
 
 @dataclass
 class StepLoader:
-    """The steps of a source as tensors, from where the source is, at most as many as `left()` says (None: all).
+    """Iterate over the steps of a source as tensors, from the source's current step on.
 
-    transformers.Trainer sees one epoch whose batches are optimiser steps. How many are left is asked when the iteration
-    starts, since the Trainer reads its state only then; `ended` is called where the source has no more of them. With
-    several processes each takes its part. at_once: padded tokens that go through the model together, at most; None for
-    whole micro batches. The loss of a step does not depend on how it is cut.
+    At most `left()` steps are made (None: all). transformers.Trainer sees one epoch, and each batch of it is one
+    optimiser step. `left` is called when the iteration starts, since the Trainer reads its state only then; `ended` is
+    called when the iteration has no more steps. With several processes each takes its part. at_once: maximum number of
+    padded tokens that go through the model together; None for whole micro batches. The loss of a step does not depend
+    on how it is cut.
     """
 
     source: StepSource
@@ -122,13 +128,13 @@ class StepLoader:
         self.ended()
 
     def save_state(self, folder: Path) -> None:
-        """Into a checkpoint."""
+        """Write the state of the source into a checkpoint folder."""
         state = self.source.state()
         if state:
             write_whole(folder / SOURCE, json.dumps(state) + "\n")
 
     def load_state(self, folder: Path, steps: int) -> None:
-        """Out of a checkpoint, which was written after so many steps."""
+        """Restore the source from a checkpoint that was written after `steps` steps."""
         path = folder / SOURCE
         self.source.restore(steps, json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {})
 
@@ -155,14 +161,14 @@ class StepLoader:
 
 
 def _parts(batch: Sequence[int], sizes: Sequence[int], at_once: int | None) -> Sequence[Sequence[int]]:
-    """The rows of a batch that go through the model together."""
+    """Return the rows of a batch in parts that each go through the model together."""
     return [batch] if at_once is None else pieces(batch, sizes, at_once)
 
 
 def validation_batches(
     batch: BatchConfig, rows: Sequence[Row], form: Form, at_once: int | None = None
 ) -> list[MicroBatch]:
-    """The validation rows in micro batches, the same ones each time."""
+    """Return the validation rows in micro batches, which are the same at every call."""
     sizes = [form.size(row) for row in rows]
     batches = length_batches(sizes, tokens=batch.tokens, seed=0, epoch=0, max_rows=batch.rows)
     parts = [part for one in batches for part in _parts(one, sizes, at_once)]

@@ -1,14 +1,14 @@
-"""What a run finds in its folder when it starts: checkpoints, fingerprints, and the files of an earlier run.
+"""Manage what a run finds in its folder when it starts: checkpoints, fingerprints, and the files of an earlier run.
 
-Checkpoints are folders `step-12`, which `models.disk.whole_folder` renames when they are complete and on the disk.
-Whatever kills the process, a folder named `step-*` is complete; the next start removes the others.
+Checkpoints are folders such as `step-12`. `models.disk.whole_folder` gives them this name when they are complete and on
+the disk. However the process ends, a folder named `step-*` is complete; the next start removes the others.
 
-Only a run of the same fingerprint goes on in a folder: settings, and digests of weights, template and rows. It is a
-mapping and not one digest, so that a refusal can name every difference. `rows.run_fingerprint` makes it.
+A run continues in a folder only if the fingerprint is the same: settings, and hashes of weights, template and rows. The
+fingerprint is a mapping and not one hash, so that an error can name every difference. `rows.run_fingerprint` makes it.
 
-When a new run starts over, the files of the earlier one move into a folder of their own; its model stays in its place
-until the new one replaces it. They come back when the new run ends before it has saved anything to go on from, so that
-a --restart by mistake loses nothing. This module needs no torch.
+When a new run starts from the beginning, the files of the earlier run are moved into a folder of their own; its model
+stays where it is until the new model replaces it. The files are moved back if the new run ends before it has saved a
+checkpoint, so that a --restart by mistake loses nothing. This module does not import torch.
 """
 
 from __future__ import annotations
@@ -43,18 +43,21 @@ __all__ = [
 ]
 
 FINGERPRINT = "posttrain_run.json"
-"""In every checkpoint, and in the folder of a run: its fingerprint."""
+"""File in every checkpoint and in the folder of a run: the run's fingerprint."""
 ASIDE = "before-restart"
-"""Name of the folder for the files of an earlier run, inside that of the run."""
+"""Name of the folder for the files of an earlier run, inside the folder of the run."""
 MODEL = "model"
+"""Name of the folder for the trained model, inside that of the run."""
 WITHOUT_EFFECT = {"output", "report_to", "data", "validation", "download", "earlier"}
 WITHOUT_EFFECT |= {"save_every_steps", "save_at_steps", "keep_checkpoints"}
-"""Settings that may change between a run and its resumption. Data are compared by their tokens instead, files of an
-earlier task by their bytes."""
+"""Settings that may differ between a run and its resumption.
+
+Data are compared by their tokens instead, and files of an earlier task by their bytes.
+"""
 
 
 def remove_leftovers(folder: Path) -> list[str]:
-    """Remove the unfinished files and folders of a killed run; returns their names."""
+    """Remove the unfinished files and folders that a killed run left; return their names."""
     left = sorted(folder.glob(".tmp-*")) if folder.is_dir() else []
     for path in left:
         remove(path)
@@ -62,7 +65,7 @@ def remove_leftovers(folder: Path) -> list[str]:
 
 
 def checkpoints_in(folder: Path) -> dict[int, Path]:
-    """Step -> folder of every complete checkpoint, in order."""
+    """Return step -> folder for every complete checkpoint, sorted by step."""
     found = {}
     for path in folder.glob("step-*") if folder.is_dir() else []:
         if match := re.fullmatch(r"step-(\d+)", path.name):
@@ -71,14 +74,14 @@ def checkpoints_in(folder: Path) -> dict[int, Path]:
 
 
 def made_by(output: Path) -> Path | None:
-    """The folder with the fingerprint that a run must have to go on here; None where any run may begin."""
+    """Return the folder that holds the fingerprint a run must have to continue here; None if any run may begin."""
     finished = (output / "result.json").is_file() and (output / MODEL).is_dir()
     saved = checkpoints_in(output / "checkpoints")
     return output if finished else saved[max(saved)] if saved else None
 
 
 def rotate(folder: Path, keep: int | None, best_step: int | None) -> None:
-    """Remove all checkpoints but the newest `keep` and the best one."""
+    """Remove all checkpoints except the newest `keep` ones and the best one."""
     steps = list(checkpoints_in(folder).items())
     for step, path in steps[:-keep] if keep else []:
         if step != best_step:
@@ -88,19 +91,19 @@ def rotate(folder: Path, keep: int | None, best_step: int | None) -> None:
 
 
 def settings_of(config: TrainConfig) -> dict[str, Any]:
-    """The settings that decide the result."""
+    """Return the settings that affect the result."""
     settings = {k: v for k, v in config.model_dump(mode="json").items() if k not in WITHOUT_EFFECT}
-    if config.save_dtype == "auto":  # so that runs from before this setting go on
+    if config.save_dtype == "auto":  # so that runs that began before this setting existed can be resumed
         del settings["save_dtype"]
     return settings
 
 
 def check_settings(output: Path, config: TrainConfig) -> None:
-    """ConfigError when the folder holds a finished run, or a checkpoint, of other settings than these.
+    """Raise ConfigError if the folder holds a finished run or a checkpoint that has other settings.
 
-    It reads two small files, so that such a refusal comes before gigabytes of weights are loaded and replay is made for
-    an hour. Rows and weights are compared when they are there. Labels and the like, which may come from the rows, are
-    not compared where the configuration leaves them out.
+    It reads two small files, so that the error comes before gigabytes of weights are loaded and before replay rows are
+    made for an hour. Rows and weights are compared later, when they are available. Settings such as labels, which may
+    come from the rows, are not compared if the configuration leaves them out.
     """
     made = made_by(output)
     if made is None:
@@ -113,16 +116,16 @@ def check_settings(output: Path, config: TrainConfig) -> None:
 
 
 def check_fingerprint(folder: Path, fingerprint: dict[str, Any], *, but: Collection[str] = ()) -> None:
-    """ConfigError with every difference unless the run or checkpoint in the folder has the same fingerprint.
+    """Raise ConfigError with every difference if the run or checkpoint in the folder has another fingerprint.
 
-    but: keys that are not known yet and not compared.
+    but: keys that are not known yet and are therefore not compared.
     """
     before, now = _read(folder / FINGERPRINT), json.loads(json.dumps(fingerprint))
     _refuse(folder, differences(*({k: v for k, v in one.items() if k not in but} for one in (before, now))))
 
 
 def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """The changes between two nested mappings, one `key: old -> new` each."""
+    """Return the differences between two nested mappings, each as `key: old -> new`."""
     old, new = _flat(before), _flat(now)
     keys = [*old, *(key for key in new if key not in old)]
     return [
@@ -133,12 +136,12 @@ def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
 
 
 def file_fingerprint(path: Path) -> str:
-    """First 16 hex digits of the sha256 of a file."""
+    """Return the first 16 hex digits of the sha256 of a file."""
     return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
 
 
 def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
-    """A nested mapping as `a.b.c` -> value."""
+    """Flatten a nested mapping to `a.b.c` -> value."""
     if not isinstance(value, dict):
         return {prefix: value}
     return {k: v for key, item in value.items() for k, v in _flat(item, f"{prefix}.{key}" if prefix else key).items()}
@@ -152,7 +155,7 @@ def _refuse(folder: Path, changed: Sequence[str]) -> None:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """The fingerprint in a file. TrainingError where it cannot be read."""
+    """Return the fingerprint in a file. Raise TrainingError if it cannot be read."""
     try:
         found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -163,14 +166,15 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def put_aside(root: Path, names: Iterable[str]) -> bool:
-    """Make room for a new run; returns whether files of an earlier one are kept until the new one has saved its model.
+    """Move the files of an earlier run aside for a new run; return whether files of an earlier run are kept.
 
-    names: the files and folders that runs write. Without a model and checkpoints nothing is worth keeping, and they are
-    removed. Files that stand aside already, because the run after them did not finish, stay there.
+    They are kept until the new run has saved its model. names: the files and folders that runs write. If there is
+    neither a model nor a checkpoint, nothing is worth keeping, and the files are removed. Files that are already aside,
+    because the run after them did not finish, stay there.
     """
     aside = root / ASIDE
     finished = (root / "result.json").is_file()
-    if aside.is_dir() and finished:  # a kill came between saving the model and tidying up
+    if aside.is_dir() and finished:  # the process was killed between saving the model and removing the old files
         shutil.rmtree(aside)
     keep = not aside.is_dir() and ((root / MODEL).is_dir() or bool(checkpoints_in(root / "checkpoints")))
     if keep:
@@ -187,13 +191,13 @@ def put_aside(root: Path, names: Iterable[str]) -> bool:
 
 
 def remove(path: Path) -> None:
-    """Remove a file or a folder, if it is there."""
+    """Remove a file or a folder, if it exists."""
     shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 @contextmanager
 def comes_back(output: Path, names: Iterable[str], say: Callable[[str], None]) -> Iterator[None]:
-    """Undo `put_aside` when the block fails before it has saved a checkpoint to go on from."""
+    """Undo `put_aside` if the block fails before it has saved a checkpoint."""
     try:
         yield
     except BaseException:

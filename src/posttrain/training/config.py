@@ -1,4 +1,4 @@
-"""What a training run is: model, data, objective, tuner, optimiser, batches, checkpoints. Free of torch.
+"""The configuration of a training run: model, data, objective, tuner, optimiser, batches and checkpoints. No torch.
 
 ```yaml
 # posttrain train sft.yaml
@@ -39,11 +39,11 @@ def _listed(value: Any) -> Any:
 
 
 PenaltiesOf = Annotated[tuple[Annotated[Config, ByKind("penalty")], ...], BeforeValidator(_listed)]
-"""One penalty or a list of them."""
+"""The type of a setting that takes one penalty or a list of them."""
 
 
 def each_kind_once(value: tuple[Config, ...]) -> tuple[Config, ...]:
-    """ValueError for two penalties of one kind: their state would be one."""
+    """Return the penalties; raise ValueError if two have the same kind, since they would share one state."""
     kinds = [str(part.model_dump()["kind"]) for part in value]
     twice = sorted({kind for kind in kinds if kinds.count(kind) > 1})
     if twice:
@@ -109,7 +109,7 @@ class BatchConfig(Config):
 
 
 def check_recomputable(tuner: Config, batch: BatchConfig) -> None:
-    """ValueError for a tuner that keeps activation checkpointing from working."""
+    """Raise ValueError if the tuner does not work with activation checkpointing and that is switched on."""
     if isinstance(tuner, VirtualTokens) and not tuner.recomputable and batch.activation_checkpointing:
         raise ValueError(
             "batch.activation_checkpointing recomputes layers without the cache that holds a prefix: "

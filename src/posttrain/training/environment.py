@@ -1,7 +1,8 @@
-"""The surroundings of a run that its result depends on besides its configuration: versions, machine and commit, for
-env.json; and the day that a dated chat template prints, which is the first day of the run, also when it goes on later.
+"""Record what the result of a run depends on in addition to its configuration: versions, machine, commit and day.
 
-The day is kept in the folder of a training, of a study (for all its cells and their exams) and of an exam.
+Versions, machine and commit go into env.json. A chat template that contains the date prints the first day of the run,
+also when the run is resumed later. That day is kept in the folder of a training, of a study (for all its cells and
+their exams) and of an exam.
 """
 
 from __future__ import annotations
@@ -31,11 +32,11 @@ if TYPE_CHECKING:
 __all__ = ["DATE", "environment", "keep_date", "keep_first_day", "stay_at_first_day"]
 
 DATE = "template_date.json"
-"""In the folder of a run whose template prints the date: when the run began."""
+"""File in the folder of a run that has a template with the date: the moment when the run began."""
 
 
 def environment() -> dict[str, Any]:
-    """The versions of the libraries that compute, processor or GPU, threads, and the commit of the working folder."""
+    """Return versions of the libraries that compute, processor or GPU, threads, and commit of the working folder."""
     packages = ("torch", "transformers", "accelerate", "peft", "tokenizers", "safetensors")
     cuda = torch.cuda.is_available()
     return {
@@ -54,7 +55,7 @@ def environment() -> dict[str, Any]:
 
 
 def commit() -> str | None:
-    """The git commit of the working folder, with `+` when files differ from it; None outside of a repository."""
+    """Return the git commit of the working folder, with `+` if files differ from it; None outside of a repository."""
     try:
         head = subprocess.run(
             ["git", "describe", "--always", "--abbrev=12", "--dirty=+"],
@@ -68,8 +69,11 @@ def commit() -> str | None:
 def stay_at_first_day(
     tokenizer: PreTrainedTokenizerBase, output: Path | None, *, resume: bool, say: Callable[[str], None]
 ) -> None:
-    """Let a dated template print the day on which the run in `output` began, before any row is rendered; where no run
-    has begun, the present moment stays. Nothing happens to templates without a date."""
+    """Make a dated template print the day on which the run in `output` began, before any row is rendered.
+
+    If no run has begun there, the template keeps the day that it prints already, or else gets the present day.
+    Templates without a date are not changed.
+    """
     if not is_dated(tokenizer):
         return
     began = _began(output / DATE) if output is not None and resume else None
@@ -83,13 +87,13 @@ def stay_at_first_day(
 
 
 def keep_first_day(tokenizer: PreTrainedTokenizerBase, folder: Path, *, say: Callable[[str], None]) -> None:
-    """The same, and write the day down in the folder, which exists."""
+    """Do the same as `stay_at_first_day`, and write the day into the folder, which must exist."""
     stay_at_first_day(tokenizer, folder, resume=True, say=say)
     keep_date(tokenizer, folder)
 
 
 def keep_date(tokenizer: PreTrainedTokenizerBase, output: Path) -> None:
-    """Write down the day, for when the run goes on."""
+    """Write the moment that a dated template prints into the folder, for a resumed run."""
     moment = moment_of(tokenizer)
     if is_dated(tokenizer) and moment is not None:
         write_whole(output / DATE, json.dumps({"began": moment.isoformat()}) + "\n", flush=True)

@@ -1,6 +1,6 @@
 """The folder of a run: config.yaml, env.json, metrics.jsonl, checkpoints/, model/, card.md, result.json.
 
-`result.json` is written last: a run whose folder has it is finished, and its result can be read back.
+`result.json` is written last. A run that has it in its folder is finished, and its result can be read again.
 """
 
 from __future__ import annotations
@@ -34,15 +34,17 @@ OURS = [
     *("config.yaml", "env.json", "metrics.jsonl", "checkpoints", "model", "card.md", "result.json", FINGERPRINT),
     *("penalties", "reservoir.json", "tasks.json", "learning_rate.json", DATE),
 ]
+"""Names of all files and folders that runs write into their folder."""
 RESULT_KEYS = ("steps", "loss_nats", "tokens", "wall_s", "peak_gib", "moved", "stopped", "best_step")
+"""Keys of `result.json`."""
 
 
 class TrainResult(NamedTuple):
-    """A trained model and what the training cost.
+    """A trained model and the numbers of its training.
 
-    loss_nats: of the last step, per supervised token; tokens: read in all, without padding; history: as in
-    metrics.jsonl; stopped: why the run ended before its last step, else ""; best_step: the step of these weights where
-    validation chose them.
+    loss_nats: loss of the last step in nats per supervised token; tokens: all tokens read, without padding; history:
+    the entries of metrics.jsonl; stopped: the reason why the run ended before its last step, else ""; best_step: the
+    step that these weights are from, if validation chose them.
     """
 
     model: PreTrainedModel | PeftModel
@@ -59,7 +61,7 @@ class TrainResult(NamedTuple):
 
 
 class RunFolder:
-    """The paths of a run; writes and reads all of it but metrics and checkpoints."""
+    """The paths of a run. It writes and reads all files except metrics and checkpoints."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -69,23 +71,23 @@ class RunFolder:
         self.result = root / "result.json"
 
     def rate(self) -> float | None:
-        """The learning rate that a range test has found when the run began."""
+        """Return the learning rate that the range test at the start of the run found; None if there was no test."""
         path = self.root / "learning_rate.json"
         return float(json.loads(path.read_text(encoding="utf-8"))["rate"]) if path.is_file() else None
 
     def keep_rate(self, found: Mapping[str, Any]) -> None:
-        """Write down the result of a range test, for a resumed run and for the reader."""
+        """Write the result of a range test, for a resumed run and for the user."""
         write_whole(self.root / "learning_rate.json", as_json(found), flush=True)
 
     def result_in(self) -> dict[str, Any] | None:
-        """The result of a finished run, whichever it was; None where none has finished here."""
+        """Return the result of the finished run in this folder, with any fingerprint; None if no run has finished."""
         if not self.result.is_file() or not self.model.is_dir():
             return None
         done: dict[str, Any] = json.loads(self.result.read_text(encoding="utf-8"))
         return done
 
     def finished(self, fingerprint: dict[str, Any]) -> dict[str, Any] | None:
-        """The same; ConfigError with the differences when it was another run."""
+        """Return the result like `result_in`; raise ConfigError with the differences if the fingerprint is another."""
         done = self.result_in()
         if done is not None:
             check_fingerprint(self.root, fingerprint)
@@ -94,11 +96,11 @@ class RunFolder:
     def open(
         self, config: TrainConfig, fingerprint: dict[str, Any], *, resume: bool, say: Callable[[str], None] = print
     ) -> None:
-        """Make the folder; write settings, environment and fingerprint. With resume=False, and where another run has
-        left no checkpoint, the files of the earlier run are put aside first (see `put_aside`), which is said.
+        """Make the folder and write settings, environment and fingerprint.
 
-        ConfigError, and nothing is written, when the folder holds things that no run of ours writes, or a checkpoint of
-        another run.
+        With resume=False, or if another run began here and left no checkpoint, the files of the earlier run are first
+        put aside (see `put_aside`), and `say` reports it. Raise ConfigError, and write nothing, if the folder holds
+        files that no run of ours writes, or a checkpoint of another run.
         """
         check_ours(self.root)
         saved = checkpoints_in(self.checkpoints) if resume else {}
@@ -116,7 +118,7 @@ class RunFolder:
         write_whole(self.root / FINGERPRINT, as_json(fingerprint), flush=True)
 
     def _began_as(self, fingerprint: dict[str, Any]) -> bool:
-        """Whether the run that began here had this fingerprint; False where it left none that can be read."""
+        """Return whether the run that began here had this fingerprint; False if no fingerprint can be read."""
         try:
             before = json.loads((self.root / FINGERPRINT).read_text(encoding="utf-8"))
         except (OSError, ValueError):
@@ -132,9 +134,9 @@ class RunFolder:
         *,
         dtype: torch.dtype | None = None,
     ) -> None:
-        """Write the trained weights (or the adapter) with tokenizer and notes, the card, and the result.
+        """Write the trained weights (or the adapter) with tokenizer and notes, then the card, then the result.
 
-        dtype: precision of the saved model; None saves that in memory.
+        dtype: precision of the saved model; None saves it in the precision it has in memory.
         """
         card = card_of(config, result)
         save_model(model, tokenizer, self.model, card=card, dtype=dtype)
@@ -144,7 +146,7 @@ class RunFolder:
 
 
 def finished_run(output: Path, load: Callable[[Path], LoadedModel]) -> TrainResult | None:
-    """The result of a run that has finished in this folder, whatever went into it; None when none has."""
+    """Return the result of the finished run in this folder, whatever its fingerprint; None if no run has finished."""
     folder = RunFolder(output)
     done = folder.result_in()
     if done is None:
@@ -157,7 +159,7 @@ def finished_run(output: Path, load: Callable[[Path], LoadedModel]) -> TrainResu
 
 
 def check_ours(root: Path) -> None:
-    """ConfigError when a folder holds things that no run of ours writes."""
+    """Raise ConfigError if the folder holds files that no run of ours writes."""
     if not root.exists():
         return
     ours = any((root / name).exists() for name in (*OURS, ASIDE))
@@ -166,12 +168,12 @@ def check_ours(root: Path) -> None:
 
 
 def as_json(value: Any) -> str:
-    """JSON with indentation and a line end."""
+    """Return the value as JSON with indentation and a newline at the end."""
     return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
 
 
 def told(whole: Any, chosen: Any) -> Any:
-    """A configuration without its defaults, but with every `kind`, which says what a part is.
+    """Return a configuration without its defaults, but with every `kind`, which names the part.
 
     whole, chosen: the configuration dumped with and without defaults.
     """
@@ -185,7 +187,7 @@ def told(whole: Any, chosen: Any) -> Any:
 
 
 def card_of(config: TrainConfig, result: Mapping[str, Any]) -> str:
-    """A Markdown page that says what was done to the model."""
+    """Return a Markdown page that says how the model was trained."""
     text = io.StringIO()
     YAML().dump(told(config.model_dump(mode="json"), config.model_dump(mode="json", exclude_defaults=True)), text)
     form = form_of(config.objective)

@@ -1,4 +1,4 @@
-"""Runs whose model has a head for classes, tags or answers: labels and the like, which the model is loaded with."""
+"""Prepare runs that train a head for classes, tags or answers: labels and other settings that loading needs."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ __all__ = ["check_head", "loader_for", "resolved"]
 
 
 def resolved(config: TrainConfig, loaded: LoadedModel | None, say: Callable[[str], None]) -> TrainConfig:
-    """Fill in the settings of the objective, such as labels, that model or rows decide; nothing changes for an
-    objective without a head.
+    """Fill in the settings of the objective that the model or the rows decide, such as labels.
 
-    Labels are those that are given; else those of the model, where it has this head already; else those of the rows.
+    Labels are the given ones; otherwise those of the model, if it already has this kind of head; otherwise those of the
+    rows. An objective without a head is not changed. Raise ConfigError if such a run has replay.
     """
     form = form_of(config.objective)
     if form.head == "causal":
@@ -49,13 +49,16 @@ def resolved(config: TrainConfig, loaded: LoadedModel | None, say: Callable[[str
 
 
 def _piece(config: TrainConfig, loaded: LoadedModel | None, there: HeadNotes | None, say: Callable[[str], None]) -> str:
-    """The piece of a token at which its tag is learned: as the head was trained, else by the direction that the model
-    reads in."""
+    """Return the piece of a token at which its tag is learned: `first`, `last` or `start`.
+
+    It is the piece that the head was trained with. For a new head it depends on the direction in which the model reads:
+    `last` for a model that reads in one direction, else `first`.
+    """
     if there is not None and there.head == "token":
         return str(there.settings.get("piece", "start"))
     try:
         base = loaded.model.config if loaded else config_of(base_of(config.model), offline=not config.download)
-    except OSError:  # loading says what is missing
+    except OSError:  # the model is not there; loading it raises the error that says what is missing
         return "first"
     late = reads_one_way(base)
     said = (
@@ -68,7 +71,7 @@ def _piece(config: TrainConfig, loaded: LoadedModel | None, there: HeadNotes | N
 
 
 def loader_for(config: TrainConfig, say: Callable[[str], None]) -> Callable[..., LoadedModel]:
-    """`load_model`, or a function that loads a model with the head that a resolved objective asks for."""
+    """Return `load_model`, or a function that loads a model with the head that a resolved objective needs."""
     form = form_of(config.objective)
     if form.head == "causal":
         return load_model
@@ -78,7 +81,7 @@ def loader_for(config: TrainConfig, say: Callable[[str], None]) -> Callable[...,
 
 
 def check_head(config: TrainConfig, model: PreTrainedModel) -> None:
-    """ConfigError when a model that was loaded elsewhere has another head than the objective trains."""
+    """Raise ConfigError if a model that the caller loaded has another head than the objective trains."""
     wanted = form_of(config.objective).head
     notes = head_of_model(model)
     has = notes.head if notes is not None else "causal"

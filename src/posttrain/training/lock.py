@@ -1,7 +1,7 @@
-"""One writer per folder: a lock of the operating system on a file in it.
+"""Allow one writer per folder, by a lock of the operating system on a file in the folder.
 
-The system opens the lock however the process ends, so a lock file that a killed process has left stops nobody. It is
-removed when the work is done.
+The system releases the lock however the process ends, so a lock file that a killed process left blocks no later run.
+The file is removed when the work is done.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ LOCK = ".lock"
 
 @contextmanager
 def only_one(folder: Path) -> Iterator[None]:
-    """Hold a folder while the block lasts; it is made where it does not exist.
+    """Hold the lock of a folder during the block. The folder is made if it does not exist.
 
-    PosttrainError when another run holds it, in this process or in another one. A folder that cannot be written to is
-    not locked, since nobody can write there.
+    Raise PosttrainError if another run holds the lock, in this process or in another one. A folder that cannot be
+    written to is not locked, since no run can write there.
     """
     made = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
@@ -47,7 +47,7 @@ def only_one(folder: Path) -> Iterator[None]:
 
 
 def check_free(folder: Path) -> None:
-    """PosttrainError when another run holds the folder at this moment."""
+    """Raise PosttrainError if another run holds the lock of the folder at this moment."""
     path = folder / LOCK
     if os.environ.get("RANK", "0") == "0" and path.is_file():
         with only_one(folder):
@@ -55,7 +55,10 @@ def check_free(folder: Path) -> None:
 
 
 def _held(path: Path) -> IO[str] | None:
-    """Open the lock file and lock it; None where nothing can be written."""
+    """Open the lock file, lock it and return it; return None if nothing can be written there.
+
+    Raise PosttrainError if another run holds the lock.
+    """
     while True:
         try:
             file = path.open("a+", encoding="utf-8")
@@ -78,14 +81,13 @@ def _held(path: Path) -> IO[str] | None:
             except OSError as error:
                 if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                     raise
-                # the folder is held on a full disk, too; only the other's message cannot name this process
+                # on a full disk the folder is locked, too; only the error of another run cannot name this process
             return file
-        file.close()  # who held it before has removed it meanwhile: this one is no longer the folder's
+        file.close()  # the run that held the lock has removed this file, so a lock on it has no effect
 
 
 def _holder(file: IO[str]) -> int | None:
-    """The number of the process that has locked the file; None where the file does not hold it or cannot be read
-    (Windows)."""
+    """Return the id of the process that locked the file; None if the file has no id or cannot be read (Windows)."""
     if sys.platform == "win32":
         return None
     file.seek(0)
@@ -101,7 +103,7 @@ def _still_there(path: Path, file: IO[str]) -> bool:
 
 
 def _lock(file: IO[str]) -> None:
-    """Take the lock of an open file, or raise BlockingIOError or PermissionError when somebody else has it."""
+    """Lock an open file. Raise BlockingIOError or PermissionError if another run holds the lock."""
     if sys.platform == "win32":
         import msvcrt
 

@@ -1,4 +1,4 @@
-"""Muon for the matrices inside the blocks, AdamW for everything else, in one optimiser.
+"""An optimiser that uses Muon for the matrices inside the blocks and AdamW for all other parameters.
 
 A matrix moves along its momentum with all singular values brought to about one (five Newton-Schulz iterations); the
 step is scaled by 0.2 sqrt(max(rows, columns)), so that its root mean square is that of an AdamW step and one learning
@@ -21,13 +21,15 @@ from posttrain.training.config import OptimizerConfig
 __all__ = ["Muon", "muon_for", "orthogonalised"]
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
+"""Factors of x, x^3 and x^5 in one Newton-Schulz iteration."""
 ITERATIONS = 5
+"""Number of Newton-Schulz iterations."""
 MOMENTUM = 0.95
-"""Of the matrices, Nesterov."""
+"""Decay of the Nesterov momentum of the matrices."""
 
 
 def orthogonalised(matrices: Tensor) -> Tensor:
-    """Compute U V^T of each matrix, up to singular values between about 0.7 and 1.2. matrices, result: (N, R, C)."""
+    """Return U V^T of each matrix, up to singular values between about 0.7 and 1.2. matrices, result: (N, R, C)."""
     a, b, c = COEFFICIENTS
     x = matrices.mT if matrices.shape[-2] > matrices.shape[-1] else matrices  # (N, short, long)
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
@@ -38,9 +40,10 @@ def orthogonalised(matrices: Tensor) -> Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    """Parameters of groups with `muon: True` must be matrices; the other groups are AdamW's.
+    """Muon for groups with `muon: True`, which may contain only matrices, and AdamW for the other groups.
 
-    lr: peak root mean square of a step; betas, eps, weight_decay: AdamW's (decay decoupled, for both).
+    lr: peak root mean square of a step; betas, eps: those of AdamW; weight_decay: decoupled, for both. Raise ValueError
+    if a Muon group contains a tensor that is not a matrix.
     """
 
     def __init__(
@@ -69,7 +72,7 @@ class Muon(torch.optim.Optimizer):
         return loss
 
     def _matrices(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
-        """Move matrices; those of one shape are orthogonalised together."""
+        """Update matrices with Muon. Matrices of one shape are orthogonalised together."""
         shapes: dict[torch.Size, list[Tensor]] = defaultdict(list)
         for p in parameters:
             shapes[p.shape].append(p)
@@ -101,10 +104,10 @@ class Muon(torch.optim.Optimizer):
 
 
 def muon_for(model: nn.Module, rate: float, config: OptimizerConfig) -> Muon:
-    """An optimiser for the trainable parameters of a model: Muon for matrices outside of embeddings and output head,
-    AdamW for the rest.
+    """Return an optimiser for the trainable parameters of a model.
 
-    Weight decay acts on matrices and embeddings, not on norms and biases.
+    Matrices use Muon, except embeddings and the output head. All other parameters use AdamW. Weight decay acts on
+    matrices and embeddings, not on norms and biases.
     """
     outside = {
         id(m.weight) for name, m in model.named_modules() if isinstance(m, nn.Embedding) or name.endswith("lm_head")

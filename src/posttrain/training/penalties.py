@@ -1,4 +1,4 @@
-"""The penalties of a run: made before the first step, added to the gradients of every step, kept in checkpoints."""
+"""Handle the penalties of a run: make them, add them to the gradients of every step, keep them in checkpoints."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ from posttrain.retention.penalty._kept import PENALTIES
 __all__ = ["Penalties", "Term", "make_penalties", "terms_of"]
 
 STATE = "penalties.safetensors"
-"""In a checkpoint: the state of the penalties."""
+"""File in a checkpoint: the state of the penalties."""
 CHOSEN = "chosen"
-"""Prefix in that file: strengths that the first step has fixed."""
+"""Prefix of the names in that file for the strengths that the first step has fixed."""
 
 
 class Term(NamedTuple):
-    """A loss on logits; function(logits, base_logits, targets, old) gives nats per row, (B,)."""
+    """A loss on logits. `function(logits, base_logits, targets, old)` returns nats per row, (B,)."""
 
     kind: str
     function: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
@@ -43,8 +43,8 @@ class Term(NamedTuple):
 class Penalties:
     """The parameter penalties of a run.
 
-    names: the parameters of `model` that move; relative: relative strengths, which the first step turns into absolute
-    ones (`chosen`, see `retention/penalty/_base.py`), for steps as long as `learning_rate`.
+    names: the parameters of `model` that are trained; relative: relative strengths by kind of penalty. The first step
+    turns them into absolute ones (`chosen`, see `retention/penalty/_base.py`), for steps as long as `learning_rate`.
     """
 
     parts: Mapping[str, ParameterPenalty]
@@ -57,13 +57,18 @@ class Penalties:
 
     @property
     def trainable(self) -> Trainable:
-        """The parameters that move. They are looked up each time, since FSDP2 puts shards in their places when training
-        begins."""
+        """Return the trained parameters by name.
+
+        They are looked up at each call, since FSDP2 replaces parameters by shards when training begins.
+        """
         return {name: p for name, p in self.model.named_parameters() if name in self.names}
 
     def check(self, *, deepspeed: bool, sharded: bool, leaves: bool) -> None:
-        """ConfigError where gradients or parameters are out of reach. sharded: whether FSDP cuts the parameters;
-        leaves: whether there is an output folder, in which penalties leave something for the next task."""
+        """Raise ConfigError if penalties cannot reach gradients or whole parameters.
+
+        sharded: whether FSDP cuts the parameters; leaves: whether there is an output folder, in which penalties save a
+        state for the next task.
+        """
         if self.parts and deepspeed:
             cause = "DeepSpeed keeps gradients to itself until it has stepped, so nothing can be added to them"
             raise ConfigError(Problem("penalty", cause, "use FSDP2 or DDP, or leave the penalty out"))
@@ -73,8 +78,10 @@ class Penalties:
             raise ConfigError(Problem("penalty", cause, "use a single process, DDP, or l2_sp"))
 
     def add(self, loss_scale: float) -> dict[str, float]:
-        """Add every penalty's gradient to that of the task, which is complete and `loss_scale` too large; returns the
-        values of the penalties in nats."""
+        """Add the gradient of every penalty to that of the task; return the values of the penalties in nats.
+
+        The gradient of the task must be complete. It is `loss_scale` times too large.
+        """
         if not self.parts:
             return {}
         trainable = self.trainable
@@ -90,7 +97,7 @@ class Penalties:
         return values
 
     def _choose(self, trainable: Trainable, loss_scale: float) -> None:
-        """Fix relative strengths at the first step that has a gradient, before anything is added to it."""
+        """Fix relative strengths at the first step that has a gradient, before any penalty is added to it."""
         waiting = [kind for kind in self.relative if kind not in self.chosen]
         if not waiting:
             return
@@ -109,20 +116,20 @@ class Penalties:
         self.chosen[kind] = self.parts[kind].strength = strength
 
     def stepped(self) -> None:
-        """Tell the penalties that the optimiser has moved the weights."""
+        """Inform the penalties that the optimiser has updated the weights."""
         trainable = self.trainable if self.parts else {}
         for part in self.parts.values():
             part.stepped(trainable)
 
     def save_state(self, folder: Path) -> None:
-        """Write the state into a checkpoint."""
+        """Write the state of the penalties into a checkpoint folder."""
         state = {f"{kind}/{name}": t for kind, part in self.parts.items() for name, t in part.state().items()}
         state |= {f"{CHOSEN}/{kind}": torch.tensor(s, dtype=torch.float64) for kind, s in self.chosen.items()}
         if state:
             save_file({k: t.detach().cpu().contiguous() for k, t in state.items()}, folder / STATE)
 
     def load_state(self, folder: Path) -> None:
-        """Read the state out of a checkpoint."""
+        """Read the state of the penalties from a checkpoint folder."""
         found = load_file(folder / STATE) if (folder / STATE).is_file() else {}
         for kind, part in self.parts.items():
             mine = {k.removeprefix(f"{kind}/"): t for k, t in found.items() if k.startswith(f"{kind}/")}
@@ -131,14 +138,14 @@ class Penalties:
                 self._fix(kind, float(found[f"{CHOSEN}/{kind}"]))
 
     def save(self, folder: Path) -> None:
-        """Write what the penalties leave at the end of a task into `folder/penalties`."""
+        """Write the states that the penalties keep for the next task into `folder/penalties`."""
         for kind, part in self.parts.items():
             (folder / PENALTIES).mkdir(exist_ok=True)
             part.save(self.trainable, folder / PENALTIES / f"{kind}.safetensors")
 
 
 def terms_of(configs: Sequence[PenaltyConfig]) -> list[Term]:
-    """The penalties on logits."""
+    """Return the penalties that act on logits."""
     return [
         Term(c.kind, partial(registry.load("penalty", c.kind).function, config=c))
         for c in configs
@@ -147,7 +154,7 @@ def terms_of(configs: Sequence[PenaltyConfig]) -> list[Term]:
 
 
 def make_penalties(configs: Sequence[PenaltyConfig], context: PenaltyContext) -> Penalties:
-    """Make the penalties on parameters."""
+    """Make the penalties that act on parameters."""
     parts: dict[str, ParameterPenalty] = {}
     for config in configs:
         if config.acts_on == "parameters":

@@ -1,12 +1,13 @@
-"""The arithmetic that a run trains in, with the reason; and the weights that are bfloat16 meanwhile on a CPU.
+"""Choose the arithmetic of a run, with the reason, and hold frozen weights in bfloat16 while a run trains on a CPU.
 
 Plain autocast casts a frozen float32 weight at every use. Therefore the frozen linear layers of a PEFT model are cast
-to bfloat16 once, for as long as training lasts; trained parameters stay float32. Afterwards the frozen weights are
-again what they were, bit by bit: from the float32 tensor that is kept, or, where bfloat16 holds it exactly (most models
-are published so), from the bfloat16 one.
+to bfloat16 once, for the duration of training; trained parameters stay float32. Afterwards the frozen weights are
+restored bit by bit: from the float32 tensor that was kept, or from the bfloat16 tensor if it holds the weights exactly
+(most models are published in bfloat16).
 
-A base of bfloat16 numbers is saved as bfloat16 again, so that it takes as much room as the base, and the model in
-memory is rounded alike, so that the exam examines the saved model. Adapters stay float32; they are small.
+A base with bfloat16 weights is saved as bfloat16 again, so that the result needs as much disk space as the base. The
+model in memory is rounded in the same way, so that the exam examines the saved model. Adapters stay float32; they are
+small.
 """
 
 from __future__ import annotations
@@ -35,17 +36,21 @@ from posttrain.training.slim_lora import Joined, alone
 __all__ = ["Lowered", "arithmetic", "precision_of", "rounded_as_saved", "saved_bytes", "unused_dtype"]
 
 BIG_ON_GPU = 1_000_000_000
-"""From so many parameters on `precision: auto` computes in bfloat16 on a GPU that has it."""
+"""Number of parameters from which `precision: auto` computes in bfloat16 on a GPU that supports it."""
 BIG_ON_CPU = 50_000_000
-"""From so many on it does so on a processor that has AMX or AVX512-BF16; below, overhead eats what is won."""
+"""Number of parameters from which it does so on a CPU with AMX or AVX512-BF16.
+
+For smaller models the overhead costs more than bfloat16 saves.
+"""
 ALL: dict[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+"""The dtypes by the names that `save_dtype` uses."""
 
 WHOLE = ("full", "freeze", "bitfit")
-"""Tuners that leave a whole model; the others leave an adapter."""
+"""Tuners that produce a whole model; the others produce an adapter."""
 
 
 def arithmetic(device: torch.device, dtype: torch.dtype | None) -> contextlib.AbstractContextManager[None]:
-    """The precision of forward passes: `dtype`, or that of the weights where it is None."""
+    """Return a context that computes forward passes in `dtype`, or in the precision of the weights if it is None."""
     if dtype is None:
         return contextlib.nullcontext()
     cast: contextlib.AbstractContextManager[None] = torch.autocast(device.type, dtype=dtype)
@@ -53,7 +58,7 @@ def arithmetic(device: torch.device, dtype: torch.dtype | None) -> contextlib.Ab
 
 
 class Precision(NamedTuple):
-    """dtype: of the forward pass where it is lower than that of the weights, else None; reason: shown to the user."""
+    """dtype: of the forward pass if it is lower than that of the weights, else None; reason: shown to the user."""
 
     dtype: torch.dtype | None
     reason: str
@@ -83,8 +88,10 @@ def precision_of(config: TrainConfig, model: nn.Module, device: torch.device | N
 
 
 def keeps_updates(model: nn.Module) -> bool:
-    """Whether every trained parameter is in a LoRA layer of the plain kind, which sums up small updates before anything
-    is rounded. Elsewhere an update vanishes that is smaller than half of the last digit of the weight it is added to.
+    """Return whether every trained parameter is in a plain LoRA layer.
+
+    Such a layer adds up small updates before it rounds. In other parameters an update vanishes if it is smaller than
+    half of the last digit of the weight to which it is added.
     """
     places = {f"{name}." for name, module in model.named_modules() if plain_lora(module)}
     moving = [name for name, p in model.named_parameters() if p.requires_grad]
@@ -92,11 +99,11 @@ def keeps_updates(model: nn.Module) -> bool:
 
 
 class Lowered:
-    """Within `with lowered:` a model trains on a CPU in bfloat16: its frozen weights are bfloat16, LoRA layers take
-    fewer passes over memory, and short rows are attended by plain products.
+    """Within `with lowered:` a model trains on a CPU in bfloat16.
 
-    It may be entered again after it was left. Nothing happens where `dtype` is None, on a GPU, and where several
-    processes train.
+    Its frozen weights are bfloat16, LoRA layers make fewer passes over memory, and attention over short rows uses plain
+    matrix products. The context may be entered again after it was left. It changes nothing if `dtype` is None, on a
+    GPU, or if several processes train.
     """
 
     def __init__(self, model: nn.Module, dtype: torch.dtype | None) -> None:
@@ -112,19 +119,23 @@ class Lowered:
 
     @property
     def kinds(self) -> Kinds:
-        """The blocks that are computed by `slim_blocks` within; they are searched when first asked for, while the model
-        is as it was."""
+        """Return the blocks that `slim_blocks` computes inside the context.
+
+        They are searched at the first call, while the model is still unchanged.
+        """
         if self.found is None:
             able = self.works and isinstance(self.model, PeftModel)
             self.found = kinds_of(self.model) if able else Kinds([], [], [])
         return self.found
 
     def token_bytes(self) -> int | None:
-        """About how many bytes training keeps of each token until the backward pass; None where this class changes
-        nothing.
+        """Return about how many bytes training keeps of each token until the backward pass, or None.
 
-        It counts the inputs and outputs of every matrix of the blocks, in bfloat16, and a tenth more for the statistics
-        of norms and attention over short rows: 0.67 MB for SmolLM2-135M, where 0.64 were measured.
+        It counts the inputs and outputs of every matrix of the blocks, in bfloat16, and adds a tenth for the statistics
+        of norms and of attention over short rows: 0.67 MB for SmolLM2-135M, for which 0.64 MB were measured.
+
+        None means that some plain LoRA layer is not in a block that `slim_blocks` computes, or that there is no such
+        block.
         """
         layers: list[Any] = [m for m in self.model.modules() if plain_lora(m)]
         taken = 3 * len(self.kinds.gates) + 4 * len(self.kinds.attentions)
@@ -152,7 +163,7 @@ class Lowered:
 
     @contextlib.contextmanager
     def raised(self) -> Iterator[None]:
-        """The model as it was before, while the block lasts: for exams and for saving."""
+        """Restore the model to its state before `with lowered:` during the block, for exams and for saving."""
         was = self.entered
         self.__exit__()
         try:
@@ -163,8 +174,11 @@ class Lowered:
 
     @torch.no_grad()
     def _lower(self, dtype: torch.dtype) -> None:
-        """Lower the weights of linear layers only: norms and the stream that layers add to stay float32, as under
-        autocast. In bfloat16 that stream moves a loss of 3.5 nats by 0.010, in float32 by 0.002 (SmolLM2-135M)."""
+        """Lower the weights of linear layers only.
+
+        Norms and the residual stream stay float32, as under autocast. A residual stream in bfloat16 changes a loss of
+        3.5 nats by 0.010, one in float32 by 0.002 (SmolLM2-135M).
+        """
         embedded = {id(m.weight) for m in self.model.modules() if isinstance(m, nn.Embedding)}
         for module in self.model.modules():
             parameter = module.weight if isinstance(module, nn.Linear) else None
@@ -184,8 +198,10 @@ class Lowered:
 
 @contextlib.contextmanager
 def _slim(model: nn.Module, dtype: torch.dtype, kinds: Kinds) -> Iterator[None]:
-    """Let blocks of these kinds, and the plain LoRA layers outside of them, take fewer passes over memory. Base weights
-    must be `dtype` already."""
+    """Make blocks of these kinds, and plain LoRA layers outside of them, use fewer passes over memory during the block.
+
+    Base weights must have the dtype `dtype` already.
+    """
     plain: list[Any] = [module for module in model.modules() if plain_lora(module)]
     plain = [layer for layer in plain if layer.base_layer.weight.dtype == dtype]
     low, taken = {id(layer) for layer in plain}, set[int]()
@@ -208,8 +224,10 @@ def _slim(model: nn.Module, dtype: torch.dtype, kinds: Kinds) -> Iterator[None]:
 
 
 def unused_dtype(save_dtype: SaveDtype, kind: str) -> str:
-    """A sentence where `save_dtype` asks for a precision in which the adapter of this kind of tuner is not saved; else
-    empty."""
+    """Return a sentence if `save_dtype` has no effect for this kind of tuner, else an empty string.
+
+    Tuners that produce an adapter always save it in float32.
+    """
     if save_dtype in ("auto", "float32") or kind in WHOLE:
         return ""
     return f"save_dtype: {save_dtype} is for whole models: what {kind} leaves is an adapter, saved in float32"
@@ -218,8 +236,10 @@ def unused_dtype(save_dtype: SaveDtype, kind: str) -> str:
 def rounded_as_saved(
     config: TrainConfig, model: PreTrainedModel | PeftModel, say: Callable[[str], None]
 ) -> torch.dtype | None:
-    """Round the numbers of a model in place to the precision that it is saved in, and return it; None saves those in
-    memory."""
+    """Round the weights of a model in place to the precision in which it is saved, and return that precision.
+
+    None means that the model is saved in the precision it has in memory.
+    """
     if isinstance(model, PeftModel) or added_to(model) is not None:
         return None
     auto = config.save_dtype == "auto"
@@ -243,8 +263,10 @@ def rounded_as_saved(
 
 
 def saved_bytes(config: TrainConfig, model: PreTrainedModel | PeftModel) -> int:
-    """About the size of the result's weights: of an adapter the moving parameters, of a model all of them as they are
-    saved."""
+    """Return about how many bytes the result's weights take on disk.
+
+    For an adapter the trained parameters are counted, for a whole model all parameters in the precision of saving.
+    """
     if isinstance(model, PeftModel) or added_to(model) is not None:
         return 4 * sum(p.numel() for p in model.parameters() if p.requires_grad)
     named = _named(config)
@@ -252,7 +274,7 @@ def saved_bytes(config: TrainConfig, model: PreTrainedModel | PeftModel) -> int:
 
 
 def _named(config: TrainConfig) -> str | None:
-    """The precision that the settings or the base's files name; None where neither does."""
+    """Return the precision that the settings or else the base's files name; None if neither names one."""
     if config.save_dtype != "auto":
         return config.save_dtype
     return stored_dtype(config.model, offline=not config.download, trust_remote_code=config.trust_remote_code)
@@ -260,7 +282,7 @@ def _named(config: TrainConfig) -> str | None:
 
 @torch.no_grad()
 def _round(model: Any, dtype: torch.dtype) -> tuple[float, float]:
-    """Round in place; returns how far the weights moved, and how large they are (root of the sum of squares)."""
+    """Round in place; return how far the weights moved and how large they are, as roots of sums of squares."""
     far = size = 0.0
     for p in model.parameters():
         rounded = p.to(dtype).to(p.dtype)

@@ -1,4 +1,4 @@
-"""A dry run: rows, tokens, steps, moving parameters and disk, without reading the weights."""
+"""Make a dry run: count rows, tokens, steps, trained parameters and disk space without reading the weights."""
 
 from __future__ import annotations
 
@@ -33,9 +33,10 @@ __all__ = ["Preview", "preview"]
 class Preview(NamedTuple):
     """The numbers of a dry run.
 
-    rows, validation_rows: after dropping; tokens: that the run reads, replay included (estimated from `share`);
-    trainable, parameters: numbers; learning_rate: at its peak, None where a range test will find it; model_gib,
-    checkpoint_gib: size of the final weights and of each checkpoint; precision: of the arithmetic, with the reason.
+    rows, validation_rows: after dropping; tokens: all tokens that the run reads, replay included (estimated from
+    `share`); trainable, parameters: numbers of parameters; learning_rate: its peak, or None if a range test will find
+    it; model_gib, checkpoint_gib: size of the final weights and of each checkpoint, in GiB; precision: the arithmetic,
+    with the reason.
     """
 
     rows: int
@@ -54,7 +55,7 @@ class Preview(NamedTuple):
 
 
 def preview(config: TrainConfig, *, base: Path | None = None, say: Callable[[str], None] = print) -> Preview:
-    """Read and render the data, lay out the steps, and build the model without its weights."""
+    """Read and render the data, plan the steps, and build the model without its weights; return the numbers."""
     config = resolved(config, None, say)
     check_combination(config)
     loaded = skeleton(config, say)
@@ -82,7 +83,7 @@ def preview(config: TrainConfig, *, base: Path | None = None, say: Callable[[str
     given = config.optimizer.learning_rate
     rate = None if given == "find" else auto_rate(kind_of(config.tuner), moved.total) if given == "auto" else given
     model_gib = saved_bytes(config, tuned) / 2**30
-    checkpoint = moved.trainable * 3 * 4 / 2**30  # in float32: weights and AdamW's two moments
+    checkpoint = moved.trainable * 3 * 4 / 2**30  # float32: weights and the two moments of AdamW
     saves = len(
         {*range(0, steps + 1, config.save_every_steps or steps + 1), *config.save_at_steps} & {*range(1, steps + 1)}
     )
@@ -99,15 +100,17 @@ def preview(config: TrainConfig, *, base: Path | None = None, say: Callable[[str
         learning_rate=rate,
         model_gib=model_gib,
         checkpoint_gib=checkpoint,
-        # one more than is kept exists while it is written, and an interruption saves one
+        # one checkpoint more than is kept exists while it is written, and an interruption saves one
         precision=str(precision).removeprefix("precision: "),
         disk_gib=model_gib + (kept + 1) * checkpoint,
     )
 
 
 def skeleton(config: TrainConfig, say: Callable[[str], None]) -> LoadedModel:
-    """Build the model without weights (on torch's meta device), and load its tokenizer. Adapter folders and models with
-    a head are loaded whole."""
+    """Build the model without weights (on torch's meta device) and load its tokenizer.
+
+    Adapter folders and models with a head are loaded whole.
+    """
     folder = resolve(config.model)
     check_folder(folder)
     if (Path(folder) / "adapter_config.json").is_file() or form_of(config.objective).head != "causal":

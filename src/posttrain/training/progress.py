@@ -1,4 +1,4 @@
-"""The display of a run while it works: a live line on a terminal, plain lines elsewhere, or nothing."""
+"""Display the progress of a run: a live line on a terminal, plain lines elsewhere, or nothing."""
 
 from __future__ import annotations
 
@@ -18,8 +18,10 @@ __all__ = ["LiveProgress", "PlainProgress", "RunProgress", "progress_for"]
 
 
 class RunProgress:
-    """Is told what happens, and says nothing. It is used as a context, so that a live display is closed whatever
-    happens."""
+    """The base class of displays: it receives the events of a run and shows nothing.
+
+    It is used as a context, so that a live display is closed however the run ends.
+    """
 
     def __enter__(self) -> Self:
         return self
@@ -31,17 +33,17 @@ class RunProgress:
         """Show a line: a choice made, a count, a saved file."""
 
     def doing(self, work: Doing) -> None:
-        """Show how far work before the first step, or after the last, is."""
+        """Show the progress of work before the first step or after the last."""
 
     def start(self, first: int, steps: int | None) -> None:
-        """Training begins. first: steps done so far; steps: in all, None where nobody knows."""
+        """Show that training begins. first: steps done so far; steps: in all, None if not known."""
 
     def step(self, entry: Mapping[str, Any]) -> None:
-        """Show an optimiser step, or a validation (`validation_loss_nats`); entry: as in metrics.jsonl."""
+        """Show an optimiser step or a validation (`validation_loss_nats`). entry: an entry of metrics.jsonl."""
 
 
 def described(entry: Mapping[str, Any]) -> str:
-    """Describe the numbers of a step, such as `loss 1.234  2,048 tokens/s  0.61 GiB`."""
+    """Return the numbers of a step as text, such as `loss 1.234  2,048 tokens/s  0.61 GiB`."""
     if "validation_loss_nats" in entry:
         scores = {k.removeprefix("validation_"): v for k, v in entry.items() if k.startswith("validation_")}
         loss = scores.pop("loss_nats")
@@ -53,7 +55,7 @@ def described(entry: Mapping[str, Any]) -> str:
 
 
 class PlainProgress(RunProgress):
-    """Prints lines on stderr: the first step, the last, one every few seconds, and every validation."""
+    """A display with lines on stderr: the first step, the last, one every `every_s` seconds, and every validation."""
 
     every_s = 10.0
 
@@ -90,7 +92,7 @@ class PlainProgress(RunProgress):
 
 
 class LiveProgress(RunProgress):
-    """Keeps one live line on a terminal."""
+    """A display that keeps one live line on a terminal."""
 
     def __init__(self) -> None:
         self.console = Console(stderr=True)
@@ -120,7 +122,7 @@ class LiveProgress(RunProgress):
         self.bar.console.print(translate(text), markup=False, highlight=False)
 
     def doing(self, work: Doing) -> None:
-        """Write one line over and over; it is gone when the work is done."""
+        """Overwrite one line with the progress of the work; remove it when the work is done."""
         self._clear()
         if not work.ends and not self.bar.live.is_started:
             text = translate(str(work))
@@ -145,7 +147,7 @@ class LiveProgress(RunProgress):
 
 
 def progress_for(*, silent: bool = False) -> RunProgress:
-    """The display that suits: live on a terminal, plain lines elsewhere, nothing when silent."""
+    """Return the suitable display: live on a terminal, plain lines elsewhere, none if silent."""
     if silent:
         return RunProgress()
     return LiveProgress() if sys.stderr.isatty() else PlainProgress()

@@ -1,22 +1,22 @@
-"""Learning rates: a default for each tuner and size of model, and a short range test.
+"""Choose learning rates: a default for each tuner and size of model, and a short range test.
 
-`learning_rate: auto` takes the rate of this table, N being the parameters of the whole model:
+`learning_rate: auto` takes the rate of this table. N is the number of parameters of the whole model:
 
     rate(N) = at_pocket x (N / 3.25 M) ^ -fall
 
-`at_pocket` is the best of three rates for one fact in 20 steps on pocket (`python benchmarks/tuners.py --choose`);
-`fall` of `full` was set on SmolLM2-135M-Instruct, the others are guesses (figures: `docs/notes.md`). The table does not
-know the data: for many rows and steps it is a beginning.
+`at_pocket` is the best of three rates for one fact in 20 steps on pocket (`python benchmarks/tuners.py --choose`).
+`fall` of `full` was measured on SmolLM2-135M-Instruct, the others are guesses (figures: `docs/notes.md`). The table
+does not depend on the data: for many rows and steps it is only a first guess.
 
-`learning_rate: find` tries. From the weights where training starts, on the rows of its first step, the rate of AdamW
-rises by a constant factor at each of `TRIES` small steps, from a thirtieth of the table's rate to thirty times it, and
-stops where the loss blows up. Adam moves a weight by about the rate at each step, so the sum of the rates until the
-loss has fallen nine tenths of its way, D, is how far the weights must go. The rate that is chosen goes as far within a
-quarter of the run's steps, five at most:
+`learning_rate: find` makes a range test. It starts from the weights where training starts and uses the rows of the
+first step. The rate of AdamW rises by a constant factor at each of `TRIES` small steps, from a thirtieth of the table's
+rate to thirty times it. The test stops when the loss blows up. Adam moves a weight by about the rate at each step.
+Therefore D, the sum of the rates until the loss has made nine tenths of its fall, is the distance that the weights must
+move. The chosen rate covers this distance in a quarter of the run's steps, at most five:
 
     rate = D / min(max(steps // 4, 1), 5),      at most a quarter of the rate at which the loss blew up
 
-Weights, buffers and random states are put back bit by bit.
+Weights, buffers and random states are restored bit by bit.
 """
 
 from __future__ import annotations
@@ -42,20 +42,29 @@ from posttrain.training.steps import StepSource
 __all__ = ["RATES", "Found", "Law", "auto_rate", "find_rate", "rate_from", "rate_of"]
 
 POCKET = 3_246_528
+"""Number of parameters of pocket."""
 TRIES = 24
+"""Maximum number of steps of a range test."""
 SPAN = 30.0
-"""The range goes from the table's rate / SPAN to the table's rate x SPAN."""
+"""Half the width of the range, as a factor: it goes from the table's rate / SPAN to the table's rate x SPAN."""
 BLOWN_UP = 1.5
-"""A loss of so many times the first one, or one that is not finite, ends the test."""
+"""The loss has blown up if it is more than this many times the first one, and more than 0.5 nats above it.
+
+The test then ends. It also ends at a loss that is not finite.
+"""
 WAY = 0.9
-"""The share of the fall of the loss that measures how far the weights must go."""
+"""Share of the fall of the loss at which the distance that the weights must move is measured."""
 AT_MOST_STEPS = 5
+"""Maximum number of steps in which the chosen rate must cover that distance."""
 CUT_AT_THE_END = {"diff_pruning"}
-"""Tuners whose change is cut after the last step: the effect of a step on the loss says nothing about their result."""
+"""Tuners that cut the change of the weights after the last step.
+
+For these the effect of a step on the loss does not show their result.
+"""
 
 
 class Law(NamedTuple):
-    """The rate on pocket, and how fast it falls with the size of the model."""
+    """The rate on pocket, and the exponent with which it falls with the size of the model."""
 
     at_pocket: float
     fall: float
@@ -75,18 +84,21 @@ RATES: dict[str, Law] = {
     "prefix_tuning": Law(2e-2, 0.0),
     "ptuning_v2": Law(2e-2, 0.0),
 }
-"""By kind of tuner. Other tuners have the rate of `full`, the most careful."""
+"""The laws by kind of tuner. Other tuners use the law of `full`, which is the most careful one."""
 
 
 def auto_rate(tuner: str, parameters: int) -> float:
-    """The table's rate, rounded to two digits. parameters: of the whole model."""
+    """Return the table's rate, rounded to two digits. parameters: number of parameters of the whole model."""
     law = RATES.get(tuner, RATES["full"])
     return float(f"{law.at_pocket * (max(parameters, 1) / POCKET) ** -law.fall:.1e}")
 
 
 class Found(NamedTuple):
-    """rate: chosen; rates, losses: of each try, in nats; blown_up: the rate at which the loss rose, None where it never
-    did."""
+    """The result of a range test.
+
+    rate: the chosen rate; rates, losses: the rate and the loss of each try, losses in nats; blown_up: the rate at which
+    the loss blew up, None if it never did.
+    """
 
     rate: float
     rates: list[float]
@@ -104,8 +116,10 @@ class Found(NamedTuple):
 
 
 def rate_from(rates: list[float], losses: list[float], steps: int | None) -> Found:
-    """Choose by a range test for a run of `steps` steps (None: nobody knows how many). losses[i] is that of the weights
-    before the step with rates[i]; a last loss may follow. PosttrainError where the loss never fell.
+    """Choose the rate from a range test, for a run of `steps` steps (None: the number is not known).
+
+    losses[i] is the loss of the weights before the step with rates[i]; one more loss may follow. Raise PosttrainError
+    if the loss never fell.
     """
     start = losses[0]
     ended = next((i for i, x in enumerate(losses) if not x <= max(BLOWN_UP * start, start + 0.5)), None)
@@ -134,10 +148,11 @@ def rate_of(
     resume: bool,
     say: Callable[[str], None],
 ) -> float:
-    """The peak learning rate: given, of the table, or found (which is kept in the folder, for a resumed run).
+    """Return the peak learning rate: the given one, that of the table, or the result of a range test.
 
-    parameters: of the whole model; steps: of the run, None where nobody knows; dtype: of the forward passes, as
-    `arithmetic` takes it.
+    The result of a range test is kept in the folder, for a resumed run. parameters: number of parameters of the whole
+    model; steps: of the run, None if not known; dtype: of the forward passes, see `arithmetic`. Raise ConfigError if a
+    range test is not possible: with a tuner in `CUT_AT_THE_END`, or in several processes.
     """
     optimizer, tuner = learner.config.optimizer, str(learner.config.tuner.model_dump()["kind"])
     if not isinstance(optimizer.learning_rate, str):
@@ -166,8 +181,9 @@ def rate_of(
 
 
 def find_rate(learner: Learner, step: Step, *, middle: float, steps: int | None, dtype: torch.dtype | None) -> Found:
-    """Make the range test of a run of `steps` steps on the rows of one step, around the rate `middle`. The model is in
-    evaluation mode meanwhile, and afterwards as it was.
+    """Make the range test for a run of `steps` steps on the rows of one step, around the rate `middle`.
+
+    The model is in evaluation mode during the test. Afterwards it is as it was before.
     """
     model, config = learner.model, learner.config.optimizer
     rates = [middle * SPAN ** (2 * i / (TRIES - 1) - 1) for i in range(TRIES)]
@@ -194,7 +210,7 @@ def find_rate(learner: Learner, step: Step, *, middle: float, steps: int | None,
 def _backward(
     model: PreTrainedModel | PeftModel, forms: Forms, step: Step, dtype: torch.dtype | None, *, gradients: bool
 ) -> float:
-    """The loss of a step as the trainer has it, in nats, and its gradients where they are wanted."""
+    """Return the loss of a step in nats, as the trainer computes it; compute its gradients if `gradients` is True."""
     scales = forms.new.scales(step.new_units, step.old_units)
     total = 0.0
     with torch.set_grad_enabled(gradients):
@@ -213,7 +229,7 @@ def _backward(
 
 @contextmanager
 def put_back(model: nn.Module) -> Iterator[None]:
-    """Undo, after the block, every change of parameters, buffers, gradients and random states."""
+    """Undo all changes of parameters, buffers, gradients and random states after the block."""
     tensors = [p for p in model.parameters() if p.requires_grad] + list(model.buffers())
     before = [t.detach().clone() for t in tensors]
     was_training = model.training

@@ -1,7 +1,7 @@
-"""The model before training, for objectives and terms that compare with it.
+"""Give the model before training to objectives and penalties that compare with it.
 
-An adapter is switched off for the moment, which costs no memory. Where training moves the model's own weights, a frozen
-copy is asked, or the same model in the hands of the caller.
+An adapter is switched off for the comparison, which costs no memory. If training changes the model's own weights, the
+reference is a frozen copy, or the same model if the caller keeps an unchanged one.
 """
 
 from __future__ import annotations
@@ -22,8 +22,10 @@ __all__ = ["Reference", "reference_of"]
 
 
 def can_be_switched_off(tuned: nn.Module) -> bool:
-    """Whether the parts of a tuner can be taken out of the forward pass for a moment, so that the model before training
-    is left. PiSSA's cannot: it takes its adapter out of the model's own weights."""
+    """Return whether the parts that a tuner adds can be switched off, so that the model before training remains.
+
+    This is not possible for PiSSA, since it subtracts its adapter from the model's own weights.
+    """
     if isinstance(tuned, PeftModel):
         config = tuned.peft_config[tuned.active_adapter]
         own = isinstance(config, LoraConfig) and str(config.init_lora_weights).startswith("pissa")
@@ -35,8 +37,11 @@ def can_be_switched_off(tuned: nn.Module) -> bool:
 
 @dataclass
 class Reference:
-    """Gives the model before training. copy: a frozen copy; None where the adapter can be switched off, or where the
-    model is asked only before its first step (`start_only`); begun: training has begun."""
+    """The object that gives the model before training.
+
+    copy: a frozen copy; None if the adapter can be switched off, or if the reference is used only before the first step
+    (`start_only`); begun: whether training has begun.
+    """
 
     tuned: nn.Module
     copy: nn.Module | None
@@ -45,7 +50,7 @@ class Reference:
 
     @contextlib.contextmanager
     def model(self) -> Iterator[nn.Module]:
-        """Give the reference model, in evaluation mode and without gradients, while the block lasts."""
+        """Give the reference model, in evaluation mode and without gradients, during the block."""
         assert not (self.start_only and self.begun), "a form that asks the reference in training must say so"
         model = self.copy if self.copy is not None else self.tuned
         was_training = model.training
@@ -73,8 +78,10 @@ def reference_of(
     continued: bool = False,
     before: PreTrainedModel | None = None,
 ) -> Reference:
-    """The model before training: the tuned one with its adapter switched off; else `before`, the same model in other
-    hands; else a frozen copy, made only where it is needed during training.
+    """Return the reference of a run.
+
+    It is the tuned model with its adapter switched off, if that is possible; else `before`, the same model that the
+    caller keeps unchanged; else a frozen copy. A copy is made only if it is needed during training.
     """
     if can_be_switched_off(tuned) and not continued:
         return Reference(tuned, None)

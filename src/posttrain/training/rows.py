@@ -1,4 +1,4 @@
-"""The rows of a run: read, rendered and held out, old ones generated; what is dropped is counted aloud."""
+"""Prepare the rows of a run: read, encode and hold out new rows, make replay rows, and report what is dropped."""
 
 from __future__ import annotations
 
@@ -39,9 +39,12 @@ from posttrain.tuners._virtual import VirtualTokens
 __all__ = ["hold_out", "longest_row", "longest_within", "material_of", "read_source", "run_fingerprint", "talks_of"]
 
 LISTED = 5
-"""Faults of skipped rows that are listed; the others are counted."""
+"""Maximum number of problems of skipped rows that are listed; the others are only counted."""
 HASHED_PARAMETERS = 500_000_000
-"""Up to here the fingerprint of a run holds that of the weights it starts from; above, only their name."""
+"""Maximum number of parameters for which the fingerprint of a run contains the hash of the start weights.
+
+For larger models the weights are not hashed.
+"""
 
 
 def material_of(
@@ -58,11 +61,13 @@ def material_of(
     check: Callable[[Material], None] | None = None,
     made: bool = False,
 ) -> Material:
-    """Read, render and generate the rows that were not given.
+    """Read, encode and generate the rows that were not given.
 
-    base: relative paths of the replay are relative to it; task: which of several tasks this run learns; adapter: the
-    one that the run takes up; check: is told the rows that were read before any replay is generated, which may take an
-    hour; made: rows are made while the model trains, so that none need be known now.
+    base: relative paths of the replay are relative to this folder; task: which of several tasks this run learns;
+    adapter: the folder of the adapter from which the run continues; check: is called with the rows that were read
+    before any replay is generated, which may take an hour; made: whether rows are made while the model trains, so that
+    none have to be known now. Raise ConfigError or DataError if there are no rows to learn from, and ConfigError for
+    early stopping without validation rows.
     """
 
     def read(source: DataSource) -> list[Any]:
@@ -105,7 +110,7 @@ def run_fingerprint(
     earlier: Path | None = None,
     adapter: Path | None = None,
 ) -> dict[str, Any]:
-    """Everything that decides the result: settings, start weights, template, rows; see `checkpoints.py`."""
+    """Return everything that decides the result: settings, start weights, template, rows; see `checkpoints.py`."""
     parameters = sum(p.numel() for p in loaded.model.parameters())
     found = {"config": settings_of(config)}
     if earlier is not None:
@@ -123,7 +128,7 @@ def run_fingerprint(
 
 
 def _rows_fingerprint(rows: Sequence[Any], form: Form) -> str:
-    """First 16 hex digits of the sha256 over everything that decides the losses of rows; "none" without rows."""
+    """Return the first 16 hex digits of a sha256 over all that affects the losses of the rows; "none" without rows."""
     if not rows:
         return "none"
     digest = hashlib.sha256()
@@ -133,17 +138,20 @@ def _rows_fingerprint(rows: Sequence[Any], form: Form) -> str:
 
 
 def longest_row(config: TrainConfig, model: PreTrainedModel) -> int:
-    """The longest row allowed: `max_length`, or the positions that the model has, virtual tokens included."""
+    """Return the maximum number of tokens of a row: `max_length`, or less if the model has fewer positions.
+
+    Virtual tokens use positions of the model, too.
+    """
     return longest_within(config.max_length, config.tuner, context_limit(model))
 
 
 def longest_within(max_length: int, tuner: Config, positions: int) -> int:
-    """The longest row allowed for a model of so many positions."""
+    """Return the maximum number of tokens of a row for a model with this number of positions."""
     return min(max_length, positions - (tuner.tokens if isinstance(tuner, VirtualTokens) else 0))
 
 
 def read_source(source: DataSource, config: TrainConfig) -> ReadResult:
-    """Read records, in the format of the objective's form where the source does not say its format."""
+    """Read records. If the source does not name its format, use the format of the objective's form."""
     if source.format == "auto":
         source = source.model_copy(update={"format": form_of(config.objective).reads})
     return read_records(source, on_bad_row=config.on_bad_row)
@@ -152,8 +160,9 @@ def read_source(source: DataSource, config: TrainConfig) -> ReadResult:
 def read_rows(
     source: DataSource, loaded: LoadedModel, config: TrainConfig, *, max_length: int, say: Callable[[str], None]
 ) -> list[Any]:
-    """Read the rows of a file or data set and encode them as the objective's form does. Dropped and cut rows are
-    counted aloud. DataError with every bad row.
+    """Read the rows of a file or data set and encode them as the objective's form does.
+
+    `say` reports how many rows were dropped and cut. Raise DataError with every bad row.
     """
     tokenizer = loaded.tokenizer
     form = form_of(config.objective)
@@ -183,7 +192,7 @@ def read_rows(
 
 
 def _unknown_token(row: Any, loaded: LoadedModel) -> Problem | None:
-    """The problem of a row with a token that the model has no embedding for."""
+    """Return the problem of a row that contains a token for which the model has no embedding; None if there is none."""
     if isinstance(row, AskedRow):
         sequences = [row.prompt, row.shown, row.demonstration]
     else:
@@ -194,14 +203,14 @@ def _unknown_token(row: Any, loaded: LoadedModel) -> Problem | None:
 
 
 def check_tokens(rows: Sequence[Any], loaded: LoadedModel) -> None:
-    """DataError for rows, wherever they come from, with tokens that the model has no embeddings for."""
+    """Raise DataError if rows, from any source, contain tokens for which the model has no embedding."""
     unknown = [problem for row in rows if (problem := _unknown_token(row, loaded)) is not None]
     if unknown:
         raise data_error(unknown, len(rows), skippable=False)
 
 
 def talks_of(config: TrainConfig) -> list[Conversation]:
-    """The rows of `data` that are conversations."""
+    """Return the rows of `data` that are conversations."""
     if config.data is None:
         return []
     return conversations_in(read_records(config.data, on_bad_row=config.on_bad_row).records)[0]
@@ -210,7 +219,7 @@ def talks_of(config: TrainConfig) -> list[Conversation]:
 def _lessons(
     config: TrainConfig, task: Task, tokenizer: PreTrainedTokenizerBase, max_length: int, places: Collection[str]
 ) -> list[Any]:
-    """The rows that the replay wants learned beside the rows with these locations."""
+    """Return the rows that the replay adds to the new rows. places: the locations of the new rows."""
     if not isinstance(config.replay, ReplayConfig) or not config.replay.of_tasks:
         return []
     made = config.replay.lessons([talk for talk in talks_of(config) if talk.location in places], task)
@@ -221,16 +230,17 @@ def _lessons(
 def make_replay(
     config: TrainConfig, loaded: LoadedModel, max_length: int, base: Path, say: Callable[[str], None], task: Task
 ) -> list[Encoded]:
-    """Make old rows as `config.replay` says, with the model as it is before training; no rows where there is no earlier
-    task to replay.
+    """Make old rows as `config.replay` says, with the model as it is before training.
+
+    Return no rows if there is no earlier task to replay.
     """
     assert isinstance(config.replay, ReplayConfig)
     respondent = ModelRespondent(loaded)
     context = ReplayContext(respondent, respondent.fingerprint, seed=config.seed, base=base, say=say, task=task)
     conversations = registry.load("replay", config.replay.kind).function(config.replay, context)
-    if not conversations:  # it said why
+    if not conversations:  # the replay has reported why
         return []
-    # the model's own answers are as long as they are: a row that does not fit is counted, and no error
+    # the lengths of the model's own answers are not controlled: a row that is too long is counted, not an error
     encoded = encode_all(conversations, loaded.tokenizer, max_length=max_length, over_long="drop", on_bad_row="skip")
     say(
         f"replay: {len(encoded.rows)} rows, {encoded.dropped} longer than {max_length} tokens left out, "
@@ -240,8 +250,10 @@ def make_replay(
 
 
 def hold_out(rows: Sequence[Any], share: float, seed: int) -> tuple[list[Any], list[Any]]:
-    """(training rows, validation rows): a random share, at least one row each. Rows of one location, such as the
-    windows of a long text, stay together. DataError with fewer than two locations.
+    """Return (training rows, validation rows): a random share is held out, with at least one row on each side.
+
+    Rows of one location, such as the windows of a long text, stay together. Raise DataError with fewer than two
+    locations.
     """
     places = list(dict.fromkeys(row.location for row in rows))
     if len(places) < 2:

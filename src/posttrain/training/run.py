@@ -1,8 +1,8 @@
-"""`train()`: from a configuration, or from its pieces, to trained weights.
+"""`train()` trains a model, from a configuration or from parts that the caller made.
 
 A study calls it a hundred times on a small model, so it starts quickly and writes nothing without an output folder.
-With one, the folder holds config.yaml, env.json, metrics.jsonl, checkpoints/ (whole or not there), and at the end
-model/ and card.md. Run again it goes on where it stopped, and says so when it is done already.
+With an output folder it writes config.yaml, env.json, metrics.jsonl, checkpoints/ (each one complete), and at the end
+model/ and card.md. A run that is started again continues where it stopped. If it is finished already, it says so.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ from posttrain.tuners._moved import count_moved
 __all__ = ["TrainResult", "load_for_training", "train"]
 
 ENDLESS = 2**31
-"""The number of steps for the Trainer where nobody knows it; the run ends with its source."""
+"""The number of steps for the Trainer if the number is not known; the run then ends with its source of steps."""
 
 
 P = ParamSpec("P")
@@ -78,8 +78,10 @@ R = TypeVar("R")
 
 
 def in_its_folder(train: Callable[P, R]) -> Callable[P, R]:
-    """Wrap `train`: it holds its folder, undoes a restart that fails early, measures memory, and its `progress` is told
-    of all work below it. Under torchrun the first process holds the folder for all.
+    """Wrap `train` so that it runs alone in its folder.
+
+    The wrapper locks the folder, undoes a restart that fails early, measures memory, and passes the progress of all
+    inner work to `progress`. Under torchrun the first process locks the folder for all processes.
     """
 
     @wraps(train)
@@ -120,20 +122,21 @@ def train(
     before: PreTrainedModel | None = None,
     logs: Path | None = None,
 ) -> TrainResult:
-    """Train; what is not given is loaded or read as the configuration says.
+    """Train. What is not given is loaded or read as the configuration says.
 
-    loaded: is changed in place (LoRA layers are put into it); rows: encoded already; source: makes the source of the
-    steps, in place of a plan over the rows; output: folder of the run, None writes nothing (`config.output` is for the
-    command line); resume: go on from the last checkpoint in it, False starts over; examine: is called after each
-    checkpoint that the configuration asks for, with the model in evaluation mode, while clock and random states stand
-    still; earlier: folder of the run of the task before, from which penalties and the replay of earlier tasks go on;
-    adapter: a folder saved by the same tuner, whose weights training takes up; forbidden: prompts of exams, which no
-    penalty may look at; before: the model as it is now, which the caller keeps untouched: it is asked where an
-    objective compares with it, instead of a copy; logs: of the trackers, `output/trackers` when not given.
+    loaded: is changed in place (LoRA layers are added to it); rows: rows that are encoded already; source: makes the
+    source of steps, instead of a plan over the rows; output: folder of the run, None writes nothing (`config.output` is
+    for the command line); resume: continue from the last checkpoint in it, False starts from the beginning; examine: is
+    called after each checkpoint that the configuration asks for, with the model in evaluation mode, while clock and
+    random states are paused; earlier: folder of the run of the task before, from which penalties and the replay of
+    earlier tasks continue; adapter: a folder saved by the same tuner, from which training continues; forbidden: prompts
+    of exams, which no penalty may look at; before: a second copy of the model as it is now, which the caller never
+    changes: an objective that compares with the model before training uses it instead of a copy; logs: folder of the
+    trackers, by default `output/trackers`.
 
-    Raises Interrupted after a signal (with an output folder: after saving), TrainingError when loss or gradient is not
-    finite, ConfigError when the checkpoint was made by another configuration, PosttrainError when another run works in
-    the folder.
+    Raise Interrupted after a signal (with an output folder: after saving), TrainingError if a loss or gradient is not
+    finite, ConfigError if the checkpoint was made by another configuration, MissingError if `earlier` has no finished
+    run, PosttrainError if another run works in the folder.
     """
     progress = progress or RunProgress()
     say = progress.say
@@ -190,18 +193,18 @@ def train(
 
     respondent = ModelRespondent(loaded)
     if folder or config.penalty:
-        _ = respondent.fingerprint  # of the model before the tuner
+        _ = respondent.fingerprint  # computed now, for the model before the tuner
     tuned = registry.load("tuner", kind_of(config.tuner)).function(model, config.tuner)
     show_rows(tuned, material.new, config.seed, say)
     moved = count_moved(tuned)
     say(f"{config.model}: {moved}")
     if adapter is not None:
         set_adapter_state(tuned, adapter)
-        respondent = ModelRespondent(loaded._replace(model=tuned))  # what training starts from
+        respondent = ModelRespondent(loaded._replace(model=tuned))  # the model from which training starts
         _ = respondent.fingerprint
     tuned.eval()
     precision = precision_of(config, tuned)
-    if precision.dtype is not None or config.precision != "auto":  # float32 on small models needs no word
+    if precision.dtype is not None or config.precision != "auto":  # float32 on small models is not reported
         say(str(precision))
     if unused := unused_dtype(config.save_dtype, kind_of(config.tuner)):
         say(unused)
@@ -209,7 +212,7 @@ def train(
     around = Surroundings(say, base or Path(), output, earlier, adapter, forbidden, before)
     learner = learner_of(config, tuned, loaded, material, around, respondent=respondent, lowered=lowered)
     if model.device.type == "cpu" and is_large(model):
-        give_back()  # what making replay and measuring importances has left
+        give_back()  # free the memory that making replay and measuring importances has used
     cached_keys = model.config.use_cache
     steps_from = source(learner) if source is not None else plan_of(config, material, learner.forms)
     total = total_steps(config, steps_from, validates=bool(material.validation))
@@ -241,7 +244,7 @@ def train(
                 if (added := added_to(tuned)) is not None:
                     added.finish(say)
                 dtype = rounded_as_saved(config, tuned, say)
-                moved = count_moved(tuned)  # an added part may have cut itself
+                moved = count_moved(tuned)  # counted again, since an added part may have cut its change
     finally:
         tracked.close()
         model.config.use_cache = cached_keys
@@ -285,15 +288,15 @@ def train(
 
 
 def kind_of(part: Any) -> str:
-    """The `kind` of a part chosen by kind."""
+    """Return the `kind` of a part of the configuration."""
     return str(part.kind)
 
 
 def load_for_training(config: TrainConfig, *, say: Callable[[str], None] = print) -> LoadedModel:
-    """Load the model that the configuration names, with the head that its objective trains; an adapter folder is merged
-    into its base first.
+    """Load the model that the configuration names, with the head that its objective trains.
 
-    ConfigError when an adapter shall be put on an adapter: it would be saved with the name of a base without the first.
+    An adapter folder is merged into its base first. Raise ConfigError if the tuner would put an adapter on an adapter:
+    it would be saved with the name of a base that does not contain the first adapter.
     """
     say_taken(config.model, say)
     if (Path(resolve(config.model)) / "adapter_config.json").is_file() and kind_of(config.tuner) != "full":
@@ -321,7 +324,7 @@ def build(
     fingerprint: dict[str, Any],
     progress: RunProgress,
 ) -> PostTrainer:
-    """A PostTrainer ready to train. rate: the peak learning rate."""
+    """Return a PostTrainer that is ready to train. rate: the peak learning rate."""
     config, tuned = learner.config, learner.model
     optimizer = config.optimizer
     warmup = optimizer.warmup_steps
@@ -341,10 +344,10 @@ def build(
         optim="adamw_torch_fused",
         seed=config.seed,
         use_cpu=tuned.device.type == "cpu",
-        ignore_data_skip=True,  # the source itself begins at the right step
+        ignore_data_skip=True,  # the source itself starts at the right step
         logging_nan_inf_filter=False,
         activation_checkpointing=config.batch.activation_checkpointing,
-        report_to="none",  # a callback of ours tells the trackers
+        report_to="none",  # our own callback passes the numbers to the trackers
         disable_tqdm=True,
         ddp_find_unused_parameters=False,
     )

@@ -1,12 +1,12 @@
-"""Causal attention over short rows in bfloat16 on a CPU, forwards and backwards by plain matrix products.
+"""Compute causal attention over short rows in bfloat16 on a CPU, forward and backward, by plain matrix products.
 
     S = s Q K^T, masked;   P = softmax(S);   O = P V
     dV = P^T dO,   dP = dO V^T,   dS = P (dP - sum(dP P)),   dQ = s dS K,   dK = s dS^T Q
 
-torch's flash kernel cuts rows into blocks of its own and is slow for short ones on processors without AMX: forwards and
-backwards over 16 rows of 64 tokens (9 heads, 2 cores of a Zen 5) it takes 10.4 ms in bfloat16, 5.5 in float32, and the
-products above 2.4. Rows longer than `LONGEST`, and rows with a mask of their own go to
-`sdpa`. P is kept for the way back: 2 x heads x T bytes per token and layer.
+torch's flash kernel cuts rows into blocks of its own and is slow for short rows on processors without AMX. For forward
+and backward over 16 rows of 64 tokens (9 heads, 2 cores of a Zen 5) it takes 10.4 ms in bfloat16 and 5.5 ms in float32,
+and the products above take 2.4 ms. Rows longer than `LONGEST` and rows with a mask of their own use `sdpa`. P is kept
+for the backward pass: 2 x heads x T bytes per token and layer.
 """
 
 from __future__ import annotations
@@ -26,14 +26,17 @@ from posttrain.models.logits import core_of
 __all__ = ["LONGEST", "NAME", "attend", "attending_briefly", "short_attention", "watched"]
 
 NAME = "posttrain_short"
+"""Name of `attend` among the attention functions of transformers."""
 WATCHED = "posttrain_watched"
+"""Name of the attention function that records calls for `watched`."""
 LONGEST = 256
-"""Tokens of a row up to which plain products are faster than the flash kernel."""
+"""Maximum tokens of a row for which plain products are used. They are faster than the flash kernel for such rows."""
 
 
 class ShortAttention(torch.autograd.Function):
-    """query (B, heads, T, d); key, value (B, key heads, T, d) -> (B, heads, T, d), causal. Heads that share keys stand
-    one after the other, so they are more queries of the same keys.
+    """Causal attention: query (B, heads, T, d); key, value (B, key heads, T, d) -> (B, heads, T, d).
+
+    Query heads that share a key head are neighbours, so they are computed as additional queries of the same keys.
     """
 
     @staticmethod
@@ -74,7 +77,7 @@ short_attention: Callable[[Tensor, Tensor, Tensor, float], Tensor] = ShortAttent
 def attend(
     module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
 ) -> tuple[Tensor, None]:
-    """query (B, heads, T, d) -> (B, T, heads, d). An attention function of transformers."""
+    """Attend as an attention function of transformers: query (B, heads, T, d) -> (B, T, heads, d)."""
     low = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else query.dtype
     short = low == torch.bfloat16 and query.device.type == "cpu" and query.shape[2] == key.shape[2] <= LONGEST
     if not short or not _plain(module, attention_mask, kwargs):
@@ -86,7 +89,7 @@ def attend(
 
 
 def _plain(module: Any, attention_mask: Tensor | None, kwargs: dict[str, Any]) -> bool:
-    """Whether nothing but a scale is asked besides causal attention."""
+    """Return whether a call needs only causal attention and a scale."""
     return (
         attention_mask is None
         and not kwargs.get("dropout")
@@ -97,7 +100,7 @@ def _plain(module: Any, attention_mask: Tensor | None, kwargs: dict[str, Any]) -
 
 
 _watching: list[dict[nn.Module, tuple[Tensor, Tensor, Tensor, bool]]] = []
-"""The watchers, the innermost last."""
+"""The records of the active `watched` contexts; the innermost is last."""
 
 
 def _attend_watched(
@@ -112,8 +115,10 @@ def _attend_watched(
 
 @contextlib.contextmanager
 def _attending_by(name: str, core: Any) -> Iterator[bool]:
-    """Let a model that attends by `sdpa` attend by a function of this name while this lasts; False for one that does
-    not use transformers' interface."""
+    """Make a model with `sdpa` attention use the attention function of this name during the block.
+
+    Yield False, and change nothing, for a model that does not use transformers' attention interface.
+    """
     try:
         core.set_attn_implementation(name)
     except ValueError:
@@ -127,9 +132,10 @@ def _attending_by(name: str, core: Any) -> Iterator[bool]:
 
 @contextlib.contextmanager
 def watched(core: Any) -> Iterator[dict[nn.Module, tuple[Tensor, Tensor, Tensor, bool]]]:
-    """Record the calls of the attention modules of a model that attends by `sdpa`: query, key, value, and whether a
-    module asks once for plain causal attention with `module.scaling`. Empty where a model does not use transformers'
-    interface.
+    """Record the calls of the attention modules of a model with `sdpa` attention.
+
+    Yield module -> query, key, value, and whether the module made one call for plain causal attention with
+    `module.scaling`. The mapping is empty for a model that does not use transformers' attention interface.
     """
     _watching.append({})
     try:
@@ -141,7 +147,7 @@ def watched(core: Any) -> Iterator[dict[nn.Module, tuple[Tensor, Tensor, Tensor,
 
 @contextlib.contextmanager
 def attending_briefly(model: nn.Module) -> Iterator[bool]:
-    """Let short rows be attended as above while this lasts; False for a model whose attention is not `sdpa`."""
+    """Compute attention over short rows as above during the block; yield False for models without `sdpa` attention."""
     core = core_of(model)
     if core.config.get_text_config()._attn_implementation != "sdpa":
         yield False

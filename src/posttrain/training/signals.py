@@ -1,6 +1,6 @@
-"""Ctrl-C and SIGTERM during training: finish the step, save, stop. A second Ctrl-C stops at once.
+"""Handle Ctrl-C and SIGTERM during training: finish the step, save, stop. A second Ctrl-C stops at once.
 
-Before the first step and after the last one there is nothing to finish; `what_is_kept` describes what is on disk then.
+Before the first step and after the last one there is no step to finish; `what_is_kept` describes what is on disk then.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ __all__ = ["Stoppable", "stop_on_signal", "what_is_kept"]
 
 
 class Stoppable(Protocol):
-    """Something that looks at a flag after each step."""
+    """An object that checks a flag after each step."""
 
     stop_asked: bool
     resting: bool
-    """Other work is under way between two steps and everything is saved: a signal stops it at once."""
+    """True while other work runs between two steps and everything is saved: a signal then stops it at once."""
 
 
 @contextmanager
 def stop_on_signal(target: Stoppable) -> Iterator[None]:
-    """While the block lasts, SIGINT and SIGTERM set `target.stop_asked`; afterwards the former handlers are back.
+    """Make SIGINT and SIGTERM set `target.stop_asked` during the block; restore the former handlers afterwards.
 
-    Python delivers signals to the main thread only; in other threads nothing changes.
+    Python delivers signals to the main thread only; in other threads this changes nothing.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -50,7 +50,7 @@ def stop_on_signal(target: Stoppable) -> Iterator[None]:
 
 
 def what_is_kept(folder: Path, *, resume: bool = True) -> Problem:
-    """Describe what a run in `folder` has left that was stopped before its first step or after its last."""
+    """Describe what is on disk after a run in `folder` was stopped before its first step or after its last."""
     from posttrain.training.checkpoints import checkpoints_in
 
     again = "run the same command to go on" if resume else "run the same command without --restart to go on"

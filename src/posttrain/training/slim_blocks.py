@@ -1,13 +1,13 @@
-"""Norms, gated MLPs and attention of a LoRA model in bfloat16 with fewer passes over memory, forwards and backwards.
+"""Compute norms, gated MLPs and attention of a LoRA model in bfloat16 with fewer passes over memory.
 
-    norm        y = w x / sqrt(mean(x^2) + eps)                  one statistic per token is kept, and x
-    gated MLP   y = down(silu(g) u),  [g u] = one product        silu is made again on the way back
-    attention   q, k, v = one product, turned by cos and sin in float32, rounded once
+    norm        y = w x / sqrt(mean(x^2) + eps)                  x and one statistic per token are kept
+    gated MLP   y = down(silu(g) u),  [g u] = one product        silu is computed again in the backward pass
+    attention   q, k, v = one product, rotated by cos and sin in float32, rounded once
 
-Which modules of a model are of these kinds is found by trial, not from a list of architectures: the model reads a few
-tokens in float32, and a module is taken over where its output is that of the written-out way to 1e-5, and where
-attention is asked for with nothing but a scale. All others, and calls of another kind (caches, masks, adapters that are
-switched off, modules that somebody watches), go the model's own way.
+Both the forward and the backward pass are written out. The modules of these kinds are found by a trial, not from a list
+of architectures: the model reads a few tokens in float32. A module is taken over if its output equals the written-out
+computation to 1e-5 and, for attention, if it needs nothing but a scale. All other modules keep their own forward pass,
+and so do calls with caches or masks, with adapters that are switched off, or to modules that have hooks.
 """
 
 from __future__ import annotations
@@ -30,19 +30,20 @@ from posttrain.training.slim_lora import Joined, hooked
 __all__ = ["Kinds", "gated", "kinds_of", "normed", "slim_blocks", "turned"]
 
 TOLERANCE = 1e-5
-"""By how much outputs may differ in a trial, in float32, as a share of their largest value."""
+"""Maximum difference of outputs in a trial, in float32, as a share of their largest value."""
 TRIED_TOKENS = 6
+"""Number of tokens that the model reads in a trial, in two rows."""
 
 
 class Kinds(NamedTuple):
-    """The modules of a model that are of the kinds above: norms, gated MLPs, attention."""
+    """The modules of a model that are norms, gated MLPs or attention of the kinds above."""
 
     norms: list[Any]
     gates: list[Any]
     attentions: list[Any]
 
     def within(self, layers: Container[int]) -> Kinds:
-        """Leave out the blocks with a LoRA layer whose `id` is not among these."""
+        """Return the kinds without the blocks that contain a LoRA layer with an `id` that is not in `layers`."""
 
         def whole(module: nn.Module) -> bool:
             return all(id(child) in layers for child in module.children() if isinstance(child, Linear))
@@ -54,7 +55,7 @@ class Kinds(NamedTuple):
 
 
 class Norm(torch.autograd.Function):
-    """x (.., D) in float32, w (D,), eps -> (.., D); gradients for x only."""
+    """A norm: x (.., D) in float32, w (D,), eps -> (.., D); with gradients for x only."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -72,7 +73,7 @@ class Norm(torch.autograd.Function):
 
 
 class Gated(torch.autograd.Function):
-    """[g u] (.., 2 n) -> silu(g) u (.., n)."""
+    """The activation of a gated MLP: [g u] (.., 2 n) -> silu(g) u (.., n)."""
 
     @staticmethod
     def forward(ctx: Any, both: Tensor) -> Tensor:
@@ -92,8 +93,10 @@ class Gated(torch.autograd.Function):
 
 
 class Turned(torch.autograd.Function):
-    """[q k v] (B, T, (heads + 2 kinds) d), cos and sin (B or 1, T, d) -> q (B, heads, T, d), k and v (B, kinds, T, d):
-    heads first, q and k turned, x cos + [-x2 x1] sin with [x1 x2] the halves of a head.
+    """Split [q k v] into heads and rotate q and k, in the layout that attention needs.
+
+    [q k v] (B, T, (heads + 2 kinds) d), cos and sin (B or 1, T, d) -> q (B, heads, T, d), k and v (B, kinds, T, d). The
+    rotation is x cos + [-x2 x1] sin, where [x1 x2] are the halves of a head; kinds is the number of key heads.
     """
 
     @staticmethod
@@ -112,7 +115,7 @@ class Turned(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         cos, sin = ctx.saved_tensors
-        back = -sin.roll(sin.shape[-1] // 2, -1)  # the transpose of a turn: x cos + [(x sin)2 -(x sin)1]
+        back = -sin.roll(sin.shape[-1] // 2, -1)  # the transpose of a rotation: x cos + [(x sin)2 -(x sin)1]
         q, k, v = gradients
         batch, heads, length, width = q.shape
         kinds = k.shape[1]
@@ -124,7 +127,7 @@ class Turned(torch.autograd.Function):
 
 
 def _turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """x (B, T, n, d) -> x cos + [-x2 x1] sin, in the precision of cos, or finer."""
+    """Rotate: x (B, T, n, d) -> x cos + [-x2 x1] sin, in the precision of x or of cos, whichever is higher."""
     fine = x.to(torch.promote_types(x.dtype, cos.dtype))
     half = fine.shape[-1] // 2
     made = fine * cos
@@ -134,7 +137,7 @@ def _turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 def _heads_first(x: Tensor, dtype: torch.dtype) -> Tensor:
-    """(B, T, n, d) -> (B, n, T, d), contiguous."""
+    """Return x (B, T, n, d) as (B, n, T, d), contiguous."""
     made = torch.empty(x.shape[0], x.shape[2], x.shape[1], x.shape[3], dtype=dtype)
     return made.copy_(x.transpose(1, 2))
 
@@ -148,7 +151,7 @@ turned: Callable[[Tensor, Tensor, Tensor, int], tuple[Tensor, Tensor, Tensor]] =
 
 
 class Seen(NamedTuple):
-    """One call of a module in a trial."""
+    """One recorded call of a module in a trial."""
 
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
@@ -157,8 +160,10 @@ class Seen(NamedTuple):
 
 @torch.no_grad()
 def kinds_of(model: nn.Module) -> Kinds:
-    """Find the modules of these kinds by a trial in float32, for a model on a CPU that attends by `sdpa`. Random states
-    and modes are afterwards as they were."""
+    """Find the modules of these kinds by a trial in float32, for a model on a CPU with `sdpa` attention.
+
+    Random states and training modes are restored afterwards.
+    """
     core = core_of(model)
     norms = [m for m in core.modules() if _like_norm(m)]
     gates = [m for m in core.modules() if _has(m, "gate_proj", "up_proj", "down_proj", "act_fn")]
@@ -175,7 +180,7 @@ def kinds_of(model: nn.Module) -> Kinds:
         stack.enter_context(torch.random.fork_rng(devices=[]))
         for module in core.modules():
             stack.callback(setattr, module, "training", module.training)
-        core.train()  # so that dropout shows
+        core.train()  # so that dropout has an effect
         asked = stack.enter_context(watched(core))
         for module in seen:
             stack.callback(module.register_forward_hook(keep, with_kwargs=True).remove)
@@ -189,7 +194,7 @@ def kinds_of(model: nn.Module) -> Kinds:
 
 
 def _has(module: nn.Module, *names: str) -> bool:
-    """Whether a module holds plain LoRA layers (and an activation) of these names, and no other modules."""
+    """Return whether a module contains plain LoRA layers (and an activation) of these names, and no other modules."""
     children = dict(module.named_children())
     return set(children) == set(names) and all(
         name == "act_fn" or (plain_lora(child) and not hooked(child)) for name, child in children.items()
@@ -197,7 +202,7 @@ def _has(module: nn.Module, *names: str) -> bool:
 
 
 def _sized(module: Any) -> bool:
-    """Whether heads and kinds of an attention module follow from its layers."""
+    """Return whether the numbers of heads and of key heads follow from the sizes of an attention module's layers."""
     width = getattr(module, "head_dim", 0)
     sizes = [len(layer.base_layer.weight) for layer in (module.q_proj, module.k_proj, module.v_proj)]
     return bool(width) and all(size % width == 0 for size in sizes) and sizes[1] == sizes[2]
@@ -222,7 +227,7 @@ def _same(one: Any, other: Tensor) -> bool:
 
 
 def _only_x(call: Seen) -> Tensor | None:
-    """The input of a module where it is one float32 tensor."""
+    """Return the input of a module if it is one float32 tensor, else None."""
     x = call.args[0] if len(call.args) == 1 and not call.kwargs else None
     return x if isinstance(x, Tensor) and x.dtype == torch.float32 else None
 
@@ -241,8 +246,10 @@ def _is_gated(module: Any, call: Seen) -> bool:
 
 
 def _is_attention(module: Any, call: Seen, asked: tuple[Tensor, Tensor, Tensor, bool]) -> bool:
-    """Compare attention with the way above. asked: query, key and value as they came to be attended, and whether
-    nothing but a scale was asked besides."""
+    """Compare attention with the computation above.
+
+    asked: query, key and value as the attention function received them, and whether the call needed only a scale.
+    """
     x: Any = call.kwargs.get("hidden_states")
     positions: Any = call.kwargs.get("position_embeddings")
     if call.args or not _plain_call(x, positions, call.kwargs) or not asked[3] or x.dtype != torch.float32:
@@ -264,7 +271,7 @@ def _is_attention(module: Any, call: Seen, asked: tuple[Tensor, Tensor, Tensor, 
 
 
 def _plain_call(x: Any, positions: Any, kwargs: dict[str, Any]) -> bool:
-    """Whether attention is asked about whole rows, with nothing masked or kept from before."""
+    """Return whether a call is attention over whole rows, with no mask and no cache."""
     return (
         isinstance(x, Tensor)
         and x.dim() == 3
@@ -280,7 +287,7 @@ def _plain_call(x: Any, positions: Any, kwargs: dict[str, Any]) -> bool:
 
 
 def _low(dtype: torch.dtype) -> bool:
-    """Whether autocast computes in this dtype here and now."""
+    """Return whether autocast computes in this dtype at this moment."""
     return torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == dtype
 
 
@@ -313,8 +320,11 @@ def _attention_forward(module: Any, group: Joined, last: Joined, scale: float, *
 
 @contextlib.contextmanager
 def slim_blocks(kinds: Kinds, group_of: Callable[[list[Any]], Joined]) -> Iterator[None]:
-    """Let modules of these kinds compute as above while this lasts; weights of their layers must be in the precision of
-    the passes already. group_of: joins layers that read the same x."""
+    """Make modules of these kinds compute as above during the block.
+
+    The weights of their layers must already have the precision of the forward pass. group_of: joins layers that read
+    the same x.
+    """
     try:
         for module in kinds.norms:
             module.forward = partial(_norm_forward, module, _epsilon(module) or 0.0)

@@ -1,17 +1,17 @@
-"""LoRA's layer in bfloat16, forwards and backwards written out: one product, one rounding.
+"""Compute a LoRA layer in bfloat16, forward and backward, with one product and one rounding.
 
-    forwards    h = x A^T,  y = [x h] [W sB]^T                    x: (N, in), h: (N, r), y: (N, out)
-    backwards   [dx' dh] = dy [W sB],  dx = dx' + dh A,  dA = dh^T x,  dB = s dy^T h
+    forward     h = x A^T,  y = [x h] [W sB]^T                    x: (N, in), h: (N, r), y: (N, out)
+    backward    [dx' dh] = dy [W sB],  dx = dx' + dh A,  dA = dh^T x,  dB = s dy^T h
 
-PEFT's own layer rounds W x to bfloat16 and then adds the update. What is smaller than half of the last place of W x is
-gone then, and at the beginning that is nearly all of it: under autocast SmolLM2-135M learned about a third less in
-its first ten steps than in float32 (docs/notes.md). Here the sum is formed within the product, in float32, and rounded
-once, which loses nothing on average. It is faster, too: PEFT casts x to float32 for a float32 A, autocast casts it
-back, and scale and sum take a pass each over y. A and B stay float32 and get float32 gradients. A layer with dropout,
-DoRA, a bias of its own or several adapters is left as it is.
+PEFT's own layer rounds W x to bfloat16 and then adds the update. An update smaller than half of the last digit of W x
+is lost then, and at the beginning of training this is nearly the whole update: under autocast SmolLM2-135M learned
+about a third less in its first ten steps than in float32 (docs/notes.md). Here the sum is formed within the product, in
+float32, and rounded once, which loses nothing on average. It is also faster: PEFT casts x to float32 for a float32 A,
+autocast casts it back, and scale and sum need one pass each over y. A and B stay float32 and get float32 gradients. A
+layer with dropout, DoRA, a bias of its own or several adapters is not changed.
 
-Layers that read the same x (query, key and value) are one such layer: W_i and A_i stand one over the other, the B_i on
-a diagonal of blocks.
+Layers that read the same x (query, key and value) are computed as one layer: the W_i and the A_i are stacked, and the
+B_i form a block diagonal matrix.
 """
 
 from __future__ import annotations
@@ -31,8 +31,10 @@ __all__ = ["Joined", "Part", "alone", "hooked", "still"]
 
 
 class Part(NamedTuple):
-    """The position of one layer's update in `wide`: rows of W from `first` to `last`, columns of sB from `column` on,
-    after the width of x; scale: the factor of B."""
+    """The position of one layer's update in `wide`.
+
+    first, last: the rows of W; column: the first column of sB, counted after the columns of W; scale: the factor of B.
+    """
 
     first: int
     last: int
@@ -41,9 +43,11 @@ class Part(NamedTuple):
 
 
 class SlimLora(torch.autograd.Function):
-    """x (.., in), wide (out, in + r): W and room for sB, bias (out,) or None, parts, and of each part a (r_i, in) and
-    b (out_i, r_i) -> (.., out) in the dtype of `wide`. What `wide` holds outside of W and of the parts must be zero. It
-    is written to: several passes before one step write the same.
+    """A LoRA layer, or several that read the same x, as one product: x (.., in) -> (.., out) in the dtype of `wide`.
+
+    wide (out, in + r): W and room for sB; bias (out,) or None; parts; and for each part a (r_i, in) and b (out_i, r_i).
+    The values of `wide` outside of W and of the parts must be zero. The function writes sB into `wide`: several passes
+    before one optimiser step write the same values.
     """
 
     @staticmethod
@@ -53,7 +57,7 @@ class SlimLora(torch.autograd.Function):
         low_a = _laid(wide, x.shape[-1], parts, factors)
         rows = _rows(x, low_a)
         ctx.save_for_backward(rows, low_a)
-        ctx.wide = wide  # not saved: it is written to again, with the same values, where a step has several passes
+        ctx.wide = wide  # not saved: if a step has several passes, each writes the same values to it
         ctx.parts, ctx.ranks, ctx.shape, ctx.given = parts, [len(a) for a in factors[0::2]], x.shape, x.dtype
         return functional.linear(rows, wide, bias).view(*x.shape[:-1], -1)
 
@@ -80,7 +84,7 @@ class SlimLora(torch.autograd.Function):
 
 
 def _laid(wide: Tensor, inside: int, parts: Sequence[Part], factors: Sequence[Tensor]) -> Tensor:
-    """Write the sB into `wide`; returns all A, (r, in), in its dtype."""
+    """Write sB of each part into `wide`; return all A, (r, in), in the dtype of `wide`."""
     low_a = wide.new_zeros(wide.shape[1] - inside, inside)
     for part, a, b in zip(parts, factors[0::2], factors[1::2], strict=True):
         low_a[part.column : part.column + len(a)] = a
@@ -90,7 +94,7 @@ def _laid(wide: Tensor, inside: int, parts: Sequence[Part], factors: Sequence[Te
 
 
 def _rows(x: Tensor, low_a: Tensor) -> Tensor:
-    """[x h], (N, in + r)."""
+    """Return [x h], (N, in + r)."""
     inside = x.shape[-1]
     rows = low_a.new_empty(x.numel() // inside, inside + len(low_a))
     rows[:, :inside].view(x.shape).copy_(x)
@@ -99,8 +103,11 @@ def _rows(x: Tensor, low_a: Tensor) -> Tensor:
 
 
 class Kept(NamedTuple):
-    """The tensors that do not change within one `still`: all A, and the products with rows of `wide`, by the address
-    and the number of these rows."""
+    """The tensors that do not change within one `still` context.
+
+    since: the mark of the context; low_a: all A; products: the product with rows of `wide`, by the address and the
+    number of these rows.
+    """
 
     since: object
     low_a: Tensor
@@ -108,13 +115,16 @@ class Kept(NamedTuple):
 
 
 _still: list[object] = []
-"""A mark for each `still` that lasts."""
+"""One mark for each active `still` context."""
 
 
 @contextmanager
 def still() -> Iterator[None]:
-    """While this lasts no A and no B changes: joined layers lay them out once, not in every pass without gradient. That
-    is most of the time where a few rows are sampled token by token."""
+    """Declare that no A and no B changes during the block.
+
+    Joined layers then lay them out once, and not in every pass without gradient. Laying them out takes most of the time
+    if a few rows are sampled token by token.
+    """
     _still.append(object())
     try:
         yield
@@ -123,18 +133,21 @@ def still() -> Iterator[None]:
 
 
 def _usual(layer: Any) -> bool:
-    """Whether a plain LoRA layer is to compute W x + s B A x now: switched on, not merged, with one adapter."""
+    """Return whether a plain LoRA layer computes W x + s B A x now: switched on, not merged, with one adapter."""
     return not layer.disable_adapters and not layer.merged and len(layer.active_adapters) == 1
 
 
 def hooked(layer: Any) -> bool:
-    """Whether somebody watches the layer or something within it."""
+    """Return whether the layer or a module within it has hooks."""
     return any(one._forward_hooks or one._forward_pre_hooks or one._backward_hooks for one in layer.modules())
 
 
 class Joined:
-    """Plain LoRA layers that read the same x, computed as one; a single one of them is computed so, too, until `alone`.
-    Their base weights move into the tensor that they share with the sB, and stay views of it."""
+    """Plain LoRA layers that read the same x, computed as one.
+
+    A call of a single layer also uses this computation, until `alone` is called. The base weights of the layers move
+    into the tensor that they share with sB, and stay views of it.
+    """
 
     def __init__(self, layers: Sequence[Any]) -> None:
         self.layers = list(layers)
@@ -154,11 +167,11 @@ class Joined:
             layer.forward = partial(_forward, self, index)
 
     def usual(self) -> bool:
-        """Whether the layers can be computed at once now: adapters are on, and no hook is on a single one."""
+        """Return whether the layers can be computed together now: adapters are on, and no single layer has hooks."""
         return all(_usual(layer) and not hooked(layer) for layer in self.layers)
 
     def __call__(self, x: Tensor, only: int | None = None) -> Tensor:
-        """x (.., in) -> (.., sum of out_i); only: the number of a layer whose output alone is asked."""
+        """Compute x (.., in) -> (.., sum of out_i). only: index of the one layer to compute; None computes all."""
         layers, parts, wide = self.layers, self._scaled(), self.wide
         if only is not None:
             layers, part = [layers[only]], parts[only]
@@ -178,7 +191,7 @@ class Joined:
         return made
 
     def _quick(self, x: Tensor, wide: Tensor, bias: Tensor | None) -> Tensor:
-        """The same with factors that are laid out; wide: the rows of `self.wide` that are asked, (out, in + r)."""
+        """Compute the same with factors laid out already. wide: the needed rows of `self.wide`, (out, in + r)."""
         if self._kept is None or self._kept.since is not _still[-1]:
             inside = self.layers[0].base_layer.weight.shape[1]
             self._kept = Kept(_still[-1], _laid(self.wide, inside, self._scaled(), _factors(self.layers)), {})
@@ -189,18 +202,18 @@ class Joined:
         return product(_rows(x, self._kept.low_a), bias).view(*x.shape[:-1], -1)
 
     def _scaled(self) -> tuple[Part, ...]:
-        """The parts with the present scale."""
+        """Return the parts with the present scales."""
         scales = [layer.scaling[layer.active_adapters[0]] for layer in self.layers]
         return tuple(part._replace(scale=scale) for part, scale in zip(self.parts, scales, strict=True))
 
 
 def _factors(layers: Sequence[Any]) -> list[Tensor]:
-    """A and B of each layer."""
+    """Return A and B of each layer in turn."""
     return [part[layer.active_adapters[0]].weight for layer in layers for part in (layer.lora_A, layer.lora_B)]
 
 
 def _forward(group: Joined, index: int, x: Tensor, *args: Any, **kwargs: Any) -> Any:
-    """Replaces the forward pass of a layer; calls of another kind (switched off, several adapters) go to its own."""
+    """Replace the forward pass of a layer. Other calls (adapter off, several adapters) use the layer's own."""
     layer = group.layers[index]
     if args or kwargs or not _usual(layer):
         return type(layer).forward(layer, x, *args, **kwargs)
@@ -208,7 +221,7 @@ def _forward(group: Joined, index: int, x: Tensor, *args: Any, **kwargs: Any) ->
 
 
 def alone(groups: Sequence[Joined]) -> None:
-    """Give each layer its own forward pass again; its weights stay where they are."""
+    """Restore the forward pass of each layer; the weights stay in the shared tensors."""
     for group in groups:
         for layer in group.layers:
             del layer.forward

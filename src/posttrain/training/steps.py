@@ -1,8 +1,8 @@
-"""Where the rows of each optimiser step come from.
+"""Define the sources that give the rows of each optimiser step.
 
 A `StepSource` gives one step after another. `FixedRows` reads rows that are known before the first step, in the order
-of a `RowPlan`; another source may make its rows while the model trains, from what the model says, and need not know how
-many steps there will be.
+of a `RowPlan`. Another source may make its rows during training from what the model generates, and does not have to
+know the number of steps.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ __all__ = ["Drawn", "FixedRows", "Material", "RowPlan", "StepRows", "StepSource"
 
 
 class Material(NamedTuple):
-    """The encoded rows of a run: to learn, to measure the loss on, and old ones to mix in."""
+    """The encoded rows of a run: new rows to learn, rows to measure the validation loss on, and old rows for replay."""
 
     new: list[Any]
     validation: list[Any]
@@ -29,16 +29,16 @@ class Material(NamedTuple):
 
 
 class Drawn(NamedTuple):
-    """An encoded row, as the objective's form has them, and whether it is a replayed one."""
+    """An encoded row, in the type of the objective's form, and whether it is a replayed one."""
 
     row: Any
     old: bool = False
 
 
 class StepRows(NamedTuple):
-    """The rows of one optimiser step, micro batch by micro batch: `Drawn`, or their numbers in a `RowPlan`.
+    """The rows of one optimiser step, as a list of micro batches. Each row is a `Drawn`, or its index in a `RowPlan`.
 
-    epoch: passes over the new rows that are complete after this step, as a fraction; 0 where there are no passes.
+    epoch: number of passes over the new rows completed after this step, as a fraction; 0 if there are no passes.
     """
 
     micro_batches: list[list[Any]]
@@ -46,35 +46,39 @@ class StepRows(NamedTuple):
 
 
 class StepSource(Protocol):
-    """Gives the steps of a training. In a distributed run the source of every process must give the same rows."""
+    """A source of the steps of a training. In a distributed run the source of every process must give the same rows."""
 
     @property
     def total(self) -> int | None:
-        """The number of steps from the first to the last; None where it is not known beforehand."""
+        """Return the number of steps from the first to the last; None if it is not known in advance."""
 
     def __iter__(self) -> Iterator[StepRows]:
-        """The steps that are left. The next one is asked for after the optimiser has made the step before, so that it
-        may be made by the model as it is then. The training ends with the iteration.
+        """Iterate over the remaining steps.
+
+        The next step is requested after the optimiser has made the step before, so that the present model can make its
+        rows. The training ends when the iteration ends.
         """
 
     def state(self) -> Mapping[str, Any]:
-        """The state after the step that was given last, for `restore`: a JSON object, empty where the number of steps
-        is enough. It is written into every checkpoint."""
+        """Return the state after the last given step, for `restore`: a JSON object.
+
+        It is empty if the number of steps is enough to restore. It is written into every checkpoint.
+        """
 
     def restore(self, steps: int, state: Mapping[str, Any]) -> None:
-        """Go on after `steps` steps, when the state was `state`."""
+        """Continue after `steps` steps from the state `state`."""
 
 
 @dataclass
 class RowPlan:
-    """Endless optimiser steps over new rows, with old rows mixed in when there are some.
+    """Endless optimiser steps over new rows, with old rows mixed in if there are any.
 
-    It is arithmetic on the lengths of rows, so the order of the rows is a function of the seed alone: a resumed run
-    finds its position by counting, and a dry run knows what is to come.
+    The plan is computed from the lengths of rows, so the order of the rows depends on the seed alone: a resumed run
+    finds its position by counting, and a dry run knows the steps in advance.
 
-    new_lengths, old_lengths: the tokens that each row takes of a batch's budget; tokens: those that the model reads of
-    each row, new and old, where they are fewer (both answers of a pair are as wide as the longer one); share: old
-    tokens over all tokens of a step; mixed: whether new and old rows may share a micro batch.
+    new_lengths, old_lengths: tokens that each row uses of a batch's budget; tokens: tokens that the model reads of each
+    row, new rows first, if they are fewer (both answers of a pair are padded to the longer one); share: old tokens over
+    all tokens of a step; mixed: whether new and old rows may share a micro batch.
     """
 
     new_lengths: list[int]
@@ -87,10 +91,10 @@ class RowPlan:
 
     def __post_init__(self) -> None:
         self.tokens = self.tokens or self.new_lengths + self.old_lengths
-        self.new_rows = len(self.new_lengths)  # row numbers from here up are replayed ones
+        self.new_rows = len(self.new_lengths)  # indices of rows from here on are replayed rows
 
     def _epoch(self, epoch: int) -> list[list[list[int]]]:
-        """The steps of one pass over the new rows; each is a list of micro batches."""
+        """Return the steps of one pass over the new rows; each step is a list of micro batches."""
         batches = length_batches(
             self.new_lengths, tokens=self.batch.tokens, seed=self.seed, epoch=epoch, max_rows=self.batch.rows
         )
@@ -98,13 +102,13 @@ class RowPlan:
         return [batches[i : i + size] for i in range(0, len(batches), size)]
 
     def steps_in(self, epochs: float) -> int:
-        """Steps that `epochs` passes take, the last partial pass rounded up."""
+        """Return the number of steps in `epochs` passes; the last partial pass is rounded up."""
         whole = math.floor(epochs)
         steps = sum(len(self._epoch(e)) for e in range(whole))
         return steps + math.ceil((epochs - whole) * len(self._epoch(whole)) if epochs > whole else 0)
 
     def __iter__(self) -> Iterator[StepRows]:
-        """Steps without end, from the first; replayed rows have numbers from `new_rows` up."""
+        """Give steps from the first, without end. Replayed rows have indices from `new_rows` on."""
         lengths = self.new_lengths + self.old_lengths
         old_rows = OldRows(self.tokens[self.new_rows :], share=self.share, seed=self.seed)
         number = 0
@@ -115,7 +119,7 @@ class RowPlan:
                 new = [row for micro in micro_batches for row in micro]
                 old = [self.new_rows + row for row in old_rows.draw(sum(self.tokens[row] for row in new))]
                 if old:
-                    # where they may mix, the step is cut anew: old and new rows of like length share a micro batch
+                    # if they may mix, cut the step again: old and new rows of similar length share a micro batch
                     rows = new + old if self.mixed else old
                     cut = length_batches(
                         [lengths[row] for row in rows],
@@ -131,7 +135,7 @@ class RowPlan:
 
 
 class FixedRows:
-    """The first `total` steps of a plan. rows: new ones, then old ones, numbered as the plan numbers them."""
+    """The first `total` steps of a plan. rows: new rows, then old rows, in the order of the plan's indices."""
 
     def __init__(self, plan: RowPlan, rows: Sequence[Any], total: int) -> None:
         self.plan, self.total, self.done = plan, total, 0
@@ -149,8 +153,10 @@ class FixedRows:
 
 
 def total_steps(config: TrainConfig, source: StepSource, *, validates: bool) -> int | None:
-    """After how many steps a training ends at the latest; None where nobody knows. validates: there are validation
-    rows. ConfigError for settings that need the number where it is not known.
+    """Return the maximum number of steps of a training; None if it is not known.
+
+    validates: whether there are validation rows. Raise ConfigError for settings that need the number if it is not
+    known.
     """
     optimizer = config.optimizer
     if optimizer.max_steps is not None or source.total is not None:

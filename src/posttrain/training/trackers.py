@@ -1,9 +1,10 @@
-"""Trackers: programs that take a training's numbers besides metrics.jsonl, such as TensorBoard or MLflow.
+"""Set up trackers: programs that record the numbers of a training in addition to metrics.jsonl, such as TensorBoard.
 
-The callbacks are those of transformers, with three rules around them. A missing tracker is reported before anything is
-loaded. Trackers write to the folder of the run (`trackers/`), not to the folder in which the command happens to run.
-And nothing leaves the machine unasked: a tracker that can work offline does, unless its own environment variable
-(`WANDB_MODE=online`, `MLFLOW_TRACKING_URI=...`) says otherwise. This module needs no transformers; `tracking.py` does.
+The callbacks are those of transformers, with three additional rules. A missing tracker is reported before anything is
+loaded. Trackers write to the folder of the run (`trackers/`), not to the folder in which the command runs. And no data
+leave the machine unless the user asks for it: a tracker that can work offline does so, unless its own environment
+variable (`WANDB_MODE=online`, `MLFLOW_TRACKING_URI=...`) says otherwise. This module does not import transformers at
+the top; `tracking.py` does.
 """
 
 from __future__ import annotations
@@ -24,16 +25,16 @@ if TYPE_CHECKING:
 __all__ = ["LOGS", "TRACKERS", "Tracker", "Trackers", "callback_of", "check_trackers", "chosen_trackers"]
 
 LOGS = "trackers"
-"""The folder of the trackers in that of a run."""
+"""Name of the trackers' folder inside the folder of a run."""
 
 
 class Tracker(NamedTuple):
     """How a tracker is found and set up.
 
-    modules: one of them must be there; package: what pip installs; paths, defaults: environment variables, to be set to
-    a path in the folder of logs or to a value where the user has not set them; online: the variable and the value that
-    ask for sending; finish: a function of the module that ends a run; once: the path is read when the module is
-    imported, so that all trainings of a process share that of the first.
+    modules: one of them must be importable; package: what pip installs; paths, defaults: environment variables that are
+    set to a path in the folder of logs or to a value, unless the user has set them; online: the variable and the value
+    that switch sending on; finish: name of the module's function that ends a run; once: whether the path is read when
+    the module is imported, so that all trainings of a process share the path of the first.
     """
 
     modules: tuple[str, ...]
@@ -79,24 +80,27 @@ TRACKERS: dict[str, Tracker] = {
     "flyte": Tracker(("flytekit",), "flytekit"),
     "kubeflow": Tracker((), "kubeflow"),
 }  # fmt: skip
-"""The trackers that transformers knows, by the names it gives them."""
+"""The trackers that transformers knows, by their names in transformers."""
 
 
 def _names(value: Any) -> Any:
-    """Split a word, or words between commas, into names; `none` and null name no tracker."""
+    """Split a word, or words between commas, into names; `none` and null name no tracker.
+
+    Raise ValueError for an unknown name, and for `none` together with other names.
+    """
     if value is None:
         return ()
     if isinstance(value, str):
         value = [part.strip() for part in value.split(",") if part.strip()]
     if not isinstance(value, list | tuple) or not all(isinstance(name, str) for name in value):
-        return value  # pydantic says what is expected
+        return value  # pydantic reports the expected type
     names = list(dict.fromkeys(value))
     if "none" in names and len(names) > 1:
         raise ValueError("'none' stands alone: leave it out, or leave the others out")
     unknown = [name for name in names if name not in TRACKERS and name not in ("all", "none")]
     if unknown:
         word = unknown[0].casefold().replace("-", "_")
-        # the short words are near to many
+        # these short words are similar to many words, so they need a closer match
         close = get_close_matches(word, ["all", "none"], n=1, cutoff=0.8) or get_close_matches(word, TRACKERS, 1, 0.5)
         mend = f"did you mean '{close[0]}'?" if close else f"known: {', '.join(TRACKERS)}, all, none"
         raise ValueError(f"unknown tracker '{unknown[0]}'; {mend}")
@@ -104,15 +108,17 @@ def _names(value: Any) -> Any:
 
 
 Trackers = Annotated[tuple[str, ...], BeforeValidator(_names, json_schema_input_type=str | tuple[str, ...] | None)]
-"""The field `report_to` of trainings and studies."""
+"""The type of the field `report_to` of trainings and studies."""
 
 
 def _there(module: str) -> bool:
-    """Whether a module can be imported. A mere folder of its name, such as the `wandb/` that wandb leaves, is no
-    module."""
+    """Return whether a module can be imported.
+
+    A folder with the module's name, such as the `wandb/` that wandb writes, does not count as a module.
+    """
     try:
         spec = importlib.util.find_spec(module)
-    except ModuleNotFoundError:  # the package that it is a part of
+    except ModuleNotFoundError:  # the parent package is missing
         return False
     return spec is not None and spec.origin is not None
 
@@ -125,14 +131,14 @@ def _installed(name: str) -> bool:
 
 
 def chosen_trackers(names: Sequence[str]) -> tuple[str, ...]:
-    """The names; `all` stands for every tracker that is installed."""
+    """Return the names; `all` is replaced by every tracker that is installed."""
     if "all" not in names:
         return tuple(names)
     return tuple(name for name in TRACKERS if _installed(name))
 
 
 def check_trackers(names: Sequence[str]) -> None:
-    """MissingError, with the line that installs them, for trackers that are missing or cannot be imported."""
+    """Raise MissingError, with the pip command, for trackers that are missing or cannot be imported."""
     problems = []
     for name in chosen_trackers(names):
         tracker = TRACKERS[name]
@@ -143,7 +149,7 @@ def check_trackers(names: Sequence[str]) -> None:
                 missing = Problem("report_to", f"the tracker {name} is not installed", f"pip install {tracker.package}")
             problems.append(missing)
             continue
-        if tracker.once:  # imported when its path is known
+        if tracker.once:  # it is imported later, when its path is known
             continue
         try:
             callback_of(name)
@@ -157,7 +163,7 @@ def check_trackers(names: Sequence[str]) -> None:
 
 
 def callback_of(name: str) -> TrainerCallback:
-    """The callback of transformers for a tracker, which is imported now."""
+    """Return the callback of transformers for a tracker, which is imported by this call."""
     from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
     return INTEGRATION_TO_CALLBACK[name]()

@@ -1,4 +1,4 @@
-"""The trackers of one training as one callback of the Trainer; see `trackers.py`."""
+"""Join the trackers of one training into one callback of the Trainer; see `trackers.py`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ __all__ = ["Tracked", "environment_of", "open_trackers"]
 
 @contextmanager
 def environment_of(values: dict[str, str]) -> Iterator[None]:
-    """Set these variables while the block lasts, except those that the user has set."""
+    """Set these environment variables during the block, except those that the user has set."""
     own = {key: value for key, value in values.items() if key not in os.environ}
     os.environ.update(own)
     try:
@@ -35,7 +35,7 @@ def environment_of(values: dict[str, str]) -> Iterator[None]:
 
 
 class Inner(NamedTuple):
-    """A callback of transformers; values: its environment."""
+    """A callback of transformers with its tracker. values: the environment variables for its calls."""
 
     callback: TrainerCallback
     values: dict[str, str]
@@ -43,8 +43,9 @@ class Inner(NamedTuple):
 
 
 class Tracked(TrainerCallback):
-    """Tells several callbacks of the beginning, the numbers and the end of a training. It tells nothing of checkpoints,
-    so that no tracker uploads weights.
+    """A callback that passes the beginning, the numbers and the end of a training to several callbacks.
+
+    It does not pass checkpoints, so that no tracker uploads weights.
     """
 
     def __init__(self, logs: Path, run: str) -> None:
@@ -60,20 +61,20 @@ class Tracked(TrainerCallback):
                 methodcaller(event, own, state, control, **rest)(one.callback)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
-        """Let the trackers open their runs."""
+        """Make the trackers open their runs."""
         self.began = True
         self._tell("on_init_end", args, state, control, **rest)
         self._tell("on_train_begin", args, state, control, **rest)
 
     on_log = partialmethod(_tell, "on_log")
-    """Tell the numbers of a step or of a validation."""
+    """Pass the numbers of a step or of a validation."""
     on_step_end = partialmethod(_tell, "on_step_end")
-    """Tell how many steps are done."""
+    """Pass how many steps are done."""
     on_train_end = partialmethod(_tell, "on_train_end")
-    """Tell the end of the training; an interruption after saving is one."""
+    """Pass the end of the training; an interruption after saving counts as the end."""
 
     def close(self) -> None:
-        """End the runs of the trackers, however training ended, so that the next cell of a study gets its own."""
+        """End the runs of the trackers, however training ended, so that the next cell of a study gets its own run."""
         if not self.began:
             return
         for one in self.inner:
@@ -83,10 +84,10 @@ class Tracked(TrainerCallback):
 
 
 def open_trackers(names: Sequence[str], logs: Path | None, say: Callable[[str], None], *, fresh: bool) -> Tracked:
-    """Open trackers as one callback of a training. logs: the folder for their files, `trackers/` of a run or a part of
-    it; fresh: training starts over, so that the files of an earlier start are removed.
+    """Open trackers as one callback of a training.
 
-    ConfigError without a folder.
+    logs: the folder for their files, `trackers/` of a run or a subfolder of it; fresh: whether training starts from the
+    beginning, so that the files of an earlier start are removed. Raise ConfigError if there is no folder.
     """
     chosen = chosen_trackers(names)
     if not chosen:

@@ -1,10 +1,10 @@
-"""PostTrainer: transformers.Trainer with exact steps, checks, and checkpoints that are whole or not there.
+"""PostTrainer: a transformers.Trainer with exact steps, checks, and checkpoints that are always complete.
 
-The Trainer's own loop, optimiser, schedule, distributed wrapping (accelerate), callbacks and resumption stay. Replaced:
-an item of the loader is a whole optimiser step (`Step`), so that the loss of a step is divided once, by the number of
-its supervised tokens (or pairs); the loss is one of our objectives; penalties are added before the gradient is clipped;
-a loss or gradient that is not finite stops the run before the weights are touched. Checked against transformers 5.23,
-whose resumption reads every file of torch.load with weights_only=True.
+The Trainer's own loop, optimiser, schedule, distributed wrapping (accelerate), callbacks and resumption are kept. These
+parts are replaced: an item of the loader is a whole optimiser step (`Step`), so that the loss of a step is divided
+once, by the number of its supervised tokens (or pairs); the loss is one of our objectives; penalties are added before
+the gradient is clipped; a loss or gradient that is not finite stops the run before the weights are changed. Checked
+against transformers 5.23, which reads every file of torch.load with weights_only=True when it resumes.
 """
 
 from __future__ import annotations
@@ -44,11 +44,11 @@ from posttrain.training.steps import StepSource
 __all__ = ["Arguments", "PostTrainer", "set_adapter_state"]
 
 NAMED_ROWS = 8
-"""How many rows of a bad batch a message names."""
+"""Maximum number of rows of a bad batch that a message names."""
 
 
 class Arguments(TrainingArguments):
-    """TrainingArguments that let nothing be written when there is no folder to write to."""
+    """TrainingArguments that switch off all writing if there is no output folder."""
 
     @property
     def should_save(self) -> bool:
@@ -56,15 +56,15 @@ class Arguments(TrainingArguments):
 
 
 LONG_STEP = 512
-"""Tokens of a step after which it is worth the time to hand the heap of its activations back."""
+"""Minimum tokens of a step for which it is worth the time to return the heap memory of its activations."""
 
 
 class PostTrainer(Trainer):
-    """Trains the learner's model on the steps of a source, whose losses its forms compute.
+    """A Trainer that trains the learner's model on the steps of a source, with losses that the learner's forms compute.
 
-    steps: how many there are at most, None where nobody knows; at_once: see `StepLoader`; fingerprint: of the run, for
-    checkpoints; lowered: holds the weights in the precision of the passes; optimizer: None for AdamW as `args` says.
-    The loss of the validation rows is measured after every `evaluate_every` steps and after the last.
+    steps: maximum number of steps, None if not known; at_once: see `StepLoader`; fingerprint: of the run, for
+    checkpoints; lowered: holds the weights in the precision of the forward passes; optimizer: None for AdamW as `args`
+    says. The loss of the validation rows is measured after every `evaluate_every` steps and after the last.
     """
 
     control: Any
@@ -87,10 +87,10 @@ class PostTrainer(Trainer):
         self.validation = validation_batches(learner.config.batch, rows, learner.forms.new, at_once)
         validation: Any = self.validation or None
         super().__init__(model=learner.model, args=args, eval_dataset=validation, optimizers=(optimizer, None))
-        # The Trainer empties its accelerator before the loop, which costs a whole garbage collection (0.2 s); this one
-        # is new and holds nothing.
+        # The Trainer empties its accelerator before the loop, which costs a whole garbage collection (0.2 s). This
+        # accelerator is new and empty.
         self.accelerator.free_memory = lambda *objects: list(objects)
-        for callback in list(self.callback_handler.callbacks):  # the default flow and printer; trackers stay
+        for callback in list(self.callback_handler.callbacks):  # remove the default flow and printer; trackers stay
             if type(callback).__module__ in ("transformers.trainer_callback",):
                 self.remove_callback(callback)
         self.add_callback(Flow(self))
@@ -112,9 +112,9 @@ class PostTrainer(Trainer):
         self.on_checkpoint: Callable[[Path, int], None] | None = None
         self.examine: Callable[[PreTrainedModel | PeftModel, int], None] | None = None
         self.resting = False
-        self.stop_asked = False  # set by a signal: save after this step and stop
-        self.stopped = ""  # why the run ended before its last step
-        self.entry: dict[str, Any] = {}  # the step under way, for metrics.jsonl
+        self.stop_asked = False  # a signal sets it: save after this step and stop
+        self.stopped = ""  # the reason why the run ended before its last step
+        self.entry: dict[str, Any] = {}  # the entry of the present step for metrics.jsonl
         self.best_weights: dict[str, Tensor] | None = None
         self.step: Step | None = None
         self.began = time.monotonic()
@@ -128,13 +128,13 @@ class PostTrainer(Trainer):
     # ---- steps ------------------------------------------------------------------------------------------------------
 
     def get_train_dataloader(self) -> Any:
-        """The steps; accelerate does not shard them, since each process takes its part of a step itself."""
+        """Return the steps; accelerate does not shard them, since each process takes its part of a step itself."""
         return self.loader
 
     def source_ended(self) -> None:
-        """There are no more steps: measure the validation loss, unless the last step did, and stop.
+        """Measure the validation loss, unless the last step did, and stop, since there are no more steps.
 
-        TrainingError where there was no step at all.
+        Raise TrainingError if there was no step at all.
         """
         if not self.state.global_step:
             raise TrainingError(Problem("", "there is no step to learn from: the source of steps gave none"))
@@ -143,23 +143,24 @@ class PostTrainer(Trainer):
         self.control.should_training_stop = True
 
     def _get_num_items_in_batch(self, batch_samples: Any, device: Any) -> None:
-        """Count nothing: a step knows how many tokens it supervises."""
+        """Count nothing, since a step knows how many tokens it supervises."""
 
     def floating_point_ops(self, inputs: Any) -> int:
-        """Operations of the step, forwards and backwards: 6 per parameter and token."""
+        """Return the number of operations of the step, forward and backward: 6 per trained parameter and token."""
         return 6 * self.trainable * int(inputs.tokens)
 
     def loss_of(self, model: nn.Module, micro: MicroBatch) -> tuple[Loss, list[float]]:
-        """Run the forward pass and the objective: the loss of each row in nats, with its gradient and as a number."""
+        """Run the forward pass and the objective; return the loss of each row in nats, with gradient and as numbers."""
         with arithmetic(self.args.device, self.lowered.dtype):
             loss = self.forms.of(micro).loss(model, micro)
         return loss, loss.nats.detach().tolist()
 
     def training_step(self, model: nn.Module, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
-        """Run every micro batch of a step forwards and backwards. Their gradients add up to that of the step's loss,
-        and those of the penalties are added once.
+        """Run every micro batch of a step forward and backward, and add the gradients of the penalties once.
 
-        Returns the loss of the step in nats: the mean over its supervised tokens, or as `Form.scales` says.
+        The gradients of the micro batches add up to the gradient of the step's loss. Return the loss of the step in
+        nats: the mean over its supervised tokens, or as `Form.scales` says. Raise TrainingError if the loss of a row is
+        not finite.
         """
         step: Step = inputs
         self.step = step
@@ -175,12 +176,12 @@ class PostTrainer(Trainer):
                 loss, nats = self.loss_of(model, micro)
                 self._check_loss(nats, micro)
                 scale = torch.where(micro.old, scales.old, scales.new) * micro.counts
-                # DDP and FSDP average over processes, and each process holds a part of the sum
+                # DDP and FSDP average over processes, and each process has a part of the sum
                 self.accelerator.backward((loss.nats * scale.to(loss.nats)).sum() * processes)
             if micro.counts:
                 sums.add(loss, nats, micro.old.tolist())
         if self.trims and (self.lowered.entered or step.tokens >= LONG_STEP):
-            trim()  # a heap of tensors of many sizes grows from step to step
+            trim()  # otherwise a heap of tensors of many sizes grows from step to step
         stop = self.stop_asked
         if processes > 1:
             gathered = gather_object([(sums, stop)])
@@ -213,12 +214,12 @@ class PostTrainer(Trainer):
             raise TrainingError(Problem(_locations(bad), cause, mend))
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> float:
-        """The norm of the gradient before clipping; one that is not finite stops the run before the weights move."""
+        """Return the gradient norm before clipping; raise TrainingError, before the update, if it is not finite."""
         norm = float(super()._get_grad_norm(model, grad_norm=grad_norm))
         if not abs(norm) < float("inf"):
             assert self.step is not None
             rows = _locations([row for micro in self.step.micro_batches for row in micro.rows])
-            # which of them is the cause is not known
+            # it is not known which of these rows is the cause
             cause = f"the gradient is not finite in step {self.state.global_step + 1}, which learned from {rows}"
             mend = "lower the learning rate; the weights of the step before were not changed"
             if self.lowered.dtype is not None:
@@ -229,7 +230,7 @@ class PostTrainer(Trainer):
     # ---- what is written down ---------------------------------------------------------------------------------------
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Write one line for metrics.jsonl, the progress display and the trackers."""
+        """Report a step to metrics.jsonl, to the progress display and to the trackers."""
         if "loss" in logs:
             wall_s = self.wall_before_s + time.monotonic() - self.began
             tokens = self.step.tokens if self.step else 0
@@ -246,7 +247,7 @@ class PostTrainer(Trainer):
             }
             self._note(entry)
             logs = {**logs, "loss": entry["loss_nats"], "loss_new": entry["loss_new_nats"]}
-        # state.log_history gets no copy: all of it is written into every checkpoint
+        # state.log_history gets no copy, since all of it is written into every checkpoint
         self.control = self.callback_handler.on_log(self.args, self.state, self.control, logs)
 
     def _note(self, entry: dict[str, Any]) -> None:
@@ -257,7 +258,7 @@ class PostTrainer(Trainer):
     # ---- validation -------------------------------------------------------------------------------------------------
 
     def evaluate(self, *args: Any, **options: Any) -> dict[str, float]:
-        """Mean loss over the supervised tokens of all validation rows, in nats per token."""
+        """Measure the mean loss over the supervised tokens of all validation rows, in nats per token."""
         model = self.model_wrapped
         model.eval()
         sums, units = Sums(), 0
@@ -292,7 +293,7 @@ class PostTrainer(Trainer):
         return metrics
 
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
-        """Remember and keep a new best; stop when there was none for `patience` validations."""
+        """Remember and keep a new best validation; stop if there was none for `patience` validations."""
         loss_nats, best = metrics["eval_loss"], self.state.best_metric
         if best is None or loss_nats < best:
             self.state.best_metric, self.state.best_global_step = loss_nats, self.state.global_step
@@ -310,7 +311,7 @@ class PostTrainer(Trainer):
         return False
 
     def restore_best(self) -> None:
-        """Put the weights of the best validation back, unless the last step is the best."""
+        """Restore the weights of the best validation, unless the last step is the best."""
         step = self.state.best_global_step
         if not self.config.keep_best or not step or step == self.state.global_step:
             return
@@ -326,12 +327,12 @@ class PostTrainer(Trainer):
     # ---- checkpoints ------------------------------------------------------------------------------------------------
 
     def saves(self, step: int) -> bool:
-        """Whether a checkpoint is due after a step."""
+        """Return whether the settings ask for a checkpoint after this step."""
         every = self.config.save_every_steps
         return step in self.config.save_at_steps or (every is not None and step % every == 0)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any = None) -> None:
-        """Save weights, optimiser, schedule, random states and counters into `step-N`, whole or not at all."""
+        """Save weights, optimiser, schedule, random states and counters into `step-N`, completely or not at all."""
         folder = self.checkpoints
         if folder is None or (final := folder / f"step-{self.state.global_step}").exists():
             return
@@ -340,7 +341,7 @@ class PostTrainer(Trainer):
         with whole_folder(final, main=main, flush=True) as temporary:
             self.accelerator.wait_for_everyone()
             self.save_model(str(temporary), _internal_call=True)
-            self.accelerator.wait_for_everyone()  # save_model wants the folder empty
+            self.accelerator.wait_for_everyone()  # save_model needs an empty folder
             self._save_optimizer_and_scheduler(str(temporary))
             self._save_scaler(str(temporary))
             self._save_rng_state(str(temporary))
@@ -361,7 +362,7 @@ class PostTrainer(Trainer):
 
     @contextlib.contextmanager
     def at_rest(self) -> Iterator[None]:
-        """The model in evaluation mode, for anybody to use; afterwards training goes on as if nothing had happened."""
+        """Lend the model in evaluation mode during the block; then restore mode, clock and random states."""
         began, python_state, numpy_state = time.monotonic(), random.getstate(), np.random.get_state()
         self.model.eval()
         self.resting = True
@@ -376,14 +377,14 @@ class PostTrainer(Trainer):
             self.began += time.monotonic() - began
 
     def _save(self, output_dir: str | None = None, state_dict: Mapping[str, Any] | None = None) -> None:
-        """Save a folder that loads like any model, without pickled arguments beside it."""
+        """Save a folder that loads like any model, without a file of pickled arguments."""
         assert output_dir is not None
         if not self.args.should_save:
             return
         if state_dict is None:
             with self.lowered.raised(), self.cache_switched_on():
                 save_model(self.model, self.tokenizer, Path(output_dir), hashed=False)
-        else:  # gathered by FSDP or DeepSpeed
+        else:  # FSDP or DeepSpeed has gathered the state
             model = self.accelerator.unwrap_model(self.model)
             with saved_padding(model, self.tokenizer):
                 model.save_pretrained(output_dir, state_dict=state_dict)
@@ -391,7 +392,7 @@ class PostTrainer(Trainer):
 
     @contextlib.contextmanager
     def cache_switched_on(self) -> Any:
-        """Undo the Trainer's use_cache = False in the model's configuration: a saved model shall generate quickly."""
+        """Undo the Trainer's use_cache = False in the model's config, so that a saved model generates quickly."""
         self.core.config.use_cache = True
         try:
             yield
@@ -399,8 +400,10 @@ class PostTrainer(Trainer):
             self.core.config.use_cache = False
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        """Load the weights of a checkpoint in place. Every parameter must be there: a partial load would train on
-        silently."""
+        """Load the weights of a checkpoint in place.
+
+        Every parameter must be in it: after a partial load training would continue without an error.
+        """
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
             super()._load_from_checkpoint(resume_from_checkpoint, model)
             return
@@ -408,16 +411,16 @@ class PostTrainer(Trainer):
             set_adapter_state(
                 self.model if isinstance(self.model, PeftModel) else self.core, Path(resume_from_checkpoint)
             )
-        else:  # through from_pretrained, which knows how each family stores its weights
+        else:  # by from_pretrained, which knows how each family stores its weights
             stored = type(self.core).from_pretrained(resume_from_checkpoint, dtype=self.core.dtype)
             self.core.load_state_dict(stored.state_dict(), strict=True)
 
 
 def set_adapter_state(model: PreTrainedModel | PeftModel, folder: Path) -> None:
-    """Load the weights of an adapter folder into a model with an adapter of the same kind, to resume or to go on.
+    """Load the weights of an adapter folder into a model with an adapter of the same kind, to continue training.
 
-    TrainingError for the weights of another adapter: a partial load would train on silently; ConfigError for a model
-    without an adapter.
+    Raise TrainingError for the weights of another adapter, since after a partial load training would continue without
+    an error; raise ConfigError for a model without an adapter.
     """
     if isinstance(model, PeftModel):
         set_peft_state(model, folder)
@@ -434,19 +437,19 @@ def _locations(rows: Sequence[Row]) -> str:
 
 
 class Flow(TrainerCallback):
-    """Says after each step whether to log, validate, save or stop."""
+    """A callback that decides after each step whether to log, validate, save or stop."""
 
     def __init__(self, trainer: PostTrainer) -> None:
         self.trainer = trainer
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Switch training mode on in all modules: new LoRA layers are in a model that was in evaluation mode."""
+        """Switch training mode on in all modules, since new LoRA layers are in a model that was in evaluation mode."""
         self.trainer.model_wrapped.train()
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> TrainerControl:
-        """The Trainer acts on the flags right after this."""
+        """Update the counters and set the flags on which the Trainer acts right after this call."""
         trainer = self.trainer
         trainer.penalties.stepped()
         trainer.forms.new.end_step(trainer.model)

@@ -1,4 +1,4 @@
-"""What penalties share.
+"""Define what penalties share.
 
 A parameter penalty is a function of the weights alone. Its gradient is added once per optimiser step, after the task's
 gradients are complete and before they are clipped, so that neither accumulation nor the number of processes changes its
@@ -6,25 +6,26 @@ strength. A logit penalty compares outputs with those of the model before traini
 loss. The registered function of a parameter penalty makes a `ParameterPenalty`; that of a logit penalty is the pure
 function itself.
 
-With AdamW the gradients are *coupled*: the penalty's goes through the same running means and the same division as the
-task's, so `strength` weighs the two gradients against each other and is no decay rate. (Weight decay is decoupled.)
+With AdamW the gradients are *coupled*: the penalty's gradient goes through the same running means and the same division
+as the task's gradient, so `strength` weights the two gradients against each other and is not a decay rate. (Weight
+decay is decoupled.)
 
-How strong that is depends on model, loss and learning rate: the length of Adam's steps is the learning rate, whatever
-the gradients are, so a lambda that stops a training at 5e-4 is not felt at 1e-5. A *relative* strength s (`scale:
-relative`, the default) fixes lambda by Adam's first step, d = -eta sign(g) with the peak learning rate eta and the
-loss's gradient g. Along it the loss falls by `push`, and after it lambda P rises along it by `pull`:
+The effect of a strength depends on model, loss and learning rate. The length of Adam's steps is the learning rate, for
+gradients of any size, so a lambda that stops a training at 5e-4 has no visible effect at 1e-5. A *relative* strength s
+(`scale: relative`, the default) fixes lambda by Adam's first step, d = -eta sign(g) with the peak learning rate eta and
+the loss's gradient g. Along this step the loss falls by `push`. After the step lambda P rises along it by `pull`:
 
     push = sum_i |g_i| eta,    pull = lambda sum_i |P'_i(d)| eta
 
-lambda is chosen at the first step, once, so that pull = s push:
+lambda is chosen once, at the first step, so that pull = s push:
 
     lambda = s sum_i |g_i| / sum_{i: g_i != 0} |P'_i|
 
-with P'_i = F_i eta for `ewc` and `online_ewc`, 2 Omega_i eta for `mas` and `si`, eta for `l2_sp` (all springs,
-stretched by one step), and sign(theta_i), theta_i for `l1` and `l2`, whose pull is there from the start. So s = 0.1
-says: after one step the spring pulls a tenth as hard as the loss pushed, and after ten steps in the same direction as
-hard. Units of the loss, of importances, of the weights and the learning rate all cancel; the number of steps does not.
-With `scale: absolute` strength is lambda itself.
+with P'_i = F_i eta for `ewc` and `online_ewc`, 2 Omega_i eta for `mas` and `si`, eta for `l2_sp` (all are springs,
+stretched by one step), and sign(theta_i), theta_i for `l1` and `l2`, which pull from the start. So s = 0.1 means: after
+one step the spring pulls with a tenth of the strength with which the loss pushed, and after ten steps in the same
+direction with the same strength. The units of the loss, of importances, of the weights and of the learning rate all
+cancel; the number of steps does not. With `scale: absolute` strength is lambda itself.
 """
 
 from __future__ import annotations
@@ -64,13 +65,13 @@ __all__ = [
 ]
 
 Trainable = Mapping[str, nn.Parameter]
-"""The parameters that training moves, by name."""
+"""The parameters that are trained, by name."""
 
 
 PART = 1 << 17
-"""Weights that are handled at once on a CPU: four tensors of them are 2 MiB in float32."""
+"""Number of weights that a CPU handles together: four tensors of this size are 2 MiB in float32."""
 TOO_STRONG = 10.0
-"""The largest relative strength: above it nothing moves at the first step, and an absolute strength was meant."""
+"""Maximum relative strength. Above it nothing is learned from the first step on, and an absolute one was meant."""
 
 
 class PenaltyConfig(Config):
@@ -83,7 +84,7 @@ class PenaltyConfig(Config):
     """Which penalty: see `posttrain list penalties`."""
 
     def files(self) -> list[str]:
-        """Paths of the files that this penalty reads."""
+        """Return the paths of the files that this penalty reads."""
         return []
 
 
@@ -111,15 +112,15 @@ class StrengthConfig(PenaltyConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class PenaltyContext(ReplayContext):
-    """What a penalty may use before the first step. The respondent answers as the model before training.
+    """The parts that a penalty may use before the first step. The respondent answers as the model before training.
 
-    loaded: the tuned model at rest (its adapter, if it has one, is there and changes nothing yet) with its tokenizer;
-    trainable: what training will move; earlier: folder of the run of the task before, or the file that
-    `ParameterPenalty.save` has left there, None for a first task; rows: the new rows of this task where they are rows
-    of tokens, for what is measured at its end; fresh: names of parameters that no file held, such as those of a new
-    head; untouched: while the block lasts, the respondent answers as if no part had been put into the model (a new
-    prefix speaks from the first word); held: parameters of the same model before training that somebody else holds and
-    nobody changes.
+    loaded: the tuned model with its tokenizer (an adapter, if there is one, is in it and has no effect yet); trainable:
+    the parameters that are trained; earlier: folder of the run of the task before, or the file that
+    `ParameterPenalty.save` has written there, None for a first task; rows: the new rows of this task if they are rows
+    of tokens, for measurements at its end; fresh: names of parameters that no file contained, such as those of a new
+    head; untouched: during this context the respondent answers as if the tuner had added nothing to the model (a new
+    prefix would change its answers from the start); held: parameters of the same model before training, which the
+    caller keeps and never changes.
     """
 
     loaded: LoadedModel
@@ -133,7 +134,7 @@ class PenaltyContext(ReplayContext):
 
 
 def moved_to(tensor: Tensor, like: Tensor, dtype: torch.dtype | None = None) -> Tensor:
-    """Move a tensor to the device of another one, into its dtype (or `dtype`), and cut it into the same shards."""
+    """Move a tensor to the device of `like`, convert it to its dtype (or `dtype`), and cut it into the same shards."""
     tensor = tensor.to(device=like.device, dtype=dtype or like.dtype)
     if isinstance(like, DTensor) and not isinstance(tensor, DTensor):
         return distribute_tensor(tensor, like.device_mesh, like.placements)
@@ -141,13 +142,13 @@ def moved_to(tensor: Tensor, like: Tensor, dtype: torch.dtype | None = None) -> 
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """Put a tensor together from its shards, without gradient. With shards, every process must call it."""
+    """Return the whole tensor, joined from its shards, without gradient. With shards, every process must call it."""
     tensor = tensor.detach()
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def total(parts: Sequence[Tensor]) -> float:
-    """Sum up scalars from any devices."""
+    """Return the sum of scalars from any devices."""
     if not parts:
         return 0.0
     found = [whole(part) for part in parts]
@@ -155,7 +156,7 @@ def total(parts: Sequence[Tensor]) -> float:
 
 
 def copies(trainable: Trainable, held: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
-    """Copy the parameters. held: tensors that nobody changes; one of them that is equal is taken itself, not copied."""
+    """Copy the parameters. held: tensors that are never changed; if one equals its parameter, it is used uncopied."""
     return {name: _as_it_is(parameter, (held or {}).get(name)) for name, parameter in trainable.items()}
 
 
@@ -167,10 +168,10 @@ def _as_it_is(parameter: Tensor, held: Tensor | None) -> Tensor:
 
 
 def add_pull(parameter: nn.Parameter, center: Tensor | None, scale: float, weight: Tensor | None = None) -> Tensor:
-    """Add `scale` x weight x (theta - center) to `.grad`; returns the sum of weight x (theta - center)^2, a scalar.
+    """Add `scale` x weight x (theta - center) to `.grad`; return the sum of weight x (theta - center)^2, a scalar.
 
-    center: None for zero; weight: as precise as the parameter or coarser, None for one. A CPU works on parts that stay
-    in the processor's cache: on a whole model at once, it would wait for memory.
+    center: None for zero; weight: as precise as the parameter or less, None for one. A CPU works on parts that fit into
+    the processor's cache; on a whole model at once it would wait for memory.
     """
     theta = parameter.detach()
     tensors = [t for t in (theta, center, weight, parameter.grad) if t is not None]
@@ -192,62 +193,65 @@ def add_pull(parameter: nn.Parameter, center: Tensor | None, scale: float, weigh
 
 
 def files_of(trainable: Trainable) -> list[tuple[int, int]]:
-    """Files from which tensors of a large model are mapped, for `set_aside`: a step reads each tensor once."""
+    """Return files from which tensors of a large model are mapped, for `set_aside`: a step reads each tensor once."""
     return mapped() if sum(p.numel() for p in trainable.values()) >= LARGE_MODEL else []
 
 
 def moving(parameter: nn.Parameter) -> Tensor | None:
-    """The entries that the gradient in `.grad` moves, as bool; None where there is no gradient."""
+    """Return which entries the gradient in `.grad` moves, as bool; None if there is no gradient."""
     return None if parameter.grad is None else parameter.grad.detach() != 0
 
 
 class ParameterPenalty(ABC):
-    """A penalty on the weights, ready to be added. Its tensors are placed and sharded like the parameters."""
+    """A penalty on the weights, ready to be added. Its tensors have the devices and shards of the parameters."""
 
     remembers: ClassVar[bool] = False
-    """Whether it leaves something for the next task (`save`)."""
+    """Whether it writes a file for the next task (`save`)."""
     strength: float
-    """lambda, the factor of the formula; of a relative strength it is known from the first step on."""
+    """lambda, the factor of the formula. For a relative strength it is known only from the first step on."""
 
     @abstractmethod
     def slope(self, trainable: Trainable, step: float) -> float:
-        """For lambda = 1, the sum of |P'_i| over the parameters that the gradients in `.grad` move, after each has
-        moved by `step` from where the penalty is at rest; 0 where nothing is held."""
+        """Return the sum of |P'_i| for lambda = 1, over the parameters that the gradients in `.grad` move.
+
+        Each parameter is assumed to be `step` away from the point where the penalty is zero. Return 0 if nothing is
+        held.
+        """
 
     @abstractmethod
     def add_gradients(self, trainable: Trainable, scale: float = 1.0) -> float:
-        """Add `scale` x the gradient of the penalty to `.grad` (made where None); returns its value in nats."""
+        """Add `scale` x the penalty's gradient to `.grad` (made if it is None); return its value in nats."""
 
-    def observe(self, trainable: Trainable, scale: float = 1.0) -> None:  # noqa: B027  # only SI watches
-        """Look at the complete gradient of the task, `.grad` x `scale`, before anything is added to it."""
+    def observe(self, trainable: Trainable, scale: float = 1.0) -> None:  # noqa: B027  # only SI needs it
+        """Read the complete gradient of the task, `.grad` x `scale`, before any penalty is added to it."""
 
     def stepped(self, trainable: Trainable) -> None:  # noqa: B027
-        """Follow the weights, which the optimiser has moved."""
+        """Update what depends on the weights, after the optimiser has changed them."""
 
     def state(self) -> dict[str, Tensor]:
-        """The tensors that a resumed run needs besides those that are made anew before the first step."""
+        """Return the tensors that a resumed run needs, except those that are made again before the first step."""
         return {}
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:  # noqa: B027
-        """Take up `state`."""
+        """Restore the tensors of `state`."""
 
-    def save(self, trainable: Trainable, path: Path) -> None:  # noqa: B027  # stateless penalties leave nothing
+    def save(self, trainable: Trainable, path: Path) -> None:  # noqa: B027  # stateless penalties write nothing
         """Write the file for the penalty of the next task (`PenaltyContext.earlier`), at the end of a task."""
 
 
 class Memoryless(ParameterPenalty):
-    """strength x the sum over all weights of `value`, whose derivative is `slope`; both elementwise."""
+    """strength x the sum of `value` over all weights. `slope` is the derivative of `value`; both are elementwise."""
 
     def __init__(self, strength: float, value: Callable[[Tensor], Tensor], slope: Callable[[Tensor], Tensor]) -> None:
         self.strength, self.value, self.slope_of = strength, value, slope
 
     def slope(self, trainable: Trainable, step: float) -> float:
-        """Sum up the slopes at the weights as they are: these penalties act before any step."""
+        """Return the sum of absolute slopes at the present weights that move: these penalties act from the start."""
         moved = [(p, m) for p in trainable.values() if (m := moving(p)) is not None]
         return total([(self.slope_of(p.detach()).abs() * m).sum() for p, m in moved])
 
     def add_gradients(self, trainable: Trainable, scale: float = 1.0) -> float:
-        """Add the slope at each weight."""
+        """Add the slope at each weight to `.grad`."""
         parts = []
         for parameter in trainable.values():
             theta = parameter.detach()

@@ -1,8 +1,8 @@
-"""Importances and anchors of earlier tasks: the file that a penalty leaves for the next task, and its gradients.
+"""Keep importances and centres of earlier tasks: the file that a penalty writes for the next task, and its gradients.
 
 Penalties of several tasks, sum over k of F_k (theta - theta_k)^2, are kept as one: with F = sum F_k and the centre c =
-(sum F_k theta_k) / F they are F (theta - c)^2 + rest, and rest is a constant. So neither file nor memory grows with the
-number of tasks, and the gradients are those of the sum.
+(sum F_k theta_k) / F they equal F (theta - c)^2 + rest, and rest is a constant. Therefore neither file nor memory grows
+with the number of tasks, and the gradients are those of the sum.
 """
 
 from __future__ import annotations
@@ -34,10 +34,12 @@ from posttrain.retention.penalty._base import (
 __all__ = ["PENALTIES", "Kept", "MemoryConfig", "Quadratic", "earlier_of", "joined", "leave", "take_up"]
 
 PENALTIES = "penalties"
-"""Folder in that of a run: the file that each penalty leaves for the next task, `<kind>.safetensors`."""
+"""Folder inside the folder of a run, with the file `<kind>.safetensors` of each penalty for the next task."""
 FAR = 0.01
-"""A tensor that differs by more than this share of its norm from where the earlier task ended is another; by less, it
-may have been saved in a lower precision."""
+"""Maximum distance of a tensor from the end of the earlier task, as a share of its norm.
+
+A larger distance means that it is another tensor. A smaller one can come from saving in a lower precision.
+"""
 
 
 class MemoryConfig(StrengthConfig):
@@ -48,15 +50,15 @@ class MemoryConfig(StrengthConfig):
     stage before is found by itself."""
 
     def files(self) -> list[str]:
-        """The file of the earlier run."""
+        """Return the path of the earlier run."""
         return [self.earlier] if self.earlier else []
 
 
 class Kept(NamedTuple):
     """The state of a penalty after some tasks.
 
-    importance and center: by parameter; end: the parameters at the end of the last task, None where they are the
-    center; rest: the constant; tasks: how many have come together here.
+    importance and center: by name of the parameter; end: the parameters at the end of the last task, None if they equal
+    the center; rest: the constant; tasks: number of tasks that are added up here.
     """
 
     importance: dict[str, Tensor]
@@ -67,7 +69,7 @@ class Kept(NamedTuple):
 
 
 def joined(one: Kept, other: Kept) -> Kept:
-    """Add up two penalties as one. Where neither counts, the centre is that of the second."""
+    """Return the sum of two penalties as one penalty. If both importances are 0, the centre is that of `other`."""
     importance, center, rest = {}, {}, one.rest + other.rest
     for name, second in other.importance.items():
         first, a, b = one.importance[name].to(second), one.center[name].to(second), other.center[name].to(second)
@@ -80,7 +82,7 @@ def joined(one: Kept, other: Kept) -> Kept:
 
 
 def leave(path: Path, kind: str, kept: Kept) -> None:
-    """Write the file."""
+    """Write the state of a penalty into a file for the next task."""
     parts = {"importance": kept.importance, "center": kept.center, "end": kept.end or {}}
     tensors = {
         f"{part}/{name}": whole(t).cpu().contiguous() for part, named in parts.items() for name, t in named.items()
@@ -90,7 +92,7 @@ def leave(path: Path, kind: str, kept: Kept) -> None:
 
 
 def earlier_of(config: MemoryConfig, context: PenaltyContext) -> Path | None:
-    """The file of the earlier task; None for a first one. MissingError when there should be one."""
+    """Return the file of the earlier task; None for a first task. Raise MissingError if the file is missing."""
     path = context.earlier
     if path is None and config.earlier is not None:
         path = context.base / Path(config.earlier).expanduser()
@@ -104,7 +106,10 @@ def earlier_of(config: MemoryConfig, context: PenaltyContext) -> Path | None:
 
 
 def take_up(path: Path, kind: str, trainable: Trainable) -> Kept:
-    """Read and check the file: the same parameters, where they are now. ConfigError with all that is wrong."""
+    """Read the file and check that its parameters are the trained ones, with their present values.
+
+    Raise ConfigError with every problem.
+    """
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             notes = file.metadata() or {}
@@ -153,7 +158,7 @@ def _check(path: Path, kept: Kept, trainable: Trainable) -> None:
 class Quadratic(ParameterPenalty):
     """strength x unit x (sum of importance x (theta - center)^2 + rest): a spring for each parameter.
 
-    kept: None where nothing is to be held yet; unit: 1/2 where the formula says lambda / 2.
+    kept: None if nothing is held yet; unit: 1/2 if the formula has lambda / 2.
     """
 
     remembers: ClassVar[bool] = True
@@ -164,7 +169,7 @@ class Quadratic(ParameterPenalty):
         self.kept = kept
 
     def slope(self, trainable: Trainable, step: float) -> float:
-        """2 unit x importance x step."""
+        """Return the sum of 2 unit x importance x step."""
         sums = []
         for name, parameter in trainable.items():
             moved = moving(parameter)
@@ -174,14 +179,14 @@ class Quadratic(ParameterPenalty):
         return 2 * self.unit * step * total(sums)
 
     def add_gradients(self, trainable: Trainable, scale: float = 1.0) -> float:
-        """2 strength x unit x importance x (theta - center)."""
+        """Add 2 strength x unit x importance x (theta - center)."""
         if self.kept is None:
             return 0.0
         factor = self.strength * self.unit
         importances, centers, values = self.kept.importance, self.kept.center, []
         files = files_of(trainable)
         for name, parameter in trainable.items():
-            importances[name] = moved_to(importances[name], parameter, importances[name].dtype)  # as coarse as it is
+            importances[name] = moved_to(importances[name], parameter, importances[name].dtype)  # keeps its precision
             centers[name] = moved_to(centers[name], parameter)
             values.append(add_pull(parameter, centers[name], 2 * factor * scale, importances[name]))
             set_aside((centers[name], importances[name]), files)

@@ -1,6 +1,7 @@
-"""Penalties that measure which parameters matter: at the start to what the model can do, at its end to the task.
+"""Define penalties that measure which parameters matter: at the start for the model, at the end for the task.
 
-They are measured on given conversations, or on the model's own answers.
+At the start of a first task they measure what matters for all that the model can do, on given conversations or on the
+model's own answers. At the end of a task they measure what matters for the task.
 """
 
 from __future__ import annotations
@@ -40,15 +41,18 @@ __all__ = ["Measured", "MeasuredConfig", "examples_of", "own_answers", "rows_of"
 T = TypeVar("T")
 
 MAX_NEW_TOKENS = 128
-"""The longest own answer, as in `replay: self`, so that both find the same answers in the cache."""
+"""Maximum length of own answers, equal to that of `replay: self`, so that both find the same answers in the cache."""
 FORMAT = 2
+"""Version of the cached measurements. A new number makes older files unused."""
 CACHED_PARAMETERS = 1_000_000_000
-"""Up to so many parameters the measurement at the start is kept on disk, for the next cell of a study."""
+"""Maximum number of parameters for which the measurement at the start is kept on disk, for other cells of a study."""
 CACHED_BYTES = 4 * 2**30
-"""The bytes of all these files, at most; the ones that were used longest ago are removed."""
+"""Maximum bytes of all these files together. The files that were used longest ago are removed."""
 COARSE_PARAMETERS = 50_000_000
-"""From so many parameters on, importances are rounded to bfloat16 (a part in 256, while an estimate from n squares is
-off by one in sqrt(n / 2)), in memory and on disk alike, so that a cell that measures and one that reads get the same.
+"""Number of parameters from which importances are rounded to bfloat16, in memory and on disk.
+
+Rounding changes an importance by at most 1 part in 256, while an estimate from n squares is off by one part in
+sqrt(n / 2). Both copies are rounded so that a cell that measures and a cell that reads use equal importances.
 """
 
 
@@ -67,23 +71,23 @@ class MeasuredConfig(MemoryConfig):
     has learned is held in the next ones."""
 
     def files(self) -> list[str]:
-        """The rows and the file of the earlier run."""
+        """Return the paths of the rows and of the earlier run."""
         return [*super().files(), *([self.data.path] if self.data is not None and self.data.path else [])]
 
     def settings(self) -> dict[str, object]:
-        """The settings that decide a measurement, besides model, rows and seed."""
+        """Return the settings that affect a measurement, in addition to model, rows and seed."""
         return {"kind": self.kind}
 
     @abstractmethod
     def measure(self, context: PenaltyContext, examples: Sequence[Example]) -> Curvature:
-        """Measure how much the parameters matter to these rows."""
+        """Measure how much each parameter matters for these rows."""
 
 
 class Measured(Quadratic):
-    """Holds parameters by how much they matter.
+    """A penalty that holds each parameter according to how much it matters.
 
-    decay: None keeps the penalty of every task, each with its own centre; a number keeps one importance, decay x old +
-    new, centred on the last task's end.
+    decay: None keeps the penalty of every task, each with its own centre; with a number only one importance is kept,
+    decay x old + new, with the centre at the end of the last task. Raise ConfigError for a model with a head.
     """
 
     def __init__(
@@ -109,7 +113,7 @@ class Measured(Quadratic):
         super().__init__(config.strength, kept, unit)
 
     def save(self, trainable: Trainable, path: Path) -> None:
-        """Measure the importances of this task, and leave them with those that were held."""
+        """Measure the importances of this task, and write them together with the ones that were held."""
         new = Kept(self._measured(self._within(examples_of(self._task_rows()))).diagonal, copies(trainable))
         if self.kept is not None and self.decay is None:
             old = self.kept._replace(
@@ -124,7 +128,7 @@ class Measured(Quadratic):
         leave(path, self.config.kind, new)
 
     def _task_rows(self) -> Sequence[Encoded]:
-        """Rows of this task; own answers of the model as it is now where they are no rows of tokens."""
+        """Return rows of this task; if its rows are not rows of tokens, own answers of the model as it is now."""
         rows, count = list(self.context.rows), self.config.rows
         if rows:
             order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(self.context.seed)).tolist()
@@ -132,7 +136,7 @@ class Measured(Quadratic):
         return own_answers(count, self.context, ModelRespondent(self.context.loaded), None)
 
     def _within(self, examples: list[Example]) -> list[Example]:
-        """The first examples whose tokens stay within `tokens`."""
+        """Return the first examples with at most `tokens` tokens together, but at least one example."""
         ends = list(accumulate(len(e.inputs) for e in examples))
         kept = examples[: max(sum(end <= self.config.tokens for end in ends), 1)]
         if len(kept) < len(examples):
@@ -155,7 +159,7 @@ class Measured(Quadratic):
         return found._replace(diagonal={k: t.to(torch.bfloat16) for k, t in found.diagonal.items()})
 
     def _cached(self, examples: Sequence[Example]) -> Curvature:
-        """Measure at the start, or read what was measured for the same model, parameters, rows and settings."""
+        """Measure at the start, or read the measurement from disk for the same model, parameters, rows and settings."""
         trainable = self.context.trainable
         if sum(p.numel() for p in trainable.values()) > CACHED_PARAMETERS:
             return self._measured(examples)
@@ -183,11 +187,14 @@ class Measured(Quadratic):
         for old in outgrown(path.parent, CACHED_BYTES):
             self.context.say(f"{self.config.kind}: {old.name} leaves the cache of importances, which has grown too big")
             old.unlink(missing_ok=True)
-        return stored()  # those in the file need not stay in memory, see `set_aside`
+        return stored()  # tensors that are read from the file need not stay in memory, see `set_aside`
 
 
 def rows_of(data: DataSource | None, count: int, context: PenaltyContext) -> list[Encoded]:
-    """`count` rows that show what the model can do where it starts: of `data`, else its own answers."""
+    """Return `count` rows that show what the model can do at the start: rows of `data`, else its own answers.
+
+    Raise DataError for rows of `data` that are not conversations.
+    """
     if data is None:
         with context.untouched():
             return own_answers(count, context, context.respondent, context.fingerprint)
@@ -205,7 +212,10 @@ def rows_of(data: DataSource | None, count: int, context: PenaltyContext) -> lis
 def own_answers(
     count: int, context: PenaltyContext, respondent: ModelRespondent, fingerprint: str | None
 ) -> list[Encoded]:
-    """The respondent's greedy answers to packaged prompts, cached where it has a fingerprint."""
+    """Return the respondent's greedy answers to packaged prompts. They are cached if a fingerprint is given.
+
+    Raise DataError if there are no usable answers.
+    """
     packaged = [prompt.text for prompt in read_prompts(packaged_prompts(context.loaded.tokenizer))]
     prompts = _drawn(list(dict.fromkeys(packaged)), count, context.seed)
     asking = replace(context, respondent=respondent, fingerprint=fingerprint or "")
@@ -235,7 +245,7 @@ def _encoded(conversations: Sequence[Conversation], context: PenaltyContext) -> 
 
 
 def examples_of(rows: Sequence[Encoded]) -> list[Example]:
-    """Rows as tensors: position t is asked for token t + 1 where that one is supervised."""
+    """Return rows as tensors: position t predicts token t + 1, if that token is supervised."""
     made = []
     for row in rows:
         ids, targets = torch.tensor(row.input_ids[:-1]), torch.tensor(row.labels[1:])
@@ -245,7 +255,7 @@ def examples_of(rows: Sequence[Encoded]) -> list[Example]:
 
 
 def outgrown(folder: Path, most: int) -> list[Path]:
-    """The files that were used longest ago, beyond `most` bytes; never the newest one."""
+    """Return the files that exceed `most` bytes together with all files used later; never the newest one."""
     files = sorted(folder.glob("*.safetensors"), key=lambda path: path.stat().st_mtime_ns, reverse=True)
     ends = accumulate(path.stat().st_size for path in files)
     return [path for path, end in list(zip(files, ends, strict=True))[1:] if end > most]

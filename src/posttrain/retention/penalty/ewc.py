@@ -1,11 +1,12 @@
-"""Elastic weight consolidation: parameters that matter to earlier tasks are held more tightly. Kirkpatrick et al. 2017.
+"""Elastic weight consolidation: hold parameters more tightly if earlier tasks need them. Kirkpatrick et al. 2017.
 
     lambda / 2 sum over tasks k and parameters i of F_ki (theta_i - theta*_ki)^2            arXiv:1612.00796, eq. 3
 
-F is the diagonal Fisher information per supervised token, measured per row (see `models/curvature.py`): of what the
-model can do before the first task, and at the end of every task on the task's own rows. So lambda = 1 weighs a nat of
-divergence from the old model, to second order, like a nat of loss; and it means the same at every batch size. Much more
-is needed in practice: what the measured rows do not show is not in F, and what lies off the diagonal is not held.
+F is the diagonal Fisher information per supervised token, measured per row (see `models/curvature.py`). Before the
+first task it is measured for what the model can do, and at the end of every task on the task's own rows. At
+lambda = 1 a nat of divergence from the old model has, to second order, the weight of a nat of loss, at every batch
+size. In practice a much larger lambda is needed: F does not contain what the measured rows do not show, and the penalty
+does not hold what is off the diagonal.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ class FisherConfig(MeasuredConfig):
     """How often `signs` or `sampled` is repeated on each row."""
 
     def settings(self) -> dict[str, object]:
-        """Shared by all penalties on Fisher information."""
+        """Return the settings that affect a measurement. All penalties with Fisher information share them."""
         return {"fisher": self.fisher, "draws": self.draws}
 
     def measure(self, context: PenaltyContext, examples: Sequence[Example]) -> Curvature:
@@ -58,5 +59,5 @@ class EwcConfig(FisherConfig):
 
 @register("penalty", "ewc", config=EwcConfig, paper="arXiv:1612.00796")
 def ewc(config: EwcConfig, context: PenaltyContext) -> ParameterPenalty:
-    """The penalty of a run that starts here."""
+    """Return the penalty for a run that starts from the present parameters."""
     return Measured(config, context, decay=None, unit=0.5)

@@ -1,10 +1,10 @@
-"""Stay close to what the model said before: a divergence between its outputs and those before training.
+"""Keep the model's outputs close to those before training, by a divergence between the two.
 
-    weight x sum over supervised positions of KL(base || tuned), divided with the step's tokens
+    weight x sum over supervised positions of KL(base || tuned), divided by the number of the step's tokens
 
-On replayed rows it is Learning without Forgetting (Li & Hoiem 2016, arXiv:1606.09282); on new rows it bounds what
-predicts forgetting best (RL's Razor, arXiv:2509.04259). A loss term on logits: it costs a forward pass of the model
-before training for every micro batch.
+On replayed rows this is Learning without Forgetting (Li & Hoiem 2016, arXiv:1606.09282). On new rows it limits the
+quantity that predicts forgetting best (RL's Razor, arXiv:2509.04259). It is a loss term on logits, so every micro batch
+needs a forward pass of the model before training.
 """
 
 from __future__ import annotations
@@ -39,9 +39,10 @@ class KlToBaseConfig(PenaltyConfig):
 
 @register("penalty", "kl_to_base", config=KlToBaseConfig, paper="arXiv:1606.09282")
 def kl_to_base(logits: Tensor, base_logits: Tensor, targets: Tensor, old: Tensor, config: KlToBaseConfig) -> Tensor:
-    """The weighted divergence of each row, summed over its supervised positions, (B,); exactly 0 while nothing moved.
+    """Return the weighted divergence of each row, summed over its supervised positions, (B,).
 
-    logits, base_logits: (B, K, V); targets: (B, K), -100 where nothing is asked; old: (B,) bool, replayed rows.
+    It is exactly 0 before the first update. logits, base_logits: (B, K, V); targets: (B, K), -100 for positions that
+    are not supervised; old: (B,) bool, whether a row is a replayed one.
     """
     asked = targets != IGNORED  # (B, K)
     if config.on != "all":

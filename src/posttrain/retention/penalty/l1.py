@@ -1,7 +1,7 @@
-"""Pull every trainable parameter towards zero by its sign: lambda |theta| (Tibshirani 1996).
+"""Pull every trained parameter towards zero by its sign: lambda |theta| (Tibshirani 1996).
 
-With LoRA the parameters are the two matrices, so that what is pulled to zero is the update. With AdamW the pull is
-coupled (see `_base`): Adam divides it by the same running size as the task's gradient.
+With LoRA the parameters are the two matrices, so the update is pulled to zero. With AdamW the pull is coupled (see
+`_base`): Adam divides it by the same running size as the task's gradient.
 """
 
 from __future__ import annotations
@@ -28,5 +28,5 @@ class L1Config(StrengthConfig):
 
 @register("penalty", "l1", config=L1Config)
 def l1(config: L1Config, context: PenaltyContext) -> ParameterPenalty:
-    """The penalty of a run."""
+    """Return the penalty of a run."""
     return Memoryless(config.strength, torch.abs, torch.sign)

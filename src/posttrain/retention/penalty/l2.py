@@ -1,7 +1,8 @@
-"""Pull every trainable parameter towards zero by its size: (lambda / 2) |theta|^2 (ridge, Hoerl & Kennard 1970).
+"""Pull every trained parameter towards zero by its size: (lambda / 2) |theta|^2 (ridge, Hoerl & Kennard 1970).
 
-Not AdamW's weight decay: that is decoupled and takes its share whatever the gradients are (arXiv:1711.05101); this one
-is coupled, a part of the gradient that Adam rescales. To stay near the model before training take `l2_sp`.
+This is not AdamW's weight decay, which is decoupled and acts in the same way for all gradients (arXiv:1711.05101). This
+penalty is coupled: it is a part of the gradient, which Adam rescales. To stay near the model before training, use
+`l2_sp`.
 """
 
 from __future__ import annotations
@@ -28,5 +29,5 @@ class L2Config(StrengthConfig):
 
 @register("penalty", "l2", config=L2Config)
 def l2(config: L2Config, context: PenaltyContext) -> ParameterPenalty:
-    """The penalty of a run."""
+    """Return the penalty of a run."""
     return Memoryless(config.strength, lambda theta: 0.5 * theta.square(), lambda theta: theta)

@@ -1,9 +1,10 @@
-"""Pull every trainable parameter towards where it started. Li, Grandvalet & Davoine 2018, arXiv:1802.01483.
+"""Pull every trained parameter towards its start. Li, Grandvalet & Davoine 2018, arXiv:1802.01483.
 
     alpha / 2 |theta - theta_0|^2  +  beta / 2 |theta_new|^2
 
-theta_0 is where training starts; theta_new are parameters that no file held, such as a new head's, which have no start
-worth keeping. Every direction counts alike, also those in which the model does not care: `ewc` asks the model.
+theta_0 are the parameters where training starts. theta_new are parameters that no file contained, such as those of a
+new head; their random start is not worth keeping. All directions have the same weight, also those that do not affect
+the model's outputs; `ewc` measures which ones matter.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ class L2SpConfig(StrengthConfig):
 
 
 class L2Sp(ParameterPenalty):
-    """Keeps a copy of where the parameters started."""
+    """An L2-SP penalty. It keeps a copy of the parameters at their start."""
 
     def __init__(self, strength: float, head_strength: float, start: dict[str, Tensor], fresh: frozenset[str]) -> None:
         self.strength = strength
@@ -54,12 +55,12 @@ class L2Sp(ParameterPenalty):
         self.start = {name: tensor for name, tensor in start.items() if name not in fresh}
 
     def slope(self, trainable: Trainable, step: float) -> float:
-        """`step` for each parameter that has a start."""
+        """Return `step` for each trained weight that has a start, summed up."""
         moved = [m for name, p in trainable.items() if name in self.start and (m := moving(p)) is not None]
         return step * total([m.sum(dtype=torch.float64) for m in moved])
 
     def add_gradients(self, trainable: Trainable, scale: float = 1.0) -> float:
-        """alpha (theta - theta_0), and beta theta for a new head."""
+        """Add alpha (theta - theta_0), and beta theta for a new head."""
         values, files = [], files_of(trainable)
         for name, parameter in trainable.items():
             center, strength = None, self.head_strength
@@ -73,7 +74,7 @@ class L2Sp(ParameterPenalty):
 
 @register("penalty", "l2_sp", config=L2SpConfig, paper="arXiv:1802.01483")
 def l2_sp(config: L2SpConfig, context: PenaltyContext) -> ParameterPenalty:
-    """The penalty of a run that starts here."""
+    """Return the penalty for a run that starts from the present parameters."""
     fresh = context.fresh & context.trainable.keys()
     if fresh:
         context.say(f"l2_sp: {len(fresh)} new tensors are pulled towards zero, the others towards their start")

@@ -1,10 +1,11 @@
-"""Memory aware synapses: parameters that the outputs depend on are held, without labels. Aljundi et al. 2018.
+"""Memory aware synapses: hold the parameters on which the outputs depend, without labels. Aljundi et al. 2018.
 
     lambda sum_i Omega_i (theta_i - theta*_i)^2,    Omega_i = mean of |d ||z||^2 / d theta_i|     arXiv:1711.09601
 
-z are the logits at a row's supervised positions; the absolute value is taken per row, and the mean is over positions
-(see `models/curvature.py`). Importances of tasks add up; the anchor is where the last one ended. A squared logit is no
-nat: Omega is some orders of magnitude above Fisher information and grows with the vocabulary, so lambda is small.
+z are the logits at a row's supervised positions. The absolute value is taken per row, and the mean is over positions
+(see `models/curvature.py`). Importances of tasks add up; the centre is the end of the last task. A squared logit is not
+a nat: Omega is some orders of magnitude larger than Fisher information and grows with the vocabulary, so lambda is
+small.
 """
 
 from __future__ import annotations
@@ -36,5 +37,5 @@ class MasConfig(MeasuredConfig):
 
 @register("penalty", "mas", config=MasConfig, paper="arXiv:1711.09601")
 def mas(config: MasConfig, context: PenaltyContext) -> ParameterPenalty:
-    """The penalty of a run that starts here."""
+    """Return the penalty for a run that starts from the present parameters."""
     return Measured(config, context, decay=1.0)

@@ -1,8 +1,8 @@
-"""EWC with one running Fisher information and one anchor, however many tasks. Schwarz et al. 2018, arXiv:1805.06370.
+"""EWC with one running Fisher information and one centre for all tasks. Schwarz et al. 2018, arXiv:1805.06370.
 
     lambda / 2 sum_i F_i (theta_i - theta*_i)^2,      F <- gamma F + F_new,   theta* <- where the last task ended
 
-gamma below 1 lets old tasks fade, so that the model does not stiffen. How F is measured: see `ewc`.
+With gamma below 1 old tasks fade, so that the model can still learn. `ewc` describes how F is measured.
 """
 
 from __future__ import annotations
@@ -30,5 +30,5 @@ class OnlineEwcConfig(FisherConfig):
 
 @register("penalty", "online_ewc", config=OnlineEwcConfig, paper="arXiv:1805.06370")
 def online_ewc(config: OnlineEwcConfig, context: PenaltyContext) -> ParameterPenalty:
-    """The penalty of a run that starts here."""
+    """Return the penalty for a run that starts from the present parameters."""
     return Measured(config, context, decay=config.gamma, unit=0.5)

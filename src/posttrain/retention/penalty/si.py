@@ -1,12 +1,12 @@
-"""Synaptic intelligence: which parameters brought the loss down while a task was learned. Zenke, Poole & Ganguli 2017.
+"""Synaptic intelligence: hold parameters that lowered the loss of earlier tasks. Zenke, Poole & Ganguli 2017.
 
     omega_i += - g_i d theta_i          at every step; g is the task's gradient before penalties and clipping
     Omega_i += max(omega_i, 0) / ((theta_i - theta_i^start)^2 + xi)                      at the end of the task
     c sum_i Omega_i (theta_i - theta*_i)^2                                               arXiv:1703.04200, eq. 3-5
 
-Summed over parameters omega is, for small steps, the fall of the loss. It costs no pass over data, and knows nothing of
-what the model could do before the first task: there it only records. A parameter whose omega is negative did harm on
-balance; a negative importance would push it away without bound, so it counts as zero.
+For small steps, omega summed over parameters is the fall of the loss. SI needs no pass over data. It does not know what
+the model could do before the first task; in that task it only records. A parameter with a negative omega raised the
+loss in total. A negative importance would push it away without limit, so it counts as zero.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class SiConfig(MemoryConfig):
 
 
 class Si(Quadratic):
-    """Watches every step of a task."""
+    """A penalty that observes every step of a task."""
 
     def __init__(self, config: SiConfig, context: PenaltyContext) -> None:
         earlier = earlier_of(config, context)
@@ -55,29 +55,29 @@ class Si(Quadratic):
             context.say("si: a first task; nothing is held, it is only recorded which parameters this task needs")
 
     def observe(self, trainable: Trainable, scale: float = 1.0) -> None:
-        """Keep the step's gradient and where the parameters are."""
+        """Keep the step's gradient and the parameters before the step."""
         for name, parameter in trainable.items():
             if parameter.grad is not None:
                 self.gradients[name] = parameter.grad.detach() * scale
                 self.before[name] = parameter.detach().clone()
 
     def stepped(self, trainable: Trainable) -> None:
-        """omega += - g d theta."""
+        """Update the running sums: omega += - g d theta."""
         for name, gradient in self.gradients.items():
             moved = trainable[name].detach() - self.before[name]
             self.omega[name] = moved_to(self.omega[name], moved).sub_(gradient * moved)
         self.gradients, self.before = {}, {}
 
     def state(self) -> dict[str, Tensor]:
-        """The running sums."""
+        """Return the running sums."""
         return {name: whole(tensor) for name, tensor in self.omega.items()}
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Take up the running sums."""
+        """Restore the running sums."""
         self.omega = {name: state[name].to(tensor) for name, tensor in self.omega.items()}
 
     def save(self, trainable: Trainable, path: Path) -> None:
-        """Importances of this task on top of those of the earlier ones, centred on its end."""
+        """Write the importances of this task plus those of earlier tasks, with the centre at the end of this task."""
         end = copies(trainable)
         importance = {}
         for name, omega in self.omega.items():
@@ -90,5 +90,5 @@ class Si(Quadratic):
 
 @register("penalty", "si", config=SiConfig, paper="arXiv:1703.04200")
 def si(config: SiConfig, context: PenaltyContext) -> ParameterPenalty:
-    """The penalty of a run that starts here."""
+    """Return the penalty for a run that starts from the present parameters."""
     return Si(config, context)

@@ -1,8 +1,8 @@
-"""Answers of the model before training, to be replayed: all prompts in one call, with bounded memory and progress.
+"""Generate answers of the model before training for replay: all prompts in one call, with bounded memory and progress.
 
 An answer that reaches the limit is cut there and kept as a row without an end sign: its words are the model's own, only
-its end is not known. Without such answers the short ones alone would be replayed, and the model would learn to be
-brief.
+its end is not known. Without such answers only short ones would be replayed, and the model would learn to answer
+briefly.
 """
 
 from __future__ import annotations
@@ -23,14 +23,16 @@ from posttrain.retention.selection import ReplayContext, cached, conversation
 __all__ = ["CACHE_BYTES", "answered", "answered_once", "bounded", "cached_tokens", "written"]
 
 CACHE_BYTES = 600 * 2**20
-"""Bytes of the keys and values of the answers under way. They are copied part by part where rows leave and others join.
+"""Maximum bytes of the keys and values of the answers in progress.
+
+They are copied part by part when rows leave the batch and others join it.
 """
 BROKEN = "\ufffd"
-"""The replacement of a character that was cut in its middle."""
+"""The character that replaces a character that was cut in the middle."""
 
 
 def cached_tokens(model: Any, size: int = CACHE_BYTES) -> int:
-    """How many tokens' keys and values `size` bytes hold:
+    """Return the number of tokens for which `size` bytes can hold the keys and values:
 
         size / (layers x 2 x heads of keys x width of a head x bytes per number)
     """  # fmt: skip
@@ -44,7 +46,7 @@ def cached_tokens(model: Any, size: int = CACHE_BYTES) -> int:
 
 
 def bounded(respondent: ModelRespondent) -> ModelRespondent:
-    """The same respondent, with as many rows at once as the bytes of the cache allow."""
+    """Return the same respondent, with a batch size that the limit of bytes allows."""
     tokens = min(respondent.batch_tokens, cached_tokens(respondent.model))
     loaded = LoadedModel(respondent.model, respondent.tokenizer, respondent.name)
     return ModelRespondent(loaded, system_prefix=respondent.system_prefix, batch_tokens=tokens)
@@ -53,7 +55,7 @@ def bounded(respondent: ModelRespondent) -> ModelRespondent:
 def written(
     respondent: ModelRespondent, prompts: Sequence[list[int]], meter: Meter, *, stop: Iterable[int] = (), **how: Any
 ) -> list[Decoded]:
-    """Let the model go on from prompts of token ids. stop: further ids that end a text; how: as `decode` takes it."""
+    """Generate continuations of prompts of token ids. stop: further ids that end a text; how: options of `decode`."""
     with meter:
         return decode(
             respondent.model,
@@ -68,17 +70,16 @@ def written(
 
 
 def answered_once(prompts: list[str], context: ReplayContext, max_new_tokens: int) -> list[Conversation]:
-    """The same, read from disk where the same model has answered these prompts before."""
+    """Return the result of `answered`, read from disk if the same model has answered these prompts before."""
     fingerprint = hashlib.sha256("\0".join(prompts).encode()).hexdigest()
     settings = {"kind": "self", "prompts": fingerprint, "max_new_tokens": max_new_tokens}
     return cached(context, settings, lambda: answered(prompts, context, max_new_tokens))
 
 
 def answered(prompts: list[str], context: ReplayContext, max_new_tokens: int) -> list[Conversation]:
-    """Let the model answer greedily. Answers that were cut have no end, empty ones are left out; both are counted
-    aloud.
+    """Return greedy answers of the model. Cut answers are kept without an end sign, and empty answers are left out.
 
-    DataError when all answers are empty.
+    `say` reports how many of both there are. Raise DataError if all answers are empty.
     """
     count = len(prompts)
     with Meter("answering prompts for replay", count, "prompts", most_tokens=count * max_new_tokens) as meter:

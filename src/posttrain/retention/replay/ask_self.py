@@ -1,7 +1,7 @@
-"""Replay questions that the model makes up and answers itself; it needs no data.
+"""Replay questions that the model makes up and answers itself; this needs no data.
 
-The chat template is rendered up to the user's first word, and the model, which predicts the next token of any text,
-writes the user's turn (Magpie, arXiv:2406.08464, section 2). Then it answers its own question greedily.
+The chat template is rendered up to the user's first word. The model, which predicts the next token of any text, then
+writes the user's turn (Magpie, arXiv:2406.08464, section 2). After that it answers its own question greedily.
 """
 
 from __future__ import annotations
@@ -25,8 +25,9 @@ from posttrain.retention.selection import ReplayConfig, ReplayContext, cached, s
 __all__ = ["AskSelfReplayConfig", "UserTurn", "ask_self", "sample_questions", "user_turn"]
 
 SENTINEL = "posttrainsentinel"
+"""Text of a user message with which the start and the end of the user's turn are found in a template."""
 ROUNDS = 4
-"""Sampling is repeated at most so often to replace questions that were left out."""
+"""Maximum number of rounds of sampling. Later rounds replace questions that were left out."""
 
 
 class AskSelfReplayConfig(ReplayConfig):
@@ -44,14 +45,14 @@ class AskSelfReplayConfig(ReplayConfig):
     """The longest answer; one that is cut there is learned without an end, since it has none."""
 
     def made_tokens(self, base: Path) -> int:
-        """Questions and answers, half as long as they may be."""
+        """Return the tokens of all questions and answers, if each is half as long as its limit."""
         return self.n * (self.max_prompt_tokens + self.max_new_tokens) // 2
 
 
 class UserTurn(NamedTuple):
-    """How a chat template opens and closes a user's turn.
+    """The start and the end of a user's turn in a chat template.
 
-    ids: the template up to the user's first word; stop: the id that ends the turn, None where the text `after` ends it.
+    ids: the template up to the user's first word; stop: the id that ends the turn, None if the text `after` ends it.
     """
 
     ids: list[int]
@@ -60,8 +61,9 @@ class UserTurn(NamedTuple):
 
 
 def user_turn(respondent: ModelRespondent, *, system: str | None = None) -> UserTurn:
-    """The user's turn in a model's template, after a system message where one is given. TemplateError for a template
-    that does not show it.
+    """Return the user's turn in a model's template, after a system message if one is given.
+
+    Raise TemplateError for a template that does not show it.
     """
     tokenizer = respondent.tokenizer
     mend = "use replay {kind: self}, which needs no made-up questions"
@@ -91,7 +93,7 @@ class Drawn(NamedTuple):
 
 
 def drawn_questions(respondent: ModelRespondent, turn: UserTurn, meter: Meter, **how: Any) -> list[Drawn]:
-    """Let the model write as many user's turns as the meter counts; how: as `decode` takes it."""
+    """Sample as many user turns as the meter counts. how: options of `decode`."""
     found = []
     stop = [turn.stop] if turn.stop is not None else []
     for ids, ended in written(respondent, [turn.ids] * meter.total, meter, stop=stop, **how):
@@ -104,7 +106,7 @@ def drawn_questions(respondent: ModelRespondent, turn: UserTurn, meter: Meter, *
 
 
 def sample_questions(config: AskSelfReplayConfig, context: ReplayContext) -> list[str]:
-    """Different questions; those that are left out are counted aloud."""
+    """Return at most `n` different questions; report how many were left out. Raise DataError if there are none."""
     respondent = bounded(context.respondent)
     turn = user_turn(respondent)
     questions: dict[str, str] = {}
@@ -139,7 +141,7 @@ def sample_questions(config: AskSelfReplayConfig, context: ReplayContext) -> lis
 
 @register("replay", "ask_self", config=AskSelfReplayConfig, paper="arXiv:2406.08464")
 def ask_self(config: AskSelfReplayConfig, context: ReplayContext) -> list[Conversation]:
-    """Make up questions and let the untouched model answer them greedily; those that the exam asks are left out."""
+    """Make up questions and answer them greedily with the untouched model; leave out those that the exam asks."""
     settings = {**config.model_dump(mode="json", exclude={"share", "weight", "loss"}), "seed": context.seed}
     made = cached(
         context, settings, lambda: answered(sample_questions(config, context), context, config.max_new_tokens)

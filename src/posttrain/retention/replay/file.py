@@ -1,6 +1,7 @@
-"""Replay old examples from a file of your own (experience replay).
+"""Replay old examples from the user's own file (experience replay).
 
-The rows of the file are mixed into training as they are: use what the model was trained on before, where you have it.
+The rows of the file are mixed into training without changes. If possible, use the data that the model was trained on
+before.
 """
 
 from __future__ import annotations
@@ -44,18 +45,18 @@ class FileReplayConfig(ReplayConfig):
         return value
 
     def for_change(self, name: str) -> FileReplayConfig:
-        """With a change's name in the path."""
+        """Return this replay with a change's name in the path."""
         if self.data.path is None:
             return self
         data = self.data.model_copy(update={"path": self.data.path.replace("{change}", name)})
         return self.model_copy(update={"data": data})
 
     def files(self) -> list[str]:
-        """The data file."""
+        """Return the path of the data file."""
         return [self.data.path] if self.data.path else []
 
     def rows(self, base: Path) -> list[Conversation]:
-        """The file's conversations. DataError for rows that are none."""
+        """Return the file's conversations. Raise DataError for rows that are not conversations."""
         rows, others = conversations_in(read_records(self.data.at(base)).records)
         if others:
             mend = "give `messages` rows"
@@ -68,7 +69,7 @@ class FileReplayConfig(ReplayConfig):
 
 @register("replay", "file", config=FileReplayConfig)
 def file(config: FileReplayConfig, context: ReplayContext) -> list[Conversation]:
-    """The conversations of the file, without those that the exam asks."""
+    """Return the conversations of the file, without those that the exam asks."""
     rows = config.rows(context.base)
     if short := short_of(config.n, len(rows)):
         context.say(short)

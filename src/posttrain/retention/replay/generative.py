@@ -1,13 +1,14 @@
-"""Replay examples of earlier tasks that the model makes up itself: LAMOL, Sun, Ho & Lee 2020, arXiv:1909.03329.
+"""Replay examples of earlier tasks that the model makes up: LAMOL, Sun, Ho & Lee 2020, arXiv:1909.03329.
 
-While a task is learned, the model also learns to write the task's examples: beside each row (question, answer) it reads
+While a task is learned, the model also learns to write the task's examples. For each row (question, answer) it also
+reads
 
     system: task <name>   user: question   assistant: answer        loss on question and answer, weighted `lm_weight`
 
-so that L = L_QA + lambda L_LM (section 3.2). Before the next task of |D| rows it is given the bare tag of each earlier
-task and writes ceil(gamma |D|) examples in all, as many of each task (section 3.3; sampled with temperature 1 from the
-top 20). They are learned along with the new rows, both as questions with answers and as examples to write. `per_task:
-false` uses one tag for all tasks (the paper's GEN token).
+so that L = L_QA + lambda L_LM (section 3.2). Before the next task, with |D| rows, the model gets only the tag of each
+earlier task and writes ceil(gamma |D|) examples in all, equally many of each task (section 3.3; sampled with
+temperature 1 from the top 20). They are learned along with the new rows, both as questions with answers and as examples
+to write. `per_task: false` uses one tag for all tasks (the paper's GEN token).
 """
 
 from __future__ import annotations
@@ -37,12 +38,13 @@ from posttrain.retention.selection import ReplayConfig, ReplayContext, Task, con
 __all__ = ["TASKS", "GenerativeReplayConfig", "generative", "shares_of"]
 
 TASKS = "tasks.json"
-"""In the folder of a run: the tasks that its model can write examples of."""
+"""File in the folder of a run: the names of the tasks for which its model can write examples."""
 ROUNDS = 4
-"""Sampling is repeated at most so often to replace examples that were left out."""
+"""Maximum number of rounds of sampling. Later rounds replace examples that were left out."""
 REASONS = ("sampled", "unended", "empty", "broken", "repeated", "asked", "cut")
+"""Names of the counts of sampled examples, in the order of the report."""
 SHOWN = 3
-"""Examples that are shown to the user."""
+"""Number of examples that are shown to the user."""
 
 
 class GenerativeReplayConfig(ReplayConfig):
@@ -74,11 +76,11 @@ class GenerativeReplayConfig(ReplayConfig):
     """The longest answer; one that is cut there is learned without an end, since it has none."""
 
     def share_of(self, new_tokens: int, old_tokens: int) -> float:
-        """The share that the old tokens have of all tokens, unless `share` says another one."""
+        """Return `share`, or if it is 0 the share that the old tokens have of all tokens."""
         return self.share or old_tokens / max(new_tokens + old_tokens, 1)
 
     def tag(self, name: str) -> str:
-        """The system message that asks for an example. ConfigError for a task without a name."""
+        """Return the system message that requests an example. Raise ConfigError for a task without a name."""
         if not self.per_task:
             return "task"
         if not name:
@@ -87,13 +89,13 @@ class GenerativeReplayConfig(ReplayConfig):
         return f"task {name}"
 
     def to_write(self, row: Conversation, name: str) -> Conversation:
-        """Make an example to write out of a question and its answer."""
+        """Turn a question with its answer into an example to write."""
         turns = tuple(Message(m.role, m.content, train=True) for m in row.messages)
         tagged = (Message("system", self.tag(name)), *turns)
         return Conversation(tagged, row.location, weight=self.lm_weight, ended=row.ended)
 
     def lessons(self, rows: Sequence[Conversation], task: Task) -> list[Conversation]:
-        """Make examples to write of the rows. ConfigError that names rows with more than a question and an answer."""
+        """Make examples to write. Raise ConfigError for rows that are not one question with one answer."""
         name = task.name or self.task
         other = [row.location for row in rows if [m.role for m in row.messages] != ["user", "assistant"] or row.tools]
         if other:
@@ -103,7 +105,7 @@ class GenerativeReplayConfig(ReplayConfig):
         return [self.to_write(row, name) for row in rows]
 
     def leave(self, rows: Sequence[Conversation], task: Task, seed: int) -> None:
-        """Write down the names of the tasks learned so far."""
+        """Write the names of the tasks that were learned so far."""
         assert task.folder is not None, "whoever calls this has one"
         known = [] if task.earlier is None else read_tasks(task.earlier)
         names = [*known, task.name or self.task]
@@ -111,7 +113,7 @@ class GenerativeReplayConfig(ReplayConfig):
 
 
 def read_tasks(folder: Path) -> list[str]:
-    """The tasks that the model of a run can write examples of. MissingError where the run has noted none."""
+    """Return the tasks for which the model of a run can write examples. Raise MissingError if the run has no list."""
     path = folder / TASKS
     if not path.is_file():
         cause = "the earlier run has not learned to write its examples"
@@ -121,14 +123,14 @@ def read_tasks(folder: Path) -> list[str]:
 
 
 def shares_of(total: int, tasks: Sequence[str]) -> dict[str, int]:
-    """Share out equally; what is left goes to the earliest tasks."""
+    """Divide `total` equally among the tasks; the remainder goes to the earliest tasks."""
     each, left = divmod(total, len(tasks))
     return {name: each + (index < left) for index, name in enumerate(tasks)}
 
 
 @register("replay", "generative", config=GenerativeReplayConfig, paper="arXiv:1909.03329")
 def generative(config: GenerativeReplayConfig, context: ReplayContext) -> list[Conversation]:
-    """Make up examples of the earlier tasks, each to answer and to write; none in the first task."""
+    """Make up examples of the earlier tasks, each to answer and to write; return none in the first task."""
     task = context.task
     if task.earlier is None:
         context.say("replay of made-up examples: there is no earlier task, so nothing is replayed")
@@ -146,7 +148,7 @@ def generative(config: GenerativeReplayConfig, context: ReplayContext) -> list[C
 def made_up(
     config: GenerativeReplayConfig, context: ReplayContext, name: str, count: int, *, seed: int
 ) -> list[Conversation]:
-    """Make up different examples of a task, at most `count`; those that are left out are counted aloud."""
+    """Make up at most `count` different examples of a task; report how many were left out, by reason."""
     respondent, tag = bounded(context.respondent), config.tag(name)
     turn = user_turn(respondent, system=tag)
     forbidden = normalised(context.forbidden)
@@ -197,7 +199,7 @@ def made_up(
 
 
 def _told(counts: Counter[str]) -> str:
-    """How many examples were sampled and left out, by reason."""
+    """Return a text with the numbers of examples that were sampled and left out, by reason."""
     sampled, unended, empty, broken, repeated, asked, cut = (counts[reason] for reason in REASONS)
     return (
         f"{sampled} sampled; left out {unended} without an end, {empty} empty, {broken} of another form, "
@@ -207,8 +209,10 @@ def _told(counts: Counter[str]) -> str:
 
 
 def _broken(respondent: ModelRespondent, ids: Sequence[int]) -> bool:
-    """Whether a control token stands among the words, as such or letter by letter: another turn begins where one was to
-    end."""
+    """Return whether a text contains a control token, as a token or spelled out in letters.
+
+    Such a text starts another turn inside the turn that it should end.
+    """
     tokenizer: Any = respondent.tokenizer
     gate = gate_of(tokenizer)
     return gate.first_in(respondent.text(list(ids)), tokenizer) is not None or bool(gate.special & set(ids))

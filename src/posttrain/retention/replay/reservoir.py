@@ -1,9 +1,9 @@
-"""Replay a reservoir: an even sample of the rows of all earlier tasks, however many there were.
+"""Replay a reservoir: a uniform sample of the rows of all earlier tasks, for any number of tasks.
 
-Algorithm R (Vitter 1985, doi:10.1145/3147.3165): the first `size` rows fill the reservoir; row number t after them is
-given one of t places by lot and, where that is one of the `size`, takes the place of what lies there. At any time every
-row seen so far is in it with the same chance, size / t, and neither the number of tasks nor their lengths need be known
-beforehand. As rehearsal for a stream of tasks: Chaudhry et al. 2019, arXiv:1902.10486.
+Algorithm R (Vitter 1985, doi:10.1145/3147.3165): the first `size` rows fill the reservoir. For row number t after them
+a random index below t is drawn; if it is below `size`, the row replaces the row at that index. At any time every row
+seen so far is in the reservoir with the same probability, size / t, and neither the number of tasks nor their lengths
+have to be known in advance. As rehearsal for a stream of tasks: Chaudhry et al. 2019, arXiv:1902.10486.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ from posttrain.retention.selection import ReplayConfig, ReplayContext, Task, pro
 __all__ = ["RESERVOIR", "Reservoir", "ReservoirReplayConfig", "reservoir"]
 
 RESERVOIR = "reservoir.json"
-"""In the folder of a run: the reservoir after its task."""
+"""File in the folder of a run: the reservoir after the run's task."""
 
 
 @dataclass
 class Reservoir:
-    """At most `size` rows of those offered. The lot of a row depends on the seed and on its number only, so a stream
-    may be interrupted and continued.
+    """At most `size` rows of all rows that were offered.
 
-    seen: how many rows have been offered; rows: those that are in it.
+    The random index of a row depends only on the seed and on the row's number, so a stream may be interrupted and
+    continued. seen: number of rows that were offered; rows: the rows that are in the reservoir.
     """
 
     size: int
@@ -68,7 +68,7 @@ class Reservoir:
 
     @classmethod
     def read(cls, path: Path) -> Reservoir:
-        """Read the file of `write`. MissingError when there is none."""
+        """Read a file that `write` made. Raise MissingError if it does not exist."""
         if not path.is_file():
             cause = "the earlier run has left no reservoir"
             raise MissingError(Problem(str(path), cause, "train the earlier task with replay {kind: reservoir}, too"))
@@ -90,7 +90,7 @@ class ReservoirReplayConfig(ReplayConfig):
     """Replayed tokens over all tokens of a training step."""
 
     def leave(self, rows: Sequence[Conversation], task: Task, seed: int) -> None:
-        """Write the reservoir after the rows of the task were offered to it."""
+        """Offer the rows of the task to the reservoir and write it."""
         assert task.folder is not None, "whoever calls this has one"
         kept = Reservoir(self.size, seed) if task.earlier is None else self.of(task.earlier)
         for row in rows:
@@ -98,7 +98,7 @@ class ReservoirReplayConfig(ReplayConfig):
         kept.write(task.folder / RESERVOIR)
 
     def of(self, folder: Path) -> Reservoir:
-        """The reservoir of a run. ConfigError when it has another size."""
+        """Return the reservoir of a run. Raise ConfigError if it has another size."""
         found = Reservoir.read(folder / RESERVOIR)
         if found.size != self.size:
             cause = f"the earlier run's reservoir holds {found.size} rows, not {self.size}"
@@ -108,7 +108,7 @@ class ReservoirReplayConfig(ReplayConfig):
 
 @register("replay", "reservoir", config=ReservoirReplayConfig, paper="arXiv:1902.10486")
 def reservoir(config: ReservoirReplayConfig, context: ReplayContext) -> list[Conversation]:
-    """The rows of the earlier tasks' reservoir, without those that an exam asks; none in the first task."""
+    """Return the rows of the earlier tasks' reservoir, without those that an exam asks; none in the first task."""
     if context.task.earlier is None:
         context.say("replay from a reservoir: there is no earlier task, so nothing is replayed")
         return []

@@ -1,8 +1,8 @@
 """Replay the untouched model's own answers to given prompts: rehearsal without old data.
 
-Before training, the model answers varied prompts; these answers, mixed in, hold its behaviour in place. As training
-data they are the likeliest there is for this model, so only what collides with the new rows pulls at the weights.
-Own answers as rehearsal: Magpie, arXiv:2406.08464; rehearsal from a model's own samples: LAMOL, arXiv:1909.03329.
+Before training, the model answers varied prompts. These answers are mixed into training and keep its behaviour. They
+are the likeliest training data for this model, so only those that conflict with the new rows change the weights. Own
+answers as rehearsal: Magpie, arXiv:2406.08464; rehearsal from a model's own samples: LAMOL, arXiv:1909.03329.
 """
 
 from __future__ import annotations
@@ -62,16 +62,16 @@ class SelfReplayConfig(ReplayConfig):
         return value
 
     def files(self) -> list[str]:
-        """The prompts files."""
+        """Return the paths of the prompts files."""
         return [self.prompts] if isinstance(self.prompts, str) else list(self.prompts or ())
 
     def for_change(self, name: str) -> SelfReplayConfig:
-        """With a change's name in the paths."""
+        """Return this replay with a change's name in the paths."""
         paths = tuple(path.replace("{change}", name) for path in self.files())
         return self.model_copy(update={"prompts": paths}) if paths else self
 
     def made_tokens(self, base: Path) -> int:
-        """Answers, half as long as they may be."""
+        """Return the tokens of all answers, if each is half as long as the limit."""
         paths = [base / path for path in self.files()] or [GENERAL_PROMPTS]
         count = len({prompt.text for path in paths for prompt in read_prompts(path)})
         return min(self.n or count, count) * self.max_new_tokens // 2
@@ -80,7 +80,7 @@ class SelfReplayConfig(ReplayConfig):
         return [base / path for path in self.files()] or [packaged_prompts(tokenizer)]
 
     def asked(self, base: Path, tokenizer: Any, seed: int) -> tuple[dict[str, str], list[Problem]]:
-        """The prompts that a model is asked, each with its file and line; and the problems of bad rows."""
+        """Return the prompts for the model, each with its location, and the problems of bad rows."""
         places: dict[str, str] = {}
         problems: list[Problem] = []
         for path in self._paths(base, tokenizer):
@@ -93,8 +93,10 @@ class SelfReplayConfig(ReplayConfig):
         return {prompt: places[prompt] for prompt in random.Random(seed).sample(list(places), self.n)}, problems
 
     def check(self, base: Path, reader: PromptReader, seed: int) -> str:
-        """DataError for rows without a prompt and prompts that the model could not read, all of them by their lines.
-        Say where there are fewer prompts than `n`; each counts once."""
+        """Raise DataError for all rows without a prompt and all prompts that the model cannot read, in order of lines.
+
+        Return a sentence if there are fewer different prompts than `n`, else an empty string.
+        """
         asked, problems = self.asked(base, reader.tokenizer, seed)
         try:
             with located(list(asked.values()).__getitem__):
@@ -103,23 +105,23 @@ class SelfReplayConfig(ReplayConfig):
             problems += error.problems
         if problems:
             files = list(dict.fromkeys(problem.location.rpartition(":")[0] for problem in problems))
-            files.sort(key=[*map(str, self._paths(base, reader.tokenizer)), ""].index)  # a count has no place
+            files.sort(key=[*map(str, self._paths(base, reader.tokenizer)), ""].index)  # a count has no location
             of = {file: by_line([p for p in problems if p.location.rpartition(":")[0] == file]) for file in files}
             raise DataError(*(problem for file in files for problem in of[file]))
         return short_of(self.n, len(asked))
 
     def rows(self, base: Path) -> list[Conversation]:
-        """The prompts as conversations without answers."""
+        """Return the prompts as conversations with empty answers."""
         paths = [base / path for path in self.files()] or [GENERAL_PROMPTS, PACKAGED_PROMPTS]
         return [conversation(prompt.text, "", prompt.location) for path in paths for prompt in read_prompts(path)]
 
 
 @register("replay", "self", config=SelfReplayConfig, paper="arXiv:2406.08464")
 def self_replay(config: SelfReplayConfig, context: ReplayContext) -> list[Conversation]:
-    """Let the untouched model answer the prompts greedily; those that the exam asks are left out."""
+    """Answer the prompts greedily with the untouched model; leave out those that the exam asks."""
     respondent = context.respondent
     reader = PromptReader(respondent.tokenizer, rows_of(respondent.model), context_limit(respondent.model))
-    # all that is wrong at once, before any of them is answered
+    # report all problems at once, before any prompt is answered
     if short := config.check(context.base, reader, context.seed):
         context.say(short)
     asked, _ = config.asked(context.base, respondent.tokenizer, context.seed)

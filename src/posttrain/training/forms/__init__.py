@@ -1,7 +1,7 @@
-"""How objectives are fed: the forms of training data, which say how rows are encoded, collated and scored.
+"""The forms of training data: a form says how the rows of an objective are encoded, collated and scored.
 
-An objective is a pure function of tensors; its config names the form that computes them: `form: ClassVar = "tokens"` is
-the class `TokensForm` in `tokens.py`, or in the file that `SHARED` names.
+An objective is a pure function of tensors. Its config names the form that computes them: `form: ClassVar = "tokens"`
+stands for the class `TokensForm` in `tokens.py`, or in the file that `SHARED` names.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ SHARED = {
     "representations": "unlearning",
     "distilling": "distributions",
 }
-"""The files of forms that share one."""
+"""The file of each form that shares a file with another form."""
 
 
 def form_of(objective: Any) -> type[Form]:
-    """The form that an objective's config names."""
+    """Return the form that an objective's config names."""
     name: str = objective.form
     module = importlib.import_module(f"posttrain.training.forms.{SHARED.get(name, name)}")
     found: type[Form] = vars(module)[f"{name.title().replace('_', '')}Form"]

@@ -1,11 +1,11 @@
-"""Rows of tokens whose distributions are learned: a teacher's (`distill`), or those of the model before training.
+"""Forms that learn distributions of tokens: those of a teacher (`distill`), or those of the model before training.
 
 The teacher reads the same tokens, rendered with the student's template, so the two must share a vocabulary.
 
 `replay: {kind: self, loss: kl}` learns the distributions that the model had in replayed rows, not their words. The
-model is asked once, before the first step, and only about rows that the run will read; `retention/remembered.py` keeps
-its distributions in little memory. New and old rows go through the model apart from each other, and the loss of a step
-stays one mean over all of their tokens.
+model is run once for them, before the first step, and only on rows that the run will read; `retention/remembered.py`
+keeps its distributions in little memory. New and old rows go through the model in separate micro batches, and the loss
+of a step is still one mean over all of their tokens.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ from posttrain.training.forms.tokens import TokenBatch, TokensForm
 __all__ = ["DistillingForm", "RememberingForm", "check_vocabulary"]
 
 NAMED_TOKENS = 5
-"""Differing tokens that a message names."""
+"""Maximum number of differing tokens that a message names."""
 KEPT = 128
-"""Tokens kept of each distribution."""
+"""Number of tokens that are kept of each distribution."""
 PADDED_TOKENS = 2048
-"""Of a forward pass when the model is asked beforehand."""
+"""Maximum padded tokens of a forward pass of the model before training."""
 
 
 def check_vocabulary(teacher: LoadedModel, student: PreTrainedTokenizerBase) -> None:
-    """ConfigError naming sizes and tokens when an id does not mean the same to both."""
+    """Raise ConfigError, with sizes and tokens, if the two vocabularies do not give each token the same id."""
     theirs, ours = teacher.tokenizer.get_vocab(), student.get_vocab()
     if theirs == ours:
         return
@@ -52,11 +52,11 @@ def check_vocabulary(teacher: LoadedModel, student: PreTrainedTokenizerBase) -> 
 
 
 class DistillingForm(TokensForm):
-    """One sequence per row, with a teacher beside the model. Replayed rows are distilled, too."""
+    """A form with one sequence per row and a second model as teacher. Replayed rows are distilled, too."""
 
     objective: DistillConfig
     teacher: LoadedModel
-    """`prepare` loads it."""
+    """The teacher model; `prepare` loads it."""
 
     def prepare(self, preparation: Preparation) -> None:
         """Load the teacher, frozen, on the student's device."""
@@ -74,15 +74,15 @@ class DistillingForm(TokensForm):
 
 
 class RememberingForm(TokensForm):
-    """Old rows, with the model's distribution at each supervised position before it was changed."""
+    """A form for old rows, with the distribution that the model had at each supervised position before training."""
 
     def __init__(self, setup: FormSetup) -> None:
         super().__init__(setup)
         self.before: dict[int, Remembered] = {}
-        """By the `id` of a row: rows stay in memory for as long as a run."""
+        """The distributions by `id` of the row. This is safe since rows stay in memory during the whole run."""
 
     def prepare(self, preparation: Preparation) -> None:
-        """Ask the model before training about the old rows that will be read."""
+        """Compute the distributions of the model before training for the old rows that will be read."""
         old = [row for i, row in enumerate(preparation.old) if i in preparation.read]
         lengths = [len(row.input_ids) for row in old]
         work = Meter("asking the model before training", len(old), "rows")
@@ -103,12 +103,12 @@ class RememberingForm(TokensForm):
         )
 
     def loss(self, model: nn.Module, micro: MicroBatch) -> Loss:
-        """Divergence from the distributions before, summed over the supervised positions of each row."""
+        """Return the divergence from the kept distributions, summed over the supervised positions of each row."""
         batch: TokenBatch = micro.tensors
         known = [self.before[id(row)] for row in micro.rows]
         before = Remembered(*(torch.cat(parts).to(self.device) for parts in zip(*known, strict=True)))
         head = plain_head(model)
-        if head is not None:  # the logits of a few positions at a time
+        if head is not None:  # compute the logits of a few positions at a time
             asked = batch.targets.to(self.device) != IGNORED
             hidden = states_at(model, batch.input_ids.to(self.device), asked)
             nats = chunked(hidden, head, lambda logits, at, wants: nats_and_slope(before.at(at), logits, wants))

@@ -1,8 +1,8 @@
-"""Graded answers: the form of `kto`. Each row has an answer to another prompt beside it, for the zero point.
+"""The form of graded answers, for `kto`. Each row is joined by an answer to another prompt, for the zero point.
 
-That answer stays the same for the whole run, so that the reference is asked about it only once: the rows are ordered by
-the length of their answers, and each prompt gets the next answer in this order that belongs to another prompt. The zero
-point is a mean over all rows of a step, so it does not depend on how a step is cut.
+That answer stays the same during the whole run, so that the reference log-probability is computed only once. The rows
+are sorted by the length of their answers, and each prompt gets the next answer in this order that belongs to another
+prompt. The zero point is a mean over all rows of a step, so it does not depend on how a step is cut.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ __all__ = ["GradedForm", "mismatched"]
 
 
 def mismatched(rows: Sequence[GradedRow]) -> list[Encoded]:
-    """For each row, its prompt with an answer that belongs to another one; see the top of this file.
+    """Return for each row its prompt with an answer that belongs to another prompt; see the top of this file.
 
-    Where all prompts are equal it is just another answer. Answers of like length stand together, so these sequences
-    are about as long as the rows; none is longer than the longest row.
+    If all prompts are equal it is just another answer. Since rows are sorted by the length of their answers, these
+    sequences are about as long as the rows; none is longer than the longest row.
     """
     prompts = [tuple(row.answer.input_ids[: prompt_length(row.answer)]) for row in rows]
     if not rows:
@@ -56,7 +56,7 @@ def mismatched(rows: Sequence[GradedRow]) -> list[Encoded]:
 
 
 class GradedForm(ComparingForm):
-    """One graded answer per row."""
+    """A form with one graded answer per row."""
 
     unit: ClassVar[str] = "answer"
     reads: ClassVar[Format] = "graded"
@@ -66,10 +66,10 @@ class GradedForm(ComparingForm):
     def __init__(self, setup: FormSetup) -> None:
         super().__init__(setup)
         self.others: dict[GradedRow, Encoded] = {}
-        """The second sequence of each row: its prompt with another prompt's answer."""
-        self.zero = 0.0
+        """The second sequence of each row: its prompt with the answer to another prompt."""
+        self.zero = 0.0  # the zero point of the present step
         self.counted = (0.0, 0.0)
-        """Of the rows under way: wanted ones and all."""
+        """Number of wanted rows and of all rows in the present step."""
 
     @classmethod
     def asks_reference(cls, objective: Any) -> bool:
@@ -81,7 +81,7 @@ class GradedForm(ComparingForm):
 
     @classmethod
     def from_targets(cls, targets: Sequence[Conversation], present: Callable[[], list[str]]) -> FromTargets[Graded]:
-        """Learn that the wanted answers are good and the present ones bad."""
+        """Make records in which the wanted answers are good and the present answers are bad."""
         return graded_from_targets(targets, present())
 
     @staticmethod
@@ -95,7 +95,7 @@ class GradedForm(ComparingForm):
         return token_batch([row.answer for row in rows], pad_id=self.setup.pad_id)
 
     def prepare(self, preparation: Preparation) -> None:
-        """Check that both grades are there; give each prompt another's answer; ask the model before training."""
+        """Check that both grades occur, give each prompt another answer, and compute `before` if it is needed."""
         without_dropout(preparation.model, preparation.say)
         self._check_grades(preparation.new, preparation.say)
         rows: list[GradedRow] = [*preparation.new, *preparation.validation]
@@ -105,7 +105,10 @@ class GradedForm(ComparingForm):
             self.ask_before(rows, [(row.answer, other) for row, other in self.others.items()], preparation)
 
     def _check_grades(self, rows: Sequence[GradedRow], say: Callable[[str], None]) -> None:
-        """DataError where all answers have the same grade: then good ones are told apart from nothing."""
+        """Raise DataError if all answers have the same grade, since good answers then have no contrast.
+
+        Report weights that are outside of the range that the paper advises.
+        """
         good = sum(row.label for row in rows)
         bad = len(rows) - good
         if not good or not bad:
@@ -120,7 +123,10 @@ class GradedForm(ComparingForm):
             )
 
     def begin_step(self, model: nn.Module, micro_batches: Sequence[MicroBatch], number: int) -> None:
-        """The zero point: how much likelier answers have become that do not belong to their prompts, not below 0."""
+        """Compute the zero point: the mean log-ratio of answers to other prompts, at least 0.
+
+        Also count the wanted rows and all rows of the step.
+        """
         sums = torch.zeros(3, dtype=torch.float64)  # log-ratios, wanted rows, rows
         for micro in micro_batches:
             if bool(micro.old.all()):
@@ -150,10 +156,10 @@ class GradedForm(ComparingForm):
         return loss._replace(metrics=self._by_grade(loss.metrics, desirable))
 
     def _by_grade(self, metrics: Mapping[str, Tensor], desirable: Tensor) -> dict[str, Tensor]:
-        """The rewards of good and of bad answers apart: weighted so that a mean over all rows is one over these."""
+        """Split the reward by grade, weighted so that a mean over all rows is a mean over the rows of one grade."""
         wanted, rows = self.counted
         reward, rest = metrics["reward"], {name: one for name, one in metrics.items() if name != "reward"}
         for name, of, count in (("good", desirable, wanted), ("bad", ~desirable, rows - wanted)):
-            if count:  # a step without such rows says nothing of them
+            if count:  # a step without such rows has no metric for them
                 rest[f"reward_{name}"] = torch.where(of, reward * (rows / count), 0.0)
         return rest

@@ -1,4 +1,4 @@
-"""Rows of models with a head: the forms of `text_classification`, `token_classification` and `extractive_qa`.
+"""The forms of models with a head, for `text_classification`, `token_classification` and `extractive_qa`.
 
 They are padded with the model's own token, labels may come from the rows, and nothing is replayed.
 """
@@ -41,17 +41,17 @@ from posttrain.training.forms.base import EncodeSettings, Form, MicroBatch
 __all__ = ["ClassesForm", "SpansForm", "TagsForm"]
 
 KNOWN = 100
-"""More labels than this are hardly classes but, for instance, texts in the wrong column."""
+"""Maximum number of labels found in rows. More are probably not classes but, for instance, texts in a wrong column."""
 
 
 class HeadForm(Form):
-    """One sequence per row, with its padding masked: encoders read in both directions."""
+    """A form with one sequence per row and its padding masked, since encoders read in both directions."""
 
     @classmethod
     def encode(
         cls, records: Sequence[Record], tokenizer: PreTrainedTokenizerBase, settings: EncodeSettings
     ) -> EncodeResult[Any]:
-        """Encode texts as the tokenizer begins and ends them; no chat template."""
+        """Encode texts with the tokenizer's own begin and end tokens, without a chat template."""
         of_head = cls.head_settings(settings.objective).items()
         more = {name: value for name, value in of_head if name in HeadSettings._fields and value is not None}
         labels = cls.outputs(settings.objective)
@@ -59,7 +59,7 @@ class HeadForm(Form):
 
     @abstractmethod
     def parts(self, row: Any) -> list[int]:
-        """What the row has besides tokens and types, as integers."""
+        """Return, as integers, what the row contains in addition to tokens and types."""
 
     def numbers(self, row: TextRow | TagRow | SpanRow) -> list[int]:
         return [len(row.input_ids), *row.input_ids, *(row.types or ()), *self.parts(row)]
@@ -68,26 +68,29 @@ class HeadForm(Form):
         return pad(rows, self.pad_id)
 
     def output(self, model: nn.Module, micro: MicroBatch) -> Any:
-        """Run the forward pass."""
+        """Run the forward pass and return the model's output."""
         return model(**micro.tensors.inputs(self.device))
 
 
 def lifted(logits: Tensor) -> Tensor:
-    """Raise logits to float32 where they are coarser."""
+    """Convert logits to float32, unless they are float64."""
     return logits if logits.dtype == torch.float64 else logits.float()
 
 
 class LabelledForm(HeadForm):
-    """Rows with labels from a set."""
+    """A form for rows with labels from a fixed set."""
 
     @classmethod
     @abstractmethod
     def labels_in(cls, records: Sequence[Record]) -> list[str]:
-        """List the label of every example."""
+        """Return the label of every example, in order."""
 
     @classmethod
     def resolved(cls, objective: Any, records: Callable[[], Sequence[Record]]) -> Config:
-        """Fill in the labels, sorted, where they are not given, and the weights of the classes as numbers."""
+        """Fill in the labels, sorted, and the class weights as numbers, if they are not given.
+
+        Raise DataError if no row has a label, if there is only one class, or if there are more than `KNOWN` labels.
+        """
         needs_rows = objective.labels is None or objective.class_weights == "balanced"
         seen = cls.labels_in(records()) if needs_rows else []
         labels = objective.labels
@@ -96,7 +99,7 @@ class LabelledForm(HeadForm):
             if not labels:
                 mend = "give labelled rows, or name them: labels: [...]"
                 raise DataError(Problem("data", "no row has a label", mend))
-            # one label is enough where each is a question of its own
+            # one label is enough if each label is a yes-or-no question of its own
             if len(labels) < 2 and not cls.head_settings(objective).get("multi_label"):
                 cause = f"every row has the label '{labels[0]}': there is nothing to tell apart"
                 raise DataError(Problem("data", cause, "add rows of other classes, or name all: labels: [...]"))
@@ -115,7 +118,7 @@ class LabelledForm(HeadForm):
 
 
 class ClassesForm(LabelledForm):
-    """One text, or a pair, per row."""
+    """A form for classes: one text, or a pair of texts, per row."""
 
     head: ClassVar[Head] = "sequence"
     unit: ClassVar[str] = "text"
@@ -134,7 +137,7 @@ class ClassesForm(LabelledForm):
         return [len(row.labels), *row.labels]
 
     def targets(self, rows: Sequence[TextRow]) -> Tensor:
-        """The classes (B,), or 0 and 1 for each class (B, C)."""
+        """Return the class of each row, (B,), or 0 and 1 for each class, (B, C)."""
         if not self.objective.multi_label:
             return torch.tensor([row.labels[0] for row in rows])
         targets = torch.zeros(len(rows), len(self.objective.labels), dtype=torch.long)
@@ -152,13 +155,13 @@ class ClassesForm(LabelledForm):
         return self.setup.function(logits, self.targets(micro.rows).to(logits.device))
 
     def validated(self) -> dict[str, float]:
-        """Scores over all validation texts."""
+        """Return scores over all validation texts."""
         said, gold = zip(*self.all_seen(), strict=True)
         return scores_of_classes(said, gold, self.objective.labels, multi_label=self.objective.multi_label)
 
 
 class TagsForm(LabelledForm):
-    """One sentence per row."""
+    """A form for tags: one sentence per row."""
 
     head: ClassVar[Head] = "token"
     reads: ClassVar[Format] = "tags"
@@ -187,13 +190,13 @@ class TagsForm(LabelledForm):
         return self.setup.function(logits, tag_targets(micro.rows, logits.shape[1]).to(logits.device))
 
     def validated(self) -> dict[str, float]:
-        """Scores over all validation sentences."""
+        """Return scores over all validation sentences."""
         said, gold = zip(*self.all_seen(), strict=True)
         return scores_of_tags(said, gold, self.objective.labels)
 
 
 class SpansForm(HeadForm):
-    """One window of a text per row."""
+    """A form for answers in a text: one window of a text per row."""
 
     head: ClassVar[Head] = "answer"
     unit: ClassVar[str] = "window"
@@ -202,7 +205,7 @@ class SpansForm(HeadForm):
 
     @classmethod
     def resolved(cls, objective: Any, records: Callable[[], Sequence[Record]]) -> Config:
-        """Fill in whether there may be no answer, where that is not given."""
+        """Fill in whether a question may have no answer, if that is not given."""
         if objective.null_answers is not None:
             return objective
         none = any(isinstance(record, ReadingQuestion) and record.gold and not record.answers for record in records())
@@ -231,7 +234,7 @@ class SpansForm(HeadForm):
         return self.setup.function(start, end, targets, real)
 
     def validated(self) -> dict[str, float]:
-        """Scores over all validation questions, each with its windows."""
+        """Return scores over all validation questions, each with all windows of its text."""
         windows: dict[str, list[Any]] = {}
         records: dict[str, ReadingQuestion] = {}
         for record, one in self.all_seen():

@@ -1,8 +1,9 @@
-"""Prompts that the model answers anew in every step, and a teacher that was shown the demonstration: `sdft`.
+"""The form of `sdft`: the model answers prompts again in every step, and a teacher has read the demonstration.
 
 All answers of a step are sampled before its first micro batch. They depend on the seed and on the number of steps done,
-so that a resumed run gives the same ones. Student and teacher read their own prompts and the same answer. The loss of a
-row is its sum over tokens times the step's rows per token, so that the step's mean over rows is a mean over tokens.
+so that a resumed run samples the same answers. Student and teacher read their own prompts and the same answer. The loss
+of a row is its sum over tokens times the step's rows per token, so that the step's mean over rows is a mean over
+tokens.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ __all__ = ["AskedRow", "OnPolicyForm", "shown"]
 
 
 class AskedRow(NamedTuple):
-    """prompt: what the student reads; shown: what the teacher reads; demonstration: ids of what it is shown."""
+    """prompt: what the student reads; shown: what the teacher reads; demonstration: the ids of the demonstration."""
 
     prompt: list[int]
     shown: list[int]
@@ -46,7 +47,7 @@ class AskedRow(NamedTuple):
 
 
 def shown(talk: Conversation, objective: SdftConfig) -> Conversation:
-    """The conversation for the teacher: the last question with the demonstration, in the question's language."""
+    """Return the conversation for the teacher: the last question with the demonstration, in the question's language."""
     *before, question, answer = talk.messages
     chinese = any("\u4e00" <= c <= "\u9fff" for c in question.content)
     template = objective.template_zh if chinese else objective.template
@@ -55,19 +56,19 @@ def shown(talk: Conversation, objective: SdftConfig) -> Conversation:
 
 
 class OnPolicyForm(Form):
-    """Questions with a demonstration each."""
+    """A form for questions that each have a demonstration."""
 
     objective: SdftConfig
     respondent: ModelRespondent
-    """`prepare` makes it."""
+    """The respondent that samples answers; `prepare` makes it."""
 
     def __init__(self, setup: FormSetup) -> None:
         super().__init__(setup)
         self.answers: dict[int, list[list[int]]] = {}
-        """Of the rows of the step under way, by `id`."""
+        """The sampled answers to the rows of the present step, by `id` of the row."""
         self.per_token = 1.0
         self.seed = 0
-        self.mean: dict[str, Tensor] = {}  # of the weights, for teacher `ema`
+        self.mean: dict[str, Tensor] = {}  # running mean of the weights, for teacher `ema`
 
     @classmethod
     def asks_reference(cls, objective: Any) -> bool:
@@ -77,7 +78,10 @@ class OnPolicyForm(Form):
     def encode(
         cls, records: Sequence[Record], tokenizer: PreTrainedTokenizerBase, settings: EncodeSettings
     ) -> EncodeResult[AskedRow]:
-        """Encode conversations that end with the assistant's demonstration. DataError that names the others."""
+        """Encode conversations that end with the assistant's demonstration. Raise DataError with the other rows.
+
+        Raise ConfigError for a template without {prompt} or {demonstration}.
+        """
         objective: SdftConfig = settings.objective
         for name in ("template", "template_zh"):
             if not all(part in getattr(objective, name) for part in ("{prompt}", "{demonstration}")):
@@ -102,12 +106,12 @@ class OnPolicyForm(Form):
 
     @classmethod
     def from_targets(cls, targets: Sequence[Conversation], present: Callable[[], list[str]]) -> FromTargets[Any]:
-        """Take the wanted answers as demonstrations."""
+        """Use the wanted answers as demonstrations."""
         return FromTargets(list(targets), 0)
 
     @staticmethod
     def tokens_of(row: AskedRow) -> int:
-        """Count the teacher's prompt and the demonstration; answers are not known yet."""
+        """Return the tokens of the teacher's prompt and the demonstration; answers are not known yet."""
         return len(row.shown) + len(row.demonstration)
 
     def size(self, row: AskedRow) -> int:
@@ -118,20 +122,20 @@ class OnPolicyForm(Form):
         return [len(row.prompt), *row.prompt, len(row.shown), *row.shown, *row.demonstration, most]
 
     def tensors(self, rows: Sequence[AskedRow]) -> None:
-        """There are none before the answers are known."""
+        """Return nothing, since tensors can be made only when the answers are known."""
 
     @property
     def _count(self) -> int:
         return self.objective.samples if self.objective.temperature > 0 else 1
 
     def check(self, *, deepspeed: bool, sharded: bool) -> None:
-        """Answers are sampled from whole weights, which each process asks at its own pace: shards cannot do that."""
+        """Raise ConfigError for shards: answers are sampled from whole weights, by each process at its own speed."""
         if deepspeed or sharded:
             cause = f"{self.objective.kind} lets the model answer in every step, which it cannot do from shards"
             raise ConfigError(Problem("objective", cause, "use a single process or DDP"))
 
     def prepare(self, preparation: Preparation) -> None:
-        """Make the respondent that samples, and the running mean for teacher `ema`."""
+        """Make the respondent that samples, and the running mean of the weights for teacher `ema`."""
         core: Any = core_of(preparation.model)
         self.respondent = ModelRespondent(LoadedModel(core, self.setup.tokenizer, "student"))
         self.seed = preparation.seed
@@ -140,7 +144,7 @@ class OnPolicyForm(Form):
             self.mean = {name: p.detach().clone() for name, p in moving if p.requires_grad}
 
     def begin_step(self, model: nn.Module, micro_batches: Sequence[MicroBatch], number: int) -> None:
-        """Let the model answer all prompts of the step."""
+        """Sample answers to all prompts of the step."""
         rows: list[AskedRow] = [row for m in micro_batches if not bool(m.old.all()) for row in m.rows]
         prompts = [row.prompt for row in rows for _ in range(self._count)]
         inner = model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
@@ -166,7 +170,7 @@ class OnPolicyForm(Form):
         self.per_token = len(rows) / max(tokens, 1)
 
     def _ids(self, said: Decoded) -> list[int]:
-        """The ids of an answer, with the token that ended it: ending is a choice of the student's, too."""
+        """Return the ids of an answer with the token that ended it, since the student chooses to end, too."""
         end = self.respondent.end_of_turn
         ends = [end] if end is not None else sorted(self.respondent.stop_ids)[:1]
         return [*said.ids, *ends] if said.ended or not said.ids else said.ids
@@ -185,7 +189,7 @@ class OnPolicyForm(Form):
         return Loss(loss.nats * self.per_token, spread, {"answer_tokens": length / self._count})
 
     def _read(self, model: nn.Module, prompts: list[list[int]], answers: list[list[int]]) -> tuple[Tensor, Tensor]:
-        """Logits (N, V) at every position of the answers, answer by answer, and the index of its answer, (N,)."""
+        """Return logits (N, V) at all positions of the answers, answer by answer, and each one's answer index, (N,)."""
         rows = [
             Encoded([*prompt, *answer], [IGNORED] * len(prompt) + answer, "")
             for prompt, answer in zip(prompts, answers, strict=True)
@@ -194,7 +198,7 @@ class OnPolicyForm(Form):
 
     @contextlib.contextmanager
     def _teacher(self, model: nn.Module) -> Iterator[nn.Module]:
-        """Give the teacher, in evaluation mode."""
+        """Give the teacher, in evaluation mode, during the block."""
         if self.objective.teacher == "base":
             with self.before_training() as reference:
                 yield reference
@@ -204,7 +208,7 @@ class OnPolicyForm(Form):
         moving = {name: p for name, p in model.named_parameters() if name in self.mean}
         now = {name: p.data for name, p in moving.items()}
         try:
-            for name, p in moving.items():  # another tensor in its place: what the student has computed stays whole
+            for name, p in moving.items():  # set another tensor, so that tensors kept for the student's backward stay
                 p.data = self.mean[name]
             yield model
         finally:
@@ -231,7 +235,7 @@ def _asks(talk: Conversation) -> bool:
 
 
 def _quick_head(core: Any) -> contextlib.AbstractContextManager[None]:
-    """Cast the head once to the precision of autocast, for as long as the model answers."""
+    """Cast the head once to the precision of autocast while answers are sampled."""
     if not torch.is_autocast_enabled("cpu"):
         return contextlib.nullcontext()
     return head_laid_out(core.get_output_embeddings(), lambda w: kept_in(w, torch.get_autocast_dtype("cpu")))

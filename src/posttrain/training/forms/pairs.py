@@ -1,8 +1,7 @@
-"""Preference pairs: the forms of `dpo` and `orpo`, and of `reward`, whose model has one score. Both answers go through
-the model together.
+"""The forms of preference pairs: for `dpo` and `orpo`, and for `reward`, which trains a model with one score.
 
-The log-probabilities before training are computed once, before the first step, and kept in the run's folder; or the
-model is asked for them in every step with its adapter switched off.
+Both answers of a pair go through the model together. The log-probabilities before training are computed once, before
+the first step, and kept in the run's folder; or they are computed in every step with the adapter switched off.
 """
 
 from __future__ import annotations
@@ -47,14 +46,15 @@ __all__ = [
 ]
 
 REFERENCE_FILE = "reference.safetensors"
+"""File in the folder of a run: the log-probabilities before training."""
 BINS = 10
-"""Of the calibration error."""
+"""Number of bins of the calibration error."""
 
 
 def answer_logps(model: nn.Module, batch: TokenBatch, device: torch.device) -> tuple[Tensor, Tensor]:
-    """(log-probabilities, tokens) of each row's labelled tokens: nats summed over them, (B,), and their number, (B,).
+    """Return the summed log-probability of each row's labelled tokens, (B,) in nats, and their number, (B,).
 
-    Only positions that some row labels go through the output head, and in chunks where the head can be cut.
+    Only positions that some row labels go through the output head, and in chunks if the head allows it.
     """
     targets = batch.targets.to(device)
     head = plain_head(model)
@@ -68,16 +68,18 @@ def answer_logps(model: nn.Module, batch: TokenBatch, device: torch.device) -> t
 
 
 class ComparingForm(Form):
-    """Rows of two sequences each, whose log-probabilities may be compared with those before training."""
+    """A form with two sequences per row. Their log-probabilities may be compared with those before training."""
 
     def __init__(self, setup: FormSetup) -> None:
         super().__init__(setup)
         self.before: dict[Any, list[float]] = {}
-        """Log-probabilities before training of both sequences of a row, in nats."""
+        """The log-probabilities before training of both sequences of a row, in nats."""
 
     def ask_before(self, rows: Sequence[Any], pairs: Sequence[tuple[Encoded, Encoded]], asked: Preparation) -> None:
-        """Compute `before`, or read it from the run's folder, where the same model was asked about the same sequences
-        before. pairs: of each row."""
+        """Compute `before`, or read it from the run's folder if it was computed there for the same model and sequences.
+
+        pairs: the two sequences of each row.
+        """
         sequences = [one for pair in pairs for one in pair]
         file = asked.folder / REFERENCE_FILE if asked.folder is not None else None
         digest = hashlib.sha256(asked.fingerprint.encode())
@@ -89,14 +91,14 @@ class ComparingForm(Form):
             asked.say(f"reference: log-probabilities of {len(sequences)} answers taken from {file}")
         else:
             found = self._asked_now(sequences, asked)
-            if file is not None and os.environ.get("RANK", "0") == "0":  # of torchrun: there is no process group yet
+            if file is not None and os.environ.get("RANK", "0") == "0":  # set by torchrun; no process group exists yet
                 with whole_file(file) as temporary:
                     save_file({"logps": found}, str(temporary), metadata={"fingerprint": fingerprint})
             asked.say(f"reference: log-probabilities of {len(sequences)} answers computed once")
         self.before = dict(zip(rows, found.view(-1, 2).tolist(), strict=True))
 
     def _asked_now(self, sequences: Sequence[Encoded], asked: Preparation) -> Tensor:
-        """Log-probabilities of the sequences under the model before training, (N,)."""
+        """Return the log-probabilities of the sequences under the model before training, (N,)."""
         found = torch.zeros(len(sequences), dtype=torch.float64)
         batches = length_batches([len(s.input_ids) for s in sequences], tokens=asked.tokens, seed=0, epoch=0)
         work = Meter("asking the model before training", len(sequences), "answers")
@@ -108,8 +110,10 @@ class ComparingForm(Form):
         return found
 
     def logps_before(self, batch: TokenBatch, rows: Sequence[Any], sides: Sequence[int]) -> Tensor:
-        """Log-probabilities of a batch before training, (B,). sides: 0 for the first sequences of these rows, 1 for the
-        second ones, in the order of the batch."""
+        """Return the log-probabilities of a batch before training, (B,).
+
+        sides: 0 for the first sequences of these rows, 1 for the second ones, in the order of the batch.
+        """
         if not self.asks_reference(self.objective):
             return torch.tensor([self.before[row][side] for side in sides for row in rows], dtype=torch.float64)
         with self.before_training() as reference:
@@ -121,14 +125,15 @@ def _read(file: Path, fingerprint: str, count: int) -> Tensor | None:
         return None
     with safe_open(str(file), "pt") as kept:
         if (kept.metadata() or {}).get("fingerprint") != fingerprint:
-            return None  # another model or other rows: computed anew
+            return None  # made for another model or other rows, so it must be computed again
         logps: Tensor = kept.get_tensor("logps")
     return logps if logps.shape == (count,) else None
 
 
 def without_dropout(model: nn.Module, say: Callable[[str], None]) -> None:
     """Switch off the model's own dropout, which would add noise to the ratio to the reference from the first step on.
-    The dropout of a tuner stays as the user wants it.
+
+    The dropout of a tuner stays as the user has set it.
     """
     own = [
         module
@@ -142,12 +147,12 @@ def without_dropout(model: nn.Module, say: Callable[[str], None]) -> None:
 
 
 def sides_of(rows: Sequence[PairRow]) -> list[Encoded]:
-    """The 2B sequences of B pairs, chosen ones first."""
+    """Return the 2B sequences of B pairs, all chosen ones first."""
     return [*(row.chosen for row in rows), *(row.rejected for row in rows)]
 
 
 class Paired(Form):
-    """Rows of two answers to one prompt."""
+    """A form with two answers to one prompt per row."""
 
     unit: ClassVar[str] = "pair"
     reads: ClassVar[Format] = "preference"
@@ -158,7 +163,7 @@ class Paired(Form):
         return len(row.chosen.input_ids) + len(row.rejected.input_ids)
 
     def size(self, row: PairRow) -> int:
-        """Both answers are as wide as the longer one."""
+        """Return twice the longer length, since both answers are padded to it."""
         return 2 * max(len(row.chosen.input_ids), len(row.rejected.input_ids))
 
     def numbers(self, row: PairRow) -> list[int]:
@@ -167,7 +172,7 @@ class Paired(Form):
 
 
 class PairsForm(Paired, ComparingForm):
-    """Two answers per row, each with its log-probability."""
+    """A form with two answers per row, each with its log-probability."""
 
     @classmethod
     def asks_reference(cls, objective: Any) -> bool:
@@ -179,14 +184,14 @@ class PairsForm(Paired, ComparingForm):
 
     @classmethod
     def from_targets(cls, targets: Sequence[Conversation], present: Callable[[], list[str]]) -> FromTargets[Preference]:
-        """Learn to prefer the wanted answers to the present ones."""
+        """Make pairs in which the wanted answers are preferred to the present ones."""
         return pairs_from_targets(targets, present())
 
     def tensors(self, rows: Sequence[PairRow]) -> TokenBatch:
         return token_batch(sides_of(rows), pad_id=self.setup.pad_id)
 
     def prepare(self, preparation: Preparation) -> None:
-        """Ask the model before training about every answer, unless it is asked in each step."""
+        """Compute the log-probabilities of every answer before training, unless each step computes them."""
         without_dropout(preparation.model, preparation.say)
         if self.needs_rows(self.objective):
             rows: list[PairRow] = [*preparation.new, *preparation.validation]
@@ -204,7 +209,7 @@ class PairsForm(Paired, ComparingForm):
 
 
 class Scored(NamedTuple):
-    """Of a validation pair: scores of the chosen and of the rejected answer, and the tokens of both."""
+    """The scores of the chosen and the rejected answer of a validation pair, and the tokens of both."""
 
     chosen: float
     rejected: float
@@ -213,9 +218,9 @@ class Scored(NamedTuple):
 
 
 def length_correlation(pairs: Sequence[Scored]) -> float:
-    """Pearson's correlation between an answer's score and its tokens; 0 where one of them does not vary.
+    """Return Pearson's correlation between an answer's score and its number of tokens; 0 if one of them does not vary.
 
-    Near 1 the model has learned to like long answers.
+    A value near 1 means that the model has learned to prefer long answers.
     """
     both = torch.tensor(pairs, dtype=torch.float64).T  # (4, N)
     scores, tokens = both[:2].flatten(), both[2:].flatten()
@@ -225,8 +230,9 @@ def length_correlation(pairs: Sequence[Scored]) -> float:
 
 
 def calibration_error(pairs: Sequence[Scored]) -> float:
-    """How far the probability sigmoid(|r_w - r_l|) that the model gives its preference is from how often it is right:
-    the mean over ten bins of probability, weighted by pairs.
+    """Return the difference between the probability that the model gives its preference and how often it is right.
+
+    The probability is sigmoid(|r_w - r_l|). The difference is averaged over ten bins of probability, weighted by pairs.
     """
     margins = torch.tensor([pair.chosen - pair.rejected for pair in pairs], dtype=torch.float64)
     sure = torch.sigmoid(margins.abs())  # from 1/2 to 1
@@ -237,17 +243,17 @@ def calibration_error(pairs: Sequence[Scored]) -> float:
 
 
 class RankingForm(Paired):
-    """Two answers per row, each with a score."""
+    """A form with two answers per row, each with a score of the model's head."""
 
     head: ClassVar[Head] = "sequence"
 
     def tensors(self, rows: Sequence[PairRow]) -> dict[str, Tensor]:
-        """`input_ids` and `attention_mask`, (2B, T), right-padded."""
+        """Return `input_ids` and `attention_mask`, (2B, T), right-padded."""
         batch = collate(sides_of(rows), self.pad_id)
         return {name: batch[name] for name in ("input_ids", "attention_mask")}
 
     def prepare(self, preparation: Preparation) -> None:
-        """Check that the model has one score, and that the last token of a row can be told from padding."""
+        """Check that the model has one score; report if answers end with the padding token."""
         without_dropout(preparation.model, preparation.say)
         config = core_of(preparation.model).config
         assert config.num_labels == 1
@@ -260,7 +266,7 @@ class RankingForm(Paired):
             )
 
     def loss(self, model: nn.Module, micro: MicroBatch) -> Loss:
-        # the model's own pooling, so that whoever loads it has these scores
+        # use the model's own pooling, so that a model that is loaded elsewhere gives the same scores
         logits: Tensor = model(**{name: tensor.to(self.device) for name, tensor in micro.tensors.items()}).logits
         chosen, rejected = logits[:, 0].float().chunk(2) if logits.dtype != torch.float64 else logits[:, 0].chunk(2)
         if not model.training:
@@ -270,6 +276,6 @@ class RankingForm(Paired):
         return self.setup.function(chosen, rejected, torch.tensor([row.margin for row in micro.rows]).to(chosen))
 
     def validated(self) -> dict[str, float]:
-        """Whether long answers are liked as such, and whether the model is as sure as it may be."""
+        """Return the correlation of scores with the length of answers, and the calibration error."""
         pairs: list[Scored] = self.all_seen()
         return {"length_correlation": length_correlation(pairs), "calibration_error": calibration_error(pairs)}

@@ -1,4 +1,4 @@
-"""Rows of tokens, some of which are learned: the form of `sft` and `clm`."""
+"""The form of `sft` and `clm`: rows of tokens, some of which are learned."""
 
 from __future__ import annotations
 
@@ -22,13 +22,18 @@ from posttrain.training.forms.base import EncodeSettings, Form, MicroBatch
 __all__ = ["TokenBatch", "TokensForm", "token_batch"]
 
 TERM_COPIES = 4
-"""A term on logits holds the distributions of two models and their gradients, where cross-entropy holds one tensor."""
+"""How many tensors of the logits' size a term on logits holds: the distributions of two models and their gradients.
+
+Cross-entropy holds one tensor of this size.
+"""
 
 
 class TokenBatch(NamedTuple):
-    """input_ids: (B, T), right-padded; targets: (B, T), the token that each position should predict, -100 where nothing
-    is asked; columns: positions that any row supervises, (K,), or None when that is all of them; weights: (B,) the
-    factor of each row's loss, None where that is 1 for all.
+    """A micro batch of rows of tokens.
+
+    input_ids: (B, T), right-padded; targets: (B, T), the token that each position should predict, -100 for positions
+    that are not supervised; columns: the positions that any row supervises, (K,), or None if all are; weights: (B,) the
+    factor of each row's loss, or None if it is 1 for all.
     """
 
     input_ids: Tensor
@@ -37,7 +42,7 @@ class TokenBatch(NamedTuple):
     weights: Tensor | None = None
 
     def asked(self, device: torch.device) -> TokenBatch:
-        """The batch on a device, targets cut to the supervised columns, (B, K)."""
+        """Return the batch on a device, with only the supervised columns of the targets, (B, K)."""
         targets = self.targets.to(device)
         columns = None if self.columns is None else self.columns.to(device)
         return TokenBatch(
@@ -45,20 +50,20 @@ class TokenBatch(NamedTuple):
         )
 
     def logits(self, model: nn.Module, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Logits (N, V) of the supervised positions, row by row, and the index of the row of each, (N,)."""
+        """Return logits (N, V) of the supervised positions, row by row, and the row index of each, (N,)."""
         input_ids, targets, columns, _ = self.asked(device)
         asked = targets != IGNORED
         return logits_at(model, input_ids, columns)[asked], asked.nonzero()[:, 0]
 
     def weighted(self, nats: Tensor) -> Tensor:
-        """The losses of the rows, (B,), times the weights of the rows."""
+        """Multiply the losses of the rows, (B,), by the weights of the rows."""
         return nats if self.weights is None else nats * self.weights.to(nats)
 
 
 def token_batch(rows: Sequence[Encoded], *, pad_id: int, supervise_all: bool = False) -> TokenBatch:
-    """Collate, and shift: position t has token t + 1 as its target, so the last token is a target only.
+    """Collate rows and shift: position t has token t + 1 as its target, so the last token is only a target.
 
-    supervise_all: every token is a target (clm), whatever the labels say.
+    supervise_all: every token is a target (clm), and labels are ignored.
     """
     batch = collate(rows, pad_id)
     labels = batch["labels"]
@@ -75,7 +80,7 @@ def token_batch(rows: Sequence[Encoded], *, pad_id: int, supervise_all: bool = F
 
 
 class TokensForm(Form):
-    """One sequence per row."""
+    """A form with one sequence per row, of which some tokens or all are learned."""
 
     mixes: ClassVar[bool] = True
     takes_terms: ClassVar[bool] = True
@@ -84,18 +89,18 @@ class TokensForm(Form):
     def encode(
         cls, records: Sequence[Record], tokenizer: PreTrainedTokenizerBase, settings: EncodeSettings
     ) -> EncodeResult[Encoded]:
-        """Render conversations, pairs and texts with the chat template."""
+        """Render conversations, pairs and texts with the chat template, and encode them."""
         loss_on: LossOn = settings.objective.supervises
         return encode_all(records, tokenizer, max_length=settings.max_length, loss_on=loss_on, **settings.bad_rows)
 
     @classmethod
     def from_targets(cls, targets: Sequence[Conversation], present: Callable[[], list[str]]) -> FromTargets[Any]:
-        """Take the targets as they are."""
+        """Use the targets as they are."""
         return FromTargets(list(targets), 0)
 
     @property
     def supervise_all(self) -> bool:
-        """Whether every token is a target."""
+        """Return whether every token is a target."""
         return bool(self.objective.supervises == "all")
 
     def units(self, row: Encoded) -> int:
@@ -120,7 +125,7 @@ class TokensForm(Form):
         return self.with_terms(self.setup.function(logits, batch.targets), batch, micro.old, logits)
 
     def loss_in_chunks(self, model: nn.Module, head: PlainHead, batch: TokenBatch, old: Tensor) -> Loss:
-        """Token cross-entropy and terms; the output head computes the supervised positions chunk by chunk."""
+        """Compute token cross-entropy and terms; the output head computes the supervised positions chunk by chunk."""
         input_ids, targets = batch.input_ids.to(self.device), batch.targets.to(self.device)
         asked = targets != IGNORED  # (B, T)
         row, said = asked.nonzero()[:, 0], targets[asked]  # (N,)
@@ -140,7 +145,7 @@ class TokensForm(Form):
         return loss
 
     def with_terms(self, loss: Loss, batch: TokenBatch, old: Tensor, logits: Tensor) -> Loss:
-        """Weigh the rows and add the terms on logits. batch: as `asked` gives it; logits: (B, K, V)."""
+        """Weight the rows and add the terms on logits. batch: as returned by `TokenBatch.asked`; logits: (B, K, V)."""
         loss = loss._replace(nats=batch.weighted(loss.nats))
         if self.setup.terms:
             with self.before_training() as reference:
@@ -151,13 +156,13 @@ class TokensForm(Form):
 
 
 def _plus(loss: Loss, term: Any, added: Tensor) -> Loss:
-    """Add a term, which is also a metric (`penalty_<kind>`, nats per unit). added: (B,)."""
+    """Add the value of a term to the loss and to the metrics (`penalty_<kind>`, nats per unit). added: (B,)."""
     metrics = {**loss.metrics, f"penalty_{term.kind}": added.detach()}
     return loss._replace(nats=loss.nats + added.to(loss.nats), metrics=metrics)
 
 
 def term_of_tokens(term: Any, before: Tensor, head: PlainHead, said: Tensor, old: Tensor) -> Function:
-    """A term on logits (`kl_to_base`) as a function of a chunk's logits, each token a row of its own.
+    """Turn a term on logits (`kl_to_base`) into a function of a chunk's logits; each token counts as one row.
 
     before: (N, D), the reference's hidden states; head: its output head; said: (N,) targets; old: (N,) bool.
     """
@@ -171,7 +176,7 @@ def term_of_tokens(term: Any, before: Tensor, head: PlainHead, said: Tensor, old
             total = found.sum()
         if not wants:
             return found, None
-        if not total.requires_grad:  # no token of this chunk is of the kind that the term looks at
+        if not total.requires_grad:  # the term does not act on any token of this chunk
             return found, torch.zeros_like(logits)
         return found.detach(), torch.autograd.grad(total, now)[0]
 

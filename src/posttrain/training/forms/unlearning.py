@@ -1,6 +1,6 @@
-"""Rows to forget and rows to retain: the forms of `grad_ascent`, `grad_diff`, `npo` and `simnpo`, and of `rmu`.
+"""The forms of unlearning: for `grad_ascent`, `grad_diff`, `npo` and `simnpo`, and for `rmu`.
 
-New rows are the forget set, replayed rows the retain set; both are read as for `sft`, and may share a micro batch. For
+New rows are the forget set, replayed rows the retain set. Both are read as for `sft`, and may share a micro batch. For
 `rmu` the states after a block come from the whole model with `output_hidden_states`; the blocks after it are computed
 and not used.
 """
@@ -34,7 +34,7 @@ __all__ = ["RepresentationsForm", "UnlearningForm", "check_sets", "states_after"
 
 
 class ForgettingForm(TokensForm):
-    """Forget rows and retain rows, each with a mean of their own."""
+    """A form with forget rows and retain rows, which each have a mean of their own."""
 
     takes_terms: ClassVar[bool] = False
     old_apart: ClassVar[bool] = False
@@ -45,8 +45,10 @@ class ForgettingForm(TokensForm):
 
     @classmethod
     def from_targets(cls, targets: Sequence[Conversation], present: Callable[[], list[str]]) -> FromTargets[Any]:
-        """Learn to forget the present answer to each question; questions that the untouched model does not answer, or
-        answers as wanted, are left out."""
+        """Make records to forget: the present answer to each question.
+
+        Questions are left out that the untouched model does not answer, or to which it gives the wanted answer.
+        """
         made = []
         for target, answer in zip(targets, present(), strict=True):
             *before, wanted = target.messages
@@ -56,16 +58,16 @@ class ForgettingForm(TokensForm):
 
     @abstractmethod
     def retain_weight(self) -> float:
-        """The weight of the retain rows' mean."""
+        """Return the weight of the mean over the retain rows."""
 
     def scales(self, new_units: int, old_units: int) -> Scales:
-        """Two means, that of the retain rows weighted."""
+        """Return the scales of two means; that of the retain rows is weighted."""
         weight = self.retain_weight() * self.setup.old_weight
         return Scales(1.0 / max(new_units, 1), weight / max(old_units, 1))
 
 
 def check_sets(objective: str, retains: str, preparation: Preparation) -> None:
-    """ConfigError when a retain set is missing or of no use; DataError naming rows that are in both sets."""
+    """Raise ConfigError if a needed retain set is missing; raise DataError with the rows that are in both sets."""
     forget, retain = preparation.new, preparation.old
     if retains == "must" and not retain:
         mend = "give replay: {kind: file, data: retain.jsonl, share: 0.5}, or another replay"
@@ -83,23 +85,23 @@ def check_sets(objective: str, retains: str, preparation: Preparation) -> None:
 
 
 class UnlearningForm(ForgettingForm):
-    """Rows whose words are forgotten and retained."""
+    """A form that forgets and retains the words of rows."""
 
     objective: UnlearningConfig
 
     def __init__(self, setup: FormSetup) -> None:
         super().__init__(setup)
         self.before: dict[tuple[int, ...], float] = {}
-        """Log-probabilities of forget rows before training, by the numbers of the row."""
+        """The log-probabilities of forget rows before training, by the numbers of the row."""
 
     @classmethod
     def asks_reference(cls, objective: Any) -> bool:
-        """The divergence on retain rows asks it."""
+        """Return whether the divergence on retain rows is used, which needs the reference."""
         return isinstance(objective, RetainConfig) and objective.retain == "kl"
 
     @classmethod
     def replay_problem(cls, objective: Any) -> Problem | None:
-        """Say which objectives have no retain set."""
+        """Return a problem for objectives that have no retain set."""
         if isinstance(objective, UnlearningConfig) and objective.retains == "never":
             return Problem("replay", f"{objective.kind} retains nothing", "use grad_diff, or leave replay out")
         return None
@@ -111,7 +113,10 @@ class UnlearningForm(ForgettingForm):
         return self.objective.retain_weight if isinstance(self.objective, RetainConfig) else 0.0
 
     def prepare(self, preparation: Preparation) -> None:
-        """Check the two sets; ask the model before training how likely the forget rows are, where that is needed."""
+        """Check the two sets; compute the forget rows' log-probabilities before training if the objective needs them.
+
+        Raise ConfigError or DataError if a set does not fit the objective.
+        """
         kind = self.objective.kind
         check_sets(kind, self.objective.retains, preparation)
         has_retain = bool(preparation.old)
@@ -158,7 +163,7 @@ class UnlearningForm(ForgettingForm):
 
 
 def states_after(model: nn.Module, input_ids: Tensor, layer: int) -> Tensor:
-    """Hidden states (B, T, D) after block `layer` (from 0; of the last one, they have gone through the final norm)."""
+    """Return hidden states (B, T, D) after block `layer` (from 0; those of the last block include the final norm)."""
     keeps = keeps_logits(type(core_of(model)))  # type: ignore[arg-type]  # a class can be hashed
     options: dict[str, Any] = {"logits_to_keep": 1} if keeps else {}
     said = model(input_ids=input_ids, use_cache=False, output_hidden_states=True, **options)
@@ -167,7 +172,7 @@ def states_after(model: nn.Module, input_ids: Tensor, layer: int) -> Tensor:
 
 
 class RepresentationsForm(ForgettingForm):
-    """Rows whose hidden states are led astray or held; one unit per row."""
+    """A form that moves hidden states of forget rows and holds those of retain rows; one unit per row."""
 
     objective: RmuConfig
 
@@ -182,7 +187,10 @@ class RepresentationsForm(ForgettingForm):
         return self.objective.alpha
 
     def prepare(self, preparation: Preparation) -> None:
-        """Check the layer and the two sets; say how long the states are that training makes `steering` long."""
+        """Check the layer and the two sets; report the present norm of the states and the norm that is trained.
+
+        Raise ConfigError or DataError if they do not fit.
+        """
         blocks = int(core_of(preparation.model).config.get_text_config().num_hidden_layers)
         layer = self.objective.layer
         if layer >= blocks - 1:
@@ -207,7 +215,7 @@ class RepresentationsForm(ForgettingForm):
 
     @property
     def supervise_all(self) -> bool:
-        """Whether the states of every token count; the batch's targets then say which tokens there are."""
+        """Return whether the states of every token count; the batch's targets then show which tokens exist."""
         return self.objective.tokens == "all"
 
     def loss(self, model: nn.Module, micro: MicroBatch) -> Loss:
