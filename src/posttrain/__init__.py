@@ -32,7 +32,7 @@ _PLACES = {
 
 
 def __getattr__(name: str) -> Any:
-    """The library's names, imported when one is asked for."""
+    """Import a name of the library when it is used for the first time. Raise AttributeError for an unknown name."""
     from importlib import import_module
 
     for module, names in _PLACES.items():
