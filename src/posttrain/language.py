@@ -65,7 +65,7 @@ def from_environment(environment: Mapping[str, str] = os.environ) -> str:
 
 
 def _language_of(tag: str) -> str | None:
-    """Return Traditional Chinese for zh with Taiwan, Hong Kong, Macau or Hant but no Hans; English for en; else None."""
+    """Return Traditional Chinese for zh with Taiwan, Hong Kong, Macau or Hant and no Hans, English for en, or None."""
     parts = tag.partition(".")[0].partition("@")[0].replace("_", "-").casefold().split("-")
     if parts[0] == "zh" and "hans" not in parts and {"tw", "hk", "mo", "hant"} & set(parts):
         return CHINESE

@@ -144,8 +144,8 @@ def _stripped(turns: Turns) -> list[tuple[Any, ...]]:
 
 
 class FromTargets(NamedTuple, Generic[RecordT]):
-    """The records made from targets. skipped: how many targets were left out, because the model's answer is already equal
-    to the target's or is empty."""
+    """The records made from targets. skipped: how many targets were left out, because the model's answer is empty or
+    equal to the target's."""
 
     records: list[RecordT]
     skipped: int

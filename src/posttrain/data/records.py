@@ -215,7 +215,10 @@ def texts_of(record: Record) -> list[Record]:
 
 
 def talk_of(record: Record) -> Conversation | None:
-    """Return a record as a conversation, for comparing questions, or None for other records. A preference gives `chosen`."""
+    """Return a record as a conversation, for comparing questions, or None when it is none.
+
+    A preference gives the conversation with its chosen answer.
+    """
     if isinstance(record, Preference):
         record = record.both()[0]
     elif isinstance(record, Graded):

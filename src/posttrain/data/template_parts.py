@@ -151,7 +151,7 @@ def call_parts(calls: Sequence[Mapping[str, Any]]) -> Iterator[Part]:
 
 
 def seen_value(part: Part, word: str, number: int) -> str | int | float | None:
-    """Return a unique word or number to replace the value. Return None for a truth value, null or a type: they have none."""
+    """Return a unique word or number to replace the value, or None for a truth value, null or a type (not unique)."""
     if isinstance(part.value, bool) or part.type:
         return None
     if isinstance(part.value, str):

@@ -1,8 +1,8 @@
 """Tokenise texts without a template: find where a token begins, and join a text to its continuation.
 
 A text and its continuation get ids that together decode to exactly both texts. When they are tokenised separately, the
-second text gets an extra space from SentencePiece's tokenizers (▁) and others. When they are tokenised together, a token
-may span the boundary. So:
+second text gets an extra space from SentencePiece's tokenizers (▁) and others. When they are tokenised together, a
+token may span the boundary. So:
 
 - if the ids of the whole begin with those of the first text, they are cut there, as lm-eval does;
 - else the first text keeps the ids that it has alone, and the second text gets ids that follow them: the first of
