@@ -62,7 +62,7 @@ def refuse_looking_back(model: PreTrainedModel, kind: str) -> None:
 
 @torch.no_grad()
 def _looks_ahead(model: PreTrainedModel) -> bool:
-    """Return whether the first token's hidden state depends on later tokens, as in an encoder. A forward pass tests it."""
+    """Return whether the first token's hidden state depends on later tokens, as in an encoder, by a forward pass."""
     was_training = model.training
     model.eval()
     ids = torch.tensor([[1, 2, 3], [1, 2, 4]], device=model.device)

@@ -39,7 +39,7 @@ class PTuningConfig(VirtualTokens):
 
 @register("tuner", "p_tuning", config=PTuningConfig, paper="arXiv:2103.10385")
 def p_tuning(model: PreTrainedModel, config: PTuningConfig) -> PeftModel:
-    """Freeze the model and put virtual tokens before its input; return the PEFT model. The model itself is not changed."""
+    """Freeze the model and put virtual tokens before its input; return the PEFT model. The weights are not changed."""
     refuse_looking_back(model, "p_tuning")
     lstm = config.encoder == "lstm"
     adapter = PromptEncoderConfig(

@@ -45,7 +45,7 @@ class PromptConfig(VirtualTokens):
 
 @register("tuner", "prompt_tuning", config=PromptConfig, paper="arXiv:2104.08691")
 def prompt_tuning(model: PreTrainedModel, config: PromptConfig) -> PeftModel:
-    """Freeze the model and put virtual tokens before its input; return the PEFT model. The model itself is not changed."""
+    """Freeze the model and put virtual tokens before its input; return the PEFT model. The weights are not changed."""
     refuse_looking_back(model, "prompt_tuning")
     start = first_vectors(model, config)
     tuned = put_in(model, PromptTuningConfig(num_virtual_tokens=config.tokens), seed=config.seed)
