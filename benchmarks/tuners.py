@@ -106,7 +106,7 @@ def measure(name: str) -> float:
     loaded = load_model("pocket:chat")
     settings = TrainConfig(model="pocket:chat", tuner=config.tuner, optimizer=config.optimizer)
     rows = encoded_rows(settings.objective, target_rows([change]), loaded.tokenizer, 1024)
-    loaded.model(input_ids=torch.tensor([rows[0].input_ids], device=loaded.model.device))  # libraries are loaded
+    loaded.model(input_ids=torch.tensor([rows[0].input_ids], device=loaded.model.device))  # load the libraries first
     if loaded.model.device.type == "cuda":
         before = torch.cuda.memory_allocated()
         train(settings, loaded=loaded, rows=rows)

@@ -28,7 +28,7 @@ THIN = 6
 """A message such as `{a} is {b}` is thin: it has fewer letters than this, some of them after the first placeholder,
 and no mark such as a colon."""
 COUNTED = re.compile(r"\{(\w+)\} ?(?:個|段|題|份|項|張|次|種|條|句|筆|格|步|層|輪|遍|件|秒|列(?![出表]))")
-"""A placeholder before a Chinese classifier, whose value must be a number."""
+"""Matches a placeholder before a Chinese classifier; its value must be a number."""
 KEY = re.compile(r"(?:^|\s)\w+: ?$")
 """Matches a literal that ends like a key of YAML."""
 CODE = re.compile(r"[{\[]\s*[\w'\"]+\s*[:,\]]")

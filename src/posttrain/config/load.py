@@ -234,7 +234,8 @@ def _in_file(key_path: Sequence[str | int], node: Any, problem: str) -> list[str
     for i, part in enumerate(key_path):
         last = i == len(key_path) - 1
         named = last and problem in ("missing", "extra_forbidden")  # a key such as 1 or null has become a text
-        listed = isinstance(part, int) and (isinstance(node, dict | list) or not known)  # not of `x: 7` for `x: [7]`
+        # an index is not in the file if it has `x: 7` for `x: [7]`
+        listed = isinstance(part, int) and (isinstance(node, dict | list) or not known)
         if listed or (isinstance(node, dict) and part in node) or named:
             kept.append(part)
             node, known = (node[part], known) if _has(node, part) else (None, False)
@@ -293,7 +294,7 @@ def problems_of(
 ) -> list[Problem]:
     """Return pydantic's errors as problems with lines and mends. given: key paths that --set has set."""
     problems: list[Problem] = []
-    expected: dict[tuple[str, str], list[str]] = {}  # for a value that fits none of several types: what each expects
+    expected: dict[tuple[str, str], list[str]] = {}  # what each type expects of a value that fits none of them
     first: dict[tuple[str, str], str] = {}
     for item in error.errors():
         key_path = _in_file(item["loc"], node, item["type"])

@@ -73,7 +73,7 @@ def own_fields(row: Mapping[str, Any]) -> Converted:
             return Converted("Alpaca", _alpaca(row, has))
         if not has & {"text", "completion"}:
             mend = missing("output", row, 'add "output": "..."')
-            if "response" in has:  # Dolly's
+            if "response" in has:  # a row of Dolly
                 mend = "columns: {" + ("input: context, " if "context" in row else "") + "output: response}"
             raise BadRow("a row without an answer: 'instruction' but no 'output'", mend)
     if {"content", "summary"} <= has and not has & {"prompt", "text", "completion", "chosen"}:

@@ -191,9 +191,8 @@ def _texts(
         if isinstance(record, Problem):
             yield record
             continue
-        labels = (
-            tuple(number[label] for label in record.labels) if settings.gold else ()
-        )  # without gold they may be of any set
+        # without gold, the labels may be of any set
+        labels = tuple(number[label] for label in record.labels) if settings.gold else ()
         texts = _joined(record, tokenizer)
         found = read(*texts)
         length = len(found["input_ids"])

@@ -258,7 +258,8 @@ def _misspelt(row: Mapping[str, Any]) -> str:
 
 def _mapping(row: Mapping[str, Any]) -> str:
     """Return the mend for a row of no known format: how to map its columns."""
-    written = {str(key).strip().casefold(): str(key) for key in reversed(list(row))}  # the first of two alike
+    # of two names that are alike, the first wins
+    written = {str(key).strip().casefold(): str(key) for key in reversed(list(row))}
     asked = next((written[key] for key in ASKED if key in written), None)
     answered = next((written[key] for key in ANSWERED if key in written), None)
     others = [str(key) for key in row if key not in (asked, answered)]

@@ -167,7 +167,7 @@ class ChatTemplate:
                 **self.variables,
             )
         except jinja2.TemplateSyntaxError as error:
-            pinned = self.sources[bool(tools)].startswith(PINNED)  # a line before the template
+            pinned = self.sources[bool(tools)].startswith(PINNED)  # `at_moment` puts a line before the template
             line = error.lineno - pinned
             cause = f"the tokenizer's chat template is not valid Jinja: line {line}: {error.message}"
             mend = "correct chat_template.jinja in the model's folder"
@@ -245,7 +245,7 @@ class ChatTemplate:
         if not text.startswith(before):
             at = shared_length(before, text)
             bare = self.text(record.messages[:i], record.tools, record.location)
-            in_tag = before.startswith(bare) and at >= len(bare)  # markers would not help
+            in_tag = before.startswith(bare) and at >= len(bare)  # `{% generation %}` would not help
             raise self._unverified(record, i, _otherwise(before[at:], text[at:]), PROMPT_MEND if in_tag else MARK_MEND)
         start = len(before)
         up_to = (

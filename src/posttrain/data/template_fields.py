@@ -71,7 +71,7 @@ class FieldCheck:
         self, messages: Sequence[Message], tools: Tools, location: str, text: str, *, prompt: bool = False
     ) -> None:
         """Raise TemplateError, which names the first field that is left out of `text`, the rendered conversation."""
-        # an answer that is learned is found in its turn anyway
+        # a learned answer needs no check here: rendering finds it in its turn
         found = [not prompt and m.role == "assistant" and m.supervised and not m.tool_calls for m in messages]
         turns = [Spot(i, "content") for i, m in enumerate(messages) if m.content.strip() and not found[i]]
         shape = (_shape(messages), tuple(found), bool(tools), prompt)

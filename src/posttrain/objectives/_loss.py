@@ -48,7 +48,7 @@ class TokenNll(Config):
 
 
 def token_cross_entropy(logits: Tensor, targets: Tensor) -> Loss:
-    """Cross-entropy of each supervised token, summed per row, computed in float32.
+    """Return the cross-entropy of the supervised tokens, summed per row, computed in float32.
 
         nats_b = sum over positions t with y_bt != -100 of: logsumexp(z_bt) - z_bt[y_bt]
 
