@@ -270,7 +270,7 @@ def _shown(value: Any) -> str:
 
 
 def _no_text(location: str, where: str, node: Any, key_path: Sequence[str | int], value: Any) -> Problem:
-    """Return the problem of a number, a date or nothing where text is expected; YAML reads `7` and `2020-01-01` so."""
+    """Return the problem of a value that must be text. YAML reads `7` as a number and `2020-01-01` as a date."""
     cause = f"{where}: text is expected, got {_shown(value)}" if where else f"text is expected, got {_shown(value)}"
     if value is None:
         return Problem(location, cause, "write it after the colon, or leave the key out")

@@ -118,7 +118,7 @@ def _checked(found: Iterator[RowT | Problem | TooLong], records: int, limits: Li
 
 
 def _fitted(sides: Sequence[Outcome], location: str, limits: Limits) -> list[Encoded] | Problem | TooLong:
-    """Return the answers of a row, cut if that is allowed, or the problem of the row."""
+    """Return the answers of a row, cut if that is allowed, or the row's problem, or TooLong."""
     wrong = next((side for side in sides if isinstance(side, Problem)), None)
     if wrong is not None:
         return wrong

@@ -298,7 +298,7 @@ def _completion(row: Mapping[str, Any], location: str) -> Record:
 
 
 def _check_answer(messages: tuple[Message, ...]) -> None:
-    """Raise BadRow unless a conversation ends with an answer, or has another turn with `train: true`."""
+    """Raise BadRow unless a conversation ends with an answer to learn, or a turn has `train: true`."""
     if any(m.train for m in messages):
         return
     if not any(m.role == "assistant" for m in messages):

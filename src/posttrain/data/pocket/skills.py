@@ -145,7 +145,7 @@ def grammar(language: Language) -> Grammar:
 
 @cache
 def curriculum() -> dict[str, tuple[Fact, ...]]:
-    """Return relation -> the facts that pocket learns. Large tables are cut to what few parameters can hold."""
+    """Return relation -> the facts that pocket learns. Large tables are cut to what a few million parameters hold."""
     limit = {"work_author": 200, "person_country": 160, "city_country": 200}
     table: dict[str, list[Fact]] = {}
     for fact in facts():
