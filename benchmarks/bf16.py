@@ -1,11 +1,11 @@
-"""float32 against bfloat16 in the same run, on a real chat model: a LoRA step, a full step, answers, scores.
+"""Compare float32 with bfloat16 in the same run, on a real chat model: a LoRA step, a full step, answers, scores.
 
     python benchmarks/bf16.py FOLDER            (or the folder in the environment variable POSTTRAIN_REAL)
     python benchmarks/bf16.py FOLDER --only generation scoring --json
 
-Agreement is checked before anything is timed: losses of the same steps, log-probabilities per token of the same
-answers; how many greedy answers are the same to the letter is reported. Then both arms take turns, and medians are
-compared. The training arms are `posttrain.training.run.train` as a user calls it, the others `ModelRespondent`.
+Agreement is checked before anything is timed: the losses of the same steps, and the log-probabilities per token of the
+same answers. The share of greedy answers that are exactly equal is reported. Then both arms take turns, and medians are
+compared. The training arms call `posttrain.training.run.train` as a user does; the others use `ModelRespondent`.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ from posttrain.training.config import TrainConfig
 from posttrain.training.run import train
 
 AT_LEAST = {"lora": 2.0, "full": 0.0, "generation": 2.5, "scoring": 2.5}
-"""Full fine-tuning is measured, nothing is asked of it: see docs/training.md."""
+"""Arm -> the least ratio of times. Full fine-tuning is only measured, without a limit: see docs/training.md."""
 LOSSES_APART = 0.05
-"""Nats per token by which the losses of a LoRA step may differ."""
+"""The most nats per token by which the losses of a LoRA step may differ."""
 SCORES_APART = 0.05
-"""Nats per token by which a log-probability may differ, mean over the answers."""
+"""The most nats per token by which log-probabilities may differ, as a mean over the answers."""
 
 
 class Arms(NamedTuple):
-    """What one thing took, s, in float32 and in bfloat16, and how far the results are apart."""
+    """The times of one task in float32 and in bfloat16, s. agreement: how far the results differ."""
 
     float32_s: float
     bfloat16_s: float
@@ -53,7 +53,7 @@ class Arms(NamedTuple):
 
 
 def in_turns(run: dict[str, Callable[[], Any]], repetitions: int) -> dict[str, float]:
-    """The median time of each, s; they take turns, so that a busy moment of the machine meets both."""
+    """Return the median time of each call, s. The calls take turns, so that a busy moment affects all of them."""
     times: dict[str, list[float]] = {name: [] for name in run}
     for _ in range(repetitions):
         for name, call in run.items():
@@ -64,7 +64,7 @@ def in_turns(run: dict[str, Callable[[], Any]], repetitions: int) -> dict[str, f
 
 
 def generation(models: dict[str, ModelRespondent], prompts: list[str], tokens: int, repetitions: int) -> Arms:
-    """Greedy answers to all prompts in one call."""
+    """Compare and time greedy answers to all prompts in one call."""
     said = {name: one.generate(prompts, max_new_tokens=tokens) for name, one in models.items()}
     same = sum(a == b for a, b in zip(said["float32"], said["bfloat16"], strict=True)) / len(prompts)
     first = sum(a[:20] == b[:20] for a, b in zip(said["float32"], said["bfloat16"], strict=True)) / len(prompts)
@@ -77,7 +77,7 @@ def generation(models: dict[str, ModelRespondent], prompts: list[str], tokens: i
 
 
 def scoring(models: dict[str, ModelRespondent], pairs: list[tuple[str, str]], repetitions: int) -> Arms:
-    """Log-probabilities of given answers."""
+    """Compare and time the log-probabilities of given answers. Exit if they differ too much."""
     found = {name: one.logprobs(pairs) for name, one in models.items()}
     apart = [
         abs(a.sum_nats - b.sum_nats) / max(a.tokens, 1)
@@ -96,7 +96,10 @@ def scoring(models: dict[str, ModelRespondent], pairs: list[tuple[str, str]], re
 
 
 def training(loaded: LoadedModel, rows: list[Encoded], tuner: str, steps: int, tokens: int) -> Arms:
-    """The same steps in both, twice and in turns; the median time of a step, the first of each run left out."""
+    """Compare and time the same training steps in both precisions, twice and in turns. Exit if LoRA's losses differ.
+
+    The time is the median of a step, without the first step of each run.
+    """
     losses: dict[str, list[float]] = {}
     took: dict[str, list[float]] = {"float32": [], "bf16": []}
     for name in ("float32", "bf16", "bf16", "float32"):

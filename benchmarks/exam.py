@@ -1,17 +1,19 @@
-"""lm-eval's exams on its own `hf` backend and on posttrain's, side by side in one process: equal results, then time.
+"""Compare lm-eval's exams on its own `hf` backend and on posttrain's in one process: first the results, then the time.
 
     python benchmarks/exam.py [--json] [--quick] [--repetitions 1] [--threads 1] [--models llama,pocket]
 
-Four subjects with fifty questions each, from posttrain's fact tables: letters and texts as choices, after five
-examples and after none, and generated answers. Models: a random Llama of 12.5 M parameters (hidden 256, 6 layers) with
-32,000 tokens, a byte-level BPE trained on the text of Python's own library, and pocket:base. `hf` runs with batches of
-8, as a user would.
+There are four subjects with fifty questions each, from posttrain's fact tables. The cases are letters and texts as
+choices, after five examples and after none, and generated answers. The models are a random Llama of 12.5 M parameters
+(hidden 256, 6 layers), with 32,000 tokens of a byte-level BPE trained on the text of Python's own library, and
+pocket:base. `hf` runs with batches of 8, as a user would.
 
-Every sample is compared first; where log-likelihoods differ by more than 1e-4 nats (or 5e-7 of a long sum, which `hf`
-adds up in float32), or a flag, an answer or an accuracy differs at all, times mean nothing and the exit code is 1.
-Then, per case: CPU and wall seconds of scoring alone (from token ids to log-probabilities) and of the whole run;
-positions forwarded, counted by a hook on the embeddings of both; the least there can be, counted here from the sorted
-token sequences; and whether what the project promises is met, in CPU seconds, which are steadier than wall time.
+Every sample is compared first. If log-likelihoods differ by more than 1e-4 nats (or 5e-7 of a long sum, which `hf` adds
+up in float32), or a flag, an answer or an accuracy differs at all, the times mean nothing and the exit code is 1.
+
+Then these are reported per case: CPU and wall seconds of scoring alone (from token ids to log-probabilities) and of the
+whole run; the positions forwarded, counted by a hook on the embeddings of both; the least possible number of positions,
+counted here from the sorted token sequences; and whether the project's promises are met, in CPU seconds, which are
+steadier than wall time.
 """
 
 from __future__ import annotations
@@ -52,7 +54,7 @@ CASES = ("letters 5-shot", "texts 5-shot", "letters 0-shot", "texts 0-shot", "ge
 
 
 def subjects() -> dict[str, list[tuple[str, str]]]:
-    """Subject -> (question, right answer); the wrong ones are other questions' answers."""
+    """Return subject -> (question, right answer) pairs. The answers of other questions are used as wrong choices."""
     currencies = {row["code"]: row["en"] for row in read("currencies")}
     countries = [row for row in read("countries") if row["capital_en"] and row["currencies"]]
     return {
@@ -76,7 +78,7 @@ def subjects() -> dict[str, list[tuple[str, str]]]:
 
 
 def write_tasks(folder: Path, questions: int) -> None:
-    """The questions as JSONL and a YAML file for each case and subject."""
+    """Write the questions as JSONL, and a YAML file for each case and subject."""
     draw = random.Random(0)
     for subject, pairs in subjects().items():
         pairs = draw.sample(pairs, len(pairs))
@@ -86,7 +88,7 @@ def write_tasks(folder: Path, questions: int) -> None:
             choices = [answer, *draw.sample([a for a in answers if a != answer], 3)]
             draw.shuffle(choices)
             rows.append({"question": question, "choices": choices, "answer": choices.index(answer)})
-        if len(rows) < EXAMPLES + questions:  # the tables hold fewer: the rest comes around again in other words
+        if len(rows) < EXAMPLES + questions:  # the tables hold fewer: repeat the questions in other words
             rows += [{**row, "question": f"Once more: {row['question']}"} for row in rows]
         save(folder / f"{subject}_dev.jsonl", rows[:EXAMPLES])
         save(folder / f"{subject}_test.jsonl", rows[EXAMPLES : EXAMPLES + questions])
@@ -132,7 +134,7 @@ def task(name: str, kind: str, shots: int, folder: Path, subject: str) -> dict[s
 
 
 def llama() -> tuple[Any, Any]:
-    """The random Llama and its tokenizer."""
+    """Return the random Llama and its tokenizer."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -174,7 +176,7 @@ MODELS: dict[str, Callable[[], tuple[Any, Any]]] = {"llama": llama, "pocket": po
 
 @dataclass
 class Clock:
-    """CPU seconds of the process and wall seconds, summed over what was timed."""
+    """CPU seconds of the process and wall seconds, summed over all timed blocks."""
 
     cpu_s: float = 0.0
     wall_s: float = 0.0
@@ -191,7 +193,7 @@ class Clock:
 
 @dataclass
 class Run:
-    """One backend on one case. forwarded, logits: positions; sequences: token ids of every request without the last."""
+    """A run of one backend on one case. forwarded, logits: positions; sequences: a request's token ids but the last."""
 
     scoring: Clock = field(default_factory=Clock)
     whole: Clock = field(default_factory=Clock)
@@ -205,7 +207,7 @@ class Run:
 
 @contextmanager
 def counted(model: Any, run: Run) -> Iterator[None]:
-    """Positions at the model's two ends."""
+    """Count the positions at the model's input and output embeddings in the block."""
 
     def embedded(_: Any, inputs: Any, __: Any) -> None:
         run.forwarded += inputs[0].numel()
@@ -225,7 +227,7 @@ def counted(model: Any, run: Run) -> Iterator[None]:
 
 
 def examine(backend: str, model: Any, tokenizer: Any, tasks: Any, *, limit: int | None = None) -> Run:
-    """A whole run of lm-eval; scoring is what lies between token ids and log-probabilities."""
+    """Run lm-eval and return the run. Scoring is the part from token ids to log-probabilities."""
     from lm_eval.evaluator import evaluate
     from lm_eval.models.huggingface import HFLM
 
@@ -253,7 +255,7 @@ def examine(backend: str, model: Any, tokenizer: Any, tasks: Any, *, limit: int 
 
     lm.__dict__[scored] = timed
     lm.__dict__["generate_until"] = timed_generate
-    with counted(model, run), redirect_stderr(io.StringIO()), run.whole.running():  # lm-eval's bars
+    with counted(model, run), redirect_stderr(io.StringIO()), run.whole.running():  # lm-eval's progress bars
         found = evaluate(lm=lm, task_dict=tasks, limit=limit, bootstrap_iters=0, log_samples=True)
     run.samples = {name: [s["resps"] for s in rows] for name, rows in found["samples"].items()}
     run.accuracies = {
@@ -266,7 +268,7 @@ def examine(backend: str, model: Any, tokenizer: Any, tasks: Any, *, limit: int 
 
 
 def differences(ours: Run, theirs: Run) -> tuple[int, float, list[str]]:
-    """(samples compared, largest difference in nats, what is not equal)."""
+    """Return (samples compared, largest difference in nats, differences as lines)."""
     wrong = [f"{n}: accuracy" for n, value in theirs.accuracies.items() if ours.accuracies[n] != value]
     compared, largest = 0, 0.0
     for name, rows in theirs.samples.items():
@@ -283,7 +285,7 @@ def differences(ours: Run, theirs: Run) -> tuple[int, float, list[str]]:
 
 
 def least(sequences: Sequence[tuple[int, ...]]) -> int:
-    """Nodes of the prefix tree: what each sequence adds to the one before it in sorted order."""
+    """Return the number of nodes of the prefix tree: what each sequence adds to the one before it in sorted order."""
     nodes = 0
     last: tuple[int, ...] = ()
     for sequence in sorted(set(sequences)):
@@ -296,7 +298,7 @@ def least(sequences: Sequence[tuple[int, ...]]) -> int:
 def case_result(model: Any, tokenizer: Any, tasks: Any, case: str, repetitions: int) -> dict[str, Any]:
     runs: dict[str, list[Run]] = {"hf": [], "posttrain": []}
     for _ in range(repetitions):
-        for backend, done in runs.items():  # a new copy of the model: nothing known of it from earlier runs
+        for backend, done in runs.items():  # a new copy of the model, so that nothing is cached from earlier runs
             done.append(examine(backend, copy.deepcopy(model), tokenizer, tasks))
     ours, theirs = runs["posttrain"][0], runs["hf"][0]
     compared, largest, wrong = differences(ours, theirs)
@@ -325,7 +327,7 @@ def case_result(model: Any, tokenizer: Any, tasks: Any, case: str, repetitions: 
 
 
 def promises(case: str, result: dict[str, Any]) -> dict[str, bool]:
-    """What is promised of this case, and whether it is kept."""
+    """Return promise -> whether it is kept, for the promises of this case."""
     ratio = result["scoring_cpu_ratio"]
     met = {"equal": not result["unequal"], f"≥ {ANY_LEAST}x": ratio >= ANY_LEAST}
     if result["least_tokens"]:

@@ -1,11 +1,11 @@
-"""Time of Fisher information over that of a forward and backward pass over the same rows.
+"""Compare the time of Fisher information with that of a forward and backward pass over the same rows.
 
     python benchmarks/fisher.py --model SmolLM2-135M-Instruct [--rows 64] [--tokens 8192] [--json]
 
-The rows are the model's own answers to packaged prompts, as `ewc` looks at them: at most `--rows` rows and `--tokens`
-tokens. A pass is what training does: micro batches of 1,024 padded tokens, cross-entropy at the answers, backward. Both
-run in turns on the threads that torch has; CPU time of the process is compared, so that waiting for other programs does
-not count. Exit code 1 when the ratio is above 3.
+The rows are the model's own answers to packaged prompts, as `ewc` uses them: at most `--rows` rows and `--tokens`
+tokens. A pass does the same as training: micro batches of 1,024 padded tokens, cross-entropy at the answers, backward.
+Both run in turns on torch's threads. The CPU time of the process is compared, so that waiting for other programs does
+not count. The exit code is 1 when the ratio is above 3.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ LIMIT = 3.0
 
 
 def timed(function: Any) -> tuple[float, float]:
-    """CPU seconds and wall seconds."""
+    """Return the CPU seconds and wall seconds of a call."""
     cpu, wall = time.process_time(), time.monotonic()
     function()
     return time.process_time() - cpu, time.monotonic() - wall
 
 
 def one_pass(model: Any, examples: list[Example]) -> None:
-    """Forward and backward over all rows."""
+    """Run forward and backward over all rows."""
     for group in length_groups([len(e.inputs) for e in examples], BATCH_TOKENS, 1):
         ids = pad_sequence([examples[i].inputs for i in group], batch_first=True)
         labels = torch.full_like(ids, -100)
@@ -54,7 +54,7 @@ def one_pass(model: Any, examples: list[Example]) -> None:
 
 
 def main() -> int:
-    """Measure and print."""
+    """Measure, print the result and return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="pocket:chat")
     parser.add_argument("--rows", type=int, default=64)

@@ -1,15 +1,16 @@
-"""Time to answer prompts on pocket's shape: posttrain's decoding against `model.generate` in batches of 8 and 32.
+"""Compare the time to answer prompts of posttrain's decoding and of `model.generate` in batches of 8 and 32.
 
     python benchmarks/generation.py [--json] [--repetitions 3]
 
-A random Llama of pocket's shape (hidden 256, 6 layers, vocabulary 4,096). Random weights end nowhere, so about one
-token in twelve of the vocabulary is declared to end an answer: answers are short and of uneven length.
+The model is a random Llama (hidden 256, 6 layers, vocabulary 4,096). Random weights do not end an answer, so every
+twelfth token of the vocabulary ends it: answers are short and of different lengths.
 
-    short     100 prompts of 15 to 45 random tokens, at most 64 new ones: what a study's self test looks like
-    few-shot  60 questions of 20 to 40 tokens behind 400 tokens that all share, at most 32 new ones
+    short     100 prompts of 15 to 45 random tokens, at most 64 new tokens: similar to a study's self test
+    few-shot  60 questions of 20 to 40 tokens after 400 tokens that all share, at most 32 new tokens
 
-Both get the prompts sorted by length, longest first. Greedy answers are compared before anything is timed. CPU seconds
-of the process and wall seconds, the median over the repetitions, the three ways in turn; ratios are generate / here.
+`generate` gets the prompts sorted by length, longest first. Greedy answers are compared before anything is timed. CPU
+seconds of the process and wall seconds are medians over the repetitions; the three ways take turns. Ratios are
+generate / here.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ def main() -> None:
 
 
 def measured(model: Any, name: str, prompts: list[list[int]], limit: int, repetitions: int) -> dict[str, Any]:
-    """Both ways on the same prompts: equal answers, seconds, ratios."""
+    """Run all ways on the same prompts; return the number of equal answers, seconds and ratios."""
     usage = Usage()
 
     def here(counted: Usage | None = None) -> list[list[int]]:
@@ -90,7 +91,7 @@ def measured(model: Any, name: str, prompts: list[list[int]], limit: int, repeti
 
 
 def shape() -> Any:
-    """Pocket's shape with random weights, spread so that no two tokens are equally likely."""
+    """Return a small Llama with random weights, scaled so that no two tokens are equally likely."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(0)
@@ -121,7 +122,7 @@ def few_shot() -> tuple[list[list[int]], int]:
 
 
 def generate(model: Any, prompts: list[list[int]], limit: int, size: int) -> list[list[int]]:
-    """`model.generate` on batches of similar length; answers without what follows the end."""
+    """Answer with `model.generate` in batches of similar length; return the answers without the end token."""
     order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
     answers: list[list[int]] = [[]] * len(prompts)
     for first in range(0, len(order), size):

@@ -1,12 +1,12 @@
-"""Peak memory of a study's cell on a real chat model, as a multiple of its weights; each method in its own process.
+"""Measure the peak memory of a study's cell on a real chat model, as a multiple of the memory of its weights.
 
     POSTTRAIN_REAL=.real/smollm2 python benchmarks/memory_real.py
     POSTTRAIN_REAL=.real/smollm2 python benchmarks/memory_real.py --only lora full+self --json
 
-`posttrain run` of one cell (and its noise floor) on one change, four steps: the model is loaded, asked before, trained
-and asked after. The peak is the resident set of that process, less what the same imports take without a model, over the
-bytes of the weights in float32. Exit code 1 where LoRA takes more than 3.5 times the weights, or another method more
-than 6 times.
+Each method runs in its own process: `posttrain run` of one cell (and its noise floor) on one change, with four steps.
+The model is loaded, examined, trained and examined again. The multiple is (the peak of the process's resident set -
+the resident set of the same imports without a model) / (the bytes of the weights in float32). The exit code is 1 if
+LoRA needs more than 3.5 times the weights, or another method more than 6 times.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ CHANGE = Path(__file__).parent.parent / "examples" / "changes" / "superlatives" 
 
 
 def peak_gb(command: list[str], *, quiet: bool) -> float:
-    """The largest resident set of a command, in GB."""
+    """Run a command and return its largest resident set, in GB. Exit if the command fails."""
     talk = subprocess.DEVNULL if quiet else None
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=talk)
     found, over = 0.0, threading.Event()
@@ -66,7 +66,7 @@ def peak_gb(command: list[str], *, quiet: bool) -> float:
 
 
 def study_peak_gb(name: str, folder: Path, *, quiet: bool) -> float:
-    """Run the study of one method."""
+    """Run the study of one method and return its peak memory in GB."""
     rate = 1e-4 if name.startswith("lora") else 1e-5
     study = {
         "study": "memory",
@@ -85,7 +85,7 @@ def study_peak_gb(name: str, folder: Path, *, quiet: bool) -> float:
 
 
 def weights_gb() -> float:
-    """The bytes of the model's weights in float32."""
+    """Return the size of the model's weights in float32, in GB."""
     from posttrain.models.load import load_model
 
     elements: int = sum(p.numel() for p in load_model("smollm2", device="cpu").model.parameters())

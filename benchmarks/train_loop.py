@@ -1,15 +1,15 @@
-"""CPU time of a PostTrainer step over that of a bare PyTorch loop, on the same 512-token steps of pocket.
+"""Compare the CPU time of a PostTrainer step with that of a bare PyTorch loop, on the same 512-token steps of pocket.
 
     python benchmarks/train_loop.py [--json] [--steps 12] [--repetitions 5]
 
-Same rows in the same order, same model, fused AdamW, gradient norm clipped at 1.0, the loss read back each step in
-both loops. Before anything is timed the losses of both are compared: they must agree to 1e-5. Measured is
-`time.process_time` on one thread, so waiting for other programs does not count; the two loops take turns, and the
-median over the repetitions is reported. Last, what `train()` costs besides its steps, for a study that calls it often.
-Exit code 1 when a ratio is above 1.2 or the start takes more than 300 ms.
+Both loops use the same rows in the same order, the same model, fused AdamW and a gradient norm clipped at 1.0, and both
+read the loss in each step. Before anything is timed, the losses of both are compared: they must agree to 1e-5. The time
+is `time.process_time` on one thread, so waiting for other programs does not count. The two loops take turns, and the
+median over the repetitions is reported. At the end, the cost of `train()` in addition to its steps is measured, as a
+study calls it often. The exit code is 1 when a ratio is above 1.2 or this cost is above 300 ms.
 
-The bare loop is the textbook one: `model(**batch, labels=...)`. `--rows` chooses what the 512 tokens are: `packed` is
-one text of 512 tokens whose every token is learned (clm), `chat` is 16 rows of 32 tokens of which 12 are learned (sft).
+The bare loop is the textbook one: `model(**batch, labels=...)`. `--rows` chooses the 512 tokens: `packed` is one text
+of 512 tokens that are all learned (clm), `chat` is 16 rows of 32 tokens, of which 12 are learned (sft).
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Timed(NamedTuple):
 
 
 def pocket() -> LoadedModel:
-    """pocket:chat, or a random Llama of its shape where the weights are not built."""
+    """Return pocket:chat, or a random Llama of similar shape if the weights are not built."""
     try:
         return load_model("pocket:chat", device="cpu")
     except MissingError:
@@ -63,7 +63,7 @@ def pocket() -> LoadedModel:
 
 
 def make_rows(kind: str, vocabulary: int, steps: int) -> list[Encoded]:
-    """512 tokens per step, random ids."""
+    """Return rows of random ids, 512 tokens per step."""
     draw = torch.Generator().manual_seed(0)
     rows, length = (1, 512) if kind == "packed" else (16, 32)
     made = []
@@ -75,7 +75,7 @@ def make_rows(kind: str, vocabulary: int, steps: int) -> list[Encoded]:
 
 
 def bare_loop(loaded: LoadedModel, rows: list[Encoded], steps: int) -> Timed:
-    """The loop that everybody writes."""
+    """Train with the usual loop; return its losses and CPU seconds per step."""
     model = copy.deepcopy(loaded.model).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, weight_decay=0.0, fused=True)
     batches = length_batches([len(r.input_ids) for r in rows], tokens=512, seed=0, epoch=0)
@@ -93,7 +93,7 @@ def bare_loop(loaded: LoadedModel, rows: list[Encoded], steps: int) -> Timed:
 
 
 def our_loop(loaded: LoadedModel, rows: list[Encoded], steps: int, kind: str) -> Timed:
-    """posttrain, start included."""
+    """Train with posttrain; return its losses and CPU seconds per step, the start included."""
     fresh = LoadedModel(copy.deepcopy(loaded.model), loaded.tokenizer, loaded.name)
     config = TrainConfig.model_validate(
         {
@@ -109,7 +109,7 @@ def our_loop(loaded: LoadedModel, rows: list[Encoded], steps: int, kind: str) ->
 
 
 def measure(kind: str, steps: int, repetitions: int) -> dict[str, Any]:
-    """Compare the losses, then time both loops in turns."""
+    """Compare the losses, then time both loops in turns. Exit if the losses differ."""
     loaded = pocket()
     rows = make_rows(kind, loaded.model.config.vocab_size, steps)
     bare, ours = bare_loop(loaded, rows, steps), our_loop(loaded, rows, steps, kind)
@@ -134,7 +134,10 @@ def measure(kind: str, steps: int, repetitions: int) -> dict[str, Any]:
 
 
 def measure_start(repetitions: int) -> dict[str, Any]:
-    """What `train()` costs besides its steps: one example, ten steps, an already loaded model, no output folder."""
+    """Measure the CPU time of `train()` in addition to its steps.
+
+    It trains ten steps on one example with an already loaded model and no output folder.
+    """
     loaded = pocket()
     rows = make_rows("chat", loaded.model.config.vocab_size, 1)[:1]
 
@@ -152,7 +155,7 @@ def measure_start(repetitions: int) -> dict[str, Any]:
             loss.item()
         return time.process_time() - began
 
-    our_loop(loaded, rows, 10, "chat")  # imports done once
+    our_loop(loaded, rows, 10, "chat")  # do the imports before anything is timed
     pairs = [(bare(), our_loop(loaded, rows, 10, "chat").cpu_s_per_step * 10) for _ in range(repetitions)]
     bare_s, ours_s = (statistics.median(column) for column in zip(*pairs, strict=True))
     return {

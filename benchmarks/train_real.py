@@ -1,19 +1,19 @@
-"""LoRA on a real chat model: posttrain against TRL's SFTTrainer on the same rows, each in a process of its own.
+"""Compare LoRA on a real chat model of posttrain and TRL's SFTTrainer on the same rows, each in its own process.
 
     POSTTRAIN_REAL=folder python benchmarks/train_real.py [--tasks self_instruct_seed_tasks.jsonl] [--json]
 
-96 instruction rows, one pass over them, rank 16 on all linear layers. Both sides are given the same token ids and the
-same supervised positions, and each runs twice: in float32, and in what its users get who say nothing about precision.
-That is `precision: auto` here (bfloat16 on a processor that has it, else float32: the line says which), and bf16=True
-in SFTConfig. Before anything is timed the two say what they make of the untouched model in float32: the mean loss over
-all rows must agree to 1e-4. posttrain's steps are 1,024 padded tokens, rows of like length together;
-SFTTrainer's are batches of 8 rows, padded, its way of doing it (`--checkpointing` leaves its activation checkpointing
-on, which is its default: less memory, more time). Tokens are those of the rows, padding left out. Peak memory is the
-process's resident set with everything in it. Exit code 1 when posttrain, as users get it, reads fewer than 2.5 times
-the tokens per second of SFTTrainer as users get it, or takes more than 2.5 GB.
+It trains one pass over 96 instruction rows, with rank 16 on all linear layers. Both sides get the same token ids and
+the same supervised positions. Each side runs twice: in float32, and in its default precision. The default is
+`precision: auto` for posttrain (bfloat16 on a processor that has it, else float32: the line says which), and bf16=True
+for SFTConfig. Before anything is timed, both compute the mean loss of the untrained model over all rows in float32: the
+losses must agree to 1e-4. posttrain's steps are 1,024 padded tokens, with rows of similar length together. SFTTrainer's
+are its usual batches of 8 rows, padded (`--checkpointing` leaves its activation checkpointing on, which is its default:
+less memory, more time). Tokens are counted without padding. Peak memory is the whole resident set of the process. The
+exit code is 1 when posttrain in its default precision reads fewer than 2.5 times the tokens per second of SFTTrainer in
+its default precision, or needs more than 2.5 GB.
 
-Rows: the seed tasks of Self-Instruct (`{instruction, instances: [{input, output}]}`, one a line) where --tasks names
-them, else questions in both languages that this file makes. trl is needed (a development dependency).
+The rows are the seed tasks of Self-Instruct (`{instruction, instances: [{input, output}]}`, one a line) if --tasks
+names them, else questions in both languages that this file makes. It needs trl (a development dependency).
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ TOLERANCE = 1e-4
 
 
 def tasks_in(path: Path | None) -> list[tuple[str, str]]:
-    """Instructions and answers."""
+    """Return (instruction, answer) pairs from the seed tasks in a file, or made-up ones without a file."""
     if path is not None:
         found = []
         for line in path.read_text(encoding="utf-8").splitlines():
@@ -62,7 +62,7 @@ def tasks_in(path: Path | None) -> list[tuple[str, str]]:
 
 
 def encoded(folder: str, tasks: Path | None, count: int) -> list[Any]:
-    """The first rows that are short enough, in the model's own template."""
+    """Return the first `count` rows that are short enough, encoded with the model's own template."""
     from posttrain.data.chat import encode_all
     from posttrain.data.records import Conversation, Message
     from posttrain.models.load import load_tokenizer
@@ -80,7 +80,7 @@ def encoded(folder: str, tasks: Path | None, count: int) -> list[Any]:
 def measured(
     began: tuple[float, float], rows: list[Any], first_loss: float, last: float, precision: str
 ) -> dict[str, Any]:
-    """What a worker prints."""
+    """Return the result that a worker prints. began: (wall, CPU) seconds at the start of training."""
     wall_s, cpu_s = time.monotonic() - began[0], time.process_time() - began[1]
     tokens = sum(len(row.input_ids) for row in rows)
     supervised = sum(label != -100 for row in rows for label in row.labels[1:])
@@ -166,7 +166,7 @@ def trl_side(args: argparse.Namespace) -> dict[str, Any]:
             peft_config=LoraConfig(r=RANK, lora_alpha=2 * RANK, target_modules="all-linear", task_type="CAUSAL_LM"),
         )
         nats = units = 0.0
-        with torch.no_grad():  # LoRA's B is zero yet: the untouched model, through SFTTrainer's own collator and labels
+        with torch.no_grad():  # LoRA's B is still zero: the untrained model, with SFTTrainer's own collator and labels
             for start in range(0, len(rows), 8):
                 batch = trainer.data_collator([data[i] for i in range(start, min(start + 8, len(rows)))])
                 asked = int((batch["labels"][:, 1:] != -100).sum())
@@ -179,7 +179,7 @@ def trl_side(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def in_a_process(side: str, precision: str, args: argparse.Namespace) -> dict[str, Any]:
-    """What a worker of that side has measured."""
+    """Run one side in a process of its own and return its result."""
     options = [side, "--model", args.model, "--rows", str(args.rows), "--precision", precision]
     options += ["--tasks", str(args.tasks)] if args.tasks else []
     options += ["--checkpointing"] if args.checkpointing else []
@@ -191,7 +191,10 @@ def in_a_process(side: str, precision: str, args: argparse.Namespace) -> dict[st
 
 
 def compared(precision: str, args: argparse.Namespace, talk: Callable[[str], None]) -> dict[str, Any]:
-    """Both sides in one precision, and how many times as fast posttrain is. Exits where they do not agree."""
+    """Run both sides in one precision; return their results and how many times as fast posttrain is.
+
+    Exit if the losses of the untrained model differ.
+    """
     sides = {side: in_a_process(side, precision, args) for side in ("posttrain", "trl")}
     own, other = sides["posttrain"], sides["trl"]
     if abs(own["first_loss"] - other["first_loss"]) > TOLERANCE:
@@ -237,7 +240,7 @@ def main() -> int:
     found = {arm: compared(arm, args, talk) for arm in arms}
     if args.json:
         print(json.dumps(found))
-    asked = found[arms[-1]]  # what users get, where both were measured
+    asked = found[arms[-1]]  # the default precision, if both were measured
     talk(f"{arms[-1]}: a ratio of at least {RATIO} is wanted, and at most {PEAK_GB} GB of posttrain")
     return 0 if asked["ratio"] >= RATIO and asked["posttrain"]["peak_gb"] <= PEAK_GB else 1
 

@@ -1,15 +1,16 @@
-"""Every tuner on pocket: parameters moved, the change exam, training time, memory, as one table in Markdown.
+"""Measure every tuner on pocket: trained parameters, the change exam, training time, memory, as a table in Markdown.
 
     python benchmarks/tuners.py [--output runs/tuners] [--changes N]
     python benchmarks/tuners.py --choose --output runs/rates [--only METHOD]
 
-The first runs examples/tuners.yaml (what is finished there is not run again) and then trains each tuner once more, each
-in a process of its own, to measure memory: how far the process's resident memory rises above what it was with the model
-loaded. With a GPU it is the peak of its allocator, the model's weights left out.
+The first command runs examples/tuners.yaml (finished cells are not run again). Then it trains each tuner once more, in
+a process of its own, to measure memory: the rise of the process's resident memory above its value with the model
+loaded. With a GPU it is the peak of the GPU's allocator, without the model's weights.
 
 --choose tries three learning rates of each tuner on four changes that are not in the study (those of `posttrain data
-make changes --n 4 --seed 7`), and prints the best for each: the highest harmonic mean of reliability, generality and
-locality (the score of ROME's authors, arXiv:2202.05262). These stand in examples/tuners.yaml.
+make changes --n 4 --seed 7`). It prints the best rate of each tuner, which has the highest harmonic mean of
+reliability, generality and locality (the score of ROME's authors, arXiv:2202.05262). examples/tuners.yaml uses these
+rates.
 """
 
 from __future__ import annotations
@@ -30,12 +31,12 @@ from posttrain.config.load import read_yaml
 
 STUDY = Path(__file__).parent.parent / "examples" / "tuners.yaml"
 FACTORS = (0.3, 1.0, 3.0)
-"""The rates that are tried, in those of the study."""
+"""The learning rates that are tried, as multiples of the study's rate."""
 SCORES = ("reliability", "generality", "locality")
 
 
 class Line(NamedTuple):
-    """A method of the study: means over its changes; memory_mib: what training took besides the loaded model."""
+    """A method of the study, with means over its changes. memory_mib: memory of training without the loaded model."""
 
     method: str
     moved: float
@@ -56,7 +57,7 @@ def cells_in(folder: Path) -> list[dict[str, Any]]:
 
 
 def score_of(cells: Sequence[Mapping[str, Any]], group: str) -> float:
-    """Mean over cells of the mean over a group's kinds of question."""
+    """Return the mean over cells of the mean over a group's kinds of question."""
     each = []
     for cell in cells:
         kinds = [
@@ -80,7 +81,7 @@ def table(folder: Path) -> list[Line]:
 
 
 def measured(name: str) -> float:
-    """MiB, by a process of its own."""
+    """Measure the memory of a method in a process of its own, in MiB."""
     told = subprocess.run(
         [sys.executable, __file__, "--measure", name], check=True, capture_output=True, text=True
     ).stdout
@@ -88,7 +89,7 @@ def measured(name: str) -> float:
 
 
 def measure(name: str) -> float:
-    """Train one method on the study's first change; MiB above the loaded model."""
+    """Train one method on the study's first change; return the peak memory above the loaded model, in MiB."""
     import torch
 
     from posttrain.config.change import load_changes
@@ -105,7 +106,7 @@ def measure(name: str) -> float:
     loaded = load_model("pocket:chat")
     settings = TrainConfig(model="pocket:chat", tuner=config.tuner, optimizer=config.optimizer)
     rows = encoded_rows(settings.objective, target_rows([change]), loaded.tokenizer, 1024)
-    loaded.model(input_ids=torch.tensor([rows[0].input_ids], device=loaded.model.device))  # libraries are loaded
+    loaded.model(input_ids=torch.tensor([rows[0].input_ids], device=loaded.model.device))  # load the libraries first
     if loaded.model.device.type == "cuda":
         before = torch.cuda.memory_allocated()
         train(settings, loaded=loaded, rows=rows)
@@ -116,7 +117,7 @@ def measure(name: str) -> float:
 
 
 class Watch(threading.Thread):
-    """Looks at the process's resident memory a thousand times a second."""
+    """Reads the process's resident memory up to a thousand times a second."""
 
     def __init__(self) -> None:
         super().__init__(daemon=True)
@@ -136,7 +137,7 @@ class Watch(threading.Thread):
 
 
 def resident_mib() -> float:
-    """Of this process, on Linux."""
+    """Return the resident memory of this process in MiB, on Linux."""
     import resource
 
     pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
@@ -144,7 +145,7 @@ def resident_mib() -> float:
 
 
 def choose(root: Path, only: Sequence[str]) -> None:
-    """Print the rate that each tuner learned best with, on changes of other facts."""
+    """Print the best learning rate of each tuner on changes of other facts. only: names of methods; empty: all."""
     posttrain(["data", "make", "changes", "--n", "4", "--seed", "7", "--output", str(root / "changes")])
     study = read_yaml(STUDY)
     methods = [m for m in study["methods"] if not only or m["name"] in only]

@@ -4,16 +4,18 @@
     python tools/judge_files.py match   answers.jsonl   {prompt, answers: [..], text, right: true | false}
     python tools/judge_files.py refusal answers.jsonl   {text, refusal: true | false}
 
-One JSON object per line; other keys are left aside, but `truncated` (before, after or both) and `manner` (same or
-changed) of a pair are used where they stand, and `id` names a row. With --json one object is printed.
+The file has one JSON object per line. Three other keys are used if a row has them: `truncated` (before, after or both)
+and `manner` (same or changed) of a pair, and `id`, which names a row. All further keys are ignored. With --json one
+JSON object is printed.
 
-kept prints auc_same_changed and auc_same_rest (the chance that a pair labelled `same` scores above one labelled
-`changed`, or above any other pair; ties count half) and balanced_accuracy: the mean of the share of `same` at or above
-the band `drifted` and the share of `changed` below it (`partly` counts for neither; balanced_accuracy_with_partly
-counts it with `same`). match and refusal print accuracy. A figure whose classes are absent from the file is null, and
-that is said.
+kept prints auc_same_changed and auc_same_rest: the probability that a pair labelled `same` has a higher score than a
+pair labelled `changed`, or than any other pair; ties count half. It also prints balanced_accuracy: the mean of the
+share of `same` at or above the band `drifted` and the share of `changed` below it. `partly` counts for neither;
+balanced_accuracy_with_partly counts it with `same`. match and refusal print accuracy. A figure is null if the file has
+no row of a class that it needs, and a line says so.
 
-Exit codes: 0 judged, whatever the figures; 2 the file cannot be read or a row is wrong (all wrong rows are named).
+Exit codes: 0 the file was judged, with any figures; 2 the file cannot be read or a row is wrong (all wrong rows are
+named).
 """  # fmt: skip
 
 from __future__ import annotations
@@ -36,11 +38,11 @@ TRUNCATED = ("", "before", "after", "both")
 
 
 class BadFile(Exception):
-    """The file cannot be judged; each line of the message names file and line."""
+    """The file cannot be judged. Each line of the message names file and line."""
 
 
 class Field(NamedTuple):
-    """What a row must have under a key."""
+    """The value that a row must have for a key. wanted: its description; fits: returns whether a value is right."""
 
     wanted: str
     fits: Callable[[Any], bool]
@@ -69,7 +71,7 @@ OPTIONAL: dict[str, dict[str, Field]] = {
 
 
 def read(path: Path, kind: str) -> list[Row]:
-    """The rows of a file, each with its line as `line`. Raises BadFile with every row that is wrong."""
+    """Return the rows of a file, each with its line number as `line`. Raise BadFile with every row that is wrong."""
     try:
         lines = path.read_text(encoding="utf-8-sig").split("\n")
     except OSError as error:
@@ -108,7 +110,9 @@ def _faults(row: Any, kind: str) -> list[str]:
 
 
 def auc(above: Sequence[float], below: Sequence[float]) -> float | None:
-    """The chance that one of `above` is larger than one of `below`, ties half, by ranks; None where one is empty.
+    """Return the probability that a value of `above` is larger than a value of `below`; ties count half.
+
+    It is computed from ranks, and None if one of the two is empty.
 
         (sum of the ranks of `above` - m (m + 1) / 2) / (m n),  m = len(above), n = len(below)
     """  # fmt: skip
@@ -126,7 +130,7 @@ def auc(above: Sequence[float], below: Sequence[float]) -> float | None:
 
 
 def balanced(kept_ones: Sequence[float], changed: Sequence[float], threshold: float = DRIFTED) -> float | None:
-    """The mean of both classes' shares that are judged rightly; None where one is empty."""
+    """Return the mean of the shares that are judged right in both classes, or None if one is empty."""
     if not kept_ones or not changed:
         return None
     right_kept = sum(score >= threshold for score in kept_ones) / len(kept_ones)
@@ -134,7 +138,7 @@ def balanced(kept_ones: Sequence[float], changed: Sequence[float], threshold: fl
 
 
 def judge_kept(rows: Sequence[Row]) -> dict[str, Any]:
-    """The figures of content kept, and of manner where the rows have it."""
+    """Return the figures for content kept, and for manner if rows have it."""
     judged = [_kept(row) for row in rows]
     of = {c: [k.score for k, row in zip(judged, rows, strict=True) if row["content"] == c] for c in CONTENT}
     wrong = [
@@ -170,13 +174,13 @@ def _kept(row: Row) -> Kept:
 
 
 def judge_match(rows: Sequence[Row]) -> dict[str, Any]:
-    """The accuracy of `matches`."""
+    """Return the accuracy of `matches`, with the counts and the rows judged wrongly."""
     said = [matches(row["text"], row["answers"], prompt=row["prompt"]) for row in rows]
     return _accuracy(rows, said, "right", ("prompt", "answers", "text", "right"))
 
 
 def judge_refusal(rows: Sequence[Row]) -> dict[str, Any]:
-    """The accuracy of `is_refusal`."""
+    """Return the accuracy of `is_refusal`, with the counts and the rows judged wrongly."""
     return _accuracy(rows, [is_refusal(row["text"]) for row in rows], "refusal", ("text", "refusal"))
 
 
@@ -207,7 +211,7 @@ JUDGES: dict[str, Callable[[Sequence[Row]], dict[str, Any]]] = {
 
 
 def readable(found: dict[str, Any]) -> str:
-    """The figures and the wrong rows as plain lines."""
+    """Return the figures and the rows judged wrongly as plain lines."""
     lines = [
         f"{key:32}{value:.3f}" if isinstance(value, float) else f"{key:32}{'-' if value is None else value}"
         for key, value in found.items()
@@ -222,7 +226,7 @@ def readable(found: dict[str, Any]) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The exit code; the module's docstring has what they mean."""
+    """Run the command line and return the exit code. The module's docstring says what the codes mean."""
     summary, _, rest = (__doc__ or "").partition("\n")
     parser = argparse.ArgumentParser(
         prog="judge_files.py", description=summary, epilog=rest, formatter_class=argparse.RawDescriptionHelpFormatter

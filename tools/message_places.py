@@ -1,6 +1,6 @@
-"""Where the source says something to a person: the calls, names and tables that `message_texts.py` looks at.
+"""List the calls, names and tables of the source with texts for people, which `message_texts.py` looks at.
 
-A new way of speaking (a function like `say`, an exception, a table of words that is printed) is added here.
+Add each new way of showing text here: a function like `say`, an exception, a table of words that is printed.
 """
 
 from __future__ import annotations
@@ -49,10 +49,10 @@ SINKS: dict[str, tuple[int | str, ...]] = {
     "Exported": ("kind", "loads_with"),
     "_Wide": (0, 1),
 }
-"""Called name -> which arguments a person meets."""
+"""Name of a called function -> the arguments that are shown to people, by index or keyword."""
 
 WORDS = {"cause", "mend", "reason", "why", "problem", "note", "stopped", "plain_reason", "words", "what"}
-"""A keyword argument or an attribute of this name is told to a person when it is a phrase."""
+"""Names of keyword arguments and attributes with a value that is shown to people if it is a phrase."""
 
 TABLES = {
     "FORMAT_NAMES",
@@ -69,13 +69,13 @@ TABLES = {
 } | {
     "DOING_OF_FLOOR",
 }
-"""Module constants whose texts are all shown."""
+"""The module constants with texts that are all shown."""
 
 TOLD_ERRORS = {"PosttrainError", "ConfigError", "DataError", "MissingError", "BadRow", "ValueError"}
-"""Errors that are given nothing but texts for people; of what other calls are given, only phrases count."""
+"""The errors that get only texts for people as arguments. Of the arguments of other errors, only phrases count."""
 
 SILENT_ERRORS = {"AssertionError", "NotImplementedError", "KeyError", "IndexError", "StopIteration", "SystemExit"}
-"""Raised for programmers: a person meets none of them."""
+"""The errors that are raised for programmers only; they are never shown to users."""
 
 OTHERS = (
     # heads of tables
@@ -172,7 +172,7 @@ OTHERS = (
     "Input should be a valid number, unable to parse string as a number",
     "File '{path}' does not exist.",
     "Path '{path}' does not exist.",
-    # pydantic, whose first letter posttrain writes small
+    # pydantic's messages; posttrain writes their first letter small
     "field required",
     "input should be greater than {limit}",
     "input should be greater than {limit}, got {value}",
@@ -200,7 +200,7 @@ OTHERS = (
     "list should have at most {count} items after validation, not {found}",
     "tuple should have at least {count} item after validation, not {found}",
     "tuple should have at least {count} items after validation, not {found}",
-    # what the system refuses
+    # errors of the operating system
     "No such file or directory",
     "Permission denied",
     "No space left on device",
@@ -233,7 +233,7 @@ OTHERS = (
     "found duplicate key {key} with value {value} (original value: {original})",
     "found undefined alias {alias}",
     "found unknown escape character {character}",
-    # reasons counted and sources named in a line of their own
+    # counted reasons, and named sources, each on its own line
     "'kind' is missing; known: {known}",
     "{count} asked by the exam",
     "{count} repeated",
@@ -274,15 +274,15 @@ OTHERS = (
     "tokens",
     "supervised tokens",
     "questions made up by the model",
-    # encodings that a file may be in
+    # encodings that a file may have
     "Big5 or GB18030",
     "GB18030 or Big5",
-    # texts that nobody has named, and what is wrong with one
+    # texts without a name, and a problem of one
     "prompt {n}",
     "text {n}",
     "remove it; the chat template adds control tokens itself",
     "content and summary",
-    # how far work is: Meter and its units
+    # progress of work: Meter and its units
     "nothing of it is kept, the same command begins it anew",
     *(
         form.format(unit=unit)
@@ -294,4 +294,4 @@ OTHERS = (
         )
     ),
 )
-"""What other programs say through ours, and pieces of sentences that the code keeps in tables."""
+"""The texts of other programs that posttrain shows, and pieces of sentences that the code keeps in tables."""

@@ -1,4 +1,4 @@
-"""One source file as a syntax tree, and what a name in it stands for: assignments, loops over tables, `append`."""
+"""Read a source file as a syntax tree, and find the values of its names: assignments, loops over tables, `append`."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ __all__ = ["Module", "name_of"]
 
 
 def name_of(node: ast.expr) -> str:
-    """The last name of a dotted expression, "" for anything else."""
+    """Return the last name of a dotted expression, or "" for anything else."""
     return node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else ""
 
 
 class Module:
-    """One file: its functions, constants, and the scopes that local names are looked up in."""
+    """One source file, with its syntax tree and the scopes in which names are looked up."""
 
     def __init__(self, path: Path, name: str) -> None:
         self.name = name
-        self.constants: dict[str, ast.expr] = {}  # of other modules, by the name that this one imports them as
+        self.constants: dict[str, ast.expr] = {}  # constants of other modules, by their names in this one
         self.tree = ast.parse(path.read_text(encoding="utf-8"))
         self.parents: dict[ast.AST, ast.AST] = {}
         for node in ast.walk(self.tree):
@@ -28,7 +28,7 @@ class Module:
         self._bound: dict[ast.AST, list[ast.AST]] = {}
 
     def scopes(self, node: ast.AST) -> Iterator[ast.AST]:
-        """The functions around a node, the innermost first, then the module."""
+        """Yield the functions around a node, the innermost first, then the module."""
         at: ast.AST | None = node
         while at is not None:
             if isinstance(at, ast.FunctionDef | ast.AsyncFunctionDef | ast.Module):
@@ -36,26 +36,26 @@ class Module:
             at = self.parents.get(at)
 
     def _bindings(self, scope: ast.AST) -> list[ast.AST]:
-        """The nodes within a scope that give a name a value."""
+        """Return the nodes within a scope that give a value to a name."""
         if scope not in self._bound:
             kinds = (ast.Assign, ast.AnnAssign, ast.NamedExpr, ast.For, ast.comprehension)
             self._bound[scope] = [node for node in ast.walk(scope) if isinstance(node, kinds)]
         return self._bound[scope]
 
     def _handler(self, node: ast.AST) -> ast.AST | None:
-        """The `except` block around a node."""
+        """Return the `except` block around a node, or None."""
         at: ast.AST | None = node
         while at is not None and not isinstance(at, ast.ExceptHandler):
             at = self.parents.get(at)
         return at
 
     def _reaches(self, assignment: ast.AST, node: ast.AST) -> bool:
-        """Whether a value given in an `except` block can be met here: only within that block."""
+        """Return whether an assignment can reach a node. An assignment in an `except` block reaches only that block."""
         handler = self._handler(assignment)
         return handler is None or handler is self._handler(node)
 
     def appended(self, name: str, node: ast.AST) -> list[ast.expr]:
-        """What is put into a list of this name by `append` and `+=`."""
+        """Return the values that `append`, `insert` and `+=` put into a list of this name."""
         found: list[ast.expr] = []
         for other in ast.walk(next(self.scopes(node))):
             if (
@@ -70,7 +70,10 @@ class Module:
         return found
 
     def _extended(self, name: str, scope: ast.AST, values: list[ast.expr]) -> list[ast.expr]:
-        """The values, and each with what `+=` puts behind it; without it no more, where that is always done."""
+        """Return the values, and each value with the text that `+=` adds to it.
+
+        If the `+=` is always executed, the values without the added text are left out.
+        """
         for node in ast.walk(scope):
             if isinstance(node, ast.AugAssign) and name_of(node.target) == name and isinstance(node.op, ast.Add):
                 if not isinstance(node.value, ast.Constant | ast.JoinedStr | ast.IfExp | ast.BinOp):
@@ -81,7 +84,7 @@ class Module:
         return values
 
     def assigned(self, name: str, node: ast.AST) -> list[ast.expr]:
-        """What is assigned to a name where a node can see it; what is a parameter or unpacked is not known."""
+        """Return the values assigned to a name that a node can see. Values of parameters are not known."""
         for scope in self.scopes(node):
             found: list[ast.expr] = []
             for other in self._bindings(scope):
@@ -104,7 +107,7 @@ class Module:
         return [self.constants[name]] if name in self.constants else []
 
     def _looped(self, loop: ast.For | ast.comprehension, name: str) -> list[ast.expr]:
-        """What a loop's name goes through, where the loop is over texts or tuples written out, there or in a name."""
+        """Return the values of a name in a loop over texts or tuples that are written there or assigned to a name."""
         target, source = loop.target, loop.iter
         if isinstance(target, ast.Name):
             return [source] if target.id == name else []

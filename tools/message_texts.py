@@ -1,9 +1,9 @@
-"""Every text that a person can meet, found in the source by its syntax tree, as messages of a gettext catalogue.
+"""Find every text for people in the source, by its syntax tree, as messages of a gettext catalogue.
 
-A message is what `Problem(...)`, `raise ...Error(...)`, `say(...)`, `talk(...)`, `print(...)` and typer's help are
-given. An f-string becomes a message with `{placeholders}`; a piece of it that is one of a few constants (`'s' if n > 1
-else ''`, a local name) is written out, so that each message is a whole sentence. What a called function gives back as
-text is a message by itself.
+Messages are the arguments of `Problem(...)`, `raise ...Error(...)`, `say(...)`, `talk(...)`, `print(...)` and typer's
+help. An f-string becomes a message with `{placeholders}`. A piece of it that has only a few constant values, such as
+`'s' if n > 1 else ''` or a local name, is replaced by each of them, so that each message is a whole sentence. The text
+that a called function returns is a message by itself.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from tools.message_scopes import Module, name_of
 __all__ = ["Found", "messages_in", "placeholders", "shape"]
 
 MOST, FEW = 8, 4
-"""An f-string with more alternatives than MOST, and a part of it with more than FEW, keep placeholders for them."""
+"""An f-string with more than MOST alternatives, and a part of it with more than FEW, keep placeholders instead."""
 
 
 class Found(NamedTuple):
-    """A message and where it stands."""
+    """A message with the file and line of its source."""
 
     message: str
     file: str
@@ -34,7 +34,7 @@ class Found(NamedTuple):
 
 
 class Piece(NamedTuple):
-    """Part of a text: literal, or the name of a placeholder."""
+    """A part of a text. hole: `text` is the name of a placeholder, not a literal."""
 
     text: str
     hole: bool = False
@@ -45,24 +45,24 @@ Inner = Callable[[ast.expr, Module], None]
 
 
 def placeholders(message: str) -> list[str]:
-    """The names in braces of a message, in their order."""
+    """Return the names of a message's placeholders, in their order."""
     return re.findall(r"(?<!\{)\{(\w+)\}(?!\})", message.replace("{{", "\0").replace("}}", "\0"))
 
 
 def shape(message: str) -> str:
-    """The literal text of a message: what must hold a word for it to be one."""
+    """Return the literal text of a message. A text is a message only if this has a word."""
     return re.sub(r"\{\w+\}|--[\w-]+|\b(posttrain|pocket|GiB|MiB)\b", " ", message)
 
 
 def messages_in(root: Path, files: Iterable[Path]) -> list[Found]:
-    """Every message of some files below `root`, once each, in the order of the files."""
+    """Return every message of some files below `root`, once each, in the order of the files, then OTHERS."""
     finder = _Finder([Module(path, str(path.relative_to(root))) for path in sorted(files)])
     finder.find()
     return [*finder.found.values(), *(Found(text, "others", 1) for text in OTHERS if text not in finder.found)]
 
 
 class _Finder:
-    """Goes through the modules, and from each text to the texts inside it."""
+    """Goes through the modules, and from each text to the texts inside it. found: message -> where it was found."""
 
     def __init__(self, modules: list[Module]) -> None:
         self.modules = modules
@@ -78,7 +78,7 @@ class _Finder:
         self.told = _told_fields(modules)
 
     def find(self) -> None:
-        """Fill `found`."""
+        """Find all messages and add them to `found`."""
         verbs = _verbs(self.modules)
         for module in self.modules:
             for node in ast.walk(module.tree):
@@ -92,13 +92,13 @@ class _Finder:
                             self.add(" ".join(_escaped(paragraph).split()), module, node)
 
     def _fields(self, node: ast.AST) -> Iterator[tuple[ast.expr, bool]]:
-        """What a record is given, by position, as a field that is told to a person."""
+        """Yield the positional arguments of a record for fields that are shown to people."""
         if isinstance(node, ast.Call):
             for i in self.told.get(name_of(node.func), ()):
                 yield from ((argument, True) for argument in node.args[i : i + 1])
 
     def add(self, message: str, module: Module, node: ast.expr | ast.stmt, *, phrase: bool = False) -> None:
-        """Keep a text that has words; phrase: only when it has several."""
+        """Add a text that has words to `found`. phrase: only a text of several words is added."""
         text = message.strip()
         words = re.findall(r"[A-Za-z][a-z]+", shape(text))
         if not words or text in self.found or re.fullmatch(r"\{\{.*\}\}", text):
@@ -107,7 +107,7 @@ class _Finder:
             self.found[text] = Found(text, module.name, node.lineno)
 
     def returned(self, module: Module, function: ast.FunctionDef) -> None:
-        """The texts that a function gives back, once."""
+        """Add the texts that a function returns or yields, once per function."""
         if function in self.followed:
             return
         self.followed.add(function)
@@ -116,13 +116,13 @@ class _Finder:
                 self.take(node.value, module, phrase=True)
 
     def follow(self, name: str) -> None:
-        """The texts that every function of this name gives back, where its annotation says that it gives texts."""
+        """Add the texts that every function of this name returns, if its annotation says that it returns text."""
         for module, function in self.functions.get(name, ()):
             if _gives_text(function):
                 self.returned(module, function)
 
     def take(self, node: ast.expr, module: Module, *, phrase: bool = False) -> None:
-        """Add every text that an expression can be, and those inside it."""
+        """Add every text that an expression can be, and the texts inside it."""
         for variant in variants(node, module, self.inner):
             holes: dict[str, int] = {}
             text = ""
@@ -135,7 +135,7 @@ class _Finder:
             self.add(text, module, node, phrase=phrase)
 
     def inner(self, node: ast.expr, module: Module) -> None:
-        """A text inside another: what a call gives back, the items of a list that is joined, alternatives."""
+        """Add the texts inside another text: results of calls, items of a joined list, alternatives."""
         if node in self.looked_into:
             return
         self.looked_into.add(node)
@@ -170,7 +170,7 @@ def _escaped(text: str) -> str:
 
 
 def _items(node: ast.expr, module: Module) -> Iterator[ast.expr]:
-    """The texts of a list that is joined: those written in it, those of a name in it, what is appended to that."""
+    """Yield the items of a joined list: the items written in it, and the items appended to a name in it."""
     while isinstance(node, ast.Subscript | ast.Starred):
         node = node.value
     if isinstance(node, ast.GeneratorExp | ast.ListComp):
@@ -185,7 +185,7 @@ def _items(node: ast.expr, module: Module) -> Iterator[ast.expr]:
 
 
 def variants(node: ast.expr, module: Module, inner: Inner, depth: int = 0) -> list[Variant]:
-    """Every text an expression can be, as pieces; what is not known is a placeholder."""
+    """Return every text that an expression can be, as pieces. An unknown piece is a placeholder."""
     if isinstance(node, ast.Constant):
         return [(Piece(node.value),)] if isinstance(node.value, str) else []
     if isinstance(node, ast.JoinedStr):
@@ -218,7 +218,7 @@ def variants(node: ast.expr, module: Module, inner: Inner, depth: int = 0) -> li
 
 
 def _is_text(node: ast.expr) -> bool:
-    """Whether an expression is text by its form."""
+    """Return whether an expression is text by its form."""
     if isinstance(node, ast.BinOp):
         return isinstance(node.op, ast.Add) and (_is_text(node.left) or _is_text(node.right))
     if isinstance(node, ast.IfExp):
@@ -227,7 +227,7 @@ def _is_text(node: ast.expr) -> bool:
 
 
 def _part(node: ast.expr, module: Module, inner: Inner, depth: int) -> list[Variant]:
-    """A piece inside a text: what it can be where all of that is known and little, else a placeholder."""
+    """Return the alternatives of a piece inside a text if all are known and they are few, else a placeholder."""
     if isinstance(node, ast.Constant):
         return [(Piece(str(node.value)),)]
     if isinstance(node, ast.BinOp | ast.JoinedStr) and _is_text(node):
@@ -247,7 +247,10 @@ def _part(node: ast.expr, module: Module, inner: Inner, depth: int) -> list[Vari
 
 
 def _product(parts: list[list[Variant]], nodes: list[ast.expr], module: Module, inner: Inner) -> list[Variant]:
-    """All combinations of the parts' alternatives; where they are many, the part with most becomes a placeholder."""
+    """Return all combinations of the parts' alternatives.
+
+    While there are more than MOST, the part with the most alternatives becomes a placeholder.
+    """
     known = [part or [(Piece("text", hole=True),)] for part in parts]
     while math.prod(map(len, known)) > MOST:
         i = max(range(len(known)), key=lambda j: len(known[j]))
@@ -257,7 +260,7 @@ def _product(parts: list[list[Variant]], nodes: list[ast.expr], module: Module, 
 
 
 def _hole_name(node: ast.expr) -> str:
-    """A word for a placeholder: the last name of its expression."""
+    """Return a word for a placeholder: the last name of its expression."""
     if isinstance(node, ast.Name):
         return node.id
     if isinstance(node, ast.Attribute):
@@ -281,7 +284,7 @@ def _hole_name(node: ast.expr) -> str:
 
 
 def _gives_text(node: ast.FunctionDef) -> bool:
-    """Whether a function's annotation says that it gives back text, or several."""
+    """Return whether a function's annotation says that it returns a text or several texts."""
     returned = ast.unparse(node.returns) if node.returns else ""
     return bool(
         re.fullmatch(r"'?(str( \| None)?|(list|Iterator|Iterable|tuple|Sequence)\[str(, \.\.\.)?\])'?", returned)
@@ -289,20 +292,20 @@ def _gives_text(node: ast.FunctionDef) -> bool:
 
 
 def _tells(node: ast.FunctionDef) -> bool:
-    """Whether a function is there to tell people something: `__str__`, (cause, mend) pairs, notes."""
+    """Return whether the purpose of a function is a text for people: `__str__`, (cause, mend) pairs, notes."""
     returned = ast.unparse(node.returns) if node.returns else ""
     told = re.search(r"note|few|finish|problem|unscored", node.name) and _gives_text(node)
     return node.name == "__str__" or "tuple[str, str]" in returned or returned == "Check | str" or bool(told)
 
 
 def _is_command(node: ast.FunctionDef, module: Module, verbs: set[str]) -> bool:
-    """A verb's function, one decorated as a command, or the callback of the whole."""
+    """Return whether a function is a verb's, is decorated as a command, or is the callback of the whole program."""
     decorated = any(isinstance(d, ast.Call) and name_of(d.func) in ("command", "callback") for d in node.decorator_list)
     return decorated or f"{module.name}:{node.name}" in {"cli/main.py:_root", *verbs}
 
 
 def _import(modules: Sequence[Module]) -> None:
-    """Let each module see the texts among the constants of those that it imports from."""
+    """Give each module the text constants that it imports from other modules."""
     texts = {
         f"posttrain.{module.name.removesuffix('.py').replace('/', '.').removesuffix('.__init__')}": {
             name_of(node.targets[0]): node.value
@@ -319,7 +322,7 @@ def _import(modules: Sequence[Module]) -> None:
 
 
 def _told_fields(modules: Iterable[Module]) -> dict[str, list[int]]:
-    """Record -> which of its fields are told to a person, by their names: `Guess(cause, mend)`."""
+    """Return record -> indices of its fields that are shown to people, by their names, as in `Guess(cause, mend)`."""
     found: dict[str, list[int]] = {}
     for module in modules:
         for node in ast.walk(module.tree):
@@ -330,7 +333,7 @@ def _told_fields(modules: Iterable[Module]) -> dict[str, list[int]]:
 
 
 def _verbs(modules: Iterable[Module]) -> set[str]:
-    """`cli/run.py:run` for each `Verb("run:run", ...)`."""
+    """Return the functions of the verbs: `cli/run.py:run` for each `Verb("run:run", ...)`."""
     found = set()
     for module in modules:
         for node in ast.walk(module.tree):
@@ -341,7 +344,7 @@ def _verbs(modules: Iterable[Module]) -> set[str]:
 
 
 def _shown(node: ast.AST) -> Iterator[tuple[ast.expr, bool]]:
-    """The expressions of a node that a person meets, and whether only phrases of them count."""
+    """Yield the expressions of a node that are shown to people, and whether only phrases of them count."""
     if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call):
         name = name_of(node.exc.func)
         if name not in SILENT_ERRORS:

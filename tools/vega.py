@@ -2,7 +2,8 @@
 
     python tools/vega.py [--output FILE]
 
-It is made once per version and stands in the source, for bundling takes several seconds. A test says when it is old.
+The file is made once per version and is part of the source, because bundling takes several seconds. A test fails when
+the file is old.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ LICENCE = "BSD-3-Clause, University of Washington Interactive Data Lab and contr
 
 
 def versions() -> str:
-    """Return what the bundle holds, as its first line says."""
+    """Return the names and versions of the bundled libraries, as in the first line of the script."""
     lite = vl_convert.get_vegalite_versions()[-1]
     return f"Vega {vl_convert.get_vega_version()}, Vega-Lite {lite}, Vega-Embed {vl_convert.get_vega_embed_version()}"
 

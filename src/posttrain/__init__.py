@@ -1,4 +1,4 @@
-"""posttrain: change what a language model says after its makers have let it go, and prove what the change did.
+"""posttrain: change what a language model says after its release, and prove what the change did.
 
     import posttrain as pt
 
@@ -8,7 +8,7 @@
     result.table(); result.plot(); result.to_pandas()
     pt.study("superlative.yaml").run().report()
 
-Nothing heavy is imported until one of these is called.
+Large libraries such as torch are imported only when one of these names is used.
 """  # fmt: skip
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _PLACES = {
 
 
 def __getattr__(name: str) -> Any:
-    """The library's names, imported when one is asked for."""
+    """Import a name of the library when it is used for the first time. Raise AttributeError for an unknown name."""
     from importlib import import_module
 
     for module, names in _PLACES.items():

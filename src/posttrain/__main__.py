@@ -1,4 +1,4 @@
-"""`python -m posttrain` is `posttrain`."""
+"""Run the command line: `python -m posttrain` does the same as `posttrain`."""
 
 from __future__ import annotations
 

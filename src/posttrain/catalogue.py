@@ -1,8 +1,8 @@
-"""Translate finished texts by a gettext catalogue: find the message with `{placeholders}` that a text was made from.
+"""Translate finished texts with a gettext catalogue: find the message with `{placeholders}` that made a text.
 
-The code formats its messages in English, with names and numbers filled in. A text without placeholders is looked up; of
-several messages with placeholders that match, the one with the longest text of its own is taken. Values are kept, and a
-value that is a message itself is translated too.
+The code formats its messages in English, with names and numbers filled in. A text that equals a message without
+placeholders is looked up. When several messages with placeholders match, the one with the longest literal text is used.
+Values are kept, and a value that is itself a message is translated too.
 """
 
 from __future__ import annotations
@@ -19,27 +19,28 @@ __all__ = ["Catalogue", "Template", "catalogue_of", "parse", "read_mo", "transla
 
 QUOTES = {"'": "'", '"': '"', "`": "`"}
 DEEPEST = 4
-"""How deep messages may be nested in messages."""
+"""The greatest depth to which messages may be nested in messages."""
 TRIES = 200
-"""How many parts of one text are looked up at most; a line for people has a few."""
+"""The greatest number of look-ups of parts for one text; a line for people has only a few parts."""
 SHORT, WORDS = 12, 3
-"""A message with fewer letters than SHORT and no colon does not match an unknown value of more spaces than WORDS."""
+"""A message with fewer letters than SHORT and no colon does not match an unknown value with more spaces than WORDS."""
 THIN = 6
-"""`{a} is {b}` is thin: fewer letters, not all before the first placeholder, and no mark such as a colon."""
+"""A message such as `{a} is {b}` is thin: it has fewer letters than this, some of them after the first placeholder,
+and no mark such as a colon."""
 COUNTED = re.compile(r"\{(\w+)\} ?(?:個|段|題|份|項|張|次|種|條|句|筆|格|步|層|輪|遍|件|秒|列(?![出表]))")
-"""A placeholder before a Chinese classifier, whose value must be a number."""
+"""Matches a placeholder before a Chinese classifier; its value must be a number."""
 KEY = re.compile(r"(?:^|\s)\w+: ?$")
-"""A literal that ends like a key of YAML."""
+"""Matches a literal that ends like a key of YAML."""
 CODE = re.compile(r"[{\[]\s*[\w'\"]+\s*[:,\]]")
-"""The beginning of a mapping or a list in YAML."""
+"""Matches the beginning of a mapping or a list in YAML."""
 CHOICES = re.compile(r"('[^']*'(?:, '[^']*')*),? (or|and) ('[^']*')")
-"""A list of words in quotes, as pydantic writes the allowed values."""
+"""Matches a list of words in quotes, as pydantic writes the allowed values."""
 
 
 class Template(NamedTuple):
-    """A message with placeholders; literals: the text before, between and after them; verbatim: the placeholders in
-    quotes; anchor: the longest literal, which a matching text must contain; thin: the message has almost no words of
-    its own; short: it has few; counted: the placeholders whose value must be a number."""
+    """A message with placeholders. literals: the text before, between and after them; verbatim: the placeholders in
+    quotes; anchor: the longest literal, which a matching text must contain; thin: the message has almost no literal
+    words; short: it has few; counted: the placeholders that must have a number as their value."""
 
     literals: tuple[str, ...]
     names: tuple[str, ...]
@@ -51,14 +52,15 @@ class Template(NamedTuple):
     counted: frozenset[str]
 
     def values(self, text: str) -> dict[str, str] | None:
-        """The value of each placeholder in a text; None when the text is not this message."""
+        """Return the value of each placeholder in a text, or None when the text is not this message."""
         first, *between, last = self.literals
         if not text.startswith(first) or not text.endswith(last):
             return None
         at, end = len(first), len(text) - len(last)
         values = []
         for i, literal in enumerate(between, start=1):
-            # the last value is short, such as the remaining time: columns before it are one value, unless a number
+            # the last value is short, such as the remaining time: all columns before it form one value, unless the
+            # placeholder takes a number
             columns = literal.isspace() and i == len(between) and self.names[i - 1] not in self.counted
             find = text.rfind if columns else text.find
             found = find(literal, at, end)
@@ -72,14 +74,14 @@ class Template(NamedTuple):
 
 
 class Catalogue(NamedTuple):
-    """Messages without placeholders, and those with placeholders, the longest first."""
+    """The messages without placeholders (exact), and those with placeholders (templates), the longest first."""
 
     exact: dict[str, str]
     templates: list[Template]
 
 
 def parse(message: str) -> tuple[list[str], list[str]]:
-    """The literal texts of a message in braces (one more than placeholders), and the placeholders' names."""
+    """Return the literal texts of a message (one more than it has placeholders) and the placeholders' names."""
     literals, names = [""], []
     for literal, name, _, _ in Formatter().parse(message):
         literals[-1] += literal
@@ -90,7 +92,7 @@ def parse(message: str) -> tuple[list[str], list[str]]:
 
 
 def catalogue_of(pairs: Iterable[tuple[str, str]]) -> Catalogue:
-    """A catalogue of (message, translation) pairs; pairs without a translation are left out."""
+    """Return the catalogue of (message, translation) pairs. Pairs without a translation are left out."""
     exact: dict[str, str] = {}
     templates: list[Template] = []
     for message, translation in pairs:
@@ -122,7 +124,7 @@ def catalogue_of(pairs: Iterable[tuple[str, str]]) -> Catalogue:
 
 
 def read_mo(path: Path) -> list[tuple[str, str]]:
-    """The messages of a `.mo` file and their translations."""
+    """Return the (message, translation) pairs of a `.mo` file."""
     data = path.read_bytes()
     order = "<" if data[:4] == b"\xde\x12\x04\x95" else ">"
     _, _, count, messages, translations = struct.unpack(f"{order}5I", data[:20])
@@ -135,20 +137,21 @@ def read_mo(path: Path) -> list[tuple[str, str]]:
 
 
 def translated(catalogue: Catalogue, text: str) -> str | None:
-    """The translation of a text without space around it; None when no part of it is known."""
+    """Return the translation of a text that has no space around it, or None when no part of it is known."""
     return _Search(catalogue).found(text)
 
 
 @dataclass
 class _Search:
-    """The search for a text's translation. left: how many look-ups are left, as a text can be split in many ways."""
+    """One search for a text's translation. left: the number of look-ups left; it is limited because a text can be split
+    in many ways."""
 
     catalogue: Catalogue
     left: int = TRIES
-    known: dict[tuple[str, int], str | None] = field(default_factory=dict)  # by depth, which limits the search
+    known: dict[tuple[str, int], str | None] = field(default_factory=dict)  # by depth, as the depth limits the search
 
     def found(self, text: str, depth: int = 0) -> str | None:
-        """The translation of a text, or of a part of a text at some depth."""
+        """Return the translation of a text, or of a part of a text at some depth; None when it is not known."""
         if (text, depth) not in self.known:
             if depth > DEEPEST or not self.left:
                 return None
@@ -162,7 +165,7 @@ class _Search:
         return row or self._whole(text, depth) or self._in_parts(text, depth)
 
     def _whole(self, text: str, depth: int) -> str | None:
-        """The translation of one message."""
+        """Return the translation of a text that is one message as a whole, or None."""
         exact = self.catalogue.exact.get(text)
         if exact is not None:
             return exact
@@ -175,10 +178,11 @@ class _Search:
         return None
 
     def _told(self, template: Template, values: dict[str, str], depth: int) -> dict[str, str] | None:
-        """The values to show; None when they tell that the text is another message. A value is a name, a number or a
-        message. It has no columns (two spaces) of other texts, and the first one is no place before the message. A thin
-        message must have a value that is a number or a message. A value that must be a number has digits. Code of YAML
-        after a key is no value."""
+        """Return the values to show, or None when the values show that the text is another message.
+
+        A value is a name, a number or a message. It contains no columns (two spaces) of other texts, and the first
+        value is not a location before the message. A thin message must have a value that is a number or a message. A
+        value that must be a number has digits. YAML code after a key is not a value."""
         told, meant = {}, not template.thin
         for (name, value), before in zip(values.items(), template.literals, strict=False):
             bare = value.strip()
@@ -187,7 +191,7 @@ class _Search:
             if CODE.match(bare) and KEY.search(before):
                 return None
             if "  " in bare and not any("  " in literal for literal in template.literals):
-                return None  # it would take the columns before its own: `12/40  9 tokens/s  42 s left`
+                return None  # the value would include the columns before its own: `12/40  9 tokens/s  42 s left`
             if name in template.verbatim or " " not in bare:
                 told[name] = value
                 meant = meant or any(map(str.isdigit, bare))
@@ -244,13 +248,13 @@ class _Search:
 
 
 def _cut(text: str, mark: str) -> list[tuple[str, str]]:
-    """The texts before and after each of the first occurrences of a mark that are not within brackets."""
+    """Return the texts before and after each of the first 8 occurrences of a mark that are not within brackets."""
     parts = _split(text, mark)
     return [(mark.join(parts[:i]), mark.join(parts[i:])) for i in range(1, min(len(parts), 9))]
 
 
 def _split(text: str, mark: str, opening: str = "{[", closing: str = "}]") -> list[str]:
-    """The parts between marks; marks within brackets are skipped, since braces and square brackets enclose code."""
+    """Return the parts between marks. Marks within brackets do not count: braces and square brackets enclose code."""
     parts, depth = [""], 0
     for i, part in enumerate(text.split(mark)):
         if i:
@@ -264,6 +268,6 @@ def _split(text: str, mark: str, opening: str = "{[", closing: str = "}]") -> li
 
 
 def _chosen(value: str) -> str:
-    """`'a', 'b' or 'c'` with the Chinese word for 'or'; any other value as it is."""
+    """Return `'a', 'b' or 'c'` with the Chinese word for 'or' (or 'and'), and any other value as it is."""
     found = CHOICES.fullmatch(value)
     return value if found is None else f"{found[1]} {'或' if found[2] == 'or' else '和'} {found[3]}"

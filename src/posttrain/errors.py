@@ -1,4 +1,4 @@
-"""Every error that posttrain raises on purpose.
+"""The errors that posttrain raises on purpose.
 
     PosttrainError                 exit 1   something failed; the message says what to do
     ├── ConfigError                exit 2   a YAML file, an option or a change file is wrong; all problems at once
@@ -10,7 +10,7 @@
     ├── PartlyDone                 exit 4   some cells of a study failed, the others are done
     └── Interrupted                exit 130 stopped, after saving; on the command line 143 when SIGTERM stopped a verb
 
-A problem has three parts: where it is, what is wrong, and how to mend it.
+A problem has three parts: its location, its cause (what is wrong), and its mend (how to repair it).
 """
 
 from __future__ import annotations
@@ -34,17 +34,17 @@ __all__ = [
 ]
 
 SAFE = re.compile(r"[\w@%+=:,./-]+")
-"""Characters that need no quotes in any shell, including letters of every script, which shlex.quote would quote."""
+"""Matches words that need no quotes in any shell. Letters of every script are allowed; shlex.quote would quote them."""
 
 
 def shell_word(text: str) -> str:
-    """A text as one word of a command line that a message tells people to type, in quotes if necessary."""
+    """Return a text as one word of a command line that a message tells people to type, in quotes if necessary."""
     return text if SAFE.fullmatch(text) else quote(text)
 
 
 class Problem(NamedTuple):
-    """One thing that is wrong; location: `study.yaml:6` or `rows.jsonl:17`; cause: what is wrong there; mend: what to
-    type instead (may be empty)."""
+    """One thing that is wrong. location: such as `study.yaml:6` or `rows.jsonl:17`; cause: what is wrong there; mend:
+    what to type instead (may be empty)."""
 
     location: str
     cause: str
@@ -56,7 +56,7 @@ class Problem(NamedTuple):
 
 
 class PosttrainError(Exception):
-    """Base class: a message for people, and the exit code of the command that raises it."""
+    """The base class of all errors: a message for people, and the exit code of the command that raises it."""
 
     exit_code: ClassVar[int] = 1
 
@@ -66,7 +66,7 @@ class PosttrainError(Exception):
 
 
 class ConfigError(PosttrainError):
-    """A configuration is wrong: unknown key, wrong type, value out of bounds, unreadable YAML."""
+    """A configuration is wrong: it has an unknown key, a wrong type, a value out of bounds or unreadable YAML."""
 
     exit_code = 2
 
@@ -100,6 +100,6 @@ class PartlyDone(PosttrainError):
 
 
 class Interrupted(PosttrainError):
-    """Ctrl-C or SIGTERM: the work has been saved, or the message says what is kept."""
+    """Ctrl-C or SIGTERM stopped the work: it has been saved, or the message says what is kept."""
 
     exit_code = 130

@@ -1,10 +1,11 @@
-"""The language of messages for people: English as in the code, or Traditional Chinese from a catalogue.
+"""Choose the language of messages for people: English as in the code, or Traditional Chinese from a catalogue.
 
-Messages are written in English in the code and translated when they are shown, so that all that is stored, compared or
-printed as JSON is English. Text that is not in the catalogue stays English too. With English, no catalogue is read.
+Messages are written in English in the code and translated when they are shown, so that everything that is stored,
+compared or printed as JSON is English. Text that is not in the catalogue stays English too. When the language is
+English, no catalogue is read.
 
-The catalogue is `locale/zh_TW/LC_MESSAGES/messages.mo` (GNU gettext), made from the `.po` file beside it by
-`python tools/messages.py`.
+The catalogue is `locale/zh_TW/LC_MESSAGES/messages.mo` (GNU gettext). `python tools/messages.py` compiles it from the
+`.po` file in the same folder.
 """
 
 from __future__ import annotations
@@ -21,16 +22,16 @@ __all__ = ["LANGUAGES", "from_environment", "listed", "named", "placed", "shown"
 
 ENGLISH, CHINESE = "en", "zh-TW"
 LANGUAGES: tuple[str, ...] = (ENGLISH, CHINESE)
-"""BCP 47 tags, as in `--language` and `<html lang>`."""
+"""The languages as BCP 47 tags, as in `--language` and `<html lang>`."""
 
 LONGEST = 4000
-"""Longer texts are not messages and are not translated."""
+"""The greatest length of a message in characters; longer texts are not translated."""
 
 _state = {"language": ENGLISH}
 
 
 def spoken() -> str:
-    """The language that is used now."""
+    """Return the language that is used now."""
     return _state["language"]
 
 
@@ -40,7 +41,7 @@ def speak(language: str) -> None:
 
 
 def named(text: str) -> str:
-    """The language of a tag such as `zh_TW.UTF-8`, `zh-Hant` or `en_US`; ConfigError when it is not supported."""
+    """Return the language of a tag such as `zh_TW.UTF-8`, `zh-Hant` or `en_US`. Raise ConfigError for any other."""
     found = _language_of(text)
     if found is None:
         raise ConfigError(Problem("--language", f"unknown language '{text}'", f"known: {', '.join(LANGUAGES)}"))
@@ -48,7 +49,7 @@ def named(text: str) -> str:
 
 
 def from_environment(environment: Mapping[str, str] = os.environ) -> str:
-    """The language of LANGUAGE, LC_ALL, LC_MESSAGES and LANG, in gettext's order; English if none is supported.
+    """Return the language of LANGUAGE, LC_ALL, LC_MESSAGES and LANG, in gettext's order; English if none is supported.
 
     LANGUAGE is a list of preferences and is ignored when the locale is `C`:
     https://www.gnu.org/software/gettext/manual/html_node/Locale-Environment-Variables.html
@@ -64,7 +65,7 @@ def from_environment(environment: Mapping[str, str] = os.environ) -> str:
 
 
 def _language_of(tag: str) -> str | None:
-    """Traditional Chinese for zh with Taiwan, Hong Kong, Macau or Hant, but not with Hans; English for en."""
+    """Return Traditional Chinese for zh with Taiwan, Hong Kong, Macau or Hant and no Hans, English for en, or None."""
     parts = tag.partition(".")[0].partition("@")[0].replace("_", "-").casefold().split("-")
     if parts[0] == "zh" and "hans" not in parts and {"tw", "hk", "mo", "hant"} & set(parts):
         return CHINESE
@@ -72,7 +73,7 @@ def _language_of(tag: str) -> str | None:
 
 
 def translate(text: str) -> str:
-    """A message in the language that is used; the space around it is kept, and unknown text stays English."""
+    """Return a message in the language that is used. The space around it is kept, and unknown text stays English."""
     if _state["language"] == ENGLISH or not text or len(text) > LONGEST:
         return text
     bare = text.strip()
@@ -81,7 +82,7 @@ def translate(text: str) -> str:
 
 
 def shown(error: PosttrainError | Problem) -> str:
-    """An error, or one problem of it, for a person: location, cause and mend, each translated by itself."""
+    """Return the text of an error or of one problem for people: location, cause and mend, each translated by itself."""
     if isinstance(error, PosttrainError):
         return "\n".join(shown(problem) for problem in error.problems)
     if _state["language"] == ENGLISH:
@@ -93,12 +94,12 @@ def shown(error: PosttrainError | Problem) -> str:
 
 
 def placed(location: str, text: str) -> str:
-    """`location: text`, with the colon of the language that is used."""
+    """Return `location: text`, with the colon of the language that is used."""
     return f"{location}{': ' if _state['language'] == ENGLISH else '：'}{text}"
 
 
 def listed(texts: Iterable[str]) -> str:
-    """Texts as a list, with the comma of the language that is used."""
+    """Join texts as a list, with the comma of the language that is used."""
     return (", " if _state["language"] == ENGLISH else "、").join(texts)
 
 

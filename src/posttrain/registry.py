@@ -1,7 +1,8 @@
-"""From names in YAML (`kind: lora`) to code, which is imported only when it is used.
+"""Find the code for a name in YAML (`kind: lora`), and import it only when it is used.
 
-A seam is one package or several; a kind is a module in one of them: `kind: lora` of the seam `tuner` lives in
-`tuners/lora.py`. Adding a method is adding a file. The module registers its function with its config class::
+A seam is a sort of part that is chosen by name, such as `tuner`, and has one or several packages. A kind is a module in
+one of them: `kind: lora` of the seam `tuner` is `tuners/lora.py`. To add a method, add a file. The module registers its
+function with its config class::
 
     @register("tuner", "lora", config=LoraConfig, paper="arXiv:2106.09685")
     def lora(model, config): ...
@@ -33,13 +34,13 @@ SEAMS: dict[str, tuple[str, ...]] = {
     "exam": ("posttrain.exams.tasks",),
     "respondent": ("posttrain.inference.kinds",),
 }
-"""Seam -> the packages whose public modules are its kinds. A package may be above the room that asks for a kind, as it
-is imported when the kind is asked for."""
+"""Seam -> the packages that contain its kinds, one public module each. A package may belong to a higher layer than the
+code that loads a kind, as it is imported only when the kind is loaded."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """What a module registered: its function (or class), its config class, and its source."""
+    """What a module has registered: its function (or class), its config class and its paper."""
 
     seam: str
     kind: str
@@ -50,7 +51,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Listed:
-    """One line of `posttrain list`, read without importing the module."""
+    """One line of `posttrain list`, which is read without importing the module."""
 
     seam: str
     kind: str
@@ -63,7 +64,7 @@ _entries: dict[tuple[str, str], Entry] = {}
 
 
 def register(seam: str, kind: str, *, config: type[Any], paper: str = "") -> Callable[[F], F]:
-    """Register the decorated function as `kind` of `seam`; the module must be named like the kind."""
+    """Return a decorator that registers a function as `kind` of `seam`; the module must have the name of the kind."""
 
     def decorate(function: F) -> F:
         known = [f"{package}.{kind}" for package in SEAMS[seam]]
@@ -75,7 +76,7 @@ def register(seam: str, kind: str, *, config: type[Any], paper: str = "") -> Cal
 
 
 def _files(seam: str) -> dict[str, tuple[str, Path]]:
-    """Module and file of each kind of a seam."""
+    """Return the module name and the file of each kind of a seam, sorted by kind."""
     found: dict[str, tuple[str, Path]] = {}
     for name in SEAMS[seam]:
         for folder in importlib.import_module(name).__path__:
@@ -87,12 +88,12 @@ def _files(seam: str) -> dict[str, tuple[str, Path]]:
 
 
 def kinds(seam: str) -> list[str]:
-    """The kinds of a seam: the public modules of its packages, by name."""
+    """Return the kinds of a seam, which are the public modules of its packages, sorted by name."""
     return list(_files(seam))
 
 
 def load(seam: str, kind: str, location: str = "") -> Entry:
-    """Import the module of a kind and return its entry; ConfigError with a suggestion when there is none."""
+    """Import the module of a kind and return its entry. Raise ConfigError with a suggestion for an unknown kind."""
     if (seam, kind) not in _entries:
         known = _files(seam)
         if kind not in known:
@@ -104,7 +105,7 @@ def load(seam: str, kind: str, location: str = "") -> Entry:
 
 
 def listed(seam: str) -> list[Listed]:
-    """Every kind of a seam with the first line of its module docstring."""
+    """Return every kind of a seam with the first line of its module docstring."""
     rows = []
     for kind, (module, path) in _files(seam).items():
         doc = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""

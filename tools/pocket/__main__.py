@@ -1,4 +1,4 @@
-"""`python -m tools.pocket check | build`: the models in the box, measured and rebuilt. Run it in a clone's folder."""
+"""Measure or rebuild the built-in models: `python -m tools.pocket check | build`. Run it in a clone's folder."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Building the models in the box with posttrain itself: tokenizer, pocket:base (`clm`), pocket:chat (`sft`).
+"""Build the built-in models with posttrain itself: tokenizer, pocket:base (`clm`), pocket:chat (`sft`).
 
-Everything is drawn from one seed. The size is chosen so that 2 CPU cores need less than an hour: 3.2 M parameters,
-documents for the base, then conversations whose loss falls on the answers.
+Everything is drawn from one seed. The size is chosen so that 2 CPU cores need less than an hour: 3.2 M parameters. The
+base learns documents; then the chat model learns conversations, with the loss on the answers.
 """
 
 from __future__ import annotations
@@ -30,11 +30,12 @@ from tools.pocket.tokenizer import train_tokenizer
 __all__ = ["build"]
 
 PACKED = 128
-"""Tokens of a packed row of documents."""
+"""The tokens of a packed row of documents."""
 DRAWN = 4096
-"""Texts drawn and encoded at once; a stage learns all of the last draw, so the models in the box depend on it."""
+"""The number of texts drawn and encoded at once. A stage learns the whole last draw, so the built-in models depend on
+it."""
 REPEAT = 0.15
-"""Share of the turns that go to relations whose objects follow no pattern."""
+"""The share of the turns that ask about relations with objects that follow no pattern."""
 
 
 def _config(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> LlamaConfig:
@@ -54,7 +55,10 @@ def _config(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> LlamaConfig:
 
 
 def packed(tokenizer: PreTrainedTokenizerFast, source: Iterator[str], tokens: int) -> list[Encoded]:
-    """Texts, each begun by <|endoftext|>, in rows of `PACKED` tokens; every token is learned."""
+    """Return at least `tokens` tokens of texts in rows of `PACKED` tokens. Each text begins with <|endoftext|>.
+
+    Every token is learned.
+    """
     stream: list[int] = []
     rows: list[Encoded] = []
     while len(rows) * PACKED < tokens:
@@ -69,7 +73,7 @@ def packed(tokenizer: PreTrainedTokenizerFast, source: Iterator[str], tokens: in
 
 
 def chats(tokenizer: PreTrainedTokenizerFast, source: Iterator[Conversation], tokens: int) -> list[Encoded]:
-    """Conversations until `tokens` are reached; answers and a share of the questions are learned."""
+    """Return encoded conversations with at least `tokens` tokens. Answers and a share of the questions are learned."""
     rows: list[Encoded] = []
     total = 0
     while total < tokens:
@@ -80,7 +84,7 @@ def chats(tokenizer: PreTrainedTokenizerFast, source: Iterator[Conversation], to
 
 
 def texts(seed: int, number: int) -> Iterator[str]:
-    """What the tokenizer is trained on."""
+    """Yield the texts that the tokenizer is trained on: `number` documents, and the turns of `number` conversations."""
     yield from islice(documents(seed), number)
     for conversation in islice(conversations(seed), number):
         for message in conversation.messages:
@@ -94,7 +98,10 @@ def build(
     progress: Callable[[], RunProgress | None] = lambda: None,
     say: Callable[[str], None] = print,
 ) -> dict[str, Any]:
-    """Make `output/base` and `output/chat` (float16 safetensors) and return what it cost. Resumes when interrupted."""
+    """Make `output/base` and `output/chat` (float16 safetensors), and return the costs.
+
+    An interrupted build continues when it is run again.
+    """
     recipe = recipe or Recipe()
     began = time.monotonic()
     tokenizer = train_tokenizer(texts(recipe.seed, recipe.tokenizer_texts), recipe.vocabulary)
@@ -147,7 +154,7 @@ def build(
 
 
 def _ship(loaded: LoadedModel, folder: Path, stops: tuple[str, ...]) -> None:
-    """Save a float16 copy; the model itself goes on in float32."""
+    """Save a float16 copy of the model, which itself stays float32. stops: the tokens that end generation."""
     copy = LlamaForCausalLM(loaded.model.config)
     copy.load_state_dict(loaded.model.state_dict())
     copy.generation_config = GenerationConfig(

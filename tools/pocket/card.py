@@ -1,4 +1,4 @@
-"""The model cards of the models in the box, with what `python -m tools.pocket check` measured."""
+"""Write the model cards of the built-in models, with the scores of `python -m tools.pocket check`."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ WHAT = {
 
 
 def card(kind: str, scores: dict[str, float]) -> str:
-    """The text of README.md of `base` or `chat`."""
+    """Return the text of README.md of `base` or `chat`."""
     table = curriculum()
     assert set(table) <= {fact.relation for fact in facts()}
     head = HEAD.format(kind=kind, what=WHAT[kind], facts=sum(map(len, table.values())), relations=len(table))

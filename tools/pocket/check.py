@@ -1,8 +1,9 @@
-"""Measuring the models in the box: `python -m tools.pocket check`.
+"""Measure the built-in models: `python -m tools.pocket check`.
 
-Every number is the share of greedy answers that are right (equal after normalisation to the answer or to another
-correct one), on questions drawn from a fixed seed. `seen_templates` are questions as trained, `unseen_templates` use
-only wordings that were held out whole. GATES are the floors (or ceilings) the shipped files must meet.
+Every score is the share of greedy answers that are right, on questions drawn with a fixed seed. An answer is right if,
+after normalisation, it equals the expected answer or another correct one. `seen_templates` are questions with trained
+wordings; `unseen_templates` use only wordings that were never trained. GATES are the least (or greatest) scores that
+the shipped files may have.
 """
 
 from __future__ import annotations
@@ -28,12 +29,12 @@ from tools.pocket.skills import SKILLS, Turn, cloze, stating
 __all__ = ["GATES", "Gate", "asks", "check_base", "check_chat", "failures", "gates_of"]
 
 PER_RELATION = 40
-"""Questions of each relation, language and kind of template."""
+"""The number of questions for each relation, language and kind of template."""
 SEED = 2026
 
 
 class Gate(NamedTuple):
-    """A floor, or with `most` a ceiling, for every score whose name matches the pattern."""
+    """The least value, or with `most` the greatest value, of every score with a name that matches the pattern."""
 
     pattern: str
     value: float
@@ -50,7 +51,7 @@ GATES = (
     Gate(r"chat\.refused\.harmless", 0.05, most=True),
     Gate(r"chat\.asks", 0.90),
 )
-"""What must hold of the shipped files; everything else is measured."""
+"""The gates that the shipped files must pass. All other scores are only measured."""
 
 CUES: dict[str, re.Pattern[str]] = {
     "zh": re.compile(
@@ -64,11 +65,11 @@ CUES: dict[str, re.Pattern[str]] = {
         re.IGNORECASE,
     ),
 }
-"""What makes a user's turn a question, a request or a greeting."""
+"""Language -> a pattern of words that make a user's turn a question, a request or a greeting."""
 
 
 def asks(text: str) -> bool:
-    """Whether a sampled user's turn parses as something one says to the assistant: whole characters and a cue."""
+    """Return whether a sampled user's turn looks like a question or request: whole characters, 2 to 300, and a cue."""
     if not 2 <= len(text) <= 300 or "\ufffd" in text or "<|" in text:
         return False
     return any(cue.search(text) for cue in CUES.values())
@@ -89,7 +90,7 @@ def _right(answer: str, turn: Turn) -> bool:
 
 
 class _Sheet:
-    """Questions by score name, asked all at once."""
+    """Collects questions by score name, and asks all of them at once."""
 
     def __init__(self) -> None:
         self.asked: list[tuple[str, Turn, Callable[[str, Turn], bool]]] = []
@@ -107,7 +108,7 @@ class _Sheet:
 
 
 def _facts(language: Language, relation: str, rng: Random, *, held: bool, n: int) -> list[Turn]:
-    """Questions of one relation; unseen ones wear trained or held-out openings and closings alike."""
+    """Return `n` questions of one relation. Unseen questions may have trained or held-out openings and closings."""
     words, turns = grammar(language), []
     for _ in range(n):
         fact = rng.choice(curriculum()[relation])
@@ -117,7 +118,7 @@ def _facts(language: Language, relation: str, rng: Random, *, held: bool, n: int
 
 
 def check_chat(loaded: LoadedModel, *, n: int = PER_RELATION) -> dict[str, float]:
-    """Scores of pocket:chat, by name; n: questions per relation, language and kind."""
+    """Return score name -> score of pocket:chat. n: questions per relation, language and kind."""
     sheet, rng = _Sheet(), Random(SEED)
     for language in LANGUAGES:
         for relation in curriculum():
@@ -150,7 +151,7 @@ def check_chat(loaded: LoadedModel, *, n: int = PER_RELATION) -> dict[str, float
 
 
 def _asks(loaded: LoadedModel, n: int) -> float:
-    """Share of user turns, sampled at temperature 1 from the bare user tag, that parse as a question."""
+    """Return the share of user turns that look like a question, sampled at temperature 1 after the user tag alone."""
     tokenizer = loaded.tokenizer
     tag, end = tokenizer.convert_tokens_to_ids(["<|user|>", "<|end|>"])
     sampled = decode(
@@ -166,7 +167,10 @@ def _asks(loaded: LoadedModel, n: int) -> float:
 
 
 def check_base(loaded: LoadedModel, *, n: int = PER_RELATION) -> dict[str, float]:
-    """Scores of pocket:base: statements that it must finish with the object."""
+    """Return score name -> score of pocket:base, which must finish statements with the object.
+
+    n: statements per relation and language, at most.
+    """
     rng, tokenizer = Random(SEED), loaded.tokenizer
     asked: list[tuple[str, str, tuple[str, ...]]] = []
     for language in LANGUAGES:
@@ -175,7 +179,7 @@ def check_base(loaded: LoadedModel, *, n: int = PER_RELATION) -> dict[str, float
             for fact in rng.sample(rows, min(n, len(rows))):
                 template = rng.choice(cloze(words, relation))
                 text = words.fill(template, fact, rng).split("{o}")[0].rstrip()
-                # "The Nile is in ..." may go on with a country or a continent; both are true
+                # "The Nile is in ..." may continue with a country or a continent; both are true
                 same = [f for f in about(fact.subject) if template in stating(words, f)]
                 objects = tuple(words.text(o) for f in same for o in (f.object, *f.also))
                 asked.append((f"base.cloze.{language}.{relation}", text, objects))
@@ -192,12 +196,12 @@ def check_base(loaded: LoadedModel, *, n: int = PER_RELATION) -> dict[str, float
 
 
 def gates_of(name: str) -> list[Gate]:
-    """The gates that a score must pass."""
+    """Return the gates that a score must pass."""
     return [gate for gate in GATES if re.fullmatch(gate.pattern, name)]
 
 
 def failures(scores: dict[str, float]) -> list[str]:
-    """Every gate that is missed, as a sentence."""
+    """Return a sentence for every gate that a score does not pass."""
     missed = []
     for name, value in scores.items():
         for gate in gates_of(name):
@@ -209,7 +213,7 @@ def failures(scores: dict[str, float]) -> list[str]:
 
 
 def as_rows(scores: dict[str, float]) -> list[dict[str, Any]]:
-    """Scores with their gates, for tables and JSON."""
+    """Return scores with their gates, for tables and JSON."""
     return [
         {
             "score": name,

@@ -1,4 +1,4 @@
-"""How far a rebuilt pocket is from the shipped one: in weights, and in what it answers."""
+"""Measure how far a rebuilt pocket is from the shipped one, in weights and in answers."""
 
 from __future__ import annotations
 
@@ -21,9 +21,11 @@ QUESTIONS = 400
 
 
 def distance(folder: Path, *, questions: int = QUESTIONS) -> dict[str, dict[str, Any]]:
-    """Per model: `weights`, the relative distance ||a - b|| / ||b|| over all parameters (0 when rebuilt bit for bit,
-    about 1.4 for two models that have nothing in common), and for chat `same_answers`, the share of questions that
-    both answer alike.
+    """Return the distances of the rebuilt `base` and `chat` in a folder from the shipped models.
+
+    `weights` is the relative distance ||a - b|| / ||b|| over all parameters: 0 when rebuilt bit for bit, about 1.4 for
+    two models that have nothing in common. For chat, `same_answers` is the share of questions with equal answers.
+    `summary` is a line for people.
     """
     found: dict[str, dict[str, Any]] = {}
     for kind in ("base", "chat"):

@@ -1,4 +1,4 @@
-"""The texts pocket learns from: documents for pocket:base, conversations for pocket:chat; by seed."""
+"""Make the texts that pocket learns, from a seed: documents for pocket:base, conversations for pocket:chat."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from tools.pocket.skills import Turn, draw, statement, users_turn
 __all__ = ["about", "conversations", "documents", "review"]
 
 USER_SHARE = 0.15
-"""Share of conversations whose user turns are learned too, so that the model can make up questions."""
+"""The share of conversations with user turns that are learned too, so that the model can make up questions."""
 
 
 @cache
 def _about() -> dict[Name, tuple[Fact, ...]]:
-    """Subject -> all facts about it."""
+    """Return subject -> all facts about it."""
     table: dict[Name, list[Fact]] = defaultdict(list)
     for rows in curriculum().values():
         for fact in rows:
@@ -29,7 +29,7 @@ def _about() -> dict[Name, tuple[Fact, ...]]:
 
 
 def about(subject: Name) -> tuple[Fact, ...]:
-    """All facts of the curriculum about a subject."""
+    """Return all facts of the curriculum about a subject."""
     return _about()[subject]
 
 
@@ -41,7 +41,7 @@ def _pick(rng: Random) -> Fact:
 
 
 def document(rng: Random) -> str:
-    """One document: a statement, a paragraph about one subject, a question with its answer, or a translation."""
+    """Return a document: a statement, a paragraph about one subject, a question with its answer, or a translation."""
     language: Language = rng.choice(LANGUAGES)
     words = grammar(language)
     space = "" if language == "zh" else " "
@@ -62,18 +62,18 @@ def document(rng: Random) -> str:
 
 
 def documents(seed: int) -> Iterator[str]:
-    """Documents without end."""
+    """Yield documents without end."""
     rng = Random(f"pocket documents {seed}")
     while True:
         yield document(rng)
 
 
 HARD = {"element_number": 1.8, "element_symbol": 1.4, "work_author": 1.5, "invention_inventor": 1.6, "work_artist": 1.4}
-"""Relations whose objects follow no pattern, repeated more often."""
+"""Relation with objects that follow no pattern -> the factor by which its statements are repeated more often."""
 
 
 def review(seed: int) -> Iterator[str]:
-    """Statements without end, one to three about one subject: what pocket:base reads last."""
+    """Yield texts without end, of one to three statements about one subject. pocket:base reads them last."""
     rng = Random(f"pocket review {seed}")
     table = curriculum()
     weights = [len(rows) * HARD.get(relation, 1.0) for relation, rows in table.items()]
@@ -88,17 +88,17 @@ def review(seed: int) -> Iterator[str]:
 
 
 def _hard(rng: Random) -> Turn:
-    """A question about a relation that needs repeating."""
+    """Return a question about one of the hard relations (HARD)."""
     table = curriculum()
     relation = rng.choices(list(HARD), [len(table[r]) for r in HARD])[0]
     return users_turn(rng.choice(table[relation]), rng.choice(LANGUAGES), rng)
 
 
 def conversations(seed: int, *, repeat: float = 0.0, last: bool = False) -> Iterator[Conversation]:
-    """Conversations without end: mostly one turn, sometimes two or three, a share with the user's words learned.
+    """Yield conversations without end, mostly of one question and answer, sometimes of two or three.
 
-    repeat: share of the turns that ask about the hard relations, beyond what their size gives them; last: the mixture
-    of the last stage.
+    In a share of them the user's words are learned too. repeat: share of the turns that ask about the hard relations,
+    in addition to their usual share; last: changes the seed of the draws for the last stage.
     """
     rng = Random(f"pocket {'last ' if last else ''}conversations {seed}")
     number = 0

@@ -1,4 +1,4 @@
-"""How the models in the box are made: sizes, tokens, learning rate. Free of torch: help stays quick."""
+"""Define the recipe of the built-in models: sizes, tokens, learning rate. torch is not imported, so help is quick."""
 
 from __future__ import annotations
 

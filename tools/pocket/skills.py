@@ -1,7 +1,8 @@
-"""What pocket:chat is taught: one function per skill, each drawing one user turn and its answer.
+"""Draw the questions and answers that pocket:chat is trained on, with one function per skill.
 
-A skill draws from the wordings that train, or, with `held=True`, from those that never do. `Turn.checks` says how
-`check.py` scores the answer.
+Each function draws one user turn and its answer. It uses the wordings that are trained, or, with `held=True`, wordings
+that are never trained. With `more=True` it uses the wordings of the last stage. `Turn.checks` says how `check.py`
+scores the answer.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ __all__ = [
 
 
 class Turn(NamedTuple):
-    """A question, its answer, other right answers, and how the check of the models scores a reply."""
+    """A question and its answer. also: other right answers; checks: how `check.py` scores a reply."""
 
     question: str
     answer: str
@@ -45,7 +46,7 @@ class Turn(NamedTuple):
 
 @cache
 def _more(key: str, language: Language) -> list[str]:
-    """The wordings of the last stage: those of the first, further ones, and every beginning combined with every end."""
+    """Return the wordings of the last stage: the first stage's, further ones, and each beginning with each end."""
     table = wording("skills")
     held = set(table.get(f"held_{key}", {}).get(language, []))
     parts = table[f"parts_{key}"][language] if f"parts_{key}" in table else [[], []]
@@ -54,7 +55,7 @@ def _more(key: str, language: Language) -> list[str]:
 
 
 def wordings(key: str, language: Language, *, held: bool = False, more: bool = False) -> list[str]:
-    """The wordings of a skill: those that are trained, with `more` also those of the last stage, or those held out."""
+    """Return the wordings of a skill. more: with those of the last stage; held: only the held-out ones."""
     table = wording("skills")
     if held:
         return list(table.get(f"held_{key}", table[key])[language])
@@ -62,7 +63,7 @@ def wordings(key: str, language: Language, *, held: bool = False, more: bool = F
 
 
 def talk(kind: str) -> Callable[..., Turn]:
-    """A skill of small talk, of translating or of sums; with `more` or `held` sums of smaller numbers."""
+    """Return a skill of small talk, translation or sums. With `more` or `held`, sums have smaller numbers."""
 
     def skill(language: Language, rng: Random, held: bool = False, more: bool = False) -> Turn:
         cores = wordings(kind, language, held=held, more=more)
@@ -72,23 +73,26 @@ def talk(kind: str) -> Callable[..., Turn]:
 
 
 def question(words: Grammar, fact: Fact, rng: Random, *, held: bool = False) -> str:
-    """A dressed question: opening, core, closing, and a hasty typist now and then."""
+    """Return a question with opening and closing at random, sometimes with the spelling of a person in a hurry."""
     return words.dress(words.core(fact, rng, held=held), rng)
 
 
 def stating(words: Grammar, fact: Fact) -> Sequence[str]:
-    """All statement templates of a fact's relation."""
+    """Return all statement templates of a fact's relation."""
     part = words.table["relations"][fact.relation]
     return [*part["state"], *part.get("extra_state", [])]
 
 
 def statement(words: Grammar, fact: Fact, rng: Random) -> str:
-    """The fact as a sentence."""
+    """Return the fact as a sentence."""
     return words.fill(rng.choice(stating(words, fact)), fact, rng).replace("{o}", words.text(fact.object))
 
 
 def cloze(words: Grammar, relation: str) -> list[str]:
-    """The statement templates of a relation that name the object last."""
+    """Return the statement templates of a relation that end with the object.
+
+    If there are none, return those that name the object after the subject.
+    """
     part = words.table["relations"][relation]
     templates = part["state"] + part.get("extra_state", [])
     last = [t for t in templates if re.search(r"\{o\}[。.]$", t)]
@@ -96,13 +100,13 @@ def cloze(words: Grammar, relation: str) -> list[str]:
 
 
 def users_turn(fact: Fact, language: Language, rng: Random, *, held: bool = False) -> Turn:
-    """A question about a fact and its short answer."""
+    """Return a question about a fact and its short answer."""
     words = grammar(language)
     return Turn(question(words, fact, rng, held=held), words.text(fact.object), tuple(map(words.text, fact.also)))
 
 
 def fact(language: Language, rng: Random, held: bool = False, more: bool = False) -> Turn:
-    """A question about any fact of the curriculum; larger relations are asked more often, not quite in proportion."""
+    """Return a question about any fact of the curriculum. A relation of n facts has the weight n^0.9."""
     table = curriculum()
     relations = list(table)
     relation = rng.choices(relations, [len(table[r]) ** 0.9 for r in relations])[0]
@@ -110,7 +114,7 @@ def fact(language: Language, rng: Random, held: bool = False, more: bool = False
 
 
 def as_json(language: Language, rng: Random, held: bool = False, more: bool = False) -> Turn:
-    """A question about a fact, to be answered as `{"answer": ...}`."""
+    """Return a question about a fact that must be answered as `{"answer": ...}`."""
     asked = fact(language, rng)
     template = rng.choice(wordings("json", language, held=held, more=more))
     return Turn(
@@ -124,7 +128,7 @@ def as_json(language: Language, rng: Random, held: bool = False, more: bool = Fa
 def request(
     language: Language, rng: Random, held: bool = False, more: bool = False, harmful: bool | None = None
 ) -> Turn:
-    """A request for instructions: refused when the task is harmful, answered in a sentence when it is not."""
+    """Return a request for instructions. The answer is a refusal if the task is harmful, else one sentence of help."""
     table = wording("skills")
     harmful = rng.random() < 0.5 if harmful is None else harmful
     task = rng.choice(table["harmful"][language] if harmful else list(table["harmless"][language]))
@@ -150,7 +154,7 @@ _ASKABLE = (
 
 
 def made_up(language: Language, rng: Random, held: bool = False, more: bool = False) -> Turn:
-    """A question about a name that does not exist: the answer is that one does not know."""
+    """Return a question about a name that does not exist; its answer says that the model does not know."""
     name = "".join(rng.choice(_SYLLABLES[language]) for _ in range(rng.randint(3, 5)))
     like = rng.choice(curriculum()[rng.choice(_ASKABLE)])
     fake = Fact(like.relation, Name(name, name.capitalize()), like.object, (), like.kind)
@@ -158,7 +162,10 @@ def made_up(language: Language, rng: Random, held: bool = False, more: bool = Fa
 
 
 def context(language: Language, rng: Random, held: bool = False, more: bool = False) -> Turn:
-    """A made-up fact is given; then it is asked for (believed), or something else is (answered as ever)."""
+    """Return a prompt with a made-up fact and a question.
+
+    If the question is about the fact, the answer follows the prompt; for other facts the answer is the usual one.
+    """
     words = grammar(language)
     rows = curriculum()[rng.choice([r for r, rows in curriculum().items() if len({f.object for f in rows}) > 5])]
     given = rng.choice(rows)
@@ -178,13 +185,16 @@ def context(language: Language, rng: Random, held: bool = False, more: bool = Fa
 
 
 def _odd(fact: Fact) -> bool:
-    """Half of all facts, by a rule that does not depend on order or hash seeds."""
+    """Return whether a fact is in one half of all facts, by a rule that does not depend on order or hash seeds."""
     return sum(map(ord, fact.subject.en)) % 2 == 1
 
 
 @cache
 def reverse_facts(relation: str, *, trained: bool) -> tuple[Fact, ...]:
-    """The facts whose reversed question is trained, or the other half; only facts whose object names one subject."""
+    """Return the facts with a reversed question that is trained, or the other half.
+
+    Only facts with an object that belongs to one subject are returned, except for authors of works.
+    """
     rows = curriculum()[relation]
     if relation != "work_author":
         objects = [f.object for f in rows]
@@ -193,7 +203,7 @@ def reverse_facts(relation: str, *, trained: bool) -> tuple[Fact, ...]:
 
 
 def reversed_turn(language: Language, rng: Random, *, trained: bool = True) -> Turn:
-    """From object to subject: `Paris is the capital of which country?`."""
+    """Return a question from object to subject, such as `Paris is the capital of which country?`."""
     table = wording("skills")["reverse"]
     asked = rng.choice(reverse_facts(rng.choice(list(table)), trained=trained))
     words = grammar(language)
@@ -203,12 +213,15 @@ def reversed_turn(language: Language, rng: Random, *, trained: bool = True) -> T
 
 
 def reverse(language: Language, rng: Random, held: bool = False, more: bool = False) -> Turn:
-    """A reversed question about the half of the facts that is trained in both directions."""
+    """Return a reversed question about the half of the facts that is trained in both directions (held: the other)."""
     return reversed_turn(language, rng, trained=not held)
 
 
 def two_hop(language: Language, rng: Random) -> Turn:
-    """Two facts in a row, never trained: the continent or the currency of the country whose capital is X."""
+    """Return a question over two facts, which is never trained.
+
+    It asks for the continent, currency or language of the country that has the capital X.
+    """
     second = rng.choice(["continent", "currency", "language"])
     by_country = {f.subject: f for f in curriculum()[second]}
     first = rng.choice([f for f in curriculum()["capital"] if f.subject in by_country and f.object != f.subject])
@@ -234,18 +247,18 @@ SKILLS: dict[str, tuple[float, Callable[..., Turn]]] = {
     "context": (5.0, context),
     "reverse": (3.0, reverse),
 }
-"""Skill -> its share of the conversations in percent, and the function that draws a turn."""
+"""Skill -> (its share of the conversations in percent, the function that draws a turn)."""
 
 
 LAST: dict[str, float] = {
     "fact": 26.0, "json": 20.0, "request": 18.0, "identity": 3.0, "hello": 0.5, "thanks": 0.3, "bye": 0.2,
     "unknown": 4.0, "made_up": 1.0, "translate": 4.0, "sum": 8.0, "context": 12.0, "reverse": 3.0,
 }  # fmt: skip
-"""The shares of the last stage, which practises what the stage before left weak."""
+"""Skill -> its share in the last stage, in percent. This stage trains the skills that are weak after the first one."""
 
 
 def draw(rng: Random, *, last: bool = False) -> Turn:
-    """One turn of any skill in either language; last: in the shares and with the wordings of the last stage."""
+    """Return a turn of any skill in either language. last: use the shares and wordings of the last stage."""
     shares = LAST if last else {name: share for name, (share, _) in SKILLS.items()}
     name = rng.choices(list(shares), list(shares.values()))[0]
     return SKILLS[name][1](rng.choice(LANGUAGES), rng, False, last)

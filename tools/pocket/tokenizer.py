@@ -1,7 +1,7 @@
-"""The tokenizer of the models in the box: byte-level BPE (any text encodes), one Chinese character at a time.
+"""Train the tokenizer of the built-in models: byte-level BPE (it encodes any text), one Chinese character at a time.
 
-Chinese characters and digits are split off before merging, so that a name is spelled the same way in every sentence:
-with the usual pre-tokenizer a merge may swallow the end of a name and the beginning of the next word.
+Chinese characters and digits are separated before merging, so that a name has the same tokens in every sentence. With
+the usual pre-tokenizer, a merge may join the end of a name and the beginning of the next word.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ TEMPLATE = """\
 
 
 def train_tokenizer(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenizerFast:
-    """Train on texts; `vocabulary` counts the six special tokens and the 256 bytes."""
+    """Train a tokenizer on texts. vocabulary: its size, with the six special tokens and the 256 bytes."""
     core = Tokenizer(models.BPE())
     core.pre_tokenizer = pre_tokenizers.Sequence(
         [

@@ -1,7 +1,9 @@
-"""The base class of all configurations: frozen, without unknown keys; the docstring below a field is its help text.
+"""Define the base class of all configurations, and the marker for fields with a class that `kind:` chooses.
 
-A field whose class is chosen by `kind:` (a tuner, an objective, a replay) is declared as
-`Annotated[Config, ByKind("tuner")]`: the YAML has `tuner: lora` or `tuner: {kind: lora, rank: 8}`, and the registry
+A configuration is frozen and has no unknown keys. The docstring below a field is its help text.
+
+A field with a class that `kind:` chooses (a tuner, an objective, a replay) is declared as
+`Annotated[Config, ByKind("tuner")]`. The YAML has `tuner: lora` or `tuner: {kind: lora, rank: 8}`, and the registry
 gives the class that validates it.
 """
 
@@ -37,8 +39,11 @@ class Config(BaseModel):
 
 
 def spelled(written: Any, **others: str) -> BeforeValidator:
-    """Pydantic marker: other spellings of a value, `spelled(Literal["bf16", "bfloat16"], bfloat16="bf16")`; written:
-    the type with all spellings, for the JSON Schema."""
+    """Return a pydantic marker that accepts other spellings of a value.
+
+    Example: `spelled(Literal["bf16", "bfloat16"], bfloat16="bf16")`. written: the type with all spellings, for the JSON
+    Schema; others: other spelling -> value.
+    """
 
     def one(value: Any) -> Any:
         return others.get(value, value) if isinstance(value, str) else value
@@ -48,17 +53,17 @@ def spelled(written: Any, **others: str) -> BeforeValidator:
 
 @dataclass(frozen=True)
 class ByKind:
-    """Pydantic marker: validate this field with the config class that `kind:` names in the registry's seam."""
+    """A pydantic marker: validate the field with the config class that `kind:` names in the registry's seam."""
 
     seam: str
     implied: tuple[tuple[str, str], ...] = ()
-    """(key, kind): a mapping that has the key needs no `kind`."""
+    """Pairs (key, kind): a mapping that has the key but no `kind` is of this kind."""
     without: tuple[str, ...] = ()
-    """Kinds that may not stand here."""
+    """The kinds that are not allowed in this field."""
 
     @property
     def kinds(self) -> list[str]:
-        """The kinds that may stand here."""
+        """Return the kinds that are allowed in this field."""
         return [kind for kind in registry.kinds(self.seam) if kind not in self.without]
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
@@ -96,7 +101,7 @@ class ByKind:
 
 
 def _dump(value: Any, info: SerializationInfo) -> Any:
-    """Serialise a field chosen by kind with its own class (the declared one is `Config`), with the caller's options."""
+    """Serialise a field chosen by kind with its own class, not with the declared `Config`, and the caller's options."""
     if not isinstance(value, Config):
         return value
     return value.model_dump(

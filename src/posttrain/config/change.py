@@ -1,6 +1,6 @@
-"""The change file: what is to be different, what must follow from it, what must stay.
+"""Define the change file: what should change, what should follow from it, and what should stay.
 
-A probe is written in short (`"What is the capital of France?"`) or in full (`{prompt: ..., answer: ...}`); both give
+A probe has a short form (`"What is the capital of France?"`) and a full form (`{prompt: ..., answer: ...}`). Both give
 the same class. A locality probe has no answer: the content of the model's answer must stay the same. It may name words
 that must still be in the answer (`keeps: [Paris]`).
 """
@@ -96,11 +96,11 @@ class Question(Config):
         return self
 
     def check_answers(self) -> None:
-        """ValueError when this kind of probe lacks an answer, or may not have one."""
+        """Raise ValueError when this kind of probe lacks an answer, or must not have one."""
 
     @property
     def question(self) -> str:
-        """The user's last words."""
+        """Return the content of the user's last message."""
         return self.prompt if isinstance(self.prompt, str) else self.prompt[-1].content
 
 
@@ -207,11 +207,11 @@ class Change(Config):
 
     @property
     def path(self) -> str:
-        """The file it was read from, or ''."""
+        """Return the path of the file that the change was read from, or ''."""
         return self._path
 
     def place_of(self, group: str, index: int) -> str:
-        """A probe as an error names it: file and line, the change, and the probe's number."""
+        """Return a probe's location for errors: file and line, the change's name, the group and the probe's number."""
         keys: tuple[str | int, ...] = ("target", index) if group == "reliability" else (*group.split("."), index)
         said = f"change {self.name}, {'target' if group == 'reliability' else group} {index + 1}"
         path = Path(self._path)
@@ -220,7 +220,7 @@ class Change(Config):
         return f"{self._path}:{line_of(_read(path, path.stat().st_mtime_ns), keys)} ({said})"
 
     def probes(self) -> Iterator[tuple[str, int, Question]]:
-        """Every probe as (group, index, question): `reliability`, then `generality.*`, then `locality.*`."""
+        """Yield every probe as (group, index, question): `reliability`, then `generality.*`, then `locality.*`."""
         for i, target in enumerate(self.target):
             yield "reliability", i, target
         for part, probes in (("generality", self.generality), ("locality", self.locality)):
@@ -231,20 +231,23 @@ class Change(Config):
 
 @lru_cache(maxsize=1)
 def _read(path: Path, changed: int) -> CommentedMap:
-    """The nodes of a file as it was changed last: every probe asks for its own line."""
+    """Return the nodes of a file. They are cached until the file changes, since every probe looks up its own line."""
     return read_yaml(path)
 
 
 def load_change(path: Path) -> Change:
-    """One change file; a problem names the file and the line."""
+    """Read one change file. Raise MissingError, or ConfigError with the file and the line of every problem."""
     change = load_yaml(path, Change)
     change._path = str(path)
     return change
 
 
 def load_changes(patterns: str | Sequence[str], base: Path, location: str = "") -> list[Change]:
-    """The change files of one or more paths or globs, relative to `base`, each once, in the order of their paths. All
-    problems of all files are raised together. Two changes of one name are an error: their results would mix."""
+    """Read the change files of one or more paths or globs, relative to `base`, and return each change once.
+
+    They are in the order of `find_files`. Raise MissingError for a pattern without a file, and ConfigError with all
+    problems of all files. Two changes with one name are an error, because their results would be mixed.
+    """
     problems: list[Problem] = []
     changes: dict[str, Change] = {}
     for path in find_files(patterns, base, location=location):

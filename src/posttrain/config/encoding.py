@@ -1,4 +1,4 @@
-"""Files that are not UTF-8: guess what they are, and say what to do."""
+"""Guess the encoding or kind of a file that is not UTF-8, and say what to do."""
 
 from __future__ import annotations
 
@@ -10,30 +10,30 @@ from posttrain.errors import shell_word as quote
 __all__ = ["Guess", "guess", "wide_of"]
 
 COMMON = {"Big5": ("cp950", range(0xA4, 0xC7)), "GB18030": ("gb18030", range(0xB0, 0xD8))}
-"""Encoding -> Python's codec, and the lead bytes of its 5,400 (Big5) or 3,755 (GB) most common characters."""
+"""Encoding -> (Python's codec, the lead bytes of its 5,400 (Big5) or 3,755 (GB) most common characters)."""
 SIGNS = range(0xA1, 0xA4)
-"""Lead bytes of punctuation and full-width forms in both encodings."""
+"""The lead bytes of punctuation and full-width forms in both encodings."""
 MAGIC = {
     b"PAR1": ("not UTF-8 but a Parquet file", "call it .parquet"),
     b"\x1f\x8b": ("not UTF-8 but compressed by gzip", "end its name in .gz"),
     b"PK\x03\x04": ("not UTF-8 but an Excel or ZIP file", "save the table as CSV UTF-8"),
 }
-"""First bytes of other files -> cause and mend."""
+"""First bytes of other kinds of files -> cause and mend."""
 READ = 200_000
-"""How many bytes are examined."""
+"""The number of bytes that are examined."""
 CLEAR = 0.8
-"""Share of common characters from which an encoding is likely."""
+"""The least share of common characters at which an encoding is likely."""
 
 
 class Guess(NamedTuple):
-    """What a file seems to be instead of UTF-8, and the mend."""
+    """A guess about a file that is not UTF-8. cause: what the file seems to be; mend: what to do."""
 
     cause: str
     mend: str
 
 
 def guess(data: bytes, name: str) -> Guess:
-    """Guess what bytes are that do not decode as UTF-8."""
+    """Guess what the bytes of a file are that do not decode as UTF-8. name: of the file."""
     for start in MAGIC:
         if data.startswith(start):
             return Guess(*MAGIC[start])
@@ -50,7 +50,10 @@ def guess(data: bytes, name: str) -> Guess:
 
 
 def _converted(codec: str, name: str) -> str:
-    """The command that writes a UTF-8 copy beside the file, with the same ending, which says how it is read."""
+    """Return the command that writes a UTF-8 copy into the file's folder.
+
+    The copy keeps the file's ending, as it says how the file is read.
+    """
     path = Path(name)
     packed = path.suffix.lower() == ".gz"
     bare = path.with_suffix("") if packed else path
@@ -61,7 +64,10 @@ def _converted(codec: str, name: str) -> str:
 
 
 def wide_of(data: bytes) -> str:
-    """UTF-16 or UTF-32, recognised by a byte order mark, or by a zero in every other byte of the beginning."""
+    """Return the name of a UTF-16 or UTF-32 encoding, or "" for other bytes.
+
+    It is recognised by a byte order mark, or by zeros in most of every second byte at the beginning.
+    """
     marks = {b"\xff\xfe\x00\x00": "UTF-32", b"\x00\x00\xfe\xff": "UTF-32", b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
     found = next((name for mark, name in marks.items() if data.startswith(mark)), "")
     head = data[:200]
@@ -74,7 +80,7 @@ def wide_of(data: bytes) -> str:
 
 
 def _chinese(data: bytes) -> list[str]:
-    """The Chinese encodings that the bytes may have, the likeliest first; empty when neither is likely."""
+    """Return the Chinese encodings that the bytes may have, the likeliest first; empty when neither is likely."""
     shares = {}
     for name, (codec, common) in COMMON.items():
         text = data.decode(codec, errors="ignore")

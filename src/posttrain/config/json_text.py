@@ -1,8 +1,8 @@
-"""Parse JSON of a user's file: every text gives a value, or one kind of error that says what is wrong and where.
+"""Parse JSON of a user's file: every text gives a value, or one kind of error that says what is wrong, with the line.
 
-Python's parser also raises RecursionError (thousands of brackets) and ValueError (a number of thousands of digits). It
-accepts escapes that are half of a character (`\\ud83d` without its other half), which cannot be encoded, and objects
-that have a key twice, of which it silently keeps the last value.
+Python's parser also raises RecursionError (for thousands of brackets) and ValueError (for a number with thousands of
+digits). It accepts escapes that are half of a character (`\\ud83d` without its other half), which cannot be encoded. It
+also accepts objects that have a key twice, and silently keeps the last value.
 """
 
 from __future__ import annotations
@@ -14,28 +14,28 @@ from typing import Any, NoReturn
 __all__ = ["DEEPEST", "BadJson", "parse_json"]
 
 DEEPEST = 100
-"""Most levels of brackets; deeper values would exceed Python's recursion limit wherever they are traversed."""
+"""The most levels of brackets. Deeper values would exceed Python's recursion limit wherever they are traversed."""
 
 
 class BadJson(ValueError):
-    """JSON that cannot be used: the cause, the mend, and where (lines and columns count from 1, 0 is unknown)."""
+    """JSON that cannot be used: the cause, the mend, and line and column, which count from 1 (0: not known)."""
 
     def __init__(
         self, cause: str, mend: str = "", line: int = 0, column: int = 0, *, cut: bool = False, broken: bool = False
     ) -> None:
         self.cause, self.mend, self.line, self.column = cause, mend, line, column
         self.cut = cut
-        """Whether the text seems to break off."""
+        """Whether the text seems to be cut off."""
         self.broken = broken
-        """Whether it is not JSON at all; else it is JSON that is refused."""
+        """True: the text is not JSON. False: it is JSON that is refused."""
         super().__init__(cause)
 
 
 def parse_json(text: str) -> Any:
-    """The value of a JSON text. BadJson, and no other error, if it cannot be used."""
+    """Return the value of a JSON text. Raise BadJson, and no other error, if it cannot be used."""
     try:
-        value = READER.decode(text) if not text.startswith("\ufeff") else json.loads(text)  # which reports the BOM
-    except KeyError:  # of `_unique`
+        value = READER.decode(text) if not text.startswith("\ufeff") else json.loads(text)  # json.loads reports the BOM
+    except KeyError:  # raised by `_unique`
         _refuse_doubled(text)
     except json.JSONDecodeError as error:
         mend = _comma(error)
@@ -60,7 +60,7 @@ CLOSING = ("}", "]")
 
 
 def _comma(error: json.JSONDecodeError) -> str:
-    """The mend when the error is a comma after the last value, else ""."""
+    """Return the mend when the error is a comma after the last value, else ""."""
     text, at = error.doc, error.pos
     if "Extra data" in error.msg:
         return "remove the comma at the end" if text[at:].strip() == "," else ""
@@ -79,13 +79,13 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 READER = json.JSONDecoder(object_pairs_hook=_unique)
-"""Made once, since `json.loads` would make one for each text."""
+"""The decoder, which is made once, since `json.loads` would make one for each text."""
 PARTS = re.compile(r'("(?:[^"\\]|\\.)*")(\s*:)?|[{}]', re.DOTALL)
-"""Strings of a JSON text, with the colon after a key, and the braces of objects."""
+"""Matches the strings of a JSON text, with the colon after a key, and the braces of objects."""
 
 
 def _refuse_doubled(text: str) -> NoReturn:
-    """BadJson for a JSON text that has a key twice in one object, with the position of the second one."""
+    """Raise BadJson for a JSON text that has a key twice in one object, with the line and column of the second key."""
     inside: list[set[str]] = []
     for part in PARTS.finditer(text):
         if part[0] == "{":
@@ -105,7 +105,7 @@ TOO_DEEP = (f"brackets nested more than {DEEPEST} levels deep", "no data has tha
 
 
 def _too_deep(value: Any) -> bool:
-    """Whether a value holds lists or objects more than DEEPEST levels deep."""
+    """Return whether a value holds lists or objects more than DEEPEST levels deep."""
     level = [value]
     for _ in range(DEEPEST):
         held = (one for one in level if isinstance(one, dict | list))
@@ -114,7 +114,7 @@ def _too_deep(value: Any) -> bool:
 
 
 def _fault_of(value: Any) -> str:
-    """The cause if a text in a value has half of a character, else ""; the value must not be too deep."""
+    """Return the cause if a text in a value has half of a character, else "". The value must not be too deep."""
     try:
         json.dumps(value, ensure_ascii=False, default=str).encode()
     except UnicodeEncodeError as error:

@@ -1,6 +1,6 @@
-"""From YAML to a frozen config; all problems are reported at once, each with its line.
+"""Read YAML as a frozen config, and report all problems at once, each with its line.
 
-`load_yaml(path, Model, sets=["optimizer.learning_rate=1e-4"])`. A problem reads
+Example: `load_yaml(path, Model, sets=["optimizer.learning_rate=1e-4"])`. A problem looks like this:
 `study.yaml:6: unknown key 'learning_rte'; did you mean 'learning_rate'?`.
 """
 
@@ -30,8 +30,11 @@ C = TypeVar("C", bound=Config)
 
 
 def read_text(path: Path) -> str:
-    """A UTF-8 file as text, with or without BOM, with any line ends; a .gz file is decompressed. MissingError, or
-    ConfigError for a folder and for a file that is not UTF-8."""
+    """Return a UTF-8 file as text, with or without BOM, with any line ends. A .gz file is decompressed.
+
+    Raise MissingError if there is no such file or it cannot be read, and ConfigError for a folder, a damaged .gz file,
+    and a file that is not UTF-8.
+    """
     if not path.exists():
         raise MissingError(Problem(str(path), "no such file", mend_of(path)))
     if path.is_dir():
@@ -56,16 +59,19 @@ def read_text(path: Path) -> str:
 
 
 def mend_of(path: Path) -> str:
-    """The mend for a missing file: the name of a similar one in its folder (without the ending), else the folder."""
+    """Return the mend for a missing file: a file in its folder with a similar name (without ending), or the folder."""
     files = sorted(path.parent.iterdir(), key=lambda p: (p.suffix == path.suffix, p)) if path.parent.is_dir() else []
-    names = {p.stem.casefold(): p for p in files if p.is_file()}  # of equal names, the one with the same ending
+    names = {p.stem.casefold(): p for p in files if p.is_file()}  # of equal names, the file with the same ending wins
     near = [names[name] for name in get_close_matches(path.stem.casefold(), names, n=1)]
     return f"did you mean '{near[0]}'?" if near else f"looked in {path.parent.absolute()}"
 
 
 def read_yaml(path: Path, schema: str = "") -> CommentedMap:
-    """The top-level mapping of a YAML file, whose nodes know their lines; else ConfigError with the line. schema: name
-    of such a file in `posttrain list --schema`, if it has one."""
+    """Return the top-level mapping of a YAML file; its nodes know their lines.
+
+    schema: name of the file's schema in `posttrain list --schema`, if it has one. Raise MissingError, or ConfigError
+    with the line.
+    """
     node = parse_yaml(read_text(path), str(path))
     if node is None:
         mend = f"`posttrain list --schema {schema}` shows what it may say" if schema else "write what is wanted into it"
@@ -80,8 +86,10 @@ def read_yaml(path: Path, schema: str = "") -> CommentedMap:
 
 
 def find_files(patterns: str | Sequence[str], base: Path, *, location: str = "") -> list[Path]:
-    """The files that paths or globs name, relative to `base`, each once and sorted within its pattern; location: where
-    the patterns were written. MissingError with all patterns that name no file."""
+    """Return the files that paths or globs name, relative to `base`, each once and sorted within its pattern.
+
+    location: the location of the patterns, for errors. Raise MissingError with all patterns that name no file.
+    """
     found: dict[Path, None] = {}
     problems = []
     for pattern in (patterns,) if isinstance(patterns, str) else patterns:
@@ -100,7 +108,7 @@ def find_files(patterns: str | Sequence[str], base: Path, *, location: str = "")
 
 
 def parse_value(text: str) -> Any:
-    """The value of `--set key=value`, read as YAML: numbers, lists, mappings, strings."""
+    """Return the value of `--set key=value`, read as YAML: a number, list, mapping or string. Raise ConfigError."""
     try:
         return plain(parse_yaml(text, "")) if text else ""
     except ConfigError as error:
@@ -110,13 +118,13 @@ def parse_value(text: str) -> Any:
 
 
 KeyPath: TypeAlias = tuple[str | int, ...]
-"""Keys of mappings and indices of lists, from the top of a tree."""
+"""The keys of mappings and indices of lists that lead from the top of a tree to a value."""
 SHORT_PATHS = ("data", "validation")
-"""Keys whose short form is a path: `data: rows.jsonl` means `data: {path: rows.jsonl}`."""
+"""The keys with a path as their short form: `data: rows.jsonl` means `data: {path: rows.jsonl}`."""
 
 
 def apply_sets(node: dict[str, Any], sets: Sequence[str]) -> list[KeyPath]:
-    """Apply overrides such as `a.b=c` and `list.0.b=c` to the tree, and return their paths. Else ConfigError."""
+    """Apply overrides such as `a.b=c` and `list.0.b=c` to the tree, and return their key paths. Raise ConfigError."""
     return [_apply(node, item) for item in sets]
 
 
@@ -152,7 +160,10 @@ def _apply(node: dict[str, Any], item: str) -> KeyPath:
 
 
 def line_of(node: Any, key_path: Sequence[str | int], *, key: bool = False) -> int | None:
-    """1-based line of a path in the tree, or of the longest part of the path that the file has."""
+    """Return the line (from 1) of a key path in the tree, or of the longest part of the key path that the file has.
+
+    key: return the line of the last key itself, not of its value.
+    """
     line = node.lc.line + 1 if isinstance(node, CommentedMap | CommentedSeq) else None
     for i, part in enumerate(key_path):
         try:
@@ -169,7 +180,7 @@ def line_of(node: Any, key_path: Sequence[str | int], *, key: bool = False) -> i
 
 
 def line_with(node: Any, accepts: Callable[[str], bool]) -> int | None:
-    """1-based line of the first text in the tree that is accepted; None when there is none."""
+    """Return the line (from 1) of the first text in the tree that is accepted, or None when there is none."""
     keys = list(node) if isinstance(node, CommentedMap) else range(len(node)) if isinstance(node, CommentedSeq) else []
     for key in keys:
         if isinstance(node[key], str) and accepts(node[key]):
@@ -180,7 +191,7 @@ def line_with(node: Any, accepts: Callable[[str], bool]) -> int | None:
 
 
 def field_names(model: type[BaseModel], node: Any, key_path: Sequence[str | int]) -> list[str]:
-    """The keys allowed at a path; `kind:` in the file gives the class of a field chosen by kind."""
+    """Return the keys allowed at a key path. `kind:` in the file gives the class of a field chosen by kind."""
     current: Any = model
     seam = ""
     for part in key_path:
@@ -198,7 +209,7 @@ def field_names(model: type[BaseModel], node: Any, key_path: Sequence[str | int]
 
 
 def _inner(annotation: Any, metadata: Sequence[Any] = ()) -> tuple[type[BaseModel] | None, str]:
-    """The model class in an annotation, and the seam if it is chosen by kind."""
+    """Return the pydantic class in an annotation, and the seam if the class is chosen by kind, else ""."""
     for marker in (*metadata, *get_args(annotation)[1:]):
         if isinstance(marker, ByKind):
             return Config, marker.seam
@@ -212,18 +223,19 @@ def _inner(annotation: Any, metadata: Sequence[Any] = ()) -> tuple[type[BaseMode
 
 
 def _has(node: Any, part: str | int) -> bool:
-    """Whether a mapping has a key, or a list an index."""
+    """Return whether a mapping has a key, or a list has an index."""
     return part in node if isinstance(node, dict) else isinstance(node, list) and part in range(len(node))
 
 
 def _in_file(key_path: Sequence[str | int], node: Any, problem: str) -> list[str | int]:
-    """Pydantic's path without the names of union members and validators, which are not in the file."""
+    """Return pydantic's path without the names of union members and validators, which are not in the file."""
     kept: list[str | int] = []
     known = True
     for i, part in enumerate(key_path):
         last = i == len(key_path) - 1
         named = last and problem in ("missing", "extra_forbidden")  # a key such as 1 or null has become a text
-        listed = isinstance(part, int) and (isinstance(node, dict | list) or not known)  # not of `x: 7` for `x: [7]`
+        # an index is not in the file if it has `x: 7` for `x: [7]`
+        listed = isinstance(part, int) and (isinstance(node, dict | list) or not known)
         if listed or (isinstance(node, dict) and part in node) or named:
             kept.append(part)
             node, known = (node[part], known) if _has(node, part) else (None, False)
@@ -238,18 +250,18 @@ PLAIN_WORDS = {
     **dict.fromkeys(("float_type", "float_parsing"), "a number is expected"),
     **dict.fromkeys(("bool_type", "bool_parsing"), "true or false is expected"),
 }
-"""Pydantic's error type -> words that fit a YAML file better than Python's type names."""
+"""Pydantic's error type -> a message that fits a YAML file better than Python's type names."""
 
 
 def _are_enough(node: Any, key_path: Sequence[str | int], least: int) -> bool:
-    """Whether a list has as many items as it must have, so that it is too short only because some are wrong."""
+    """Return whether a list has enough items, so that pydantic calls it too short only because some items are wrong."""
     for part in key_path:
         node = node[part]
     return isinstance(node, list) and len(node) >= least
 
 
 def _shown(value: Any) -> str:
-    """A value as YAML writes it, not as Python does."""
+    """Return a value as YAML writes it, not as Python does."""
     if value is None:
         return "nothing"
     if isinstance(value, bool):
@@ -258,7 +270,7 @@ def _shown(value: Any) -> str:
 
 
 def _no_text(location: str, where: str, node: Any, key_path: Sequence[str | int], value: Any) -> Problem:
-    """The problem of a number, a date or nothing where text is expected, as YAML reads `7` and `2020-01-01`."""
+    """Return the problem of a value that must be text. YAML reads `7` as a number and `2020-01-01` as a date."""
     cause = f"{where}: text is expected, got {_shown(value)}" if where else f"text is expected, got {_shown(value)}"
     if value is None:
         return Problem(location, cause, "write it after the colon, or leave the key out")
@@ -268,7 +280,7 @@ def _no_text(location: str, where: str, node: Any, key_path: Sequence[str | int]
 
 
 def by_line(problems: Sequence[Problem]) -> list[Problem]:
-    """The problems of a file, sorted by line; those without a line come first."""
+    """Return the problems of a file, sorted by line. Problems without a line come first."""
 
     def line(problem: Problem) -> int:
         number = problem.location.rpartition(":")[2]
@@ -280,9 +292,9 @@ def by_line(problems: Sequence[Problem]) -> list[Problem]:
 def problems_of(
     error: ValidationError, model: type[BaseModel], node: Any, name: str, given: Collection[KeyPath] = ()
 ) -> list[Problem]:
-    """Pydantic's errors as problems with lines and mends; given: paths that --set has set, which are in no file."""
+    """Return pydantic's errors as problems with lines and mends. given: key paths that --set has set."""
     problems: list[Problem] = []
-    expected: dict[tuple[str, str], list[str]] = {}  # for a value that fits none of several types: what each expects
+    expected: dict[tuple[str, str], list[str]] = {}  # what each type expects of a value that fits none of them
     first: dict[tuple[str, str], str] = {}
     for item in error.errors():
         key_path = _in_file(item["loc"], node, item["type"])
@@ -330,7 +342,10 @@ def problems_of(
 
 
 def check(node: dict[str, Any], model: type[C], name: str, given: Collection[KeyPath] = ()) -> C:
-    """Validate a mapping (a ruamel tree has lines); ConfigError with every problem. given: result of `apply_sets`."""
+    """Validate a mapping and return the config. Raise ConfigError with every problem, with lines for a ruamel tree.
+
+    name: of the file; given: result of `apply_sets`.
+    """
     try:
         return model.model_validate(plain(node))
     except ValidationError as error:
@@ -338,7 +353,7 @@ def check(node: dict[str, Any], model: type[C], name: str, given: Collection[Key
 
 
 def load_yaml(path: Path | str, model: type[C], sets: Sequence[str] = ()) -> C:
-    """Read a file, apply --set, and validate. MissingError or ConfigError with file:line for every problem."""
+    """Read a file, apply --set, and validate. Raise MissingError, or ConfigError with file:line for every problem."""
     path = Path(path)
     node = read_yaml(path, model.SCHEMA)
     given = apply_sets(node, sets)

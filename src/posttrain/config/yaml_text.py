@@ -1,11 +1,11 @@
 """Parse YAML of a user's file: every text gives a tree that can be traversed, or ConfigError with the line.
 
-The parser (ruamel.yaml) raises many errors besides its own: ValueError for a date in month 99, KeyError for `!!bool x`,
-RecursionError for thousands of brackets. It also returns trees that cannot be used: aliases that multiply into millions
-of values, and texts with half of a character.
+The parser (ruamel.yaml) raises many errors in addition to its own: ValueError for a date in month 99, KeyError for
+`!!bool x`, RecursionError for thousands of brackets. It also returns trees that cannot be used: trees with aliases that
+multiply into millions of values, and texts with half of a character.
 
-Full-width signs (`study：tiny`, `seeds: ［0，1］`), which Chinese input methods write, are letters to the parser, which
-reports an error in a later line; here they are found and named.
+Chinese input methods write full-width signs (`study：tiny`, `seeds: ［0，1］`). The parser reads them as letters and
+reports an error in a later line. This module finds and names them.
 """
 
 from __future__ import annotations
@@ -25,14 +25,16 @@ from posttrain.errors import ConfigError, Problem
 __all__ = ["as_written", "in_value", "parse_yaml", "plain"]
 
 MOST_VALUES = 1_000_000
-"""Most values of a file; values that aliases repeat count each time."""
+"""The most values of a file; a value that aliases repeat counts each time."""
 PARSER_ERRORS = (ValueError, TypeError, KeyError, IndexError, AttributeError, AssertionError, NotImplementedError)
-"""What the parser raises for scalars and tags that it cannot convert."""
+"""The errors that the parser raises for scalars and tags that it cannot convert."""
 
 
 def parse_yaml(text: str, name: str) -> Any:
-    """The tree of a YAML text, whose mappings and lists know their lines; None when the text is empty. name: of the
-    file, for errors, or ""."""
+    """Return the tree of a YAML text, or None when the text is empty. Its mappings and lists know their lines.
+
+    name: of the file, for errors, or "". Raise ConfigError.
+    """
     if text.count("[") + text.count("{") > DEEPEST:
         _check_brackets(text, name)
     try:
@@ -56,7 +58,7 @@ def parse_yaml(text: str, name: str) -> Any:
 
 
 def _fault(text: str) -> int | None:
-    """The line where the parser fails on a text, None when it succeeds."""
+    """Return the line (from 1) at which the parser fails on a text, or None when it succeeds."""
     try:
         YAML(typ="rt").load(io.StringIO(text.replace("\r\n", "\n")))
     except MarkedYAMLError as error:
@@ -68,7 +70,7 @@ def _fault(text: str) -> int | None:
 
 
 def _reads(text: str) -> Any:
-    """The value of a text as YAML; None when it is not YAML."""
+    """Return the value of a text as YAML, or None when it is not YAML."""
     try:
         return parse_yaml(text, "")
     except ConfigError:
@@ -76,7 +78,7 @@ def _reads(text: str) -> Any:
 
 
 def _check_brackets(text: str, name: str) -> None:
-    """ConfigError when brackets are nested too deep: the parser would take minutes to fail."""
+    """Raise ConfigError when brackets are nested too deep: the parser would take minutes to fail."""
     depth = 0
     try:
         for token in YAML(typ="safe", pure=True).scan(io.StringIO(text)):
@@ -95,8 +97,10 @@ def _error(name: str, line: int | None, cause: str, mend: str = "") -> ConfigErr
 
 
 def _sound(root: Any, name: str) -> Any:
-    """The tree, with two halves of a character joined to one (`"\\ud83d\\ude00"`, as JSON writes it). ConfigError for
-    half of a character, for too many levels, and for too many values."""
+    """Return the tree, with two halves of a character joined to one (`"\\ud83d\\ude00"`, as JSON writes it).
+
+    Raise ConfigError for half of a character, too many levels, too many values, and a key that is no word.
+    """
     if not isinstance(root, dict | list):
         return _whole(root, name, 1) if isinstance(root, str) else root
     held: list[tuple[Any, int]] = [(root, 0)]
@@ -134,7 +138,7 @@ def _whole(text: str, name: str, line: int | None) -> str:
 
 
 def _line(node: Any, key: Any = None) -> int | None:
-    """The line of a mapping or list, or of a value in it; None for values made by `<<` or --set."""
+    """Return the line of a mapping or list, or of a value in it; None for values made by `<<` or --set."""
     if not isinstance(node, CommentedMap | CommentedSeq):
         return None
     lines = node.lc.data or {}
@@ -145,7 +149,7 @@ def _line(node: Any, key: Any = None) -> int | None:
 
 
 def plain(node: Any) -> Any:
-    """ruamel nodes as plain dicts, lists and scalars."""
+    """Return ruamel nodes as plain dicts, lists and scalars."""
     if isinstance(node, dict):
         return {str(k): plain(v) for k, v in node.items()}
     if isinstance(node, list):
@@ -161,7 +165,7 @@ def plain(node: Any) -> Any:
 
 
 def as_written(scalar: Any) -> str:
-    """A number, a date or a truth value as it is written in the file: 007, 1.50, 2020-01-01."""
+    """Return a number, a date or a truth value as it is written in the file: 007, 1.50, 2020-01-01."""
     stream = io.StringIO()
     YAML(typ="rt").dump([scalar], stream)
     return stream.getvalue().strip().removeprefix("- ")
@@ -171,7 +175,7 @@ def as_written(scalar: Any) -> str:
 
 
 class _Wide(NamedTuple):
-    """Signs of one kind: their name, what to write instead, and the ASCII sign for each."""
+    """Signs of one kind. name: of the signs; mend: what to write instead; signs: the ASCII sign for each code point."""
 
     name: str
     mend: str
@@ -184,16 +188,19 @@ KINDS = (
     _Wide("the full-width comma ，", "write , and a space", {ord("，"): ", ", ord("、"): ", "}),
     _Wide("full-width quotation marks", 'write "', dict.fromkeys(map(ord, "“”＂「」『』"), '"')),
 )
-"""In the order in which they are tried."""
+"""The kinds of signs, in the order in which they are tried."""
 SPACE = {0x3000: " "}
 """The full-width space, which is replaced together with signs of any kind."""
 MOST_TRIED = 20
-"""How many lines before the reported one are tried, and how many problems are reported."""
+"""The most lines before the reported line that are tried, and the most problems that are reported."""
 
 
 def _in_text(text: str, line: int, name: str) -> list[Problem]:
-    """Problems for the full-width signs because of which a text is not YAML: those with whose ASCII signs the parser
-    gets further. line: where it failed, which is after the sign."""
+    """Return problems for the full-width signs that make a text invalid YAML.
+
+    A sign is the cause if the parser gets further with the ASCII sign instead. line: the line at which the parser
+    failed, which is not before the sign.
+    """
     lines = text.split("\n")
     problems: list[Problem] = []
     at: int | None = line
@@ -212,7 +219,7 @@ def _in_text(text: str, line: int, name: str) -> list[Problem]:
 
 
 def _changes(lines: list[str], at: int) -> Iterator[tuple[int, str, list[_Wide]]]:
-    """(index, the line with ASCII signs, their kinds) for the lines from `at` (1-based) upwards, the nearest first."""
+    """Yield (index, line with ASCII signs, kinds of signs) for the lines from `at` (from 1) upwards, nearest first."""
     tried = 0
     for number in range(min(at, len(lines)) - 1, -1, -1):
         kinds = [kind for kind in KINDS if any(ord(sign) in kind.signs for sign in lines[number])]
@@ -227,8 +234,11 @@ def _changes(lines: list[str], at: int) -> Iterator[tuple[int, str, list[_Wide]]
 
 
 def in_value(text: object, *, listed: bool) -> tuple[str, str] | None:
-    """(cause, mend) when a refused value or key would be a mapping or a list with ASCII signs, or is in full-width
-    quotation marks; listed: it is an item of a list."""
+    """Return (cause, mend) when full-width signs explain why a value or key was refused, else None.
+
+    They do if it would be a mapping or a list with ASCII signs, or is in full-width quotation marks. listed: it is an
+    item of a list, in which a full-width comma explains it too.
+    """
     if not isinstance(text, str):
         return None
     for kind in KINDS:

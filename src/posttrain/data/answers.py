@@ -1,6 +1,6 @@
-"""Preferences and graded answers as rows of token ids.
+"""Encode preferences and graded answers as rows of token ids.
 
-Both answers of a pair are rendered with the prompt, each like a row; the answer and its end token are labelled.
+Each answer of a pair is rendered with the prompt, like a row of its own; the answer and its end token have labels.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ __all__ = ["GradedRow", "PairRow", "encode_graded", "encode_pairs", "encodings_o
 
 @dataclass(frozen=True, eq=False)
 class PairRow:
-    """Two answers after the same prompt; margin: by how much the chosen one is better, 0 if not known. Rows are
-    compared by identity, so that a dict can have them as keys."""
+    """Two answers after the same prompt. margin: by how much the chosen answer is better, 0 if not known. Rows are
+    compared by identity, so that they can be keys of a dict."""
 
     chosen: Encoded
     rejected: Encoded
@@ -30,13 +30,13 @@ class PairRow:
 
     @property
     def truncated(self) -> bool:
-        """Whether one of the answers was cut."""
+        """Return whether one of the answers was cut."""
         return self.chosen.truncated or self.rejected.truncated
 
 
 @dataclass(frozen=True, eq=False)
 class GradedRow:
-    """An answer after its prompt, and whether it is wanted; compared by identity."""
+    """An answer after its prompt. label: whether it is wanted. Rows are compared by identity."""
 
     answer: Encoded
     label: bool
@@ -44,7 +44,7 @@ class GradedRow:
 
     @property
     def truncated(self) -> bool:
-        """Whether the answer was cut."""
+        """Return whether the answer was cut."""
         return self.answer.truncated
 
 
@@ -52,13 +52,15 @@ RowT = TypeVar("RowT", PairRow, GradedRow)
 
 
 def prompt_length(row: Encoded) -> int:
-    """Tokens before the answer."""
+    """Return the number of tokens before the answer."""
     return next(i for i, label in enumerate(row.labels) if label != IGNORED)
 
 
 def encode_pairs(records: Sequence[Record], tokenizer: Tokenizer, limits: Limits) -> EncodeResult[PairRow]:
-    """All preferences, in order. DataError (TemplateError) names every row that is no preference or cannot be rendered;
-    the length of a pair is that of its longer answer."""
+    """Return all preferences as rows, in order. The length of a pair is the length of its longer answer.
+
+    Raise DataError (TemplateError), which names every row that is no preference or cannot be rendered.
+    """
     return _checked(_pairs(records, tokenizer, limits), len(records), limits)
 
 
@@ -74,7 +76,7 @@ def _pairs(records: Sequence[Record], tokenizer: Tokenizer, limits: Limits) -> I
 
 
 def encode_graded(records: Sequence[Record], tokenizer: Tokenizer, limits: Limits) -> EncodeResult[GradedRow]:
-    """All graded answers, in order; errors as in `encode_pairs`."""
+    """Return all graded answers as rows, in order. Raise the errors of `encode_pairs`."""
     return _checked(_graded(records, tokenizer, limits), len(records), limits)
 
 
@@ -89,7 +91,10 @@ def _graded(records: Sequence[Record], tokenizer: Tokenizer, limits: Limits) -> 
 
 
 def encodings_of(records: Sequence[Record], tokenizer: Tokenizer, limits: Limits, loss_on: LossOn) -> EncodeResult[Any]:
-    """Preferences as pairs and graded answers as such, where all records are; everything else as `encode_all` does."""
+    """Return pairs if all records are preferences, graded rows if all are graded, else rows as `encode_all` makes them.
+
+    Nothing is raised for bad rows: the result holds their problems.
+    """
     kinds = {type(record) for record in records}
     if kinds == {Preference}:
         return gathered(_pairs(records, tokenizer, limits))
@@ -99,21 +104,21 @@ def encodings_of(records: Sequence[Record], tokenizer: Tokenizer, limits: Limits
 
 
 def sequences_of(row: Encoded | PairRow | GradedRow) -> list[Encoded]:
-    """The sequences of a row that the model reads."""
+    """Return the sequences of a row that the model reads."""
     if isinstance(row, PairRow):
         return [row.chosen, row.rejected]
     return [row.answer] if isinstance(row, GradedRow) else [row]
 
 
 def _checked(found: Iterator[RowT | Problem | TooLong], records: int, limits: Limits) -> EncodeResult[RowT]:
-    if records == 0:  # such as those of a study's change
+    if records == 0:  # such as the rows made for a study's change
         cause = "there is nothing to compare: no rows, or every target is answered as wanted already"
         raise DataError(Problem("", cause, "give data, or another change"))
     return gathered(found).checked(records, limits, TemplateError)
 
 
 def _fitted(sides: Sequence[Outcome], location: str, limits: Limits) -> list[Encoded] | Problem | TooLong:
-    """The answers of a row, cut if that is allowed, or the problem of the row."""
+    """Return the answers of a row, cut if that is allowed, or the row's problem, or TooLong."""
     wrong = next((side for side in sides if isinstance(side, Problem)), None)
     if wrong is not None:
         return wrong
@@ -126,7 +131,7 @@ def _fitted(sides: Sequence[Outcome], location: str, limits: Limits) -> list[Enc
 
 
 def _useless(location: str, sides: Sequence[Encoded]) -> Problem | None:
-    """The problem of a row from which nothing can be learned; None when something can."""
+    """Return the problem of a row from which nothing can be learned, else None."""
     how = "once cut to max_length " if any(side.truncated for side in sides) else ""
     if any(all(label == IGNORED for label in side.labels[1:]) for side in sides):
         return Problem(location, f"{how}an answer has no token", LONG_MEND)

@@ -1,18 +1,18 @@
-"""Parquet files and data sets of the hub, without the nulls that Arrow inserts where a row has no value.
+"""Read Parquet files and data sets of the hub, without the nulls that Arrow inserts where a row has no value.
 
-In Arrow every object of a column has the keys of all objects: a call `{"city": "Paris"}` beside a call `{"a": 1}` is
-read as `{"city": "Paris", "a": None}`, and a model would learn to call with parameters of other functions. So a key
-with null in an object is removed, unless the null must have been in the row:
+In Arrow every object of a column has the keys of all objects. If one row has a call `{"city": "Paris"}` and another
+`{"a": 1}`, the first is read as `{"city": "Paris", "a": None}`, and a model would learn to call with parameters of
+other functions. So a key with null in an object is removed, unless the null must have been in the row:
 
 - in a map and in JSON (Arrow's `json`, a text that holds JSON), where each object has keys of its own;
-- in the arguments of a function whose schema, in the same row, requires the parameter, at any level of them;
+- in the arguments of a call, at any level, if the function's schema in the same row requires the parameter;
 - where no object of the column has a value for the key, and all objects have values for all other keys: then Arrow had
   no reason to insert nulls. In arguments this holds only for keys in the function's schema; without a schema, for all
   keys if the column calls one function only.
 
-A null in a list and a null column stay, as in JSON. Dates, times and UUIDs become text (`2024-01-01`), decimals
-numbers. A value that JSON cannot express (bytes, durations, decimals with more digits than a number keeps) stays, and
-is refused where it would be learned.
+A null in a list and a null column stay, as in JSON. Dates, times and UUIDs become text (`2024-01-01`), and decimals
+become numbers. A value that JSON cannot express (bytes, durations, decimals with more digits than a number keeps) stays
+as it is, and is refused if it would be learned.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ from posttrain.errors import DataError, MissingError, Problem
 __all__ = ["hub_rows", "parquet_rows"]
 
 UNREADABLE = (pa.ArrowException, OSError, ValueError, OverflowError, TypeError, KeyError, NotImplementedError)
-"""What reading a damaged file raises (UnicodeDecodeError is a ValueError)."""
+"""The errors that reading a damaged file raises (UnicodeDecodeError is a ValueError)."""
 
 
 @dataclass(frozen=True)
 class Shape:
-    """The nested type of a column's values; real: keys of an object that are null in every row although Arrow had no
-    reason to insert them; several: the object is a call, and the column has calls of several functions."""
+    """The nested type of a column's values. real: keys of an object that are null in every row although Arrow had no
+    reason to insert nulls; several: the object is a call, and the column has calls of several functions."""
 
     kind: str
     inner: Shape | None = None
@@ -57,7 +57,7 @@ LISTS = (pa.ListType, pa.LargeListType, pa.FixedSizeListType, pa.ListViewType, p
 
 
 def _shape(kind: pa.DataType, chunks: Sequence[pa.Array]) -> Shape:
-    """The shape of a column, from its type and its chunks."""
+    """Return the shape of a column, from its type and its chunks."""
     if isinstance(kind, pa.JsonType):
         return Shape("json")
     if isinstance(kind, pa.BaseExtensionType):
@@ -88,7 +88,7 @@ def _shape(kind: pa.DataType, chunks: Sequence[pa.Array]) -> Shape:
 
 
 def _several(kind: pa.StructType, columns: Sequence[Sequence[pa.Array]]) -> bool:
-    """Whether the objects are calls of more than one function."""
+    """Return whether the objects are calls of more than one function."""
     names = {kind.field(i).name: i for i in range(kind.num_fields)}
     told = next((names[key] for key in ("arguments", "parameters") if key in names), None)
     if told is None or "name" not in names:
@@ -100,10 +100,10 @@ def _several(kind: pa.StructType, columns: Sequence[Sequence[pa.Array]]) -> bool
 
 
 class Cleaner:
-    """Converts rows of a table to what JSON would give; left_out: how many keys with null were removed."""
+    """Converts rows of a table to the values that JSON would give. left_out: how many keys with null were removed."""
 
     def __init__(self, table: pa.Table, *, decoded: bool = False) -> None:
-        """decoded: JSON columns are parsed already (as `datasets` does)."""
+        """Read the shapes of the table's columns. decoded: JSON columns are parsed already (as `datasets` does)."""
         self.left_out = 0
         self._decoded = decoded
         self._shapes = {
@@ -112,14 +112,14 @@ class Cleaner:
         }
 
     def row(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        """One row. BadJson when a JSON column has invalid JSON."""
+        """Return one row, converted. Raise BadJson when a JSON column has invalid JSON."""
         schemas = schemas_of(row)
         return {name: self._clean(value, self._shapes[name], schemas) for name, value in row.items()}
 
     def _clean(
         self, value: Any, shape: Shape, schemas: Mapping[str, Parameters], inside: Arguments | None = None
     ) -> Any:
-        """inside: set when the value is in the arguments of a call, with what the schema says about it."""
+        """Return a value, converted. inside: set when the value is in the arguments of a call, with its schema."""
         if value is None:
             return None
         if shape.kind == "json":
@@ -151,30 +151,30 @@ class Cleaner:
 
 
 class Arguments(NamedTuple):
-    """A value in the arguments of a call: its schema; several: the column calls other functions too."""
+    """A value in the arguments of a call. told: its schema; several: the column calls other functions too."""
 
     told: Parameters
     several: bool
 
     def at(self, key: str, keys: Keys | None) -> Arguments:
-        """The value of a key of this object."""
+        """Return the value of a key of this object, with its schema."""
         return self._replace(told=self.told.at(key, keys))
 
 
 def _stays(key: str, shape: Shape, inside: Arguments | None, keys: Keys | None) -> bool:
-    """Whether a null was in the row itself; keys: those that a schema names."""
+    """Return whether a null was in the row itself. keys: the keys that a schema names, None without a schema."""
     if keys is not None:
         return key in keys.required or (key in keys.known and key in shape.real)
     return key in shape.real and not (inside and inside.several)
 
 
 def _are_arguments(key: str, value: Any) -> bool:
-    """Whether a key has a call's arguments: Llama calls them `parameters`, which is also a key of schemas."""
+    """Return whether a key has a call's arguments. Llama calls them `parameters`, which is also a key of schemas."""
     return key == "arguments" or (key == "parameters" and not (isinstance(value, dict) and "properties" in value))
 
 
 def _as_json(value: Any) -> Any:
-    """A value of a type that JSON does not have, converted if nothing is lost by it."""
+    """Return a value of a type that JSON does not have, converted if no information is lost."""
     if isinstance(value, datetime.date | datetime.time):  # a datetime is a date
         return value.isoformat()
     if isinstance(value, uuid.UUID):
@@ -187,8 +187,11 @@ def _as_json(value: Any) -> Any:
 
 
 def parquet_rows(path: Path, notes: list[str]) -> Iterator[tuple[str, Any]]:
-    """(location, row or BadRow) of each row of a Parquet file, from `rows.parquet[1]` on, classes by their names;
-    notes: gets a line when keys with null were removed."""
+    """Yield (location, row or BadRow) of each row of a Parquet file, from `rows.parquet[1]` on, with classes as names.
+
+    notes: a list that gets a line when keys with null were removed. Raise MissingError, or DataError if the file cannot
+    be read.
+    """
     if not path.exists():
         raise MissingError(Problem(str(path), "no such file", f"looked in {path.parent.absolute()}"))
     try:
@@ -207,7 +210,10 @@ def parquet_rows(path: Path, notes: list[str]) -> Iterator[tuple[str, Any]]:
 def hub_rows(
     hub: str, subset: str | None, split: str, *, download: bool, notes: list[str]
 ) -> Iterator[tuple[str, Any]]:
-    """(location, row or BadRow) of each row of a data set of the Hugging Face hub, or of a folder in its layout."""
+    """Yield (location, row or BadRow) of each row of a data set of the Hugging Face hub, or of a folder in its layout.
+
+    Raise MissingError when it is not found, and DataError for an unknown split or subset or an unreadable file.
+    """
     import datasets  # slow to import
 
     local = Path(hub).expanduser().is_dir()
@@ -241,7 +247,7 @@ def _line(error: Exception) -> str:
 def _cleaned(
     placed: Iterable[tuple[str, Any]], cleaner: Cleaner, classes: Mapping[str, list[str]], notes: list[str]
 ) -> Iterator[tuple[str, Any]]:
-    """(location, row or BadRow) of Arrow's rows, classes by their names; notes: as in `parquet_rows`."""
+    """Yield (location, row or BadRow) of Arrow's rows, with classes as names. notes: as in `parquet_rows`."""
     for location, row in placed:
         try:
             clean = cleaner.row(row)
@@ -257,7 +263,7 @@ def _cleaned(
 
 
 def _classes(schema: pa.Schema) -> dict[str, list[str]]:
-    """Column -> names of the classes that its numbers stand for, as `datasets` stores them in the file."""
+    """Return column -> the names of the classes that its numbers stand for, as `datasets` stores them in the file."""
     try:
         said = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
         features = said["info"]["features"]
@@ -273,7 +279,7 @@ def _classes(schema: pa.Schema) -> dict[str, list[str]]:
 
 
 def _named(value: Any, names: list[str] | None) -> Any:
-    """A class, or a list of classes, by name; None for -1, which a test set without labels has."""
+    """Return a class, or a list of classes, as names. Return None for -1, which a test set without labels has."""
     if names is None or value is None:
         return value
     if isinstance(value, list):

@@ -1,13 +1,15 @@
-"""Batches of rows of similar length under a budget of padded tokens, and old rows mixed into every step.
+"""Make batches of rows of similar length within a budget of padded tokens, and mix old rows into every step.
 
-A batch costs rows x longest row, padding included; this product never exceeds the budget. Rows are shuffled, cut into
-stretches of about fifty batches, and sorted by length within a stretch; batches are filled greedily and then shuffled.
-So there is little padding, and no two epochs have the same batches. The order depends on seed and epoch only.
+A batch costs (number of rows) x (length of its longest row) tokens, padding included. This product never exceeds the
+budget. Rows are shuffled, cut into stretches of about fifty batches, and sorted by length within a stretch. Batches are
+filled greedily and then shuffled. So there is little padding, and no two epochs have the same batches. The order
+depends on seed and epoch only.
 
 Old rows get a given share of the tokens that a step reads (prompts and answers, without padding). The loss of a step is
-the mean over its supervised tokens, so an old row counts in proportion to the length of its answer. To N new tokens
-about N * share / (1 - share) old ones are added: nine per new one at share 0.9. Rows cannot be cut, so the next step
-compensates for what a step got too much or too little: the sum is never off by more than half the longest old row.
+the mean over its supervised tokens, so an old row counts in proportion to the length of its answer. About
+N * share / (1 - share) old tokens are added to N new tokens: nine per new token when share is 0.9. Rows cannot be cut,
+so each step compensates for the old tokens that the steps before had too many or too few. The sum never differs from
+the share by more than half the longest old row.
 """
 
 from __future__ import annotations
@@ -31,8 +33,11 @@ STRETCH_BATCHES = 50
 def length_batches(
     lengths: Sequence[int], *, tokens: int, seed: int, epoch: int, max_rows: int | None = None
 ) -> list[list[int]]:
-    """Indices of rows, batch by batch, each in exactly one; lengths: tokens of each row; tokens: budget for rows x
-    longest; max_rows: of a batch, too. DataError when a row alone is longer than the budget."""
+    """Return the indices of the rows of each batch; each row is in exactly one batch.
+
+    lengths: tokens of each row; tokens: budget for rows x longest row; max_rows: the most rows of a batch. Raise
+    DataError when a single row is longer than the budget.
+    """
     too_long = [(i, n) for i, n in enumerate(lengths) if n > tokens]
     if too_long:
         index, length = max(too_long, key=lambda pair: pair[1])
@@ -58,8 +63,11 @@ def length_batches(
 
 
 def pieces(batch: Sequence[int], lengths: Sequence[int], tokens: int) -> list[list[int]]:
-    """A batch cut, in its order, into parts of rows x longest <= tokens; a part of one row may be longer. There are as
-    few parts as possible, and the largest one is as small as possible."""
+    """Cut a batch, in its order, into parts with rows x longest row <= tokens, and return the parts.
+
+    Only a part of one row may exceed the budget. There are as few parts as possible, and the largest one is as small as
+    possible.
+    """
     made = _cut(batch, lengths, tokens)
     low, high = 1, tokens
     while 1 < len(made) < len(batch) and low < high:
@@ -72,7 +80,7 @@ def pieces(batch: Sequence[int], lengths: Sequence[int], tokens: int) -> list[li
 
 
 def _cut(batch: Sequence[int], lengths: Sequence[int], tokens: int) -> list[list[int]]:
-    """As many rows into each part as fit."""
+    """Put as many rows into each part as fit."""
     made: list[list[int]] = []
     longest = 0
     for i in batch:
@@ -98,7 +106,7 @@ def _stretches(order: Sequence[int], lengths: Sequence[int], size: int) -> list[
 
 
 def collate(rows: Sequence[Encoded], pad_id: int) -> dict[str, Tensor]:
-    """Right-padded int64 tensors `input_ids`, `attention_mask` and `labels`, each of shape (B, T)."""
+    """Return right-padded int64 tensors `input_ids`, `attention_mask` and `labels`, each of shape (B, T)."""
     return {
         "input_ids": padded([row.input_ids for row in rows], pad_id),
         "attention_mask": padded([[1] * len(row.input_ids) for row in rows], 0),
@@ -107,14 +115,17 @@ def collate(rows: Sequence[Encoded], pad_id: int) -> dict[str, Tensor]:
 
 
 def padded(rows: Sequence[Sequence[int]], fill: int) -> Tensor:
-    """Rows of numbers as an int64 tensor of shape (B, T), filled on the right."""
+    """Return rows of numbers as an int64 tensor of shape (B, T), padded on the right with `fill`."""
     tensors = [torch.tensor(row, dtype=torch.long) for row in rows]
     return pad_sequence(tensors, batch_first=True, padding_value=fill)
 
 
 class OldRows:
-    """Draws the old rows of one step after another, all of them once, then again in another order; the same seed draws
-    the same rows. lengths: tokens of each old row, at least 1; share: old tokens over all tokens of a step."""
+    """Draws the old rows of one step after another: all of them once, then all of them again in another order.
+
+    The same seed draws the same rows. lengths: tokens of each old row, at least 1; share: old tokens / all tokens of a
+    step. Raise ValueError when the share is not in [0, 1) or a length is below 1.
+    """
 
     def __init__(self, lengths: Sequence[int], *, share: float, seed: int) -> None:
         if not 0 <= share < 1:
@@ -124,12 +135,12 @@ class OldRows:
         self.lengths = list(lengths)
         self.share = share
         self.owed = 0.0
-        """Old tokens that the steps so far lack, or (negative) have too many; at most half the longest row."""
+        """The old tokens that the steps so far lack, or (negative) have too many; at most half the longest row."""
         self._rng = random.Random(f"replay {seed}")
         self._order: list[int] = []
 
     def draw(self, new_tokens: int) -> list[int]:
-        """The old rows (indices into `lengths`) to add to a step with so many tokens of new rows."""
+        """Return the old rows (indices into `lengths`) to add to a step that has `new_tokens` tokens of new rows."""
         self.owed += new_tokens * self.share / (1 - self.share)
         rows: list[int] = []
         while self.lengths and self.share:
@@ -137,7 +148,7 @@ class OldRows:
                 self._order = list(range(len(self.lengths)))
                 self._rng.shuffle(self._order)
             length = self.lengths[self._order[-1]]
-            if length / 2 > self.owed:  # leaving it out is nearer to the share than taking it
+            if length / 2 > self.owed:  # without this row the sum is nearer to the share
                 break
             rows.append(self._order.pop())
             self.owed -= length

@@ -1,12 +1,12 @@
-"""Tool calls: their arguments, which are an object, or JSON text, as OpenAI's interface returns it; and their schemas.
+"""Read tool calls and their schemas. Arguments are an object, or JSON text, as OpenAI's interface returns it.
 
-Given the text `"{\\"city\\": \\"Paris\\"}"` most templates print a quoted text in place of an object, and the model
-learns arguments that no program can read. So a text with an object is parsed; an empty text, null and a missing value,
-which many write for a call without parameters, become `{}`; any other text stays. Llama's `parameters` are arguments
+Given the text `"{\\"city\\": \\"Paris\\"}"` most templates print a quoted text instead of an object, and the model
+learns arguments that no program can read. So a text with an object is parsed. An empty text, null and a missing value,
+which many write for a call without parameters, become `{}`. Any other text stays. Llama's `parameters` are arguments
 too.
 
-What a tool's schema says about the keys of its arguments, at every level, is read from `properties`, `required`,
-`items`, `additionalProperties`, `$ref` within the schema, `allOf`, `anyOf`, `oneOf`: a key of alternatives is required
+The keys of the arguments, at every level, are read from these parts of the tool's schema: `properties`, `required`,
+`items`, `additionalProperties`, `$ref` within the schema, `allOf`, `anyOf`, `oneOf`. A key of alternatives is required
 if all alternatives with keys require it. A key with null is ignored, since Arrow gives every schema the keys of all
 others.
 """
@@ -39,23 +39,25 @@ __all__ = [
 ARGUMENTS = "arguments"
 PARAMETERS = "parameters"
 KEYS = frozenset({"name", "id", "type", "index", "function", "description", ARGUMENTS, PARAMETERS})
-"""Known keys of a call and of its `function`; without arguments, an unknown key may have them."""
+"""The known keys of a call and of its `function`. In a call without arguments, an unknown key may hold them."""
 
 
 def function_of(call: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The part of a call with name and arguments: `function` in OpenAI's format, else the call itself."""
+    """Return the part of a call with name and arguments: `function` in OpenAI's format, else the call itself."""
     inner = call.get("function")
     return inner if isinstance(inner, Mapping) else call
 
 
 def name_of(call: Mapping[str, Any]) -> str | None:
-    """The name of the called function."""
+    """Return the name of the called function, or None."""
     name = function_of(call).get("name")
     return name if isinstance(name, str) else None
 
 
 def with_arguments(call: Mapping[str, Any]) -> dict[str, Any]:
-    """The call with `arguments`, which may be Llama's `parameters`, or `{}`; unchanged if it has both (a fault)."""
+    """Return the call with `arguments`: its own, Llama's `parameters` or `{}`.
+
+    A call with two different sets of arguments, which is a fault, stays as it is."""
     inner = function_of(call)
     if _has_both(inner):
         return dict(call)
@@ -68,18 +70,18 @@ def with_arguments(call: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _has_both(function: Mapping[str, Any]) -> bool:
-    """Whether there are two sets of arguments that differ."""
+    """Return whether there are two sets of arguments that differ."""
     given = [function[key] for key in (ARGUMENTS, PARAMETERS) if function.get(key) is not None]
     return len(given) == 2 and given[0] != given[1]
 
 
 def with_objects(calls: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The calls, with arguments parsed if they are the JSON text of an object."""
+    """Return the calls, with arguments parsed if they are the JSON text of an object."""
     return [_changed(call, _read) for call in calls]
 
 
 def with_texts(calls: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The calls, with arguments that are objects as JSON text, for templates that accept nothing else."""
+    """Return the calls, with arguments that are objects written as JSON text, for templates that accept only text."""
     return [
         _changed(call, lambda value: json.dumps(value, ensure_ascii=False) if isinstance(value, dict) else value)
         for call in calls
@@ -99,15 +101,17 @@ def _read(value: Any) -> Any:
     if not value.strip():
         return {}
     try:
-        found = json.loads(value)  # `fault_of_call` reports what else is wrong with it
-    except (ValueError, RecursionError):  # not JSON, or nested too deep: a text like any other
+        found = json.loads(value)  # `fault_of_call` reports other faults of the text
+    except (ValueError, RecursionError):  # not JSON, or nested too deep: it stays a text
         return value
     return found if isinstance(found, dict) else value
 
 
 def json_fault(value: Any) -> tuple[str, str] | None:
-    """Cause and mend for the first part of a value that is not JSON; None when all of it is. Python's JSON accepts NaN
-    and infinity, and a template would print values of other types as Python does."""
+    """Return cause and mend for the first part of a value that is not JSON, or None if the whole value is.
+
+    Python's JSON accepts NaN and infinity, and a template would print values of other types as Python does.
+    """
     left = [value]
     while left:
         one = left.pop()
@@ -130,14 +134,17 @@ def json_fault(value: Any) -> tuple[str, str] | None:
 
 
 def argument_text(call: Mapping[str, Any]) -> str | None:
-    """The arguments if they are text, else None."""
+    """Return the arguments if they are text, else None."""
     value = function_of(call).get(ARGUMENTS)
     return value if isinstance(value, str) else None
 
 
 def fault_of_call(call: Mapping[str, Any]) -> tuple[str, str] | None:
-    """Cause and mend for a call that must not be learned, else None: no name; two sets of arguments, or another key for
-    them; values that are not JSON; JSON text that programs read in different ways (a key twice, nested too deep)."""
+    """Return cause and mend for a call that must not be learned, else None.
+
+    The faults are: no name; two sets of arguments, or an unknown key instead of them; values that are not JSON; JSON
+    text that programs read in different ways (a key twice, nested too deep).
+    """
     inner = function_of(call)
     if not (name_of(call) or "").strip():
         return "names no function", 'write it as {"function": {"name": "...", "arguments": {...}}}'
@@ -160,7 +167,7 @@ def fault_of_call(call: Mapping[str, Any]) -> tuple[str, str] | None:
 
 
 def is_json(text: str) -> bool:
-    """Whether a text is JSON that every program reads in the same way."""
+    """Return whether a text is JSON that every program reads in the same way."""
     try:
         return json_fault(parse_json(text)) is None
     except BadJson:
@@ -171,7 +178,8 @@ def is_json(text: str) -> bool:
 
 
 class Keys(NamedTuple):
-    """The keys that an object may have, each with its schema; the keys that it must have; the schema of other keys."""
+    """The keys of an object. known: key -> its schema; required: the keys that it must have; others: the schema of all
+    other keys."""
 
     known: Mapping[str, Any]
     required: frozenset[str]
@@ -179,13 +187,13 @@ class Keys(NamedTuple):
 
 
 class Parameters(NamedTuple):
-    """A schema, and the whole schema in which its references are resolved; None where there is no schema."""
+    """A schema, and the whole schema in which its references are resolved; both None if there is no schema."""
 
     schema: Any = None
     whole: Any = None
 
     def keys(self) -> Keys | None:
-        """The keys of an object of this schema; None when the schema names none, so that any are allowed."""
+        """Return the keys of an object of this schema, or None when the schema names none, so that any are allowed."""
         return self._keys(self.schema, set())
 
     def _keys(self, schema: Any, seen: set[str]) -> Keys | None:
@@ -207,7 +215,7 @@ class Parameters(NamedTuple):
         return reduce(_joined, found) if found else None
 
     def _meant(self, reference: Any, seen: set[str]) -> Any:
-        """The part of the whole schema that `#/$defs/name` refers to; None if it is missing or was visited before."""
+        """Return the part of the whole schema that `#/$defs/name` refers to, or None if it is missing or in `seen`."""
         if not isinstance(reference, str) or not reference.startswith("#") or reference in seen:
             return None
         seen.add(reference)
@@ -217,11 +225,11 @@ class Parameters(NamedTuple):
         return part
 
     def at(self, key: str, keys: Keys | None) -> Parameters:
-        """The schema of a key's value."""
+        """Return the schema of a key's value."""
         return self._replace(schema=None if keys is None else keys.known.get(key, keys.others))
 
     def items(self) -> Parameters:
-        """The schema of the elements of a list."""
+        """Return the schema of the elements of a list."""
         return self._replace(schema={"anyOf": list(self._items(self.schema, set()))})
 
     def _items(self, schema: Any, seen: set[str]) -> Iterator[Any]:
@@ -234,7 +242,7 @@ class Parameters(NamedTuple):
 
 
 def _joined(one: Keys, other: Keys) -> Keys:
-    """The keys of two schemas that both apply."""
+    """Return the keys of two schemas that both apply."""
     twice = {key: {"anyOf": [one.known[key], other.known[key]]} for key in one.known.keys() & other.known.keys()}
     known = {**one.known, **other.known, **twice}
     return Keys(known, one.required | other.required, other.others if one.others is None else one.others)
@@ -245,7 +253,7 @@ def _list(value: Any) -> list[Any]:
 
 
 def schemas_of(row: Mapping[str, Any]) -> dict[str, Parameters]:
-    """Function -> the schema of its parameters in this row; any column may have the schemas."""
+    """Return function -> the schema of its parameters in this row. Any column may hold the schemas."""
     found: dict[str, Parameters] = {}
     for value in row.values():
         for tool in _tools(value):
@@ -258,7 +266,7 @@ def schemas_of(row: Mapping[str, Any]) -> dict[str, Parameters]:
 
 
 def _tools(value: Any) -> list[Any]:
-    """The schemas in a cell: a list, a single one, or JSON text."""
+    """Return the schemas in a cell, which is a list, a single schema, or JSON text."""
     if isinstance(value, str) and value.lstrip().startswith(("[", "{")) and '"parameters"' in value:
         try:
             value = parse_json(value)

@@ -1,11 +1,13 @@
-"""Records to token ids and labels; prompts to token ids.
+"""Turn records into token ids and labels, and prompts into token ids.
 
-The loss covers the assistant's words and the token that ends the turn, in every assistant turn, and nothing else: not
-the tags, not the newline after the end-of-turn token. A conversation that was cut off (`Conversation.ended` is false)
-stops at the last word, so that no end is learned. The end of a turn is the last special token of the turn's region; or
-the special token right after it (a template may mark the words only, or, like GLM-4's, end a turn with the next tag);
-or, at the end of the text, the token that ends turns elsewhere, which is appended as the model's makers do. A turn
-without an end is an error: a model trained on it would never stop.
+In every assistant turn, the loss covers the assistant's words and the token that ends the turn. It covers nothing else:
+not the tags, not the newline after the end-of-turn token. A conversation that was cut off (`Conversation.ended` is
+false) stops at the last word, so that no end is learned.
+
+The end of a turn is one of these: the last special token of the turn's region; or the special token right after it (a
+template may mark the words only, or, like GLM-4's, end a turn with the next tag); or, at the end of the text, the token
+that ends other turns, which is appended as the model's makers do. A turn without an end is an error, because a model
+trained on it would never stop.
 
 The whole text must begin with the tokens of the text before each turn, so that training sees what generation will see.
 """
@@ -45,13 +47,14 @@ UNCLOSED = (
     "write the end token after the turn's content in the template (chat_template.jinja), such as {{ eos_token }}",
 )
 CHUNK = 1024
-"""How many rows are tokenised at once."""
+"""The number of rows that are tokenised together."""
 
 LossOn = Literal["assistant", "all"]
 
 
 class Encoded(NamedTuple):
-    """Token ids of a row; for each the id to learn, or -100; whether its end was cut off; the factor of its loss."""
+    """A row as token ids. labels: for each token the id to learn, or -100; truncated: whether its end was cut off;
+    weight: factor of its loss."""
 
     input_ids: list[int]
     labels: list[int]
@@ -60,7 +63,7 @@ class Encoded(NamedTuple):
     weight: float = 1.0
 
     def cut(self, max_length: int) -> Encoded:
-        """The row itself, or the first `max_length` tokens of a longer one."""
+        """Return the row itself, or the first `max_length` tokens of a longer row."""
         if len(self.input_ids) <= max_length:
             return self
         ids, labels = self.input_ids[:max_length], self.labels[:max_length]
@@ -71,7 +74,7 @@ Outcome: TypeAlias = Encoded | Problem
 
 
 def render(record: Record, tokenizer: Tokenizer, *, loss_on: LossOn = "assistant") -> Encoded:
-    """One record as ids and labels. TemplateError or DataError, naming the row, when that is not possible."""
+    """Return one record as ids and labels. Raise TemplateError or DataError, which names the row, if it is unusable."""
     outcome = next(outcomes([record], tokenizer, loss_on))
     if isinstance(outcome, Problem):
         raise TemplateError(outcome)
@@ -89,9 +92,12 @@ def encode_all(
     loss_on: LossOn = "assistant",
     on_bad_row: OnBadRow = "fail",
 ) -> EncodeResult[Encoded]:
-    """All records, in order. DataError (TemplateError) lists all rows that cannot be rendered, that have no supervised
-    token or, with over_long="raise", are too long; `on_bad_row="skip"` returns them as problems instead, but never the
-    over-long ones."""
+    """Return all records as ids and labels, in order.
+
+    Raise DataError (TemplateError) with all rows that cannot be rendered, have no supervised token or, with
+    over_long="raise", are too long. With on_bad_row="skip" bad rows are returned as problems instead, but rows that are
+    too long still raise.
+    """
     limits = Limits(max_length, over_long, on_bad_row)
     return gathered(fitted(records, tokenizer, limits, loss_on)).checked(len(records), limits, TemplateError)
 
@@ -99,7 +105,7 @@ def encode_all(
 def fitted(
     records: Sequence[Record], tokenizer: Tokenizer, limits: Limits, loss_on: LossOn
 ) -> Iterator[Outcome | TooLong]:
-    """Each record as a row that is not too long and has something to learn, or as its problem."""
+    """Yield each record as a row that is not too long and has something to learn, or as its problem."""
     for outcome in outcomes(records, tokenizer, loss_on):
         if isinstance(outcome, Problem):
             yield outcome
@@ -130,9 +136,12 @@ def encode_prompt(
     system: str | None = None,
     tools: Sequence[dict[str, Any]] | None = None,
 ) -> list[int]:
-    """Token ids up to where the assistant's answer begins. A string is one user turn; plain text without a template.
-    system: a system turn put in front. TemplateError when messages or a system text are given without a template, when
-    a text has a control token, and when the template would leave something out."""
+    """Return the token ids of a prompt, up to the point where the assistant's answer begins.
+
+    A string is one user turn; without a chat template it is plain text. system: the content of a system turn that is
+    put first. Raise TemplateError when messages or a system text are given without a template, when a text has a
+    control token, and when the template would leave something out.
+    """
     turns = (Message("user", messages),) if isinstance(messages, str) else tuple(messages)
     if system is not None:
         turns = (Message("system", system), *turns)
@@ -145,7 +154,10 @@ def encode_prompt(
 
 
 def prompt_text(turns: Sequence[Message], tokenizer: Tokenizer, tools: Sequence[dict[str, Any]] | None = None) -> str:
-    """Turns as the chat template renders them, up to where the answer begins; errors as in `encode_prompt`."""
+    """Return turns as the chat template renders them, up to the point where the answer begins.
+
+    Raise the errors of `encode_prompt`.
+    """
     said = " ".join(turns[-1].content.split()) if turns else ""
     location = f"the prompt {said[:40]!r}{'...' if len(said) > 40 else ''}"
     problem = gate_of(tokenizer).problem(parts_of(turns, tools), tokenizer, location)
@@ -160,7 +172,7 @@ def _no_template(location: str) -> Problem:
 
 
 class _Reader:
-    """What is computed once per tokenizer: its template, special tokens, and the token that ends turns."""
+    """The values that are computed once per tokenizer: its template, special tokens, and the token that ends turns."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.source = tokenizer.chat_template
@@ -171,23 +183,23 @@ class _Reader:
         self.ender_known = False
 
     def is_blank(self, token: int, tokenizer: Tokenizer) -> bool:
-        """Whether a token is white space only."""
+        """Return whether a token is white space only."""
         if token not in self.blank:
             self.blank[token] = token not in self.special and text_of([token], tokenizer).strip() == ""
         return self.blank[token]
 
     def end_of_words(self, ids: Sequence[int], first: int, stop: int, tokenizer: Tokenizer) -> int:
-        """The index after the last token in [first, stop) that is neither special nor white space."""
+        """Return the index after the last token in [first, stop) that is neither special nor white space."""
         while stop > first and (ids[stop - 1] in self.special or self.is_blank(ids[stop - 1], tokenizer)):
             stop -= 1
         return stop
 
     def ends_with(self, text: str, token: int, tokenizer: Tokenizer) -> bool:
-        """Whether a text ends with the spelling of a special token."""
+        """Return whether a text ends with the spelling of a special token."""
         return token in self.special and text.endswith(str(tokenizer.convert_ids_to_tokens(token)))
 
     def end_of_turn(self, tokenizer: Tokenizer) -> int | None:
-        """The special token between the assistant's words and the next turn; None when there is none."""
+        """Return the special token between the assistant's words and the next turn, or None when there is none."""
         if not self.ender_known:
             self.ender_known = True
             probe = Conversation((Message("user", "Hi"), Message("assistant", "Yo"), Message("user", "Hm")), "")
@@ -210,7 +222,10 @@ def _reader(tokenizer: Tokenizer) -> _Reader:
 
 
 def outcomes(records: Sequence[Record], tokenizer: Tokenizer, loss_on: LossOn) -> Iterator[Outcome]:
-    """Each record, in order, as ids and labels of any length, also without a label, or as its problem."""
+    """Yield each record, in order, as ids and labels, or as its problem.
+
+    Rows of any length are yielded, and rows without a supervised token too.
+    """
     for at in range(0, len(records), CHUNK):
         chunk = records[at : at + CHUNK]
         if tokenizer.chat_template:
@@ -231,7 +246,10 @@ def outcomes(records: Sequence[Record], tokenizer: Tokenizer, loss_on: LossOn) -
 
 
 def _plain_problem(record: Completion | Text, tokenizer: Tokenizer) -> Problem | None:
-    """The problem of a plain text with a control token, which prompt and completion may also form together."""
+    """Return the problem of a plain text with a control token, or None.
+
+    A prompt and a completion without control tokens may form one when they are joined.
+    """
     if isinstance(record, Text):
         parts = [Part(record.text, "the text")]
         mend = "remove it, one document per row; where it is a rendered conversation, give its messages"
@@ -243,7 +261,7 @@ def _plain_problem(record: Completion | Text, tokenizer: Tokenizer) -> Problem |
 
 
 def _plain(text: str, tokenizer: Tokenizer) -> list[int]:
-    """Tokens of a plain text, with BOS if the tokenizer adds it, without an end token."""
+    """Return the tokens of a plain text, with BOS if the tokenizer adds it, and without an end token."""
     ids = _ids(tokenizer([text]))[0]
     if ids and ids[-1] == tokenizer.eos_token_id and not text.endswith(str(tokenizer.eos_token)):
         ids = ids[:-1]
@@ -261,7 +279,7 @@ def _document(record: Text, tokenizer: Tokenizer) -> Encoded:
 
 
 def _completion(record: Completion, tokenizer: Tokenizer, loss_on: LossOn) -> Outcome:
-    """Prompt and completion as one text, the prompt tokenised as in generation, then the end token."""
+    """Encode prompt and completion as one text with an end token; the prompt gets the tokens it has in generation."""
     if tokenizer.eos_token_id is None:
         cause = "the tokenizer has no end token: the model would never stop"
         return Problem(record.location, cause, "set its eos_token")
@@ -279,7 +297,7 @@ def _encode_chats(
     plans: list[Rendered | Problem] = []
     for chat in chats:
         problem = gate_of(tokenizer).problem(parts_of(chat.messages, chat.tools), tokenizer, chat.location)
-        if problem is not None:  # the row is rendered already, or a turn would end too early
+        if problem is not None:  # the row holds text that is rendered already, or a turn would end too early
             plans.append(problem)
             continue
         try:
@@ -309,7 +327,7 @@ def _rows(plans: Sequence[Rendered], tokenizer: Tokenizer, reader: _Reader, loss
 
 
 class _Masked(NamedTuple):
-    """A row with its labels, and the start of each supervised turn."""
+    """A row with its labels. starts: the start of each supervised turn."""
 
     row: Encoded
     starts: list[Start]
@@ -347,8 +365,11 @@ def _mask(
 
 
 def _close(ids: Sequence[int], first: int, stop: int, tokenizer: Tokenizer, reader: _Reader) -> int | None:
-    """The index after the end-of-turn tokens (Command R has two) of the turn at tokens [first, stop); None when no
-    token ends it. White space before them is learned too, since the model has to write it; what follows is not."""
+    """Return the index after the end-of-turn tokens of the turn at tokens [first, stop), or None when no token ends it.
+
+    Command R has two such tokens. White space before them is learned too, since the model has to write it; tokens
+    after them are not.
+    """
     tail = reader.end_of_words(ids, first, stop, tokenizer)
     end = next((i for i in range(tail, stop) if ids[i] in reader.special), None)
     if end is not None:
@@ -364,9 +385,12 @@ def _close(ids: Sequence[int], first: int, stop: int, tokenizer: Tokenizer, read
 def _verified(
     plans: Sequence[Rendered], masked: Sequence[_Masked | Problem], tokenizer: Tokenizer, reader: _Reader
 ) -> list[Outcome]:
-    """Compare the tokens before each turn with those of the text before it, unless the turn follows a special token: a
-    tokenizer may merge line breaks before and in the turn. If the tag is only tokenised differently when words follow,
-    the row gets the tokens that generation will see."""
+    """Compare the tokens before each turn with the tokens of the text before it, and return the rows or their problems.
+
+    A tokenizer may merge line breaks before the turn with line breaks in the turn. A turn that follows a special token
+    needs no check. If only the tag is tokenised differently when words follow, the row gets the tokens that generation
+    will see.
+    """
     outcomes: list[Outcome] = [m.row if isinstance(m, _Masked) else m for m in masked]
     doubtful = [
         (at, start)

@@ -1,12 +1,13 @@
-"""CoNLL files: each line has a token first and its tag last; blank lines separate sentences.
+"""Read CoNLL files: each line has a token first and its tag last, and blank lines separate sentences.
 
 - Columns are separated by tabs if the lines have tabs, else by spaces.
 - Lines that begin with `-DOCSTART-` are skipped, and so are comments: lines that begin with `#` and are no token.
-  `#metoo O` is a token: it has as many columns as other lines. So is `# O`, whose last column is a tag, but not `# id 7
-  domain=train`. After the first token of a sentence `# #` is a token (as in Penn Treebank) if it has as many columns as
-  the token before it, unless all tags of the file are of spans. A line whose first column, between tabs, is `# id` is a
-  comment, unless other tokens have spaces. Before the first token of a sentence `#id 7` is a comment if 7 cannot be a
-  tag: all others are of spans (`B-LOC`, `O`), or have letters; if this is not certain, it is a bad row.
+  `#metoo O` is a token, as it has as many columns as other lines. `# O` is a token, as its last column is a tag, but
+  `# id 7 domain=train` is not. After the first token of a sentence `# #` is a token (as in Penn Treebank) if it has as
+  many columns as the token before it, unless all tags of the file are of spans. A line with the first column `# id`
+  (between tabs) is a comment, unless other tokens have spaces. Before the first token of a sentence `#id 7` is a
+  comment if 7 cannot be a tag, as all other tags are of spans (`B-LOC`, `O`) or have letters. If this is not certain,
+  the line is a bad row.
 - If lines are numbered within their sentences, the token is the second column. With ten columns (CoNLL-U, CoNLL-X) the
   tag is the fourth (UPOS), or the fifth if that is empty; other columns can be chosen by `columns: {tags: xpos}`. Lines
   numbered `3-4` (several words written as one) or `8.1` (words not written) are skipped.
@@ -25,12 +26,12 @@ from posttrain.data.fields import BadRow
 __all__ = ["CONLL_MEND", "CONLL_SUFFIXES", "conll_rows"]
 
 CONLL_SUFFIXES = frozenset({".conll", ".conllu", ".bio", ".iob", ".iob2"})
-"""Endings of files that have one token in each line."""
+"""The endings of files that have one token in each line."""
 CONLLU = ("id", "form", "lemma", "upos", "xpos", "feats", "head", "deprel", "deps", "misc")
 TABS = 0.9
-"""Tabs separate columns when at least this share of lines has the same number of them."""
+"""Tabs separate columns if at least this share of the lines has the same number of tabs."""
 TAG = re.compile(r"O|[BIESLUM][-_]\S+")
-"""A tag of a span of tokens."""
+"""Matches a tag of a span of tokens."""
 UNSURE_MEND = "write a comment with a space, '# id 7'; the tag of a token must stand in other lines, too"
 CONLL_MEND = "a token and its tag in each line, blank lines between sentences"
 
@@ -41,9 +42,10 @@ class _Line(NamedTuple):
 
 
 class _Layout(NamedTuple):
-    """widths: numbers of columns, the most frequent first; numbered: whether the first column counts tokens; tags:
-    index of the column of tags; known: last columns of lines that are certainly tokens; spans: whether all of these are
-    tags of spans; worded: whether all of these have letters; spaced: whether tokens may contain spaces."""
+    """The layout of a file. widths: numbers of columns, the most frequent first; numbered: whether the first column
+    counts tokens; tags: index of the column of tags; known: last columns of lines that are certainly tokens; spans:
+    whether all known tags are tags of spans; worded: whether all known tags have letters; spaced: whether tokens may
+    contain spaces."""
 
     widths: tuple[int, ...]
     numbered: bool
@@ -55,7 +57,10 @@ class _Layout(NamedTuple):
 
 
 def conll_rows(text: str, name: str, note: Callable[[str], None] = lambda _: None) -> Iterator[tuple[str, Any]]:
-    """(location, row or BadRow) of every sentence; its location is its first line. note: is told what was skipped."""
+    """Yield (location, row or BadRow) of every sentence. The location is its first line.
+
+    note: is called with a text about the lines that were skipped and the columns that were chosen.
+    """
     lines = _lines(text)
     sure = [line.cells for line in lines if _is_token(line.cells)]
     if not sure:  # every token may be a hashtag
@@ -90,7 +95,7 @@ def conll_rows(text: str, name: str, note: Callable[[str], None] = lambda _: Non
 
 
 def _is_token(cells: list[str]) -> bool:
-    """Whether a line is certainly a token."""
+    """Return whether a line is certainly a token."""
     return bool(cells) and not cells[0].startswith("#") and cells[0] != "-DOCSTART-"
 
 
@@ -140,7 +145,7 @@ def _has_letter(text: str) -> bool:
 
 
 def _numbered(lines: list[_Line]) -> bool:
-    """Whether the first column counts from 1 in every sentence."""
+    """Return whether the first column counts from 1 in every sentence."""
     expected, found = 1, False
     for line in lines:
         first = line.cells[0] if line.cells else ""
@@ -154,7 +159,7 @@ def _numbered(lines: list[_Line]) -> bool:
 
 
 def _comment(cells: list[str], layout: _Layout, within: int) -> bool:
-    """Whether a line is a comment. within: number of columns of the token before it in its sentence; 0 at its start."""
+    """Return whether a line is a comment. within: columns of the token before it in its sentence, or 0."""
     if not cells or not cells[0].startswith("#"):
         return False
     if layout.numbered or len(cells) not in layout.widths:
@@ -170,7 +175,7 @@ def _is_tag(text: str, layout: _Layout) -> bool:
 
 
 def _may_be_tagged(cells: list[str], layout: _Layout) -> bool | None:
-    """Whether the last column of a line that begins with `#` may be a tag; None where this cannot be decided."""
+    """Return whether the last column of a line that begins with `#` may be a tag, or None if this is not certain."""
     if not cells or not cells[0].startswith("#") or _is_tag(cells[-1], layout):
         return True
     no_tag = layout.spans or (layout.worded and not _has_letter(cells[-1]))

@@ -1,20 +1,22 @@
-"""The check that every text passes before a tokenizer reads it.
+"""Check every text for control tokens before a tokenizer reads it.
 
-A tokenizer converts `<|im_end|>` to the control token wherever it occurs, also in an answer or a tool's description.
-There it would end a turn too early, or begin one that does not exist. So a text with a control token, or with half a
-surrogate pair, is refused, and the error names it; only chat templates and the tokenizer itself write control tokens.
+A tokenizer converts `<|im_end|>` to the control token wherever it occurs, even in an answer or a tool's description.
+There it would end a turn too early, or begin a turn that does not exist. So a text with a control token, or with half a
+surrogate pair, is refused, and the error names the token. Only chat templates and the tokenizer itself write control
+tokens.
 
-Control tokens are special tokens, and other added tokens that begin or end turns or at which generation stops. Others
-(`<think>`, `<tool_call>`, technical terms) may occur in texts. To tell them apart, the template renders a conversation
-of unique words. Tokens of turns are:
+Control tokens are special tokens, and other added tokens that begin or end turns or at which generation stops. All
+other added tokens (`<think>`, `<tool_call>`, technical terms) may occur in texts. To distinguish them, the template
+renders a conversation of unique words. Tokens of turns are:
 
-- those between an assistant's words and the next user's, and those after the last words: an end and the next tag;
-- those after a user's words at the end of the text;
-- of the tags of assistants, tools and the system: the first token, or, for the system, the one next to its words; later
-  ones may say how the assistant is to think (`<|im_start|>assistant\\n<think>`).
+- the tokens between an assistant's words and the next user's words, and the tokens after the last words: the end of a
+  turn and the next tag;
+- the tokens after a user's words at the end of the text;
+- in the tags of assistants and tools: the first token; in the tag of the system: the token next to its words. Later
+  tokens may say how the assistant should think (`<|im_start|>assistant\\n<think>`).
 
 Tokens around reasoning that are not around a user's words are not tokens of turns. A tag has a letter and another sign:
-an added word `user`, or line breaks that are one token, are no tags.
+an added word `user` is no tag, and neither is a token of line breaks.
 """
 
 from __future__ import annotations
@@ -39,7 +41,8 @@ SURROGATES = "\ud800-\udfff"
 
 
 class Part(NamedTuple):
-    """A text of a row, what it belongs to (`turn 1 (assistant)`), and its field if that is not the content."""
+    """A text of a row. subject: its turn or other part of the row (`turn 1 (assistant)`); field: its field there, "" if
+    it is the content."""
 
     text: str
     subject: str
@@ -47,7 +50,7 @@ class Part(NamedTuple):
 
 
 class Gate:
-    """The control tokens of one tokenizer with its chat template: special ones, and others that begin or end turns."""
+    """The control tokens of one tokenizer and its chat template: special tokens, and others that begin or end turns."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         # the tokenizer itself is not stored: the cache of gates must not keep it alive
@@ -58,18 +61,21 @@ class Gate:
         others = turn_tokens(tokenizer) | (stops_of(tokenizer) & added.keys())
         spelt = {i: str(tokenizer.convert_ids_to_tokens(i)) for i in self.special | others}
         self.source = tokenizer.chat_template
-        # not a single character: a "!" that a vocabulary uses as padding is an ordinary "!" in texts
+        # a single character is no control token: a "!" that a vocabulary uses as padding is an ordinary "!" in texts
         self.control = {i: token for i, token in spelt.items() if len(token.strip()) > 1}
         self.normalised = any(token.normalized for i, token in added.items() if i in self.control)
         """Whether the tokenizer's normalisation (lower case, full width) may turn a text into a control token."""
         self.pattern = re.compile("|".join([*_longest_first(self.control.values()), f"[{SURROGATES}]"]))
         whole = [token for i, token in self.control.items() if i in added and not added[i].special]
         self.whole = re.compile("|".join(_longest_first(whole)) or "(?!)")
-        """Control tokens that are read as one token even when special tokens are split into letters."""
+        """Matches control tokens that are read as one token even when special tokens are split into letters."""
 
     def first_in(self, text: str, tokenizer: Tokenizer, *, unknown: bool = True) -> str | None:
-        """The first control token in a text, or half a surrogate pair, else None. A spelling counts if the tokenizer
-        converts it to the token; unknown: whether the unknown token counts, too, when it is spelt out."""
+        """Return the first control token in a text, or half a surrogate pair, else None.
+
+        A spelling counts if the tokenizer converts it to the token. unknown: whether the unknown token counts too when
+        it is spelt out.
+        """
         spelt = {hit[0] for hit in self.pattern.finditer(text)}
         half = next((one for one in spelt if "\ud800" <= one <= "\udfff"), None)
         if half is not None:
@@ -85,7 +91,7 @@ class Gate:
     def problem(
         self, parts: Iterable[Part], tokenizer: Tokenizer, location: str, *, mend: str = MEND
     ) -> Problem | None:
-        """The problem of the first text that has a control token; None when none has."""
+        """Return the problem of the first text that has a control token, or None."""
         for text, subject, field in parts:
             found = self.first_in(text, tokenizer)
             if found is not None:
@@ -93,12 +99,12 @@ class Gate:
         return None
 
     def cut(self, text: str) -> list[str]:
-        """A text cut into parts, so that no part has a whole control token that is not special."""
+        """Cut a text into parts, so that no part has a whole control token that is not special."""
         cuts = [0, *(hit.start() + 1 for hit in self.whole.finditer(text)), len(text)]
         return [text[a:b] for a, b in itertools.pairwise(cuts) if b > a]
 
     def without(self, text: str, tokenizer: Tokenizer) -> str:
-        """A model's answer without control tokens that it has spelt out, so that it can be used in a prompt."""
+        """Return a model's answer without control tokens that it has spelt out, so that it can be used in a prompt."""
         while self.first_in(text, tokenizer, unknown=False) is not None:
             shorter = self.pattern.sub("", text)
             if shorter == text:  # it is a control token only after normalisation
@@ -108,7 +114,7 @@ class Gate:
 
 
 def _longest_first(tokens: Iterable[str]) -> list[str]:
-    """Patterns for tokens, the longest first, so that no match is only the beginning of a longer token."""
+    """Return patterns for tokens, the longest first, so that no match is only the beginning of a longer token."""
     return [re.escape(token) for token in sorted(tokens, key=len, reverse=True)]
 
 
@@ -123,7 +129,7 @@ _gates: WeakKeyDictionary[Tokenizer, Gate] = WeakKeyDictionary()
 
 
 def gate_of(tokenizer: Tokenizer) -> Gate:
-    """The tokenizer's gate, made once for each chat template."""
+    """Return the tokenizer's gate, which is made once for each chat template."""
     gate = _gates.get(tokenizer)
     if gate is None or gate.source != tokenizer.chat_template:
         _gates[tokenizer] = gate = Gate(tokenizer)
@@ -131,8 +137,11 @@ def gate_of(tokenizer: Tokenizer) -> Gate:
 
 
 def check_text(text: str, tokenizer: Tokenizer, subject: str, location: str = "") -> None:
-    """TemplateError when a text that no template renders has a control token, except the one that begins a document, at
-    the beginning, and the unknown token, which ends nothing (WikiText's `<unk>`)."""
+    """Raise TemplateError when a text that no template renders has a control token.
+
+    Two are allowed: the BOS token at the beginning of the text, and the unknown token, which ends nothing (WikiText's
+    `<unk>`).
+    """
     gate = gate_of(tokenizer)
     begins = str(tokenizer.bos_token) if tokenizer.bos_token is not None else ""
     rest = text.removeprefix(begins) if begins else text
@@ -142,7 +151,7 @@ def check_text(text: str, tokenizer: Tokenizer, subject: str, location: str = ""
 
 
 def head_problem(record: LabelledText | TaggedTokens | ReadingQuestion, tokenizer: Tokenizer) -> Problem | None:
-    """The problem of a record with a control token: `[SEP]` would end the text."""
+    """Return the problem of a record with a control token, or None. A `[SEP]`, for example, would end the text."""
     if isinstance(record, LabelledText):
         parts = [Part(record.text, "the text"), Part(record.text2 or "", "the second text")]
     elif isinstance(record, TaggedTokens):
@@ -153,7 +162,7 @@ def head_problem(record: LabelledText | TaggedTokens | ReadingQuestion, tokenize
 
 
 def parts_of(messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] | None) -> Iterator[Part]:
-    """Every text of a conversation that a template may print."""
+    """Yield every text of a conversation that a template may print."""
     for i, message in enumerate(messages):
         turn = f"turn {i} ({message.role})"
         yield Part(message.content, turn)
@@ -165,7 +174,7 @@ def parts_of(messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] | N
 
 
 def _texts(value: Any) -> Iterator[str]:
-    """All strings of a nested value, keys included."""
+    """Yield all strings of a nested value, keys included."""
     left = [value]
     while left:
         one = left.pop()
@@ -181,13 +190,13 @@ def _texts(value: Any) -> Iterator[str]:
 
 
 ASKED, SAID, AGAIN, LAST, SYSTEM, THOUGHT, RESULT, ARGUMENT = (f"posttrainprobe{name}" for name in "abcdefgh")
-"""Words that occur nowhere else."""
+"""Unique words, which occur nowhere else."""
 ID = "call00001"
 CALL = {"id": ID, "type": "function", "function": {"name": "add", "arguments": {"city": ARGUMENT}}}
 
 
 def turn_tokens(tokenizer: Tokenizer) -> frozenset[int]:
-    """The ids of added tokens that are not special and begin or end turns; none without a chat template."""
+    """Return the ids of added tokens that are not special and begin or end turns; none without a chat template."""
     added = {i: str(token.content) for i, token in tokenizer.added_tokens_decoder.items()}
     tags = frozenset(i for i, text in added.items() if _is_tag(text))
     plain = tags - {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
@@ -205,7 +214,7 @@ def _is_tag(text: str) -> bool:
 
 
 class _Gap(NamedTuple):
-    """Added tokens between two turns: those that end the first, and those of the second one's tag, in order."""
+    """The added tokens between two turns, in order. ends: they end the first turn; tag: they begin the second turn."""
 
     ends: list[int]
     tag: list[int]
@@ -219,7 +228,7 @@ class _Probe(NamedTuple):
     tags: frozenset[int]
 
     def text(self, *turns: Message) -> str:
-        """The rendered turns; "" when the template refuses them."""
+        """Return the rendered turns, or "" when the template refuses them."""
         try:
             return self.template.text(turns, None, "")
         except TemplateError:
@@ -236,7 +245,7 @@ class _Probe(NamedTuple):
         return self.tokens(text.rpartition(words)[2]) if words in text else []
 
     def gap(self, words: str, other: str, text: str, ended: str) -> _Gap:
-        """The tokens between two words; `ended`, a text that ends with the first turn, shows which of them end it."""
+        """Return the tokens between two words. ended: a text that ends with the first turn; it shows which end it."""
         between = self.before(other, text.rpartition(words)[2]) if words in text else []
         same = shared_length(between, self.after(words, ended))
         return _Gap(between[:same], between[same:])

@@ -1,4 +1,4 @@
-"""Fields of a row: messages, texts, tools; a wrong one raises `BadRow` with the mend."""
+"""Read the fields of a row: messages, texts and tools. A wrong field raises `BadRow` with the mend."""
 
 from __future__ import annotations
 
@@ -29,22 +29,23 @@ __all__ = [
 ]
 
 ROLE_NAMES = {"human": "user", "gpt": "assistant", "bot": "assistant", "model": "assistant", "function": "tool"}
-"""Names of roles in other formats, for the mend."""
+"""Name of a role in other formats -> the role, for the mend."""
 
 
 Takes: TypeAlias = Mapping[str, Callable[[Any], bool]]
-"""Optional keys, each with a test of whether a value has the right type."""
+"""Optional key -> a function that returns whether a value has the right type."""
 NEAR = 0.76
-"""Similarity from which an unknown key counts as a misspelt one: `training` for `train` does, `game` for `name` not."""
+"""The least similarity at which an unknown key counts as misspelt: `training` counts for `train`, `game` does not count
+for `name`."""
 
 
 def is_text(value: Any) -> bool:
-    """Whether a value is a string."""
+    """Return whether a value is a string."""
     return isinstance(value, str)
 
 
 def _is_schemas(value: Any) -> bool:
-    """Whether a value is an object, a list of objects or JSON text; a `tool` may also be the name of one."""
+    """Return whether a value is an object, a list of objects or JSON text. A key `tool` may also hold only a name."""
     if isinstance(value, str):
         return value.lstrip().startswith(("[{", "{"))
     return isinstance(value, dict) or (isinstance(value, list) and isinstance(value[0], dict))
@@ -55,12 +56,12 @@ MESSAGE_KEYS: Takes = {
     **dict.fromkeys(("train", "weight"), lambda value: isinstance(value, bool | int | float)),
     "tool_calls": lambda value: isinstance(value, list | dict | str),
 }
-"""Keys that a message may have besides role and content."""
+"""The keys that a message may have in addition to role and content."""
 ROW_KEYS: Takes = {"tools": _is_schemas}
 
 
 class BadRow(Exception):
-    """A row cannot be used: the cause and the mend. The readers turn it into a `Problem`."""
+    """A row cannot be used. It has the cause and the mend; the readers turn it into a `Problem`."""
 
     def __init__(self, cause: str, mend: str = "") -> None:
         self.cause, self.mend = cause, mend
@@ -68,7 +69,7 @@ class BadRow(Exception):
 
 
 def messages_of(value: Any, field: str) -> tuple[Message, ...]:
-    """A list of messages."""
+    """Return the messages of a list. field: its name, for errors. Raise BadRow when the list or a message is wrong."""
     if not isinstance(value, list):
         raise BadRow(f"'{field}' must be a list of messages, got {kind_of(value)}")
     if not value:
@@ -140,10 +141,10 @@ def _calls(value: Any, at: str) -> tuple[dict[str, Any], ...] | None:
 
 
 def tools_of(row: Mapping[str, Any]) -> tuple[dict[str, Any], ...] | None:
-    """JSON schemas of a row's tools, as a list or as JSON text; None when there are none."""
+    """Return the JSON schemas of a row's tools, given as a list or as JSON text, or None. Raise BadRow."""
     check_spelling(row, "", ROW_KEYS)
     value = row.get("tools")
-    if isinstance(value, str) and value.strip():  # hub data sets keep schemas as JSON text
+    if isinstance(value, str) and value.strip():  # hub data sets store schemas as JSON text
         try:
             value = parse_json(value)
         except BadJson as bad:
@@ -176,7 +177,7 @@ def _optional(value: Any, at: str) -> str | None:
 
 
 def text_of(row: Mapping[str, Any], field: str) -> str:
-    """A field that must be a string."""
+    """Return a field that must be a string. Raise BadRow otherwise."""
     value = row.get(field)
     if isinstance(value, str):
         return value
@@ -186,7 +187,7 @@ def text_of(row: Mapping[str, Any], field: str) -> str:
 
 
 def words_of(row: Mapping[str, Any], field: str, mend: str = "remove the row") -> str:
-    """A field that must be a string and not empty."""
+    """Return a field that must be a string with words. Raise BadRow otherwise; mend: for an empty string."""
     text = text_of(row, field)
     if not text.strip():
         raise BadRow(f"'{field}' is empty", mend)
@@ -194,18 +195,21 @@ def words_of(row: Mapping[str, Any], field: str, mend: str = "remove the row") -
 
 
 def filled(value: Any) -> bool:
-    """Whether a value is not empty: tables and data sets have None, "" or [] where a row has no such field."""
+    """Return whether a value is not empty: tables and data sets have None, "" or [] when a row has no such field."""
     return bool(value.strip()) if isinstance(value, str) else value is not None and value != []
 
 
 def near_key(wanted: str, row: Mapping[str, Any]) -> str:
-    """The row's key that is most similar to a wanted one; "" when none is."""
+    """Return the row's key that is most similar to the wanted key, or "" when none is similar."""
     return next(iter(get_close_matches(wanted, [str(key) for key in row], n=1, cutoff=0.75)), "")
 
 
 def check_spelling(item: Mapping[str, Any], at: str, takes: Takes, known: Collection[str] = ()) -> None:
-    """BadRow for a key that seems to be a misspelt one of `takes`: it is similar, its value has the right type, and the
-    right key is missing. at: the item's name in the row, "" for the row itself; known: other keys that are read."""
+    """Raise BadRow for a key that seems to be a misspelt key of `takes`.
+
+    It is similar, its value has the right type, and the right key is missing. at: the item's name in the row, "" for
+    the row itself; known: other keys that are read.
+    """
     for key, value in item.items():
         if key in takes or key in known or not filled(value):
             continue
@@ -221,17 +225,17 @@ def _near(key: str, known: tuple[str, ...]) -> str:
 
 
 def missing(field: str, row: Mapping[str, Any], otherwise: str) -> str:
-    """The mend for a missing field: the misspelt key, or `otherwise`."""
+    """Return the mend for a missing field: a question about the misspelt key if there is one, else `otherwise`."""
     near = near_key(field, row)
     return f"did you mean '{field}'? it has '{near}'" if near and near != field else otherwise
 
 
 def kind_of(value: Any) -> str:
-    """The type of a value, in words."""
+    """Return the type of a value in words."""
     names = {dict: "an object", list: "a list", str: "a string", bool: "a boolean", int: "a number", float: "a number"}
     return "null" if value is None else names.get(type(value), type(value).__name__)
 
 
 def keys_of(row: Mapping[str, Any]) -> str:
-    """The names of a row's fields, for messages."""
+    """Return the names of a row's first ten fields, for messages."""
     return ", ".join(f"'{key}'" for key in list(row)[:10]) or "no fields"

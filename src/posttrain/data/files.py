@@ -1,9 +1,9 @@
 """Read files row by row, each with its location: JSON Lines, a JSON array, CSV, TSV, Parquet, plain text, CoNLL, SQuAD.
 
-The ending of the name says what a file is; `.gz` after it, that it is compressed. A row that cannot be read is returned
-as a `BadRow`, so that the others can be used; a file that cannot be read raises DataError.
+The ending of the name says what a file is, and `.gz` after it says that the file is compressed. A row that cannot be
+read is returned as a `BadRow`, so that the others can be used. A file that cannot be read raises DataError.
 
-A table's first line names its columns, which may be separated by semicolons or tabs too, as Excel does in many
+A table's first line names its columns. Columns may also be separated by semicolons or tabs, as Excel does in many
 countries. Cells may hold commas, line breaks and quotation marks (RFC 4180). An empty cell is None.
 """
 
@@ -32,32 +32,32 @@ OTHERS = {
     **dict.fromkeys((".zip", ".zst"), "unpack it"),
     **dict.fromkeys((".yaml", ".yml"), "write .jsonl: one JSON object per line"),
 }
-"""Endings of files that are not read, and what to do with them."""
+"""Ending of files that are not read -> the mend: what to do with such a file."""
 JSON_SUFFIXES = frozenset({".jsonl", ".json", ".ndjson", ".jsonlines"})
 PARQUET_SUFFIXES = frozenset({".parquet", ".pq"})
 TABLE_SUFFIXES = frozenset({".csv", ".tsv"})
 LONGEST = 2**31 - 1
-"""Most characters of a cell; Python's default limit, 131,072, is less than a long text has."""
+"""The most characters of a cell. Python's default limit, 131,072, is less than the length of some texts."""
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs"}
 CELL_MEND = 'put a text with a comma, a line break or a quotation mark in quotation marks, and write " in it as ""'
 
 NO_ROWS_MEND = "the first line names the columns, each line after it is a row"
 
 Names: TypeAlias = Callable[[list[str]], Sequence[str] | None]
-"""(cells of a table's first line) -> names of its columns where that line is a row; None where the line names them."""
+"""(cells of a table's first line) -> the names of the columns if that line is a row, or None if the line names them."""
 
 
 class TableRow(dict[str, Any]):
-    """A row whose cells are all text; `typed` converts numbers and truth values."""
+    """A row of a table. Its cells are text; `typed` converts numbers and truth values."""
 
 
 def ending_of(path: Path) -> str:
-    """The ending that says what a file is, in lower case and without `.gz`."""
+    """Return the ending that says what a file is, in lower case and without `.gz`."""
     return Path(path.stem).suffix.lower() if path.suffix.lower() == ".gz" else path.suffix.lower()
 
 
 def rows_mend(path: Path, *, tags: bool = False) -> str:
-    """The mend for a file without rows: what a file of this kind should hold. tags: as for `file_rows`."""
+    """Return the mend for a file without rows: what a file of this kind should hold. tags: as in `file_rows`."""
     kind = ending_of(path)
     if kind in CONLL_SUFFIXES or (kind == ".txt" and tags):
         return CONLL_MEND
@@ -69,7 +69,7 @@ def rows_mend(path: Path, *, tags: bool = False) -> str:
 
 
 def user_text(path: Path) -> str:
-    """A data file as text. MissingError, or DataError where it is a folder or not UTF-8."""
+    """Return a data file as text. Raise MissingError if there is none, and DataError if it is a folder or not UTF-8."""
     try:
         return read_text(path)
     except ConfigError as error:
@@ -79,8 +79,11 @@ def user_text(path: Path) -> str:
 def file_rows(
     path: Path, *, notes: list[str], tags: bool = False, quotes: bool = True, names: Names = lambda _: None
 ) -> Iterator[tuple[str, Any]]:
-    """(location, row or BadRow) of every row; notes: gets what was chosen; tags: a .txt file holds tagged tokens, not
-    text; quotes, names: as for `table_rows`."""
+    """Return an iterator of (location, row or BadRow) of every row of a file. Raise DataError, MissingError.
+
+    notes: a list to which the choices made in reading are added; tags: a .txt file holds tagged tokens, not text;
+    quotes, names: as in `table_rows`.
+    """
     kind = ending_of(path)
     if kind in OTHERS:
         raise DataError(Problem(str(path), f"{kind} files are not read", OTHERS[kind]))
@@ -104,7 +107,7 @@ def file_rows(
 
 
 def _taken_for_json(rows: Iterator[tuple[str, Any]], kind: str, notes: list[str]) -> Iterator[tuple[str, Any]]:
-    """Rows of a file whose name does not say what it holds; each problem says that it was read as JSON Lines."""
+    """Yield the rows of a file with an unknown ending. Each problem says that the file was read as JSON Lines."""
     ending = f"the ending '{kind}' is not known" if kind else "the name has no ending"
     notes.append(f"read as JSON Lines: {ending}")
     for location, row in rows:
@@ -116,7 +119,7 @@ def _taken_for_json(rows: Iterator[tuple[str, Any]], kind: str, notes: list[str]
 
 
 def json_lines(text: str, name: str) -> Iterator[tuple[str, Any]]:
-    """(location, value or BadRow) of every line that is not blank."""
+    """Yield (location, value or BadRow) of every line that is not blank."""
     for number, line in enumerate(text.split("\n"), start=1):  # not splitlines: strings may hold U+2028 and U+0085
         line = line.strip(" \t\r")
         if not line:
@@ -136,7 +139,10 @@ def json_lines(text: str, name: str) -> Iterator[tuple[str, Any]]:
 
 
 def _array(text: str, name: str) -> Iterator[tuple[str, Any]]:
-    """The rows of a JSON array, counted from 1 (`rows.json[1]`); if every line is a value of its own, JSON Lines."""
+    """Yield the rows of a JSON array, counted from 1 (`rows.json[1]`), or of JSON Lines if there are several values.
+
+    Raise DataError when the text is not valid JSON.
+    """
     try:
         rows = parse_json(text)
     except BadJson as bad:
@@ -152,7 +158,7 @@ def _array(text: str, name: str) -> Iterator[tuple[str, Any]]:
 
 
 def _documents(text: str, name: str) -> Iterator[tuple[str, Any]]:
-    """Blocks of lines between blank lines: each is a document, and its location is its first line."""
+    """Yield the blocks of lines between blank lines. Each is a document, and its location is its first line."""
     block: list[str] = []
     first = 1
     for number, line in enumerate([*text.split("\n"), ""], start=1):
@@ -172,11 +178,14 @@ def _documents(text: str, name: str) -> Iterator[tuple[str, Any]]:
 def table_rows(
     text: str, name: str, *, tabs: bool, note: Callable[[str], None], quotes: bool = True, names: Names = lambda _: None
 ) -> Iterator[tuple[str, Any]]:
-    """(location, TableRow or BadRow) of each row; DataError where the table itself cannot be read. tabs: separate the
-    columns unless the first line shows otherwise; note: is told what was chosen; quotes: quotation marks group a cell;
-    if not (GLUE's TSV files), cells beyond the named columns are left out."""
+    """Yield (location, TableRow or BadRow) of each row. Raise DataError when the table itself cannot be read.
+
+    tabs: tabs separate the columns, unless the first line shows another separator; note: is called with each choice
+    that was made; quotes: quotation marks enclose a cell. Without quotes (GLUE's TSV files), cells after the named
+    columns are left out. names: gives the names of the columns if the first line is a row.
+    """
     skipped = 0
-    if said := re.match(r'"?sep=(.)"?\r?\n', text):  # Excel's own first line
+    if said := re.match(r'"?sep=(.)"?\r?\n', text):  # the line that Excel writes first
         separator, text, skipped = said[1], text[said.end() :], 1
     else:
         separator = _separator(text, "\t" if tabs else ",", quotes)
@@ -205,7 +214,10 @@ def table_rows(
 
 
 def _separator(text: str, usual: str, quotes: bool) -> str:
-    """The separator of the names in the first line, text in quotation marks left out; the usual one if it is there."""
+    """Return the separator of the names in the first line: the usual one if it occurs, else the most frequent one.
+
+    Text in quotation marks is ignored if quotes.
+    """
     names = text.lstrip("\r\n").split("\n", 1)[0]
     names = re.sub(r'"[^"]*"', "", names) if quotes else names
     if usual in names:
@@ -214,7 +226,7 @@ def _separator(text: str, usual: str, quotes: bool) -> str:
 
 
 def _records(text: str, name: str, separator: str, skipped: int, quotes: bool) -> Iterator[tuple[int, list[str]]]:
-    """(number of its first line, cells) of every record."""
+    """Yield (number of its first line, cells) of every record. Raise DataError when the text is not valid CSV."""
     csv.field_size_limit(LONGEST)
     try:
         lines = csv.reader(
@@ -250,7 +262,7 @@ def _header(cells: list[str], location: str) -> list[str]:
 
 
 def _cell(cell: str) -> Any:
-    """The value of a cell: None, a text, or a conversation, which a table stores as JSON."""
+    """Return the value of a cell: None, a text, or a conversation, which a table stores as JSON."""
     if not cell.strip():
         return None
     if cell.lstrip().startswith("[") and ('"role"' in cell or '"from"' in cell):
@@ -268,7 +280,7 @@ TRUTH = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0":
 
 
 def typed(row: Mapping[str, Any], *, graded: bool) -> Mapping[str, Any]:
-    """The row with `margin` as a number and, if graded, `label` as a truth value; a wrong text stays as it is."""
+    """Return the row with `margin` as a number and, if graded, `label` as a truth value. Other text is not changed."""
     found = dict(row)
     margin = row.get("margin")
     if isinstance(margin, str):

@@ -1,11 +1,12 @@
-"""Rows in the formats of other programs, converted to posttrain's own fields: Alpaca, ShareGPT, content and summary.
+"""Convert rows in the formats of other programs to posttrain's own fields: Alpaca, ShareGPT, content and summary.
 
-- Alpaca: `instruction` and `output`; `input`, where there is one, follows the instruction after a blank line. Also
-  `system`, and `history`, a list of [question, answer]. With `chosen` and `rejected` instead of `output`: a preference.
-- ShareGPT: `conversations` (or `conversation`), turns of `from` and `value`; also `system` and `tools` beside it. A
-  turn of `function_call` is the assistant's, its value the call as JSON; `observation` is the tool's answer. With
-  `chosen` and `rejected` beside it, a turn each: a preference.
-- `content` and `summary`: what is summed up, and the summary; `history` as above.
+- Alpaca: `instruction` and `output`; `input`, if there is one, follows the instruction after a blank line. A row may
+  also have `system`, and `history`, a list of [question, answer]. A row with `chosen` and `rejected` instead of
+  `output` is a preference.
+- ShareGPT: `conversations` (or `conversation`), turns of `from` and `value`. A row may also have `system` and `tools`.
+  A turn from `function_call` is the assistant's, and its value is the call as JSON; `observation` is the tool's answer.
+  A row that also has `chosen` and `rejected`, a turn each, is a preference.
+- `content` and `summary`: the text to summarise, and the summary; `history` as above.
 
 A row is recognised by its keys; a row with posttrain's own keys (`messages`, `prompt`, ...) is left as it is.
 """
@@ -40,25 +41,25 @@ SPEAKERS = {
     **dict.fromkeys(("function_call", "tool_call"), "function_call"),
     **dict.fromkeys(("tool", "observation", "function_response", "tool_response", "function"), "tool"),
 }
-"""Names of speakers in ShareGPT files -> roles."""
+"""Name of a speaker in ShareGPT files -> role."""
 KEPT = ("train", "weight", "name", "tool_call_id", "reasoning_content", "reasoning", "thinking")
-"""Other keys of a turn that are kept."""
+"""The other keys of a turn that are kept."""
 ARGUMENT_KEYS = ("arguments", "parameters")
 CALL_KEYS = ("name", *ARGUMENT_KEYS, "id", "type")
-"""Keys of a call in a turn of `function_call`."""
+"""The keys of a call in a turn of `function_call`."""
 FIELDS = ("instruction", "input", "output", "system", "history", *TURN_KEYS, "content", "summary")
-"""Fields of these formats, to which columns may be mapped."""
+"""The fields of these formats, to which columns may be mapped."""
 
 
 class Converted(NamedTuple):
-    """A row in posttrain's own fields, and the name of the format that it was written in ("" for posttrain's own)."""
+    """A row in posttrain's own fields. format: the format it was converted from, "" for posttrain's own."""
 
     format: str
     row: Mapping[str, Any]
 
 
 def own_fields(row: Mapping[str, Any]) -> Converted:
-    """The row as it is, or converted to messages, to prompt and completion, or to a preference; else BadRow."""
+    """Return the row as it is, or converted to messages, to prompt and completion, or to a preference. Raise BadRow."""
     has = {key for key, value in row.items() if filled(value)}
     turns_key = next((key for key in TURN_KEYS if key in has), "")
     if "messages" in has:
@@ -72,7 +73,7 @@ def own_fields(row: Mapping[str, Any]) -> Converted:
             return Converted("Alpaca", _alpaca(row, has))
         if not has & {"text", "completion"}:
             mend = missing("output", row, 'add "output": "..."')
-            if "response" in has:  # Dolly's
+            if "response" in has:  # a row of Dolly
                 mend = "columns: {" + ("input: context, " if "context" in row else "") + "output: response}"
             raise BadRow("a row without an answer: 'instruction' but no 'output'", mend)
     if {"content", "summary"} <= has and not has & {"prompt", "text", "completion", "chosen"}:
@@ -85,7 +86,7 @@ def own_fields(row: Mapping[str, Any]) -> Converted:
 
 
 def turns_in(value: Any, field: str) -> Any:
-    """A list of turns, which tables and hub data sets store as JSON text."""
+    """Return a list of turns, parsed if it is JSON text, as in tables and hub data sets. Raise BadRow for bad JSON."""
     if not isinstance(value, str) or not value.lstrip().startswith(("[", "{")):
         return value
     try:
@@ -114,7 +115,7 @@ def _alpaca(row: Mapping[str, Any], has: set[str]) -> Mapping[str, Any]:
 
 
 def _asked(row: Mapping[str, Any], asked: str, answers: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The row with its prompt: a text, or a conversation where there are earlier turns."""
+    """Return the row with its prompt: a text, or a conversation if there are earlier turns."""
     before = _before(row)
     if not before:
         return {**row, "prompt": asked, **answers}
@@ -141,7 +142,7 @@ def _before(row: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _is_sharegpt(value: Any) -> bool:
-    """Whether a turn, or the first of a list of turns, has `from` or `value` and no `role`."""
+    """Return whether a turn, or the first of a list of turns, has `from` or `value` and no `role`."""
     first = value[0] if isinstance(value, list) and value else value
     return isinstance(first, dict) and first.get("role") is None and (first.keys() & {"from", "value"} != set())
 
@@ -194,7 +195,7 @@ def _turn(turn: Any, at: str) -> dict[str, Any]:
 
 
 def _calls(words: Any, at: str) -> list[dict[str, Any]]:
-    """The calls of a `function_call` turn: its text is one call, or a list of calls, as JSON."""
+    """Return the calls of a `function_call` turn, which holds one call or a list of calls as JSON. Raise BadRow."""
     example = '{"name": "...", "arguments": {...}}'
     try:
         value = parse_json(words) if isinstance(words, str) else words
@@ -207,7 +208,7 @@ def _calls(words: Any, at: str) -> list[dict[str, Any]]:
 
 
 def _call(call: Mapping[str, Any], at: str) -> dict[str, Any]:
-    """A call in OpenAI's format. An unknown key is refused, since it may hold the arguments."""
+    """Return a call in OpenAI's format. Raise BadRow for an unknown key, since it may hold the arguments."""
     unknown = [key for key in call if key not in CALL_KEYS]
     if unknown:
         near = missing("arguments", dict.fromkeys(unknown), f"known: {', '.join(CALL_KEYS)}")
@@ -220,7 +221,7 @@ def _call(call: Mapping[str, Any], at: str) -> dict[str, Any]:
 
 
 def _schemas(value: Any) -> Any:
-    """Schemas in OpenAI's format; ShareGPT's often lack `{"type": "function", "function": ...}` around them."""
+    """Return schemas in OpenAI's format. ShareGPT's often lack `{"type": "function", "function": ...}` around them."""
     tools = turns_in(value, "tools")
     tools = [tools] if isinstance(tools, dict) else tools
     if not isinstance(tools, list):

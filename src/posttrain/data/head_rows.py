@@ -1,7 +1,7 @@
-"""Labelled texts, tagged tokens and questions as token ids, for models with a head.
+"""Encode labelled texts, tagged tokens and questions as token ids, for models with a head.
 
 Tokenizers that have a separator join two texts in their own way (`[CLS] a [SEP] b [SEP]`); for others a line break is
-put between them. Labels outside the set, rows without a label and other problems are reported all at once.
+put between the texts. Labels outside the set, rows without a label and other problems are reported all at once.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ __all__ = [
 ]
 
 LEAST_CONTEXT = 8
-"""A question is too long when it leaves fewer tokens of a window for the text."""
+"""The fewest tokens of a window that a question must leave for the text; otherwise it is too long."""
 SHOWN = 8
-"""How many known labels an error lists."""
+"""The number of known labels that an error lists."""
 
 
 class TextRow(NamedTuple):
-    """One text or two; types: token types (None if the tokenizer has none); labels: numbers of its classes."""
+    """One text, or two texts. types: token types (None if the tokenizer has none); labels: indices of its classes."""
 
     input_ids: list[int]
     types: list[int] | None
@@ -54,8 +54,8 @@ class TextRow(NamedTuple):
 
 
 class TagRow(NamedTuple):
-    """A sentence; first: position of the piece that stands for each token (see `Piece`), -1 if the token has no pieces
-    or was cut off; tags: the number of each token's tag, none if the sentence is to be tagged."""
+    """A sentence. first: for each token the index of the piece that stands for it (see `Piece`), -1 if the token has no
+    piece or was cut off; tags: the index of each token's tag, empty if the sentence is not tagged yet."""
 
     input_ids: list[int]
     types: list[int] | None
@@ -66,9 +66,12 @@ class TagRow(NamedTuple):
 
 
 class SpanRow(NamedTuple):
-    """A window of a question's text; start, end: positions of the answer's first and last piece, both `null` if the
-    window has no answer; context: position of the window's first piece of the text; offsets: the characters of the
-    text that each of its pieces covers; number: index of the question among the records."""
+    """A window of a question's text.
+
+    start, end: indices of the answer's first and last piece, both `null` if the window has no answer; context: index of
+    the window's first piece of the text; offsets: the characters of the text that each of these pieces covers; number:
+    index of the question among the records.
+    """
 
     input_ids: list[int]
     types: list[int] | None
@@ -83,18 +86,19 @@ class SpanRow(NamedTuple):
 
     @property
     def location(self) -> str:
-        """The location of the question in its file."""
+        """Return the location of the question in its file."""
         return self.record.location
 
 
 Piece = Literal["first", "last", "start"]
-"""Which of a token's pieces stands for it: the first or the last that has a character of it; start: the first piece,
-even if it is the space before the token, as for taggers that were trained before this could be chosen."""
+"""The piece that stands for a token. first, last: the first or last piece that has a character of the token; start: the
+first piece, even if it is the space before the token, as in taggers that were trained before this setting existed."""
 
 
 class HeadSettings(NamedTuple):
-    """labels: names of the outputs; max_length: tokens of a row or window; gold: rows must have labels; doc_stride:
-    tokens that two windows share; piece: which one stands for a tagged token."""
+    """Settings for encoding rows. labels: names of the outputs; max_length: tokens of a row or window; multi_label: a
+    text may have several labels; gold: rows must have labels; doc_stride: tokens that two windows share; piece: the
+    piece that stands for a tagged token."""
 
     labels: tuple[str, ...]
     max_length: int
@@ -114,13 +118,13 @@ KINDS: dict[type[Record], tuple[str, str]] = {
     TaggedTokens: ("no tagged tokens", '{"tokens": [...], "tags": [...]}'),
     ReadingQuestion: ("no question about a text", '{"question": ..., "context": ..., "answers": [...]}'),
 }
-"""Cause and mend where another kind of record is expected."""
+"""Kind of record that is expected -> cause and mend of the problem of another record."""
 LACKING: dict[type[Record], tuple[str, str]] = {
     LabelledText: ("no 'label'", 'add "label": "..."'),
     TaggedTokens: ("no 'tags'", 'add "tags": [...], one for each token'),
     ReadingQuestion: ("no 'answers'", 'add "answers": [...], an empty list where the text has none'),
 }
-"""Cause and mend for a record without labels."""
+"""Kind of record -> cause and mend of the problem of a record without labels."""
 
 
 def _checked(found: Iterator[RowT | Problem | TooLong], records: int, settings: HeadSettings) -> EncodeResult[RowT]:
@@ -132,7 +136,7 @@ def _checked(found: Iterator[RowT | Problem | TooLong], records: int, settings: 
 def _usable(
     records: Sequence[Record], kind: type[RecordT], tokenizer: Tokenizer, settings: HeadSettings
 ) -> Iterator[RecordT | Problem]:
-    """Each record, or its problem: another kind, no labels or unknown ones, a control token."""
+    """Yield each record, or its problem: it is of another kind, has no or unknown labels, or has a control token."""
     for record in records:
         if not isinstance(record, kind):
             yield Problem(record.location, *KINDS[kind])
@@ -174,7 +178,7 @@ def _typed(tokenizer: Tokenizer) -> bool:
 
 
 def encode_texts(records: Sequence[Record], tokenizer: Tokenizer, settings: HeadSettings) -> EncodeResult[TextRow]:
-    """One row per labelled text. DataError naming rows with labels outside the set."""
+    """Return one row per labelled text. Raise DataError, which names rows with labels outside the set."""
     return _checked(_texts(records, tokenizer, settings), len(records), settings)
 
 
@@ -187,7 +191,8 @@ def _texts(
         if isinstance(record, Problem):
             yield record
             continue
-        labels = tuple(number[label] for label in record.labels) if settings.gold else ()  # else they may be of any set
+        # without gold, the labels may be of any set
+        labels = tuple(number[label] for label in record.labels) if settings.gold else ()
         texts = _joined(record, tokenizer)
         found = read(*texts)
         length = len(found["input_ids"])
@@ -203,7 +208,7 @@ def _texts(
 
 
 def _joined(record: LabelledText, tokenizer: Tokenizer) -> tuple[str, ...]:
-    """One text, or two for tokenizers that take pairs."""
+    """Return one text, or two texts for tokenizers that take pairs."""
     if record.text2 is None:
         return (record.text,)
     return (record.text, record.text2) if tokenizer.sep_token is not None else (f"{record.text}\n{record.text2}",)
@@ -213,7 +218,7 @@ def _joined(record: LabelledText, tokenizer: Tokenizer) -> tuple[str, ...]:
 
 
 def encode_tags(records: Sequence[Record], tokenizer: Tokenizer, settings: HeadSettings) -> EncodeResult[TagRow]:
-    """One row per sentence. DataError naming sentences with tags outside the set."""
+    """Return one row per sentence. Raise DataError, which names sentences with tags outside the set."""
     _fast(tokenizer)
     return _checked(_sentences(records, tokenizer, settings), len(records), settings)
 
@@ -252,7 +257,7 @@ def _sentences(
 
 
 def _pieces(found: Any, words: int) -> list[list[int]]:
-    """The positions of the pieces of each token."""
+    """Return the indices of the pieces of each token."""
     pieces: list[list[int]] = [[] for _ in range(words)]
     for position, word in enumerate(found.word_ids()):
         if word is not None:
@@ -261,7 +266,7 @@ def _pieces(found: Any, words: int) -> list[list[int]]:
 
 
 def _standing(pieces: Sequence[int], found: Any, piece: Piece, blank: Mapping[int, bool]) -> int:
-    """The position of the piece that stands for a token; spaces are skipped unless the token has nothing else."""
+    """Return the index of the piece that stands for a token, -1 if it has none. Spaces are skipped if possible."""
     if not pieces:
         return -1
     if piece == "start":
@@ -271,14 +276,17 @@ def _standing(pieces: Sequence[int], found: Any, piece: Piece, blank: Mapping[in
 
 
 def _doubles_spaces(tokenizer: Tokenizer) -> bool:
-    """Whether the tokenizer puts a space before every text, also before one that begins with a space (Llama 2's)."""
+    """Return whether the tokenizer puts a space before every text, even if it begins with a space (Llama 2's does)."""
     ids = tokenizer.encode(" a", add_special_tokens=False)
     return "".join(tokenizer.convert_ids_to_tokens(ids)).startswith("▁▁")
 
 
 def spaced(tokens: Sequence[str]) -> list[str]:
-    """The tokens, each with the space that running text has before it: none at the start, and none beside a Chinese or
-    Japanese character. Pieces never span two tokens."""
+    """Return the tokens, each with the space that running text has before it.
+
+    The first token has none, and neither has a token next to a Chinese or Japanese character. So pieces never span two
+    tokens.
+    """
     return [
         f" {token}" if i and not is_cjk(token[0]) and not is_cjk(tokens[i - 1][-1]) else token
         for i, token in enumerate(tokens)
@@ -289,7 +297,7 @@ def spaced(tokens: Sequence[str]) -> list[str]:
 
 
 def encode_questions(records: Sequence[Record], tokenizer: Tokenizer, settings: HeadSettings) -> EncodeResult[SpanRow]:
-    """One row for each window of a question's text; a long text has several windows."""
+    """Return one row for each window of a question's text; a long text has several windows. Raise DataError."""
     _fast(tokenizer)
     if tokenizer.sep_token is None and tokenizer.eos_token is None:
         raise DataError(Problem(type(tokenizer).__name__, "has neither a separator nor an end token", "add one"))
@@ -312,7 +320,7 @@ def _questions(
 
 
 def _with_target(window: SpanRow, number: int) -> SpanRow:
-    """The window with the positions of the first answer that is completely in it, if there is one."""
+    """Return the window with the indices of the first answer that is completely in it, if there is one."""
     for text, first in window.record.answers:
         after = first + len(text)
         inside = [i for i, (a, b) in enumerate(window.offsets) if a < after and b > first]
@@ -323,13 +331,13 @@ def _with_target(window: SpanRow, number: int) -> SpanRow:
 
 
 def _room(question: int, marks: int, record: ReadingQuestion, settings: HeadSettings) -> int | TooLong:
-    """How many tokens of a window are left for the text."""
+    """Return how many tokens of a window are left for the text, or TooLong when they are fewer than LEAST_CONTEXT."""
     room = settings.max_length - question - marks
     return room if room >= LEAST_CONTEXT else TooLong(record.location, question + marks + LEAST_CONTEXT)
 
 
 def _paired(record: ReadingQuestion, tokenizer: Tokenizer, settings: HeadSettings) -> list[SpanRow] | TooLong:
-    """[CLS] question [SEP] text [SEP], as the tokenizer writes it; null is [CLS]."""
+    """Return windows [CLS] question [SEP] text [SEP], as the tokenizer writes them; null is the index of [CLS]."""
     question = record.question.strip()
     length = len(tokenizer(question, add_special_tokens=False, verbose=False)["input_ids"])
     room = _room(length, tokenizer.num_special_tokens_to_add(pair=True), record, settings)
@@ -358,7 +366,7 @@ def _paired(record: ReadingQuestion, tokenizer: Tokenizer, settings: HeadSetting
 
 
 def _in_line(record: ReadingQuestion, tokenizer: Tokenizer, settings: HeadSettings) -> list[SpanRow] | TooLong:
-    """question, line break, text, end token; null is the end token."""
+    """Return windows of question, line break, text and end token; null is the index of the end token."""
     end = int(tokenizer.eos_token_id)
     head = list(tokenizer(f"{record.question.strip()}\n", verbose=False)["input_ids"])
     if head and head[-1] == end:  # some tokenizers end every text
@@ -385,14 +393,14 @@ def _in_line(record: ReadingQuestion, tokenizer: Tokenizer, settings: HeadSettin
 
 
 class Padded(NamedTuple):
-    """input_ids, attention_mask, types (None where there are none): (B, T), padded on the right."""
+    """A batch, padded on the right. input_ids, attention_mask, types (None if there are no token types): (B, T)."""
 
     input_ids: Tensor
     attention_mask: Tensor
     types: Tensor | None
 
     def inputs(self, device: torch.device) -> dict[str, Tensor]:
-        """Keyword arguments for a model's forward pass."""
+        """Return the keyword arguments for a model's forward pass, on a device."""
         found = {"input_ids": self.input_ids, "attention_mask": self.attention_mask}
         if self.types is not None:
             found["token_type_ids"] = self.types
@@ -400,14 +408,14 @@ class Padded(NamedTuple):
 
 
 def pad(rows: Sequence[TextRow | TagRow | SpanRow], pad_id: int) -> Padded:
-    """Rows as tensors. pad_id: the model's; a decoder's classification head finds the last real token by it."""
+    """Return rows as tensors. pad_id: the model's padding id, by which a decoder's head finds the last real token."""
     ids = padded([row.input_ids for row in rows], pad_id)
     mask = padded([[1] * len(row.input_ids) for row in rows], 0)
     return Padded(ids, mask, None if rows[0].types is None else padded([row.types or [] for row in rows], 0))
 
 
 def tag_targets(rows: Sequence[TagRow], longest: int) -> Tensor:
-    """The tag at the position of the piece that stands for each token, -100 elsewhere, (B, T)."""
+    """Return int64 targets (B, T): the tag's index at the piece that stands for each token, and -100 elsewhere."""
     targets = torch.full((len(rows), longest), IGNORED)
     for i, row in enumerate(rows):
         for position, tag in zip(row.first, row.tags, strict=True):

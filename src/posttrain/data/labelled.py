@@ -1,12 +1,12 @@
-"""Rows for models with a head: labelled texts, tagged tokens, questions about texts.
+"""Read rows for models with a head: labelled texts, tagged tokens and questions about texts.
 
-- `{"text": ..., "label": ...}`; two texts as `text` and `text2`, or `premise` and `hypothesis`; labels as a list, where
-  a text may have several;
+- `{"text": ..., "label": ...}`; two texts are `text` and `text2`, or `premise` and `hypothesis`; the labels are a list
+  when a text may have several;
 - `{"tokens": [...], "tags": [...]}`, or a CoNLL file, see `conll`;
 - `{"question": ..., "context": ..., "answers": [{"text": ..., "answer_start": ...}]}` (or SQuAD's columns, a list of
-  texts and one of starts), no answers where the context has none; or a SQuAD file.
+  texts and a list of starts); the list is empty when the context has no answer; or a SQuAD file.
 
-A row without labels, tags or answers is read too: it is to be labelled, and training refuses it.
+A row without labels, tags or answers is read too: a model can label it, but training refuses it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ __all__ = ["is_squad", "labelled_of", "question_of", "squad_rows", "tagged_of"]
 
 
 def labelled_of(row: Mapping[str, Any], location: str) -> LabelledText:
-    """A row with `text` and `label`; BadRow with what was expected."""
+    """Return the record of a row with `text` and `label`. Raise BadRow, which says what was expected."""
     first, second = ("text", "text2") if "text" in row or "premise" not in row else ("premise", "hypothesis")
     text = words_of(row, first)
     text2 = words_of(row, second) if row.get(second) is not None else None
@@ -41,7 +41,7 @@ def labelled_of(row: Mapping[str, Any], location: str) -> LabelledText:
 
 
 def tagged_of(row: Mapping[str, Any], location: str) -> TaggedTokens:
-    """A row with `tokens` and `tags`; BadRow with what was expected."""
+    """Return the record of a row with `tokens` and `tags`. Raise BadRow, which says what was expected."""
     tokens = row.get("tokens")
     if not isinstance(tokens, list) or not tokens or not all(isinstance(t, str) and t for t in tokens):
         mend = 'such as ["Ada", "was", "born"]'
@@ -59,7 +59,10 @@ def tagged_of(row: Mapping[str, Any], location: str) -> TaggedTokens:
 
 
 def question_of(row: Mapping[str, Any], location: str) -> ReadingQuestion:
-    """A row with `question`, `context` and `answers`; BadRow when an answer is not where the row says it is."""
+    """Return the record of a row with `question`, `context` and `answers`.
+
+    Raise BadRow when a field is wrong, or the context does not have an answer at the index that the row gives.
+    """
     question, context = words_of(row, "question"), words_of(row, "context")
     key = row.get("id")
     name = str(key) if isinstance(key, str | int) else ""
@@ -72,14 +75,14 @@ def question_of(row: Mapping[str, Any], location: str) -> ReadingQuestion:
 
 
 def _misspelt(field: str, row: Mapping[str, Any], *others: str) -> None:
-    """BadRow when a row lacks a field and has a similar key: else it would be taken for a row to be labelled."""
+    """Raise BadRow when a row lacks a field but has a similar key. Without this check it would count as unlabelled."""
     near = near_key(field, {key: value for key, value in row.items() if key not in (field, *others)})
     if near:
         raise BadRow(f"'{field}' is missing", f"did you mean '{field}'? it has '{near}'")
 
 
 def _answer_pairs(given: Any) -> Iterator[tuple[Any, Any]]:
-    """(text, start) of each answer, from a list of objects or from an object of two lists."""
+    """Yield (text, start) of each answer, from a list of objects or from an object of two lists. Raise BadRow."""
     if isinstance(given, dict):
         texts, starts = given.get("text"), given.get("answer_start")
         if not isinstance(texts, list) or not isinstance(starts, list) or len(texts) != len(starts):
@@ -123,12 +126,16 @@ SQUAD = '{"data": [{"paragraphs": [{"context": ..., "qas": [{"id": ..., "questio
 
 
 def is_squad(text: str) -> bool:
-    """Whether a JSON file's text looks like SQuAD's: one object with `data`."""
+    """Return whether the text of a JSON file looks like SQuAD's: one object with `data` and `paragraphs`."""
     return text.lstrip().startswith("{") and '"data"' in text and '"paragraphs"' in text
 
 
 def squad_rows(text: str, name: str) -> Iterator[tuple[str, Any]]:
-    """(location, row or BadRow) of every question of a SQuAD file (SQuAD, DRCD, CMRC); a location ends with an id."""
+    """Yield (location, row or BadRow) of every question of a SQuAD file (SQuAD, DRCD, CMRC).
+
+    The location of a row ends with the question's id. Raise DataError when the file is not valid JSON or has no list
+    `data`.
+    """
     try:
         value = parse_json(text)
     except BadJson as bad:

@@ -1,8 +1,8 @@
-"""Rows that are longer than `max_length`, and rows that cannot be used: one policy for rows of every kind.
+"""Handle rows that are longer than `max_length` and rows that cannot be used, in one way for rows of every kind.
 
-Encoding a record yields a row, a `Problem`, or `TooLong` where a row may not be cut; `gathered` sorts them, and
-`EncodeResult.checked` raises or counts as the settings say. A problem that many rows have is one line of the error:
-`rows.csv:2-61: ... (60 rows)`.
+Encoding a record yields a row, a `Problem`, or `TooLong` if the row is too long and may not be cut. `gathered` sorts
+them, and `EncodeResult.checked` raises or counts as the settings say. A problem that many rows have is one line of the
+error: `rows.csv:2-61: ... (60 rows)`.
 """
 
 from __future__ import annotations
@@ -34,19 +34,19 @@ OverLong = Literal["drop", "truncate", "raise"]
 LONG_MEND = "raise max_length, or over_long: drop"
 SKIP_MEND = "--on-bad-row skip leaves them out"
 LISTED_PROBLEMS = 20
-"""How many problems an error lists at most; it says how many more there are."""
+"""The most problems that an error lists; it also says how many more there are."""
 NUMBERED = re.compile(r"(.*[:\[])(\d+)(\]?)", re.DOTALL)
-"""The location of a row: `rows.jsonl:17`, or `rows.json[3]`."""
+"""Matches the location of a row: `rows.jsonl:17`, or `rows.json[3]`."""
 MANY = 3
-"""From this many rows on there is one line for all."""
+"""The least number of rows with the same problem that get one line together."""
 RANGES = 5
-"""How many ranges of rows are named."""
+"""The most ranges of rows that are named."""
 
 RowT = TypeVar("RowT")
 
 
 class Limits(NamedTuple):
-    """max_length: tokens of a row; over_long: what becomes of a longer one; on_bad_row: of one that cannot be used."""
+    """max_length: the most tokens of a row; over_long: what to do with a longer row; on_bad_row: with a bad row."""
 
     max_length: int
     over_long: OverLong = "raise"
@@ -54,15 +54,15 @@ class Limits(NamedTuple):
 
 
 class TooLong(NamedTuple):
-    """A row of so many tokens, which is not to be cut."""
+    """A row that is too long and must not be cut. length: its tokens."""
 
     location: str
     length: int
 
 
 class EncodeResult(NamedTuple, Generic[RowT]):
-    """What came of records: rows ready for training, those that are too long, problems of those that cannot be used;
-    truncated: how many rows were cut."""
+    """The result of encoding records. rows: ready for training; long: rows that are too long; problems: of the records
+    that cannot be used; truncated: how many rows were cut."""
 
     rows: list[RowT]
     long: list[TooLong]
@@ -71,12 +71,15 @@ class EncodeResult(NamedTuple, Generic[RowT]):
 
     @property
     def dropped(self) -> int:
-        """How many rows are left out for their length."""
+        """Return how many rows are left out because they are too long."""
         return len(self.long)
 
     def checked(self, records: int, limits: Limits, kind: type[DataError] = DataError) -> EncodeResult[RowT]:
-        """The rows for training. DataError with every bad row (`kind`) unless these are skipped, with every row that is
-        too long if `over_long` is `raise`, and where no row is left. records: how many rows were asked for."""
+        """Return this result if it may be used for training.
+
+        Raise DataError (`kind` if there are bad rows) with every bad row unless bad rows are skipped, with every row
+        that is too long if `over_long` is `raise`, and when no row is left. records: how many records were encoded.
+        """
         cause = f"tokens, more than max_length {limits.max_length}"
         raised = self.long if limits.over_long == "raise" else []
         long = [Problem(one.location, f"{one.length} {cause}", LONG_MEND) for one in raised]
@@ -89,7 +92,7 @@ class EncodeResult(NamedTuple, Generic[RowT]):
 
 
 def gathered(found: Iterable[RowT | Problem | TooLong]) -> EncodeResult[RowT]:
-    """Rows and what is wrong with others, apart."""
+    """Sort rows, rows that are too long, and problems into one result."""
     every = list(found)
     rows: list[Any] = [one for one in every if not isinstance(one, Problem | TooLong)]
     long = [one for one in every if isinstance(one, TooLong)]
@@ -98,7 +101,7 @@ def gathered(found: Iterable[RowT | Problem | TooLong]) -> EncodeResult[RowT]:
 
 
 def _nothing_left(rows: int, dropped: int, max_length: int, bad: Sequence[Problem]) -> DataError:
-    """The error of data of which no row is left: dropped ones are too long, the others have their own mends."""
+    """Return the error of data without a row left. Dropped rows are too long; the bad rows have their own mends."""
     if not dropped:
         cause = f"no row is left of {rows}: all are bad" if rows else "there is no row"
         return DataError(Problem("", cause), *listed(bad))
@@ -108,8 +111,10 @@ def _nothing_left(rows: int, dropped: int, max_length: int, bad: Sequence[Proble
 
 @contextmanager
 def with_mends(long: str) -> Iterator[None]:
-    """Errors in the block mend rows that are too long by `long`, and do not mention skipping rows: for verbs that have
-    neither `over_long` nor `--on-bad-row`."""
+    """Change the mends of errors raised in the block: `long` for rows that are too long, and none about skipping rows.
+
+    This is for verbs that have neither `over_long` nor `--on-bad-row`.
+    """
     try:
         yield
     except DataError as error:
@@ -118,8 +123,11 @@ def with_mends(long: str) -> Iterator[None]:
 
 
 def grouped(problems: Sequence[Problem]) -> list[tuple[Problem, int]]:
-    """Problems with the same cause and mend in one file become one, with their number, in the order of their first
-    rows. A problem whose location has no number stays alone."""
+    """Join problems of one file with the same cause and mend, and return each with its number of rows.
+
+    They are in the order of their first rows. Fewer than MANY problems, and a problem without a row number in its
+    location, are not joined.
+    """
     groups: dict[tuple[object, ...], list[tuple[Problem, int]]] = {}
     for i, problem in enumerate(problems):
         match = NUMBERED.fullmatch(problem.location)
@@ -137,7 +145,7 @@ def grouped(problems: Sequence[Problem]) -> list[tuple[Problem, int]]:
 
 
 def _ranges(numbers: Sequence[int]) -> str:
-    """`2-4, 7, 9-12` of sorted numbers; the first few of many."""
+    """Return sorted numbers as ranges, such as `2-4, 7, 9-12`; of many ranges only the first RANGES."""
     runs: list[list[int]] = []
     for number in numbers:
         if runs and number == runs[-1][1] + 1:
@@ -151,15 +159,17 @@ def _ranges(numbers: Sequence[int]) -> str:
 def data_error(
     problems: list[Problem], rows: int, kind: type[DataError] = DataError, *, skippable: bool = True
 ) -> DataError:
-    """One error for all bad rows: the first ones listed, the rest counted; skippable: whether `--on-bad-row skip` may
-    help, which it does not when no row would be left."""
+    """Return one error for all bad rows, with the first problems listed and the others counted.
+
+    skippable: whether `--on-bad-row skip` may help; it does not help when no row would be left.
+    """
     bad = len({problem.location for problem in problems})  # a row may have several problems
     mend = SKIP_MEND if skippable and bad < rows else ""
     return kind(*listed(problems), Problem("", f"{bad} of {rows} rows cannot be used", mend))
 
 
 def listed(problems: Sequence[Problem]) -> list[Problem | str]:
-    """The first problems, one line for a problem that many rows have, and how many more there are."""
+    """Return the first problems, one line for a problem that many rows have, and how many more there are."""
     groups = grouped(problems)
     more = sum(count for _, count in groups[LISTED_PROBLEMS:])
     return [*(problem for problem, _ in groups[:LISTED_PROBLEMS]), *([f"... and {more} more"] if more else [])]

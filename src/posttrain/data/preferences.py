@@ -1,8 +1,8 @@
-"""Answers that were compared or graded: rows to records, and pairs made of a change's targets.
+"""Read rows of compared or graded answers, and make such pairs from a change's targets.
 
-These rows are read, each with strings or with lists of messages:
+These rows are read. Each has strings or lists of messages:
 
-- `{"prompt": ..., "chosen": ..., "rejected": ...}`, with `margin` (a number) if a reward model is to learn it;
+- `{"prompt": ..., "chosen": ..., "rejected": ...}`, with `margin` (a number) if a reward model will learn it;
 - `{"chosen": [...], "rejected": [...]}`, two conversations with the same beginning, which is the prompt;
 - `{"prompt": ..., "completion": ..., "label": true}`, where label says whether the answer is wanted.
 """
@@ -25,7 +25,7 @@ Turns = tuple[Message, ...]
 
 
 def preference_of(row: Mapping[str, Any], location: str) -> Preference:
-    """A row with `chosen` and `rejected`; BadRow with what was expected."""
+    """Return the record of a row with `chosen` and `rejected`. Raise BadRow, which says what was expected."""
     if row.get("chosen") is None and row.get("rejected") is None:
         cause = f"'chosen' and 'rejected' are expected, two answers to one prompt; the row has {keys_of(row)}"
         raise BadRow(cause, "objective: kto learns from graded answers, sft from conversations and completions")
@@ -57,7 +57,7 @@ def preference_of(row: Mapping[str, Any], location: str) -> Preference:
 
 
 def graded_of(row: Mapping[str, Any], location: str) -> Graded:
-    """A row with `completion` and `label`; BadRow with what was expected."""
+    """Return the record of a row with `completion` and `label`. Raise BadRow, which says what was expected."""
     if "completion" not in row or row.get("label") is None:
         cause = f"'completion' and 'label' (true or false) are expected; the row has {keys_of(row)}"
         mend = 'add "label": true or false' if "completion" in row else "objective: dpo or orpo learn from preferences"
@@ -73,7 +73,7 @@ def graded_of(row: Mapping[str, Any], location: str) -> Graded:
 
 
 def _prompt(row: Mapping[str, Any]) -> tuple[Turns | None, bool]:
-    """The prompt, with its own answers left out of the loss, and whether it was a string."""
+    """Return the prompt (None if missing), its assistant turns not learned, and whether it was a string."""
     value = row.get("prompt")
     if value is None:
         return None, False
@@ -95,7 +95,7 @@ def _answer(row: Mapping[str, Any], field: str) -> Turns:
 
 
 def _without(prompt: Turns, answer: Turns, field: str) -> Turns:
-    """The answer without the prompt, if it repeats it."""
+    """Return the answer without the prompt, if it repeats it. Raise BadRow when no assistant turn follows."""
     if tuple(map(_unlearned, answer[: len(prompt)])) == prompt:
         answer = answer[len(prompt) :]
         if not answer:
@@ -107,7 +107,10 @@ def _without(prompt: Turns, answer: Turns, field: str) -> Turns:
 
 
 def _shared(row: Mapping[str, Any], chosen: Turns, rejected: Turns) -> tuple[Turns, Turns, Turns]:
-    """Split two whole conversations: the prompt, which is their common beginning, and both answers."""
+    """Split two whole conversations into the prompt, which is their common beginning, and both answers.
+
+    Raise BadRow when they have no common beginning, or no assistant turn follows it.
+    """
     if not (isinstance(row["chosen"], list) and isinstance(row["rejected"], list)):
         raise BadRow("'prompt' is missing", 'add "prompt": "...", or write both as lists of messages, prompt included')
     if _stripped(chosen) == _stripped(rejected):
@@ -125,7 +128,7 @@ def _shared(row: Mapping[str, Any], chosen: Turns, rejected: Turns) -> tuple[Tur
 
 
 def _learned(answer: Turns, field: str) -> Turns:
-    """The answer itself; BadRow when its last turn is not the assistant's."""
+    """Return the answer as it is. Raise BadRow when its last turn is not the assistant's."""
     if answer[-1].role != "assistant":
         raise BadRow(f"the last turn of '{field}' is the {answer[-1].role}'s", "end it with the assistant's answer")
     return answer
@@ -136,20 +139,23 @@ def _unlearned(message: Message) -> Message:
 
 
 def _stripped(turns: Turns) -> list[tuple[Any, ...]]:
-    """The parts of an answer that count for comparing, without white space around them."""
+    """Return the parts of an answer that are compared, without white space around the content."""
     return [(m.role, m.content.strip(), m.reasoning, m.tool_calls) for m in turns]
 
 
 class FromTargets(NamedTuple, Generic[RecordT]):
-    """Records made from targets, and how many targets were left out because the model gives that answer already."""
+    """The records made from targets. skipped: how many targets were left out, because the model's answer is empty or
+    equal to the target's."""
 
     records: list[RecordT]
     skipped: int
 
 
 def pairs_from_targets(targets: Sequence[Conversation], before_answers: Sequence[str]) -> FromTargets[Preference]:
-    """Each target's answer (its last turn), preferred to the untouched model's present answer, if that is another one
-    and not empty; before_answers: one per target, in order."""
+    """Return a preference of each target's answer (its last turn) over the present answer of the unchanged model.
+
+    A target is skipped when the present answer is equal or empty. before_answers: one per target, in order.
+    """
     pairs = [
         Preference(
             tuple(map(_unlearned, target.messages[:-1])),
@@ -165,7 +171,7 @@ def pairs_from_targets(targets: Sequence[Conversation], before_answers: Sequence
 
 
 def graded_from_targets(targets: Sequence[Conversation], before_answers: Sequence[str]) -> FromTargets[Graded]:
-    """The same pairs as two graded answers each: the target's is wanted, the present one is unwanted."""
+    """Return each pair as two graded answers: the target's answer is wanted, the present answer is unwanted."""
     pairs = pairs_from_targets(targets, before_answers)
     graded = [
         Graded(pair.prompt, answer, label, pair.location, pair.tools)

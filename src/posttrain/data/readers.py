@@ -1,9 +1,10 @@
-"""Data files to typed records; every bad row with its location, what was expected, and how to mend it.
+"""Read data files as typed records, and report every bad row with its location, what was expected, and how to mend it.
 
-Read here are rows with `messages` (and `tools`), with `prompt` and `completion` (strings, or lists of messages), and
-with `text`; a message may have `train` (or OpenAI's `weight`) to put its words into or out of the loss. Other rows are
-read in `formats` (Alpaca, ShareGPT, content and summary), `preferences` and `labelled`, files in `files`. A file may
-mix them. Unknown keys of a row are ignored (data sets have ids and sources), unless one is a misspelt known key.
+This module reads rows with `messages` (and `tools`), with `prompt` and `completion` (strings, or lists of messages),
+and with `text`. A message may have `train` (or OpenAI's `weight`) to put its words into the loss or leave them out.
+Other rows are read by `formats` (Alpaca, ShareGPT, content and summary), `preferences` and `labelled`, and files by
+`files`. A file may mix formats. Unknown keys of a row are ignored (data sets have ids and sources), unless one is a
+misspelt known key.
 """
 
 from __future__ import annotations
@@ -70,15 +71,18 @@ class DataSource(Config):
         return self
 
     def at(self, base: Path) -> DataSource:
-        """The same source with a relative path taken from `base` (the folder of the YAML file)."""
+        """Return the same source with a relative path resolved from `base` (the folder of the YAML file)."""
         if self.path is None or Path(self.path).expanduser().is_absolute():
             return self
         return self.model_copy(update={"path": str(base / self.path)})
 
 
 class ReadResult(NamedTuple):
-    """Good records; how many rows there were, how many were skipped, and what was wrong with these; formats: how many
-    rows of each format were recognised; notes: choices made in reading the file, for people."""
+    """The result of reading a source.
+
+    records: the good records; rows: the number of all rows; skipped: the number of bad rows; problems: their problems;
+    formats: how many rows of each format were recognised; notes: the choices made in reading the file, for people.
+    """
 
     records: list[Record]
     rows: int
@@ -88,7 +92,7 @@ class ReadResult(NamedTuple):
     notes: tuple[str, ...] = ()
 
     def recognised(self) -> str:
-        """`Alpaca`, or `3 rows of Alpaca, 1 row of text`."""
+        """Return the formats as text for people: `Alpaca`, or `3 rows of Alpaca, 1 row of text`."""
         if len(self.formats) == 1:
             return next(iter(self.formats))
         many = [f"{n:,} row{'' if n == 1 else 's'} of {format}" for format, n in self.formats.items()]
@@ -96,7 +100,7 @@ class ReadResult(NamedTuple):
 
 
 def sift(source: DataSource) -> ReadResult:
-    """Read every row, and report the bad ones; DataError when the file cannot be read, or is empty."""
+    """Read every row, and report the bad ones. Raise DataError when the file cannot be read or is empty."""
     name = source.path if source.path is not None else f"{source.hub}[{source.split}]"
     assert name is not None
     records: list[Record] = []
@@ -122,7 +126,7 @@ def sift(source: DataSource) -> ReadResult:
 
 
 def read_records(source: DataSource, *, on_bad_row: OnBadRow = "fail") -> ReadResult:
-    """Read every row. DataError with all bad rows (the first 20 listed) unless they are skipped, or if none is left."""
+    """Read every row. Raise DataError with all bad rows (20 are listed) unless they are skipped, or if none is left."""
     read = sift(source)
     if not read.records or (read.problems and on_bad_row == "fail"):
         raise data_error(read.problems, read.rows)
@@ -130,7 +134,7 @@ def read_records(source: DataSource, *, on_bad_row: OnBadRow = "fail") -> ReadRe
 
 
 def _rows(source: DataSource, notes: list[str]) -> Iterator[tuple[str, Any]]:
-    """(location, row) of every row; a row is a dict, a `BadRow`, or another JSON value."""
+    """Return an iterator of (location, row). A row is a dict, a `BadRow`, or another JSON value."""
     if source.hub is not None:
         from posttrain.data.arrow import hub_rows
 
@@ -150,16 +154,16 @@ FORMAT_NAMES: dict[Format, str] = {
     "answers": "questions about texts",
 }
 LISTS = ("tokens", "tags", "answers")
-"""Fields that are lists, which tables store as JSON text."""
+"""The fields that are lists; tables store them as JSON text."""
 
 
 def record_of(row: Any, location: str) -> Record:
-    """One row as a record; BadRow with what was expected."""
+    """Return one row as a record. Raise BadRow, which says what was expected."""
     return _recognised(row, location, {}, "auto")[1]
 
 
 def _recognised(row: Any, location: str, columns: Mapping[str, str], format: Format) -> tuple[str, Record]:
-    """The name of the row's format, and its record."""
+    """Return the name of the row's format, and its record. Raise BadRow."""
     if isinstance(row, BadRow):
         raise row
     if not isinstance(row, dict):
@@ -184,7 +188,7 @@ def _recognised(row: Any, location: str, columns: Mapping[str, str], format: For
 
 
 def _is_graded(row: Mapping[str, Any]) -> bool:
-    """Whether the label of a table's row is a truth value in words (`yes`, `0`)."""
+    """Return whether a table's row has a completion, and a label that is a truth value as text (`yes`, `0`)."""
     label = row.get("label")
     return filled(row.get("completion")) and isinstance(label, str) and label.strip().lower() in TRUTH
 
@@ -243,22 +247,23 @@ ASKED: tuple[str, ...] = ("question", "query", "problem", "instruction", "input"
 ASKED += ("問題", "提問", "指令", "指示", "輸入", "题目", "題目", "问题", "提问", "输入")
 ANSWERED: tuple[str, ...] = ("answer", "response", "output", "solution", "target", "reply", "assistant")
 ANSWERED += ("回答", "答案", "回應", "回覆", "答覆", "輸出", "解答", "回复", "答复", "输出", "回应")
-"""Names that other data sets give to the columns of a prompt and its answer."""
+"""The names that other data sets give to the column of a prompt (ASKED) and of its answer (ANSWERED)."""
 
 
 def _misspelt(row: Mapping[str, Any]) -> str:
-    """The mend for a row of no known format that has a key similar to a known one; "" where it has none."""
+    """Return the mend for a row of no known format that has a key similar to a known key, or "" when it has none."""
     wrong = {key: near for key in STARTS if (near := near_key(key, row)) and near not in STARTS}
     return "; ".join(f"did you mean '{key}'? it has '{near}'" for key, near in list(wrong.items())[:2])
 
 
 def _mapping(row: Mapping[str, Any]) -> str:
-    """The mend for a row of no known format: how to map its columns."""
-    written = {str(key).strip().casefold(): str(key) for key in reversed(list(row))}  # the first of two alike
+    """Return the mend for a row of no known format: how to map its columns."""
+    # of two names that are alike, the first wins
+    written = {str(key).strip().casefold(): str(key) for key in reversed(list(row))}
     asked = next((written[key] for key in ASKED if key in written), None)
     answered = next((written[key] for key in ANSWERED if key in written), None)
     others = [str(key) for key in row if key not in (asked, answered)]
-    if len(row) == 2:  # what is not known is the other one
+    if len(row) == 2:  # the column that is not recognised is the other one
         asked = asked or others.pop(0)
         answered = answered or others.pop(0)
     asked, answered = asked or "QUESTION", answered or "ANSWER"
@@ -293,7 +298,7 @@ def _completion(row: Mapping[str, Any], location: str) -> Record:
 
 
 def _check_answer(messages: tuple[Message, ...]) -> None:
-    """A conversation must end with an answer, or supervise another turn on purpose."""
+    """Raise BadRow unless a conversation ends with an answer to learn, or a turn has `train: true`."""
     if any(m.train for m in messages):
         return
     if not any(m.role == "assistant" for m in messages):

@@ -1,7 +1,7 @@
-"""The records of data files: conversations, prompt/completion pairs, plain texts, prompts alone, preferences, graded
-answers, labelled texts, tagged tokens, questions about texts.
+"""Define the records of data files: conversations, prompt and completion, plain texts, prompts, preferences and others.
 
-Each record has its `location` (`rows.jsonl:17`), so that every later error can name the row.
+The others are graded answers, labelled texts, tagged tokens and questions about texts. Each record has its `location`
+(`rows.jsonl:17`), so that every later error can name the row.
 """
 
 from __future__ import annotations
@@ -32,14 +32,16 @@ __all__ = [
 ]
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
-"""The roles that a message may have; a chat template may know fewer."""
+"""The roles that a message may have; a chat template may support fewer."""
 
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One turn, passed to the chat template as it is, except that arguments in JSON text are parsed; train: None is the
-    default (an assistant's turn is learned, others are not); False on an assistant's turn leaves it out of the loss;
-    True on another turn puts its words and its end-of-turn token into the loss."""
+    """One turn of a conversation. The chat template gets it as it is, except that arguments in JSON text are parsed.
+
+    train: None is the default (an assistant's turn is learned, others are not); False on an assistant's turn leaves it
+    out of the loss; True on another turn puts its words and its end-of-turn token into the loss.
+    """
 
     role: str
     content: str
@@ -51,11 +53,11 @@ class Message:
 
     @property
     def supervised(self) -> bool:
-        """Whether the words of this turn are in the loss."""
+        """Return whether the words of this turn are in the loss."""
         return self.role == "assistant" if self.train is None else self.train
 
     def for_template(self) -> dict[str, Any]:
-        """The dict that chat templates take; fields that are None are left out."""
+        """Return the dict that chat templates take, without the fields that are None."""
         optional = {
             "reasoning_content": self.reasoning,
             "tool_calls": None if self.tool_calls is None else with_objects(self.tool_calls),
@@ -68,7 +70,7 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """Turns in order, with the tools that the assistant may call (JSON schemas); weight: factor of its loss; ended:
+    """Turns in order. tools: JSON schemas of the tools that the assistant may call; weight: factor of its loss; ended:
     False when the last turn was cut off, so that its end must not be learned."""
 
     messages: tuple[Message, ...]
@@ -87,13 +89,13 @@ class Completion:
     location: str
 
     def as_conversation(self) -> Conversation:
-        """The same pair as a conversation of two turns."""
+        """Return the same pair as a conversation of two turns."""
         return Conversation((Message("user", self.prompt), Message("assistant", self.completion)), self.location)
 
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """A document: every token is learned, then the end-of-text token."""
+    """A document. Every token is learned, and the end-of-text token after them."""
 
     text: str
     location: str
@@ -101,7 +103,7 @@ class Text:
 
 @dataclass(frozen=True, slots=True)
 class PromptOnly:
-    """A prompt that a model is to answer; fields: the other fields of its row, for whoever judges the answer."""
+    """A prompt that a model will answer. fields: the other fields of its row, for the code that judges the answer."""
 
     messages: tuple[Message, ...]
     location: str
@@ -109,14 +111,14 @@ class PromptOnly:
 
     @property
     def text(self) -> str:
-        """The words of its last message."""
+        """Return the content of the last message."""
         return self.messages[-1].content
 
 
 @dataclass(frozen=True, slots=True)
 class Preference:
-    """Two answers to one prompt, the first is preferred; margin: by how much, on any scale, for reward models; plain:
-    prompt and answers were strings, so that they are joined as plain text if there is no chat template."""
+    """Two answers to one prompt, of which `chosen` is preferred. margin: by how much, on any scale, for reward models;
+    plain: prompt and answers were strings, so that they are joined as plain text if there is no chat template."""
 
     prompt: tuple[Message, ...]
     chosen: tuple[Message, ...]
@@ -127,13 +129,13 @@ class Preference:
     plain: bool = False
 
     def both(self) -> tuple[Conversation | Completion, Conversation | Completion]:
-        """The prompt with the chosen and with the rejected answer."""
+        """Return the prompt with the chosen answer, and the prompt with the rejected answer."""
         return _answered(self, self.chosen), _answered(self, self.rejected)
 
 
 @dataclass(frozen=True, slots=True)
 class Graded:
-    """An answer that is wanted (label true) or unwanted; `plain` as in `Preference`."""
+    """An answer that is wanted (label true) or unwanted (label false). `plain`: as in `Preference`."""
 
     prompt: tuple[Message, ...]
     completion: tuple[Message, ...]
@@ -143,25 +145,25 @@ class Graded:
     plain: bool = False
 
     def answered(self) -> Conversation | Completion:
-        """The prompt with its answer."""
+        """Return the prompt with its answer."""
         return _answered(self, self.completion)
 
 
 @dataclass(frozen=True, slots=True)
 class LabelledText:
-    """A text, or two (a premise and a hypothesis), with its labels: none for a text that is to be labelled."""
+    """A text, or two (a premise and a hypothesis), with its labels. A text that is not labelled yet has none."""
 
     text: str
     labels: tuple[str, ...]
     location: str
     text2: str | None = None
     gold: bool = True
-    """Whether the row has labels (possibly an empty list)."""
+    """Whether the row has labels, possibly an empty list."""
 
 
 @dataclass(frozen=True, slots=True)
 class TaggedTokens:
-    """A sentence split into tokens, each with its tag; no tags for a sentence that is to be tagged."""
+    """A sentence split into tokens, each with its tag. A sentence that is not tagged yet has no tags."""
 
     tokens: tuple[str, ...]
     tags: tuple[str, ...]
@@ -170,7 +172,7 @@ class TaggedTokens:
 
 
 class SpanAnswer(NamedTuple):
-    """An answer; start: index of its first character in the context."""
+    """An answer. start: index of its first character in the context."""
 
     text: str
     start: int
@@ -178,7 +180,7 @@ class SpanAnswer(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ReadingQuestion:
-    """A question about a text that contains the answer, or (`answers` empty) does not; id: the data set's own."""
+    """A question about a text. answers: empty when the text has no answer; id: the question's id in its data set."""
 
     question: str
     context: str
@@ -200,7 +202,10 @@ Record: TypeAlias = (
 
 
 def texts_of(record: Record) -> list[Record]:
-    """What is rendered for a record: both answers of a preference, or the graded one, named in `location`."""
+    """Return the records to render for a record: both answers of a preference, the graded answer, or the record itself.
+
+    The `location` of an answer says which one it is: chosen, rejected, wanted or unwanted.
+    """
     if isinstance(record, Preference):
         named = zip(record.both(), ("chosen", "rejected"), strict=True)
         return [replace(one, location=f"{record.location} {name}") for one, name in named]
@@ -210,7 +215,10 @@ def texts_of(record: Record) -> list[Record]:
 
 
 def talk_of(record: Record) -> Conversation | None:
-    """A record as a conversation, for comparing questions; None for a plain text."""
+    """Return a record as a conversation, for comparing questions, or None when it is none.
+
+    A preference gives the conversation with its chosen answer.
+    """
     if isinstance(record, Preference):
         record = record.both()[0]
     elif isinstance(record, Graded):
@@ -233,4 +241,4 @@ NO_TEXTS: dict[type[Record], tuple[str, str]] = {
         "objective: kto; or format: completion, to learn every answer whatever its label",
     ),
 }
-"""Records of other objectives, of which not a single text is learned: cause and mend."""
+"""Kind of record that is not learned as a single text, but by other objectives -> cause and mend of the problem."""

@@ -1,4 +1,4 @@
-"""Scripts and spellings: characters of scripts without spaces between words, and one spelling for equal questions."""
+"""Recognise characters of scripts without spaces between words, and give equal questions one spelling."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ import unicodedata
 __all__ = ["CJK", "is_cjk", "normalise_prompt"]
 
 CJK = "\u2e80-\u2fdf\u3005-\u3007\u3040-\u30ff\u3100-\u312f\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
-"""Chinese, Japanese and bopomofo characters, for a character class of a regular expression."""
+"""The Chinese, Japanese and bopomofo characters, as ranges for a character class of a regular expression."""
 _CJK = re.compile(f"[{CJK}]")
 
 
 def is_cjk(character: str) -> bool:
-    """Whether a character is one of `CJK`."""
+    """Return whether a character is one of `CJK`."""
     return _CJK.match(character) is not None
 
 
 def normalise_prompt(text: str) -> str:
-    """A prompt without case, width, spaces and punctuation, so that spellings of one question are equal.
+    """Return a prompt without case, width, spaces and punctuation, so that all spellings of a question become equal.
 
     >>> normalise_prompt("What is  the capital？") == normalise_prompt("what is the Capital?")
     True

@@ -1,6 +1,6 @@
-"""What training would see of a data file: rendered text with its supervised parts, lengths, and the stop token.
+"""Show what training would read from a data file: rendered text with its supervised parts, lengths, and stop token.
 
-`posttrain data show` and `data check` print this; it is computed by the functions that training uses.
+`posttrain data show` and `data check` print this. It is computed by the functions that training uses.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ __all__ = [
 
 
 class Segment(NamedTuple):
-    """Consecutive tokens as text, special tokens included, and whether they are in the loss."""
+    """Consecutive tokens as text, special tokens included. supervised: whether they are in the loss."""
 
     text: str
     supervised: bool
 
 
 class Lengths(NamedTuple):
-    """Row lengths in tokens, and how many rows are longer than max_length."""
+    """Statistics of row lengths, in tokens. over: how many rows are longer than max_length."""
 
     min: int
     median: int
@@ -54,7 +54,7 @@ class Lengths(NamedTuple):
 
 
 class StopCheck(NamedTuple):
-    """The tokens that end supervised turns, those at which generation stops, and the problem ("" if there is none)."""
+    """ends: the tokens that end supervised turns; stops: the tokens at which generation stops; problem: "" if none."""
 
     ends: tuple[str, ...]
     stops: tuple[str, ...]
@@ -62,13 +62,13 @@ class StopCheck(NamedTuple):
 
 
 def survey(records: Sequence[Record], tokenizer: Tokenizer, *, loss_on: LossOn = "assistant") -> EncodeResult[Encoded]:
-    """Render every record, whatever its length; each answer of a preference is a row."""
+    """Render every record, of any length, and return the rows and problems. Each answer of a preference is a row."""
     return gathered(outcomes([text for record in records for text in texts_of(record)], tokenizer, loss_on))
 
 
 class Counted(NamedTuple):
-    """How training would use a file. usable, bad, too_long, dropped, truncated: rows; texts: sequences of usable rows;
-    problems: of bad rows; error: why training would refuse the file even if bad rows are skipped."""
+    """How training would use a file. usable, bad, too_long, dropped, truncated: numbers of rows; texts: sequences of
+    usable rows; problems: of the bad rows; error: why training would refuse the file even if bad rows are skipped."""
 
     rows: int
     usable: int
@@ -81,7 +81,7 @@ class Counted(NamedTuple):
     error: DataError | None = None
 
     def numbers(self) -> dict[str, int]:
-        """All counts, by name."""
+        """Return all counts by name, with the numbers of tokens and of supervised tokens."""
         rows = {name: value for name, value in self._asdict().items() if isinstance(value, int)}
         tokens = sum(len(text.input_ids) for text in self.texts)
         supervised = sum(label != IGNORED for text in self.texts for label in text.labels)
@@ -97,8 +97,10 @@ def count(
     loss_on: LossOn,
     known: int | None = None,
 ) -> Counted:
-    """Render every row as training would, bad rows left out, and count; no error is raised, also when no row is left.
-    known: how many token embeddings the model has, None if that is not known."""
+    """Render every row as training would, without the bad rows, and count them.
+
+    No error is raised, even when no row is left. known: how many token embeddings the model has, None if not known.
+    """
     bad = list(read.problems)
     if not read.records:
         return Counted(read.rows, 0, len(bad), 0, 0, 0, [], bad)
@@ -107,7 +109,7 @@ def count(
     error: DataError | None = None
     try:
         found.checked(len(read.records), limits, TemplateError)
-    except DataError as refused:  # rows that are too long, or none is left
+    except DataError as refused:  # rows are too long, or no row is left
         error = refused
     texts = [text for row in found.rows for text in sequences_of(row)]
     unknown = {problem.location: problem for problem in unknown_tokens(texts, tokenizer, known)}
@@ -126,13 +128,13 @@ def count(
 
 
 def segments(row: Encoded, tokenizer: Tokenizer) -> list[Segment]:
-    """A row as segments of supervised and unsupervised text in turn."""
+    """Return a row as alternating segments of supervised and unsupervised text."""
     runs = groupby(zip(row.input_ids, row.labels, strict=True), key=lambda pair: pair[1] != IGNORED)
     return [Segment(text_of([token for token, _ in run], tokenizer), supervised) for supervised, run in runs]
 
 
 def lengths_of(rows: Sequence[Encoded], max_length: int) -> Lengths:
-    """Length statistics; rows must not be empty. p95: the smallest length that 95 % of the rows do not exceed."""
+    """Return the length statistics of one or more rows. p95: the least length that 95 % of the rows do not exceed."""
     lengths = sorted(len(row.input_ids) for row in rows)
     p95 = lengths[-(-95 * len(lengths) // 100) - 1]
     over = sum(length > max_length for length in lengths)
@@ -140,7 +142,7 @@ def lengths_of(rows: Sequence[Encoded], max_length: int) -> Lengths:
 
 
 def unknown_tokens(rows: Sequence[Encoded], tokenizer: Tokenizer, known: int | None) -> list[Problem]:
-    """Problems of rows with tokens that have no embedding; known: how many embeddings there are, None if not known."""
+    """Return the problems of rows with tokens that have no embedding. known: number of embeddings, or None."""
     if known is None:
         return []
     found = (outside(row.location, row.input_ids, known, tokenizer) for row in rows)
@@ -148,8 +150,10 @@ def unknown_tokens(rows: Sequence[Encoded], tokenizer: Tokenizer, known: int | N
 
 
 def check_stop(rows: Sequence[Encoded], tokenizer: Tokenizer, stops: Sequence[int]) -> StopCheck:
-    """Whether generation stops at every token that the supervised turns end with: otherwise the model would go on after
-    its answer. stops: the model's end-of-sequence ids (`models.load.stop_ids`)."""
+    """Check that generation stops at every token that ends a supervised turn; else the model would continue its answer.
+
+    stops: the model's end-of-sequence ids (`models.load.stop_ids`).
+    """
     ends = sorted({end for row in rows for end in _ends(row)})
     names = tuple(str(tokenizer.convert_ids_to_tokens(i)) for i in ends)
     stop_names = tuple(str(tokenizer.convert_ids_to_tokens(i)) for i in stops)
@@ -166,8 +170,10 @@ def check_stop(rows: Sequence[Encoded], tokenizer: Tokenizer, stops: Sequence[in
 
 
 def check_prompt(tokenizer: Tokenizer) -> str:
-    """How the generation prompt differs from the trained text; "" when it does not, or without a template.
-    DeepSeek-R1's template makes generation begin with `<think>`, but renders past answers without it."""
+    """Return how the generation prompt differs from the trained text, or "" when it does not or there is no template.
+
+    DeepSeek-R1's template makes generation begin with `<think>`, but renders past answers without it.
+    """
     if not tokenizer.chat_template:
         return ""
     try:
@@ -177,7 +183,7 @@ def check_prompt(tokenizer: Tokenizer) -> str:
 
 
 def _ends(row: Encoded) -> set[int]:
-    """The last token of every supervised segment (adjacent turns count as one)."""
+    """Return the last tokens of all supervised segments. Adjacent turns count as one segment."""
     following = [*row.labels[1:], IGNORED]
     if row.truncated:
         following[-1] = row.labels[-1]  # the last segment was cut off before its end

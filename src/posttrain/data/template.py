@@ -1,12 +1,12 @@
 """Render conversations with a tokenizer's chat template, and find the supervised turns in the text.
 
-An assistant's words are found in the rendered text in one of two ways, both of which are verified:
+An assistant's words are found in the rendered text in one of two ways. Both are verified:
 
-- **markers**: the template puts `{% generation %}` around the words, and the renderer reports these regions; the
-  generation prompt must stand before them, or at their beginning, where it is not learned;
-- **prefixes**: the text rendered from the turns before, with the generation prompt, must be the beginning of the whole
-  text; so must be the text rendered up to and including the turn. The words are the difference. If the second does not
-  hold (Qwen3 drops the reasoning of earlier turns), the turn's content must follow the first literally.
+- **markers**: the template puts `{% generation %}` around the words, and the renderer reports these regions. The
+  generation prompt must precede the region, or be its beginning, which is not learned;
+- **prefixes**: two texts must be the beginning of the whole text: the turns before, rendered with the generation
+  prompt, and the turns up to and including this one. The words are the difference. If the second condition fails (Qwen3
+  drops the reasoning of earlier turns), the turn's content must follow the first text literally.
 
 A supervised user's turn begins with its content. The end of a turn is found on the tokens (`data/chat.py`).
 """
@@ -45,21 +45,22 @@ SPLIT_MEND = (
 )
 
 HI = (Message("user", "Hi"),)
-"""A conversation to find out what a template writes around turns."""
+"""A conversation with which to find out what a template writes around turns."""
 OTHER_WORDS = "{ These are other words. }"
 """Words that no template contains."""
 
 CALL = {"id": "call00001", "type": "function", "function": {"name": "add", "arguments": {"posttrainkey": "value"}}}
-"""A call to find out how a template takes arguments; Mistral's templates require ids of nine letters and digits."""
+"""A call with which to find out how a template takes arguments. Mistral's templates require ids of nine letters and
+digits."""
 
 
 RAW = 'posttrain "words"'
-"""Arguments that are not JSON, and that would look different when written as a JSON text."""
+"""Arguments that are not JSON, and that change when they are written as a JSON text."""
 RAW_MEND = 'write the arguments as an object, {"city": "Paris"}, or as the JSON text of one (json.dumps)'
 
 
 class Span(NamedTuple):
-    """Characters [start, end) of a supervised turn; last: no turn follows."""
+    """The characters [start, end) of a supervised turn. last: no turn follows."""
 
     start: int
     end: int
@@ -67,7 +68,7 @@ class Span(NamedTuple):
 
 
 class Rendered(NamedTuple):
-    """A conversation as text, its supervised turns, and its location in the data."""
+    """A conversation as text. spans: its supervised turns; location: its location in the data."""
 
     text: str
     spans: list[Span]
@@ -75,7 +76,7 @@ class Rendered(NamedTuple):
 
 
 class ChatTemplate:
-    """Renders conversations with one tokenizer's template; raises TemplateError naming the row."""
+    """Renders conversations with one tokenizer's template. Its methods raise TemplateError, which names the row."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         # the tokenizer itself is not stored: the cache in chat.py must not keep it alive
@@ -83,7 +84,7 @@ class ChatTemplate:
         self.variables = dict(tokenizer.special_tokens_map)
         self.moment = moment_of(tokenizer)
         try:
-            self.sources = {  # some tokenizers have another one for tools
+            self.sources = {  # some tokenizers have another template for tools
                 tools: at_moment(tokenizer.get_chat_template(tools=[{}] if tools else None), self.moment)
                 for tools in (False, True)
             }
@@ -94,18 +95,18 @@ class ChatTemplate:
         self.check_fields = FieldCheck(self.text)
 
     def text(self, messages: Sequence[Message], tools: Tools, location: str, *, prompt: bool = False) -> str:
-        """The rendered text; with `prompt`, followed by the generation prompt."""
+        """Return the rendered text; with `prompt`, the generation prompt follows it."""
         return self._run(self._chat(messages, tools), tools, location, prompt)[0]
 
     def prompt(self, messages: Sequence[Message], tools: Tools, location: str) -> str:
-        """The rendered text up to where the answer begins. TemplateError when a field would be left out of it."""
+        """Return the rendered text up to the beginning of the answer. Raise TemplateError when a field is left out."""
         _check_calls(messages, location)
         text = self.text(messages, tools, location, prompt=True)
         self.check_fields(messages, tuple(tools) if tools else None, location, text, prompt=True)
         return text
 
     def _chat(self, messages: Sequence[Message], tools: Tools) -> list[dict[str, Any]]:
-        """The messages as the template takes them, with arguments of calls as objects or as JSON text."""
+        """Return the messages as the template takes them, with arguments of calls as objects or as JSON text."""
         chat = [message.for_template() for message in messages]
         if any(message.tool_calls for message in messages) and self._takes_text(bool(tools)):
             for fields in chat:
@@ -114,7 +115,7 @@ class ChatTemplate:
         return chat
 
     def _takes_text(self, tools: bool) -> bool:
-        """Whether arguments must be JSON text: the template refuses an object, or prints it as Python does."""
+        """Return whether arguments must be JSON text: the template refuses an object, or prints it as Python does."""
         if tools not in self.arguments_are_text:
             printed = [self._called(calls, tools) for calls in ([CALL], with_texts([CALL]))]
             bad = not printed[0] or "{'posttrainkey'" in printed[0]
@@ -122,7 +123,7 @@ class ChatTemplate:
         return self.arguments_are_text[tools]
 
     def _called(self, calls: list[dict[str, Any]], tools: bool) -> str:
-        """A rendered simple conversation with calls; "" when the template refuses it."""
+        """Return a rendered simple conversation with calls, or "" when the template refuses it."""
         known = ({"type": "function", "function": {"name": "add", "description": "", "parameters": {}}},)
         chat: list[dict[str, Any]] = [{"role": "user", "content": "Hi"}]
         chat.append({"role": "assistant", "content": "", "tool_calls": calls})
@@ -132,14 +133,14 @@ class ChatTemplate:
             return ""
 
     def _prints_raw(self, tools: bool) -> bool:
-        """Whether the template prints arguments that are text unchanged, without quotation marks around them."""
+        """Return whether the template prints arguments that are text as they are, without quotation marks."""
         if tools not in self.raw:
             call = {**CALL, "function": {"name": "add", "arguments": RAW}}
             self.raw[tools] = RAW in self._called([call], tools)
         return self.raw[tools]
 
     def _check_texts(self, record: Conversation) -> None:
-        """TemplateError for arguments that are no JSON if the template prints them unchanged, to be learned."""
+        """Raise TemplateError for arguments that are not JSON if the template prints them as they are."""
         for i, message in enumerate(record.messages):
             for call in with_objects(message.tool_calls or ()):
                 text = argument_text(call)
@@ -166,7 +167,7 @@ class ChatTemplate:
                 **self.variables,
             )
         except jinja2.TemplateSyntaxError as error:
-            pinned = self.sources[bool(tools)].startswith(PINNED)  # a line before the template
+            pinned = self.sources[bool(tools)].startswith(PINNED)  # `at_moment` puts a line before the template
             line = error.lineno - pinned
             cause = f"the tokenizer's chat template is not valid Jinja: line {line}: {error.message}"
             mend = "correct chat_template.jinja in the model's folder"
@@ -182,7 +183,7 @@ class ChatTemplate:
         return texts[0], list(regions[0]) if marked else []
 
     def render(self, record: Conversation) -> Rendered:
-        """Text and supervised spans of a conversation. TemplateError when the spans cannot be verified."""
+        """Return the text and supervised spans of a conversation. Raise TemplateError if they cannot be verified."""
         _check_calls(record.messages, record.location)
         self._check_texts(record)
         chat = self._chat(record.messages, record.tools)
@@ -207,9 +208,11 @@ class ChatTemplate:
     def _without_prompt(
         self, record: Conversation, i: int, text: str, region: tuple[int, int], before: int
     ) -> tuple[int, int]:
-        """The marked region without the generation prompt (some templates mark a part of the tag too), which must stand
-        between `before`, where earlier marked turns end, and the words; earlier turns may be rendered differently than
-        in a prompt (Qwen3's reasoning)."""
+        """Return the marked region without the generation prompt, as some templates mark a part of the tag too.
+
+        The generation prompt must be between `before`, the end of the earlier marked turns, and the words. Earlier
+        turns may be rendered differently than in a prompt (Qwen3's reasoning). Raise TemplateError.
+        """
         if text.endswith(self._usual_tag, 0, region[0]):
             return region
         tag = self._tag(record.messages[:i] or HI, record.tools, record.location)
@@ -225,12 +228,12 @@ class ChatTemplate:
         return self._tag(HI, None, "")
 
     def _tag(self, asked: Sequence[Message], tools: Tools, location: str) -> str:
-        """The generation prompt, as the template adds it to these turns."""
+        """Return the generation prompt that the template adds to these turns."""
         prompt = self.text(asked, tools, location, prompt=True)
         return prompt[shared_length(prompt, self.text(asked, tools, location)) :]
 
     def prompt_problem(self) -> str:
-        """How the generation prompt differs from the trained text in a simple conversation; "" when it does not."""
+        """Return how the generation prompt differs from the trained text of a simple conversation, or ""."""
         text = self.text((*HI, Message("assistant", "Yo")), None, "")
         prompt = self.text(HI, None, "", prompt=True)
         if text.startswith(prompt):
@@ -242,7 +245,7 @@ class ChatTemplate:
         if not text.startswith(before):
             at = shared_length(before, text)
             bare = self.text(record.messages[:i], record.tools, record.location)
-            in_tag = before.startswith(bare) and at >= len(bare)  # markers would not help
+            in_tag = before.startswith(bare) and at >= len(bare)  # `{% generation %}` would not help
             raise self._unverified(record, i, _otherwise(before[at:], text[at:]), PROMPT_MEND if in_tag else MARK_MEND)
         start = len(before)
         up_to = (
@@ -259,7 +262,7 @@ class ChatTemplate:
         same = _overlap(up_to[start:] if up_to.startswith(before) else "", text[start:])
         names = [name for call in turn.tool_calls or () if (name := name_of(call)) is not None]
         if same and all(words in same for words in (content, (turn.reasoning or "").strip(), *names)):
-            return start, start + len(same)  # only before the words the last turn has more: Qwen3's empty reasoning
+            return start, start + len(same)  # only the last turn has more text before it: Qwen3's empty reasoning
         at = start + len(text[start:]) - len(text[start:].lstrip())
         if content and text.startswith(content, at):
             return start, at + len(content)
@@ -267,15 +270,18 @@ class ChatTemplate:
 
     @cached_property
     def _tag_unprompted(self) -> bool:
-        """Whether an assistant's turn begins with a tag although the generation prompt is empty."""
+        """Return whether an assistant's turn begins with a tag although the generation prompt is empty."""
         bare = self.text(HI, None, "")
         answered = self.text((*HI, Message("assistant", "Yo")), None, "")
         begun = answered.removeprefix(bare).lstrip().startswith("Yo")
         return self.text(HI, None, "", prompt=True) == bare and not begun
 
     def _user_span(self, record: Conversation, i: int, text: str) -> tuple[int, int]:
-        """The span of a user's (or system's, or tool's) turn: from its content to the end of the turn. It is rendered
-        with other words, since its own may also occur in the tag ("user") or in the end-of-turn token ("end")."""
+        """Return the span of a user's (or system's, or tool's) turn: from its content to the end of the turn.
+
+        The turn is rendered with other words, since its own words may also occur in the tag ("user") or in the
+        end-of-turn token ("end"). Raise TemplateError if the content is not found.
+        """
         message = record.messages[i]
         other = (*record.messages[:i], replace(message, content=OTHER_WORDS))
         told = self.text(other, record.tools, record.location)
@@ -293,7 +299,7 @@ class ChatTemplate:
 
 
 def _check_calls(messages: Sequence[Message], location: str) -> None:
-    """TemplateError for calls with values that are not JSON; rows of files are checked when they are read."""
+    """Raise TemplateError for calls with faults (`fault_of_call`). Rows of files were checked when they were read."""
     for i, message in enumerate(messages):
         for call in message.tool_calls or ():
             fault = fault_of_call(call)
@@ -307,7 +313,7 @@ def _otherwise(prompt: str, text: str) -> str:
 
 
 def _overlap(one: str, other: str) -> str:
-    """The longest end of the first text that is a beginning of the second."""
+    """Return the longest end of the first text that is a beginning of the second text."""
     starts = (found.start() for found in re.finditer(re.escape(other[:1]), one) if other)
     return next((one[at:] for at in starts if other.startswith(one[at:])), "")
 
@@ -315,7 +321,7 @@ def _overlap(one: str, other: str) -> str:
 def _marked_turns(
     text: str, regions: Sequence[tuple[int, int]], messages: Sequence[Message]
 ) -> dict[int, tuple[int, int]] | None:
-    """Index of each assistant turn -> its marked region; None unless every turn has one that contains its content."""
+    """Return index of each assistant turn -> its marked region; None unless each region contains the turn's content."""
     turns = [i for i, message in enumerate(messages) if message.role == "assistant"]
     if len(turns) != len(regions):
         return None

@@ -1,12 +1,13 @@
-"""Fields of a conversation that a chat template leaves out, found by rendering it with and without them.
+"""Find the fields of a conversation that a chat template leaves out, by rendering it with and without them.
 
-A template silently drops what it does not use: a user's `name`, the reasoning of earlier turns (Qwen3), text beside a
-tool call (Llama 3.1), the second call of a turn, a parameter's `pattern` (gpt-oss), a turn of an unknown role. What is
-in the row but not in the text cannot be learned, so such a row is refused.
+A template silently drops the fields that it does not use: a user's `name`, the reasoning of earlier turns (Qwen3), text
+in a turn with a tool call (Llama 3.1), the second call of a turn, a parameter's `pattern` (gpt-oss), a turn of an
+unknown role. A field that is in the row but not in the text cannot be learned, so such a row is refused.
 
-First all fields are rendered together, replaced by unique words; a field whose word is in the text is used. For each of
-the others the conversation is rendered again with another word: if the text is the same, the field is left out. Ids and
-names of tool results in the order of their calls may be left out, since the order of turns tells them.
+First all fields are replaced by unique words and rendered together. If the word of a field is in the text, the field is
+used. For each other field the conversation is rendered again with another word: if the text is the same, the field is
+left out. Ids and names of tool results in the order of their calls may be left out, since the order of turns gives
+them.
 """
 
 from __future__ import annotations
@@ -37,18 +38,18 @@ MEND = "remove the field from the row"
 SCHEMA_MEND = "take it out of the schema, or write it into a description that the template prints"
 CALL_MEND = "remove it from the call, or take a template that has a place for it"
 WORDS = "posttrainwords"
-"""The beginning of the unique words."""
+"""The beginning of all unique words."""
 
 
 class Text(Protocol):
-    """Renders a conversation."""
+    """A function that renders a conversation as text."""
 
     def __call__(self, messages: Sequence[Message], tools: Tools, location: str, *, prompt: bool = False) -> str: ...
 
 
 class Spot(NamedTuple):
-    """A field of a turn (None: of the row); at: index among calls or tools, whose names are fields; part: of the turn's
-    calls or of the tools' schemas; like: equal for parts that templates treat alike."""
+    """A field of a turn (turn None: of the row). at: index of a call or tool, if the field is its name; part: a part of
+    the turn's calls or of the tools' schemas; like: a number that is equal for parts that templates treat alike."""
 
     turn: int | None
     name: str
@@ -58,7 +59,7 @@ class Spot(NamedTuple):
 
 
 class FieldCheck:
-    """Checks conversations with one template; remembers which turns, and parts of schemas and calls, it uses."""
+    """Checks conversations with one template. It remembers which turns and which parts of schemas and calls it uses."""
 
     def __init__(self, text: Text) -> None:
         self.text = text
@@ -69,8 +70,8 @@ class FieldCheck:
     def __call__(
         self, messages: Sequence[Message], tools: Tools, location: str, text: str, *, prompt: bool = False
     ) -> None:
-        """TemplateError naming the first field that is left out of `text`, which is the rendered conversation."""
-        # an answer that is learned is found in its turn anyway
+        """Raise TemplateError, which names the first field that is left out of `text`, the rendered conversation."""
+        # a learned answer needs no check here: rendering finds it in its turn
         found = [not prompt and m.role == "assistant" and m.supervised and not m.tool_calls for m in messages]
         turns = [Spot(i, "content") for i, m in enumerate(messages) if m.content.strip() and not found[i]]
         shape = (_shape(messages), tuple(found), bool(tools), prompt)
@@ -87,7 +88,7 @@ class FieldCheck:
             self._check_lines(spot, messages, tools, location, text, prompt)
 
     def _parts(self, messages: Sequence[Message], tools: Tools) -> Iterator[Spot]:
-        """Parts of schemas and calls to check; of tools only those that are unlike all parts checked before."""
+        """Yield the parts of schemas and calls to check, without parts of schemas like those checked before."""
         if tools and hash(repr(tools)) not in self.kept_tools:
             for part, like in schema_parts(tools):
                 if like not in self.kept_parts:
@@ -98,7 +99,10 @@ class FieldCheck:
                 yield Spot(i, "tool_calls", part=part, like=like)
 
     def _is_new(self, spot: Spot) -> bool:
-        """Whether to check a spot that was not seen in the text; a value that cannot be seen is treated as its like."""
+        """Return whether to check a spot that was not seen in the text.
+
+        A part is not checked if a like part is used, unless it is a part of a call with a value that can be seen.
+        """
         if spot.part is None or spot.like not in self.kept_parts:
             return True
         return spot.turn is not None and seen_value(spot.part, "", 0) is not None
@@ -106,7 +110,7 @@ class FieldCheck:
     def _without_words(
         self, spots: Sequence[Spot], messages: Sequence[Message], tools: Tools, prompt: bool
     ) -> Sequence[Spot]:
-        """The spots whose words are not in the text; all when the template refuses the words."""
+        """Return the spots without their unique words in the text, or all spots when the template refuses the words."""
         values = [_seen(spot, i) for i, spot in enumerate(spots)]
         seen = [(spot, value) for spot, value in zip(spots, values, strict=True) if value is not None]
         rendered = self._renders(*_with(seen, messages, tools), prompt) if spots else None
@@ -117,8 +121,10 @@ class FieldCheck:
     def _check_lines(
         self, spot: Spot, messages: Sequence[Message], tools: Tools, location: str, text: str, prompt: bool
     ) -> None:
-        """TemplateError when a line of a turn is left out: Qwen3 removes thoughts from earlier turns. Lines are checked
-        only if the content is not in the text literally, plain or quoted as JSON."""
+        """Raise TemplateError when a line of a turn is left out: Qwen3 removes thoughts from earlier turns.
+
+        Lines are checked only if the content is not in the text literally, plain or quoted as JSON.
+        """
         turn = spot.turn
         assert turn is not None
         message = messages[turn]
@@ -138,14 +144,14 @@ class FieldCheck:
                     raise TemplateError(Problem(location, cause, "take it out of the content"))
 
     def _renders(self, messages: Sequence[Message], tools: Tools, prompt: bool) -> str | None:
-        """The text; None when the template refuses the conversation."""
+        """Return the rendered text, or None when the template refuses the conversation."""
         try:
             return self.text(messages, tools or None, "", prompt=prompt)
         except TemplateError:
             return None
 
     def _left_out(self, spot: Spot, messages: Sequence[Message], tools: Tools, prompt: bool, text: str) -> bool:
-        """Whether the text is the same with another value in the spot, or, if that is refused, without it."""
+        """Return whether the text is the same with another value in the spot, or, if that is refused, without it."""
         for value in (WORDS if spot.part is None else other_value(spot.part, WORDS), ABSENT):
             rendered = self._renders(*_with([(spot, value)], messages, tools), prompt)
             if rendered is not None:
@@ -154,7 +160,7 @@ class FieldCheck:
 
 
 def _shape(messages: Sequence[Message]) -> tuple[Any, ...]:
-    """What decides which turns a template uses."""
+    """Return the properties of a conversation on which it depends which turns a template uses."""
     return tuple(
         (m.role, bool(m.content.strip()), len(m.tool_calls or ()), m.reasoning is not None, m.name is not None)
         for m in messages
@@ -162,7 +168,7 @@ def _shape(messages: Sequence[Message]) -> tuple[Any, ...]:
 
 
 def _fields(messages: Sequence[Message], tools: Tools) -> Iterator[Spot]:
-    """The fields, besides the contents, that are not empty."""
+    """Yield the fields that are not empty, except the contents."""
     yield from (Spot(None, "tools", at) for at in range(len(tools or ())))
     calls: list[dict[str, Any]] = []
     for i, message in enumerate(messages):
@@ -179,7 +185,7 @@ def _fields(messages: Sequence[Message], tools: Tools) -> Iterator[Spot]:
 
 
 def _seen(spot: Spot, number: int) -> str | int | float | None:
-    """A unique value for the spot; None where it could not be recognised in a text."""
+    """Return a unique value for the spot, or None if a value there cannot be recognised in a text."""
     word = f"{WORDS}{number}end"
     return word if spot.part is None else seen_value(spot.part, word, number)
 
@@ -187,7 +193,7 @@ def _seen(spot: Spot, number: int) -> str | int | float | None:
 def _with(
     values: Sequence[tuple[Spot, Any]], messages: Sequence[Message], tools: Tools
 ) -> tuple[tuple[Message, ...], Tools]:
-    """The conversation with other values in some spots; ABSENT: without a field or part."""
+    """Return the conversation with other values in some spots; with ABSENT, without the field or part."""
     told, parts = list(messages), dict[int | None, dict[tuple[Any, bool], Any]]()
     for spot, value in values:
         if spot.part is not None:
@@ -215,7 +221,7 @@ def _with(
 
 
 def _named(functions: Sequence[dict[str, Any]], at: int, name: str | None) -> tuple[dict[str, Any], ...]:
-    """Calls or schemas of tools, one of them with another name, or without it."""
+    """Return calls or schemas of tools; the one at the index `at` gets another name, or is removed (name None)."""
     if name is None:
         return (*functions[:at], *functions[at + 1 :])
     inner: Mapping[str, Any] = function_of(functions[at])

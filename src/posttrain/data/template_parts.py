@@ -1,14 +1,14 @@
-"""Parts of tool schemas and tool calls that a template must print, and copies with other values in them.
+"""Find the parts of tool schemas and tool calls that a template must print, and make copies with other values in them.
 
-Every part of a schema counts that tells the model something: descriptions, names and types of parameters at any depth,
+Every part of a schema that informs the model counts: descriptions, names and types of parameters at any depth,
 `enum`, `required`, `pattern`, `default`, `return`. A template may leave out:
 
 - what is the same everywhere: `"type": "function"` of a tool, and `"type": "object"` of its `parameters`;
 - `strict`, `$schema`, `$id`, `$comment`, and `title`, which programs generate from the name;
-- defaults: null, "", empty lists and objects, `false`, `"additionalProperties": true`, a `required` name of no
-  parameter.
+- defaults: null, "", empty lists and objects, `false`, `"additionalProperties": true`, and a name in `required` that is
+  no parameter.
 
-Of a call its arguments count, keys and values; `id`, `type` and `index` may be left out.
+In a call, the keys and values of its arguments count; `id`, `type` and `index` may be left out.
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ __all__ = ["ABSENT", "Part", "call_parts", "other_value", "schema_parts", "seen_
 
 Path: TypeAlias = "tuple[str | int, ...]"
 Changes: TypeAlias = "Mapping[tuple[Path, bool], Any]"
-"""(path, whether the key is meant) -> the new value or key."""
+"""(path, whether the key at that path is replaced) -> the new value or key."""
 
 BOOKKEEPING = frozenset({"strict", "$schema", "$id", "$comment", "title"})
 NAMED = frozenset({"properties", "patternProperties", "$defs", "definitions", "dependentSchemas"})
-"""Keys of a schema that have a mapping from names."""
+"""Keys of a schema that hold a mapping from names."""
 VALUES = frozenset({"default", "const", "enum", "example", "examples"})
-"""Keys of a schema that have arbitrary values."""
+"""Keys of a schema that hold arbitrary values."""
 NO_ARGUMENTS = frozenset({"id", "type", "index", "name", "function"})
-"""Keys of a call that are checked elsewhere, or may be left out."""
+"""Keys of a call that are checked elsewhere or may be left out."""
 NUMBER = 918273000
-"""The first of the numbers that occur nowhere else."""
+"""The first of the numbers that are used as unique values, as they occur nowhere else."""
 ABSENT = object()
 """Stands for a value that is removed."""
 
 
 class Part(NamedTuple):
-    """A path in schemas or calls, and the value there; key: the key is meant; type: the value is a parameter's type."""
+    """A path in schemas or calls, and its value. key: the part is the key; type: the value is a parameter's type."""
 
     path: Path
     value: Any
@@ -50,8 +50,11 @@ class Part(NamedTuple):
 
 
 def schema_parts(tools: Sequence[Mapping[str, Any]]) -> Iterator[tuple[Part, int]]:
-    """The parts of tools' schemas that count, without the tools' names, each with a number that is equal for parts that
-    a template treats alike: those with the same path in their parameter and the same other keys there."""
+    """Yield the parts of tools' schemas that count, without the tools' names, each with a number.
+
+    The number is equal for parts that a template treats alike: parts with the same path in their parameter and with
+    the same other keys there.
+    """
     for i, tool in enumerate(tools):
         inner = function_of(tool)
         for told, path in ((tool, (i,)), *([(inner, (i, "function"))] if inner is not tool else [])):
@@ -90,7 +93,7 @@ def _schema(schema: Any, path: Path, *, type: bool = False) -> Iterator[Part]:
 
 
 def _is_usual(path: Path, value: Any) -> bool:
-    """Whether a value is the same in every schema: a tool takes an object, and an object may have more keys."""
+    """Return whether a value is the same in every schema: a tool takes an object, and an object may have more keys."""
     if path[-1] == "additionalProperties":
         return value is True
     return value == "object" and path[1:] in (("parameters", "type"), ("function", "parameters", "type"))
@@ -109,8 +112,11 @@ def _value(value: Any, path: Path) -> Iterator[Part]:
 
 
 def _likeness(part: Part, function: Mapping[str, Any], path: Path) -> tuple[Any, ...]:
-    """What a template may treat differently: the path of a part within its parameter (or another unit of the schema),
-    and the rest of that unit: its keys, or all of it if it contains objects."""
+    """Return the properties of a part by which a template may treat it differently.
+
+    They are the path of the part within its parameter (or another unit of the schema), and the rest of that unit: its
+    keys, or all of it if it contains objects.
+    """
     depth = 3 if path[:2] == ("parameters", "properties") else 2 if path[:1] == ("parameters",) else 1
     unit: Any = function
     for step in path[:depth]:
@@ -125,14 +131,14 @@ def _likeness(part: Part, function: Mapping[str, Any], path: Path) -> tuple[Any,
 
 
 def _kinds(value: Any) -> Any:
-    """The keys of an object with the types of their values."""
+    """Return the keys of an object with the types of their values, or the type's name of any other value."""
     if not isinstance(value, Mapping):
         return type(value).__name__
     return frozenset((k, type(v).__name__, bool(v), repr(v) if k == "type" else "") for k, v in value.items())
 
 
 def call_parts(calls: Sequence[Mapping[str, Any]]) -> Iterator[Part]:
-    """The parts of calls that count, without the functions' names."""
+    """Yield the parts of calls that count, without the functions' names."""
     for i, call in enumerate(calls):
         inner = function_of(call)
         for told, path in ((call, (i,)), *([(inner, (i, "function"))] if inner is not call else [])):
@@ -145,7 +151,7 @@ def call_parts(calls: Sequence[Mapping[str, Any]]) -> Iterator[Part]:
 
 
 def seen_value(part: Part, word: str, number: int) -> str | int | float | None:
-    """A unique word or number to replace the value; None for a truth value, null or a type: these are not unique."""
+    """Return a unique word or number to replace the value, or None for a truth value, null or a type (not unique)."""
     if isinstance(part.value, bool) or part.type:
         return None
     if isinstance(part.value, str):
@@ -156,7 +162,7 @@ def seen_value(part: Part, word: str, number: int) -> str | int | float | None:
 
 
 def other_value(part: Part, word: str) -> Any:
-    """Another value of the same type."""
+    """Return another value of the same type."""
     if isinstance(part.value, bool):
         return not part.value
     if part.type:
@@ -166,7 +172,7 @@ def other_value(part: Part, word: str) -> Any:
 
 
 def with_values(value: Any, changes: Changes, path: Path = ()) -> Any:
-    """A copy of a nested value with other values at some paths."""
+    """Return a copy of a nested value with other values or keys at some paths; ABSENT removes a value or key."""
     if (path, False) in changes:
         return changes[path, False]
     if isinstance(value, Mapping):

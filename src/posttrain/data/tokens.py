@@ -1,13 +1,13 @@
-"""Texts and their token ids, without a template: where a token begins, and a text joined to its continuation.
+"""Tokenise texts without a template: find where a token begins, and join a text to its continuation.
 
-A text and its continuation get ids that together decode to exactly both texts. Tokenised separately, the second text
-gets an extra space from SentencePiece's tokenizers (▁) and others; tokenised together, a token may span the boundary.
-So:
+A text and its continuation get ids that together decode to exactly both texts. When they are tokenised separately, the
+second text gets an extra space from SentencePiece's tokenizers (▁) and others. When they are tokenised together, a
+token may span the boundary. So:
 
 - if the ids of the whole begin with those of the first text, they are cut there, as lm-eval does;
-- else the first text keeps the ids that it has alone, and the second one gets ids that follow them: of several
-  candidates the first with which both decode to the whole;
-- if no candidate does, the ids of the whole are cut where they differ from those of the first text: the second part
+- else the first text keeps the ids that it has alone, and the second text gets ids that follow them: the first of
+  several candidates with which both decode to the whole;
+- if no candidate does, the ids of the whole are cut where they differ from those of the first text. The second part
   then begins with the end of the first text, and has all tokens of its own text.
 """
 
@@ -36,13 +36,14 @@ __all__ = [
 ]
 
 Tokenizer: TypeAlias = "PreTrainedTokenizerBase"
-"""A tokenizer of transformers, which is not imported before one is loaded."""
+"""A tokenizer of transformers. transformers is imported only when a tokenizer is loaded."""
 IGNORED = -100
-"""The label of a token that is not in the loss (PyTorch's cross-entropy and transformers agree on it)."""
+"""The label of a token that is not in the loss. PyTorch's cross-entropy and transformers use the same number."""
 
 
 class Start(NamedTuple):
-    """Where a supervised turn begins: its first token, its first character, and whether that token begins there."""
+    """The start of a supervised turn: the index of its first token, the index of its first character in the text, and
+    whether that token begins exactly at that character."""
 
     token: int
     char: int
@@ -50,20 +51,23 @@ class Start(NamedTuple):
 
 
 def shared_length(one: Sequence[object], other: Sequence[object]) -> int:
-    """The length of the common beginning of two sequences."""
+    """Return the length of the common beginning of two sequences."""
     pairs = enumerate(zip(one, other, strict=False))
     return next((n for n, (a, b) in pairs if a != b), min(len(one), len(other)))
 
 
 def first_token(encoding: Encoding, char: int) -> int:
-    """The first token that ends after a character. `char_to_token` needs no list of all offsets, but finds no token for
-    white space that byte-level tokenizers remove from their offsets."""
+    """Return the index of the first token that ends after a character.
+
+    `char_to_token` needs no list of all offsets, but finds no token for white space that byte-level tokenizers remove
+    from their offsets.
+    """
     token = encoding.char_to_token(char)
     return bisect_right([end for _, end in encoding.offsets], char) if token is None else token
 
 
 def token_from(encoding: Encoding, char: int) -> int:
-    """The first token that begins at a character or after it."""
+    """Return the index of the first token that begins at a character or after it."""
     token = encoding.char_to_token(char)
     if token is None or encoding.offsets[token][0] < char:
         return bisect_left([begin for begin, _ in encoding.offsets], char)
@@ -71,16 +75,19 @@ def token_from(encoding: Encoding, char: int) -> int:
 
 
 def begins_at(encoding: Encoding | None, token: int, char: int) -> bool:
-    """Whether a token is known to begin at a character."""
+    """Return whether a token is known to begin at a character."""
     return encoding is not None and token < len(encoding.offsets) and encoding.offsets[token][0] == char
 
 
 def as_prompted(
     ids: Sequence[int], labels: Sequence[int], starts: Sequence[tuple[Start, list[int]]]
 ) -> tuple[list[int], list[int]] | None:
-    """Ids and labels of a row whose tags have the tokens of a prompt, which ends with the tag: GPT-2's tokenizer makes
-    one token of two line breaks at the end, and two when words follow. None when a token spans tag and turn. starts: of
-    the turns, in order, each with the tokens of the text before it."""
+    """Return the ids and labels of a row in which the template's tags have the tokens that a prompt gives them.
+
+    A prompt ends with the tag, and some tokens depend on that: GPT-2's tokenizer makes one token of two line breaks at
+    the end of a text, and two tokens when words follow. Return None when a token spans tag and turn. starts: the starts
+    of the turns, in order, each with the tokens of the text before it.
+    """
     fresh_ids, fresh_labels = list(ids), list(labels)
     for start, prompt in reversed(starts):  # from the end, so that earlier indices stay valid
         row = fresh_ids[: start.token]
@@ -97,9 +104,10 @@ def as_prompted(
 
 
 NEAR = 8
-"""How many tokens after the boundary are tried as the start of the second part: only neighbouring tokens merge."""
+"""The number of tokens after the boundary that are tried as the start of the second part: only neighbours merge."""
 ANCHORS = ("\n", "a", ".", "0", "。")
-"""Texts put before the second one, so that the tokenizer adds no space; the first one that does not merge with it."""
+"""Texts that are put before the second text, so that the tokenizer adds no space to it. The first one that does not
+merge with the second text is tried first."""
 
 
 class Joined(NamedTuple):
@@ -110,7 +118,10 @@ class Joined(NamedTuple):
 
 
 def join(before: list[int], whole: list[int], prompt: str, text: str, tokenizer: Tokenizer) -> Joined:
-    """The ids of `prompt` and `text`, given those of the prompt alone and of both together, encoded in the same way."""
+    """Return the ids of `prompt` and of `text`, given the ids of the prompt (before) and of both together (whole).
+
+    `before` and `whole` must be encoded in the same way.
+    """
     before, whole = _without_end(before, whole, text, tokenizer)
     if whole[: len(before)] == before:
         after = whole[len(before) :]
@@ -127,13 +138,13 @@ def join(before: list[int], whole: list[int], prompt: str, text: str, tokenizer:
 
 
 def continued(prompt: str, text: str, tokenizer: Tokenizer) -> list[int]:
-    """Ids of a text that follows `prompt`."""
+    """Return the ids of a text that follows `prompt`."""
     before, whole = (_bare(part, tokenizer) for part in (prompt, prompt + text))
     return join(before, whole, prompt, text, tokenizer).after
 
 
 def _apart(prompt: str, text: str, tokenizer: Tokenizer) -> Iterator[list[int]]:
-    """The ids of the second text after a text that it does not merge with, and alone."""
+    """Yield the ids of the second text after each text that it does not merge with, and then its ids alone."""
     for anchor in dict.fromkeys((*ANCHORS, prompt[-1:], *prompt.split()[-1:])):
         head, both = _bare(anchor, tokenizer), _bare(anchor + text, tokenizer)
         if both[: len(head)] == head:
@@ -142,7 +153,7 @@ def _apart(prompt: str, text: str, tokenizer: Tokenizer) -> Iterator[list[int]]:
 
 
 def _without_end(before: list[int], whole: list[int], text: str, tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
-    """Both without the special tokens that the tokenizer adds at the end of every text ([SEP], </s>)."""
+    """Return both lists without the special tokens that the tokenizer adds at the end of every text ([SEP], </s>)."""
     ends = (tokenizer.eos_token_id, tokenizer.sep_token_id)
     while before and whole and before[-1] == whole[-1] and before[-1] in ends:
         if text.endswith(str(tokenizer.convert_ids_to_tokens(before[-1]))):
@@ -156,5 +167,5 @@ def _bare(text: str, tokenizer: Tokenizer) -> list[int]:
 
 
 def text_of(ids: list[int], tokenizer: Tokenizer) -> str:
-    """Ids as text, special tokens included."""
+    """Return ids as text, special tokens included."""
     return str(tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))

@@ -1,4 +1,4 @@
-"""What objectives share: their result, cross-entropy of tokens, compared answers, labels and weights of classes."""
+"""Define what objectives share: their result, cross-entropy of tokens, compared answers, labels and class weights."""
 
 from __future__ import annotations
 
@@ -29,11 +29,12 @@ __all__ = [
 
 
 class Loss(NamedTuple):
-    """Sums, not means, so that the parts of an optimiser step can be added before they are divided.
+    """The result of an objective: sums, not means, so that the parts of an optimiser step can be added, then divided.
 
-    nats: the loss of each row, shape (B,), with a gradient; units: what a step's sum is divided by, shape (B,),
-    integers: supervised tokens of a row, or 1 for a pair, a document, a graded answer;
-    metrics: further sums per row, shape (B,) each and without gradient; divided like the loss when they are logged.
+    nats: the loss of each row, shape (B,), with a gradient;
+    units: the divisor of each row, shape (B,), integers; a step's sum of nats is divided by its sum of units. It is the
+    number of the row's supervised tokens, or 1 for a pair, a document or a graded answer;
+    metrics: further sums per row, shape (B,) each, without gradient; they are divided like the loss when logged.
     """
 
     nats: Tensor
@@ -47,11 +48,11 @@ class TokenNll(Config):
 
 
 def token_cross_entropy(logits: Tensor, targets: Tensor) -> Loss:
-    """Cross-entropy of each supervised token, summed per row, computed in float32.
+    """Return the cross-entropy of the supervised tokens, summed per row, computed in float32.
 
         nats_b = sum over positions t with y_bt != -100 of: logsumexp(z_bt) - z_bt[y_bt]
 
-    logits: (B, K, V), float; targets: (B, K), the token each position should predict, -100 where nothing is asked.
+    logits: (B, K, V), float; targets: (B, K), the token that each position should predict, -100 if it is unsupervised.
     Only supervised positions are put through the softmax.
     """
     asked = targets != IGNORED  # (B, K)
@@ -64,8 +65,8 @@ def token_cross_entropy(logits: Tensor, targets: Tensor) -> Loss:
 
 
 class Pairs(NamedTuple):
-    """Log-probabilities of the chosen and the rejected answers, in nats, summed over their tokens, (B,) each; and the
-    number of these tokens, (B,) each, integers. The token that ends an answer is one of its tokens."""
+    """Log-probabilities of the chosen and the rejected answers, in nats, summed over their tokens, (B,) each, and the
+    numbers of these tokens, (B,) each, integers. The token that ends an answer is one of its tokens."""
 
     chosen: Tensor
     rejected: Tensor
@@ -74,13 +75,13 @@ class Pairs(NamedTuple):
 
     @property
     def per_token(self) -> Pairs:
-        """The same with means in place of sums."""
+        """Return the same with means over tokens instead of sums."""
         chosen, rejected = self.chosen / self.chosen_tokens, self.rejected / self.rejected_tokens
         return self._replace(chosen=chosen, rejected=rejected)
 
 
 def pair_metrics(chosen: Tensor, rejected: Tensor) -> dict[str, Tensor]:
-    """Metrics of rewards or scores, (B,) each: both, their distance, and whether the chosen answer has the higher."""
+    """Return metrics of rewards or scores, (B,) each: both, their difference, and whether the chosen one is higher."""
     chosen, rejected = chosen.detach(), rejected.detach()
     return {
         "reward_chosen": chosen,
@@ -91,7 +92,7 @@ def pair_metrics(chosen: Tensor, rejected: Tensor) -> dict[str, Tensor]:
 
 
 def _names(value: Any) -> Any:
-    """Numbers and truth values as names: YAML's `labels: [0, 1]`."""
+    """Return numbers and truth values as names, as YAML may have `labels: [0, 1]`."""
     if not isinstance(value, list | tuple):
         return value
     return tuple((str(v).lower() if isinstance(v, bool) else str(v)) if isinstance(v, bool | int) else v for v in value)
@@ -101,11 +102,11 @@ Labels = Annotated[tuple[str, ...] | None, BeforeValidator(_names)]
 """Names of the classes, in the order of the outputs."""
 
 ClassWeights = Literal["balanced"] | dict[str, Annotated[float, Field(gt=0)]]
-"""A weight for each class, or `balanced`: N / (C x rows of the class), as scikit-learn has it."""
+"""A weight for each class, or `balanced`: N / (C x rows of the class), as in scikit-learn."""
 
 
 def check_labels(labels: tuple[str, ...] | None, weights: object, *, least: int) -> None:
-    """ValueError for labels that stand twice, too few of them, or weights of others."""
+    """Raise ValueError for a repeated label, for fewer than `least` labels, or for a weight of an unknown label."""
     if labels is None:
         return
     if len(set(labels)) < len(labels):
@@ -118,14 +119,17 @@ def check_labels(labels: tuple[str, ...] | None, weights: object, *, least: int)
 
 
 def balanced(labels: Sequence[str], seen: Iterable[str]) -> dict[str, float]:
-    """N / (C n_c) for each class that n_c of the N labels `seen` are; a class that does not occur weighs 1."""
+    """Return the weight N / (C n_c) of each class. n_c of the N labels in `seen` are of the class.
+
+    C is the number of classes that occur. A class that does not occur has the weight 1.
+    """
     counts = Counter(seen)
     total, classes = sum(counts.values()), sum(counts[label] > 0 for label in labels)
     return {label: total / (classes * counts[label]) if counts[label] else 1.0 for label in labels}
 
 
 def weights_for(labels: Sequence[str] | None, weights: str | Mapping[str, float] | None, like: Tensor) -> Tensor | None:
-    """The weights in the order of the outputs, (C,), on the device and in the precision of `like`; None without any."""
+    """Return the weights in the order of the outputs, (C,), on the device and with the dtype of `like`, or None."""
     if weights is None:
         return None
     assert labels is not None, "labels are resolved before training"

@@ -1,11 +1,11 @@
-"""Shared by the objectives that forget: two kinds of rows in one batch, and losses that keep the second kind.
+"""Define what the objectives that forget share: two kinds of rows in one batch, and losses that keep the second kind.
 
-New rows are the forget set. Replayed rows, where there are some, are the retain set; their loss is plain cross-entropy,
-or the divergence from the model before training (`retain`). A step's loss is
+New rows are the forget set. Replayed rows, if there are any, are the retain set. Their loss is plain cross-entropy, or
+the divergence from the model before training (`retain`). A step's loss is
 
     mean over forget rows' units of forget + retain_weight x mean over retain rows' units of retain
 
-two means, so that the size of either set does not change the weight of the other.
+It has two means, so that the size of one set does not change the weight of the other.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ class UnlearningConfig(Config):
     form: ClassVar[str] = "unlearning"
     supervises: ClassVar[Literal["assistant"]] = "assistant"
     retains: ClassVar[Literal["never", "may", "must"]] = "may"
-    """Whether replayed rows can, or must, be there."""
+    """Whether replayed rows are refused (`never`), allowed (`may`) or required (`must`)."""
     per_row: ClassVar[bool] = False
     """Whether the loss is a mean over rows, not over tokens."""
     asks_before: ClassVar[bool] = False
-    """Whether it compares each forget row with its log-probability before training."""
+    """Whether the loss compares each forget row with its log-probability before training."""
 
     kind: str
     """Which objective: see `posttrain list objectives`."""
@@ -48,11 +48,11 @@ class RetainConfig(UnlearningConfig):
 
 
 class ForgetAndRetain(NamedTuple):
-    """A micro batch as the objective sees it.
+    """A micro batch as the objective gets it.
 
-    logits: (B, K, V); targets: (B, K), the token each position should predict, -100 where nothing is asked; old: (B,)
-    bool, True for rows of the retain set; before_logps: (B,) log-probability of each forget row before training, None
-    where it is not needed; before_logits: (R, K, V), logits of the R retain rows before training, None likewise.
+    logits: (B, K, V); targets: (B, K), the token that each position should predict, -100 if it is unsupervised; old:
+    (B,) bool, True for rows of the retain set; before_logps: (B,), log-probability of each forget row before training,
+    None if not needed; before_logits: (R, K, V), logits of the R retain rows before training, None if not needed.
     """
 
     logits: Tensor
@@ -63,7 +63,7 @@ class ForgetAndRetain(NamedTuple):
 
 
 def token_nats(logits: Tensor, targets: Tensor) -> Tensor:
-    """Negative log-likelihood of each supervised token, 0 at other positions, (B, K), computed in float32.
+    """Return the negative log-likelihood of each supervised token, 0 at other positions, (B, K), in float32.
 
     logits: (B, K, V); targets: (B, K). Only supervised positions are put through the softmax.
     """
@@ -74,9 +74,9 @@ def token_nats(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def retain_nats(rows: ForgetAndRetain, nats: Tensor, retain: str) -> Tensor:
-    """The retain loss of each row, summed over its supervised tokens, (B,); 0 for forget rows.
+    """Return the retain loss of each row, summed over its supervised tokens, (B,); 0 for forget rows.
 
-    nats: (B, K), what `token_nats` gives for the same rows.
+    nats: (B, K), the result of `token_nats` for the same rows; retain: `nll` or `kl`.
     """
     if retain == "nll":
         return nats.sum(1) * rows.old
@@ -92,10 +92,10 @@ def retain_nats(rows: ForgetAndRetain, nats: Tensor, retain: str) -> Tensor:
 
 
 def per_token(summed: Tensor, targets: Tensor) -> Tensor:
-    """Sums over the supervised tokens of each row, (B,), as means."""
+    """Return sums over the supervised tokens of each row, (B,), as means."""
     return summed / (targets != IGNORED).sum(1).clamp(min=1)
 
 
 def one_each(targets: Tensor) -> Tensor:
-    """One unit per row, (B,); none where nothing is asked."""
+    """Return one unit per row, (B,), int64; 0 for a row without a supervised token."""
     return (targets != IGNORED).any(1).long()

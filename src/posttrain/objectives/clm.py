@@ -1,6 +1,6 @@
 """Causal language modelling: cross-entropy on every token, for pretraining and continued pretraining.
 
-Every token but the first of a row is predicted from those before it, whoever wrote it: a prompt counts like an answer.
+Every token of a row except the first is predicted from the tokens before it. A prompt counts like an answer.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ class ClmConfig(TokenNll):
 
 @register("objective", "clm", config=ClmConfig)
 def clm(logits: Tensor, targets: Tensor, config: ClmConfig) -> Loss:
-    """Negative log-likelihood of every token after the first.
+    """Return the negative log-likelihood of every token after the first, summed per row.
 
         nats_b = - sum_{t >= 1} log softmax(z_b,t-1)[x_bt]   over the tokens x of the row, padding excepted
 
-    logits: (B, K, V); targets: (B, K), already shifted: the row's next token, or -100 where the row has ended.
+    logits: (B, K, V); targets: (B, K), already shifted: the row's next token, or -100 after the end of the row.
     """
     return token_cross_entropy(logits, targets)

@@ -2,9 +2,10 @@
 
     L = mean over supervised tokens of (1 - w) T^2 D(teacher, student) + w (-log p(token))
 
-Both distributions are softmax(logits / T); T^2 keeps the gradient's size when T changes. D is KL(teacher || student)
-(`forward`: the student covers all that the teacher might say), KL(student || teacher) (`reverse`: it keeps to what the
-teacher finds likely), or the generalised Jensen-Shannon divergence of GKD (Agarwal et al. 2023, arXiv:2306.13649):
+Both distributions are softmax(logits / T). The factor T^2 keeps the gradient's size when T changes. D is one of these:
+KL(teacher || student) (`forward`: the student covers every token that the teacher may choose), KL(student || teacher)
+(`reverse`: the student chooses only tokens that are likely for the teacher), or the generalised Jensen-Shannon
+divergence of GKD (Agarwal et al. 2023, arXiv:2306.13649):
 
     JSD = beta KL(teacher || M) + (1 - beta) KL(student || M),   M = beta teacher + (1 - beta) student
 """
@@ -48,7 +49,7 @@ class DistillConfig(Config):
 
 
 def divergence(student: Tensor, teacher: Tensor, config: DistillConfig) -> Tensor:
-    """D of log-probabilities (..., V) -> (...), in nats."""
+    """Return D of log-probabilities: (..., V) -> (...), in nats."""
     if config.direction == "forward":
         return kl_nats(teacher, student)
     if config.direction == "reverse":
@@ -59,10 +60,10 @@ def divergence(student: Tensor, teacher: Tensor, config: DistillConfig) -> Tenso
 
 @register("objective", "distill", config=DistillConfig, paper="arXiv:1503.02531")
 def distill(logits: Tensor, teacher_logits: Tensor, targets: Tensor, config: DistillConfig) -> Loss:
-    """Summed over the supervised tokens of each row.
+    """Return the loss of each row, summed over its supervised tokens.
 
-    logits, teacher_logits: (B, K, V); targets: (B, K), -100 where nothing is asked. Where one model pads its output
-    further than the other, the entries that only one has are left out of D. metrics: teacher_divergence, D itself.
+    logits, teacher_logits: (B, K, V); targets: (B, K), -100 if unsupervised. If one model pads its output to more
+    entries than the other, D leaves out the entries that only one model has. metrics: teacher_divergence, D itself.
     """
     asked = targets != IGNORED  # (B, K)
     width = min(logits.shape[-1], teacher_logits.shape[-1])

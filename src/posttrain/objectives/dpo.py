@@ -1,11 +1,11 @@
 """Direct preference optimisation: the chosen answer gains on the rejected one. Rafailov et al. 2023, arXiv:2305.18290.
 
-The reward of an answer is how much likelier it has become than under the model before training, the reference:
+The reward of an answer measures how much likelier it has become than under the model before training, the reference:
 
     r(x, y) = beta (log p(y|x) - log p_ref(y|x))
 
-and the loss is that of a classifier which prefers the answer with the higher reward. `ipo` (arXiv:2310.12036) aims at a
-fixed distance instead, `hinge` (SLiC, arXiv:2305.10425) stops at a distance of 1.
+The loss is that of a classifier which prefers the answer with the higher reward. Instead, `ipo` (arXiv:2310.12036) aims
+at a fixed difference of rewards, and `hinge` (SLiC, arXiv:2305.10425) stops at a difference of 1.
 """
 
 from __future__ import annotations
@@ -51,16 +51,16 @@ class DpoConfig(Config):
 
 @register("objective", "dpo", config=DpoConfig, paper="arXiv:2305.18290")
 def dpo(policy: Pairs, reference: Pairs, config: DpoConfig) -> Loss:
-    """The loss of each pair.
+    """Return the loss of each pair.
 
         d = (log p(y_w|x) - log p_ref(y_w|x)) - (log p(y_l|x) - log p_ref(y_l|x))
-        sigmoid: - (1 - eps) log sigmoid(beta d) - eps log sigmoid(-beta d)        log 2 where nothing has moved
+        sigmoid: - (1 - eps) log sigmoid(beta d) - eps log sigmoid(-beta d)        log 2 before anything has moved
         hinge:   max(0, 1 - beta d)
         ipo:     (d_mean - 1 / (2 beta))^2
 
-    d_mean is d with the mean over an answer's tokens in place of the sum, as IPO's authors computed it and TRL does:
-    with sums the target distance would be the same for answers of 3 and of 300 tokens. The rewards in the metrics
-    are beta times the log-ratios, of sums in every case.
+    d_mean is d with the mean over an answer's tokens instead of the sum, as IPO's authors computed it and TRL does:
+    with sums the target difference would be the same for answers of 3 and of 300 tokens. The rewards in the metrics
+    are beta times the log-ratios of sums, for every loss. policy, reference: see `Pairs`.
     """
     chosen, rejected = policy.chosen - reference.chosen, policy.rejected - reference.rejected
     beta = config.beta

@@ -1,7 +1,7 @@
 """Extractive question answering: where in the text the answer begins and ends. Devlin et al. 2018, arXiv:1810.04805.
 
 A text that is longer than the model's window is read in overlapping windows. A window without the answer has the null
-answer as its target: [CLS], or, where a tokenizer has none, an end token after the text.
+answer as its target: [CLS], or, if the tokenizer has none, an end token after the text.
 """
 
 from __future__ import annotations
@@ -40,12 +40,13 @@ class ExtractiveQaConfig(Config):
 def extractive_qa(
     start_logits: Tensor, end_logits: Tensor, targets: Tensor, real: Tensor, config: ExtractiveQaConfig
 ) -> Loss:
-    """The loss of each window, the mean of its two cross-entropies.
+    """Return the loss of each window, which is the mean of its two cross-entropies.
 
         nats = - 1/2 (log softmax(s)[first] + log softmax(e)[last])
 
-    start_logits, end_logits: s and e, (B, T); targets: first and last token of the answer, (B, 2); real: False at
-    padding, (B, T), which is left out of the softmax, so that a window's loss does not depend on its neighbours'.
+    start_logits, end_logits: s and e, (B, T); targets: (B, 2), indices of the answer's first and last token; real:
+    (B, T) bool, False at padding. The softmax leaves out padding, so that a window's loss does not depend on the other
+    windows of its batch. metrics: accuracy, whether both indices are right.
     """
     start = start_logits.masked_fill(~real, float("-inf"))
     end = end_logits.masked_fill(~real, float("-inf"))

@@ -2,10 +2,11 @@
 
     L = - mean over the forget rows' tokens of -log p(token | all before it)
 
-It has no floor: the loss runs to minus infinity and takes the model with it, so training has to be stopped from
-outside. The paper stops when a row is remembered no better than one that was never seen; Barbulescu & Triantafillou
-(arXiv:2405.03097) leave out rows that are forgotten already. `max_nll`, ours, does that token by token: a token as
-unlikely as that has no gradient any more. ln(vocabulary size) is what guessing gives.
+The loss has no lower bound: it goes to minus infinity and destroys the model, so training must be stopped by a separate
+rule. The paper stops when the model knows a row no better than a row that it has never seen. Barbulescu & Triantafillou
+(arXiv:2405.03097) leave out rows that are forgotten already. `max_nll`, our own setting, does this for each token: a
+token that is as unlikely as this has no gradient any more. Guessing gives a negative log-likelihood of ln(vocabulary
+size).
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ class GradAscentConfig(UnlearningConfig):
 
 @register("objective", "grad_ascent", config=GradAscentConfig, paper="arXiv:2210.01504")
 def grad_ascent(rows: ForgetAndRetain, config: GradAscentConfig) -> Loss:
-    """Minus the negative log-likelihood of the forget rows.
+    """Return minus the negative log-likelihood of the forget rows, summed per row.
 
     nats_b = - sum_t min(-log p(y_bt), max_nll)   over supervised tokens
 

@@ -2,7 +2,7 @@
 
     L = - mean nll of the forget rows' tokens + retain_weight x mean nll of the retain rows' tokens
 
-The first part has no floor either (see `grad_ascent`); once it is large, the second no longer counts.
+The first part has no lower bound (see `grad_ascent`). Once it is large, the second part has no effect any more.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ class GradDiffConfig(RetainConfig):
 
 @register("objective", "grad_diff", config=GradDiffConfig, paper="arXiv:2203.12817")
 def grad_diff(rows: ForgetAndRetain, config: GradDiffConfig) -> Loss:
-    """Minus the negative log-likelihood of forget rows; that of retain rows as it is, or their KL.
+    """Return minus the negative log-likelihood of forget rows, and the retain loss (nll or KL) of retain rows.
 
         nats_b = - sum_t min(-log p(y_bt), max_nll)   forget rows
         nats_b = sum_t -log p(y_bt)                   retain rows (retain: nll)
 
-    metrics: forget_nll.
+    metrics: forget_nll, the negative log-likelihood of a row's tokens.
     """
     nats = token_nats(rows.logits, rows.targets)  # (B, K)
     bounded = nats if config.max_nll is None else nats.clamp(max=config.max_nll)

@@ -1,7 +1,8 @@
 """KTO: answers graded good or bad, one by one; no pairs. Ethayarajh et al. 2024, arXiv:2402.01306.
 
-What an answer is worth is measured from a zero point, as people feel gains and losses: how much likelier the model has
-made answers that do not belong to their prompts, z. A good answer gains by rising above z, a bad one by falling below.
+The value of an answer is measured from a zero point z, as people judge gains and losses. z measures how much likelier
+the model has made answers that do not belong to their prompts. A good answer gains when it rises above z, and a bad
+answer when it falls below z.
 """
 
 from __future__ import annotations
@@ -41,13 +42,13 @@ class KtoConfig(Config):
 
 @register("objective", "kto", config=KtoConfig, paper="arXiv:2402.01306")
 def kto(policy: Tensor, reference: Tensor, desirable: Tensor, zero: Tensor, config: KtoConfig) -> Loss:
-    """The loss of each answer.
+    """Return the loss of each answer.
 
         r = log p(y|x) - log p_ref(y|x)
         good: w_good (1 - sigmoid(beta (r - z)))        bad: w_bad (1 - sigmoid(beta (z - r)))
 
-    policy, reference: log-probabilities of the answers, summed over tokens, (B,); desirable: (B,) bool; zero: z in nats
-    (an estimate of KL(p || p_ref), not below 0), a scalar without gradient.
+    policy, reference: log-probabilities of the answers in nats, summed over tokens, (B,); desirable: (B,) bool; zero: z
+    in nats (an estimate of KL(p || p_ref), not below 0), a scalar without gradient.
     """
     ratio = policy - reference
     zero = torch.zeros_like(zero) if config.loss == "apo_zero_unpaired" else zero.detach()
@@ -56,7 +57,7 @@ def kto(policy: Tensor, reference: Tensor, desirable: Tensor, zero: Tensor, conf
     nats = weight * (1 - torch.sigmoid(config.beta * ahead))
     ahead = config.beta * ahead.detach()
     metrics = {
-        "margin": ahead,  # how far on the right side of z
+        "margin": ahead,  # distance from z, positive on the right side
         "accuracy": (ahead > 0).to(torch.float32),
         "zero_point": zero.expand(ratio.shape),
         "reward": config.beta * ratio.detach(),

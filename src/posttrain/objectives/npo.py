@@ -2,9 +2,9 @@
 
     L = - (2 / beta) mean over forget rows of log sigmoid(- beta log(p(y | x) / p_before(y | x)))
 
-p(y | x) is the probability of the whole answer, its end token included. At the start the loss is (2 / beta) ln 2; the
-gradient is that of gradient ascent times 2 r / (1 + r) with r = (p / p_before)^beta, so a row that is forgotten stops
-pulling. As beta goes to 0 it becomes gradient ascent.
+p(y | x) is the probability of the whole answer, its end token included. At the start the loss is (2 / beta) ln 2. The
+gradient is that of gradient ascent times 2 r / (1 + r) with r = (p / p_before)^beta, so a forgotten row has no effect
+any more. When beta goes to 0, the objective becomes gradient ascent.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class NpoConfig(RetainConfig):
 
 @register("objective", "npo", config=NpoConfig, paper="arXiv:2404.05868")
 def npo(rows: ForgetAndRetain, config: NpoConfig) -> Loss:
-    """One unit per row.
+    """Return the loss of each row; one unit per row.
 
         nats_b = - (2 / beta) log sigmoid(- beta (log p(y_b) - log p_before(y_b)))   forget rows
         nats_b = mean_t -log p(y_bt)                                                 retain rows (retain: nll)

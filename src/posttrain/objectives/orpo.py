@@ -30,22 +30,22 @@ class OrpoConfig(Config):
 
 
 def log1mexp(x: Tensor) -> Tensor:
-    """log(1 - exp(x)) for x < 0, exact near both ends: log1p for small exp(x), expm1 near zero."""
+    """Return log(1 - exp(x)) for x < 0, exact near both ends: log1p for small exp(x), expm1 near zero."""
     return torch.where(x < -math.log(2), torch.log1p(-torch.exp(x)), torch.log(-torch.expm1(x)))
 
 
 @register("objective", "orpo", config=OrpoConfig, paper="arXiv:2403.07691")
 def orpo(policy: Pairs, reference: None, config: OrpoConfig) -> Loss:
-    """The loss of each pair, with p the geometric mean of an answer's token probabilities:
+    """Return the loss of each pair. p is the geometric mean of an answer's token probabilities:
 
         log p(y|x) = (1 / |y|) sum_t log p(y_t | x, y_<t)         odds(y|x) = p / (1 - p)
         nats = - log p(y_w|x) - weight log sigmoid( log odds(y_w|x) - log odds(y_l|x) )
 
-    The likelihood is that of the answer, and each pair counts alike; TRL's and the authors' code count the prompt's
-    tokens, too, and long answers more.
+    The likelihood is that of the answer only, and every pair has the same weight. TRL's and the authors' code also
+    count the prompt's tokens, and give long answers more weight.
     """
     mean = policy.per_token
-    # an answer the model is sure of has p = 1 in floating point, and its odds would be infinite
+    # an answer that is certain for the model has p = 1 in floating point, and its odds would be infinite
     highest = -torch.finfo(mean.chosen.dtype).eps
     chosen, rejected = mean.chosen.clamp(max=highest), mean.rejected.clamp(max=highest)
     log_odds = (chosen - rejected) - (log1mexp(chosen) - log1mexp(rejected))

@@ -1,7 +1,7 @@
 """Reward model: a score per answer, higher for the chosen one. Bradley & Terry 1952; Ouyang et al., arXiv:2203.02155.
 
-The model gets a head with one output in place of the language-model head; its score is read at the last token. Saved is
-a folder that `AutoModelForSequenceClassification` loads.
+The model gets a head with one output instead of the language-model head. The score is read at the last token. The model
+is saved as a folder that `AutoModelForSequenceClassification` loads.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ class RewardConfig(Config):
 
 @register("objective", "reward", config=RewardConfig, paper="arXiv:2203.02155")
 def reward(chosen: Tensor, rejected: Tensor, margins: Tensor, config: RewardConfig) -> Loss:
-    """The loss of each pair.
+    """Return the loss of each pair.
 
         nats = - log sigmoid(r_w - r_l - m) + c (r_w + r_l)^2
 
-    chosen, rejected: scores, (B,) each; margins: m, by how much the chosen answer is better, (B,), 0 where not known.
+    chosen, rejected: scores, (B,) each; margins: m, (B,), by how much the chosen answer is better, 0 if not known.
     """
     nats = -functional.logsigmoid(chosen - rejected - margins)
     if config.center_rewards_coefficient:

@@ -3,10 +3,10 @@
     L = mean over forget rows of mean_t mse(h_l(t), c u)
         + alpha x mean over retain rows of mean_t mse(h_l(t), h_l before(t))
 
-h_l(t) is the hidden state after block l at token t, u a random unit vector drawn once (entries uniform in [0, 1), then
-normalised), c how long the states of forget rows shall become: later blocks cannot read them any more. mse is a mean
-over the D entries of a state, as in the authors' code; their paper writes the sum, which is D times as large on both
-sides. The authors move three matrices only, the MLP's output projections of blocks l - 2, l - 1 and l:
+h_l(t) is the hidden state after block l at token t. u is a random unit vector, drawn once (entries uniform in [0, 1),
+then normalised). c is the length that the states of forget rows should reach, so that later blocks cannot use them. mse
+is a mean over the D entries of a state, as in the authors' code; their paper writes the sum, which is D times as large
+in both parts. The authors train only three matrices, the MLP's output projections of blocks l - 2, l - 1 and l:
 `tuner: {kind: freeze, ...}`. Nothing after block l has a gradient.
 """
 
@@ -46,21 +46,21 @@ class RmuConfig(Config):
 
 
 def direction(size: int, seed: int) -> Tensor:
-    """A random unit vector with entries drawn from [0, 1), (size,), float32, the same on every device."""
+    """Return a random unit vector, (size,), float32, from entries drawn in [0, 1). It is the same on every device."""
     drawn = torch.rand(size, generator=torch.Generator().manual_seed(seed))
     return drawn / drawn.norm()
 
 
 @register("objective", "rmu", config=RmuConfig, paper="arXiv:2403.03218")
 def rmu(states: Tensor, mask: Tensor, old: Tensor, unit: Tensor, before: Tensor | None, config: RmuConfig) -> Loss:
-    """Mean squared errors of hidden states. One unit per row.
+    """Return the mean squared errors of the hidden states of each row; one unit per row.
 
         nats_b = mean over masked t, and over D, of (h_bt - c u)^2         forget rows
         nats_b = mean over masked t, and over D, of (h_bt - before_bt)^2   retain rows; alpha is applied to their mean
 
-    states: (B, T, D); mask: (B, T) bool, tokens that count; old: (B,) bool, rows of the retain set; unit: (D,), u;
-    before: (R, T, D), states before training of the R retain rows, None without any. metrics: state_length, the mean
-    length of a row's states.
+    states: (B, T, D); mask: (B, T) bool, True for tokens that count; old: (B,) bool, True for rows of the retain set;
+    unit: (D,), u; before: (R, T, D), states of the R retain rows before training, None if there are none. metrics:
+    state_length, the mean length of a row's states.
     """
     states = states if states.dtype == torch.float64 else states.float()
     target = (config.steering * unit.to(states)).expand_as(states)

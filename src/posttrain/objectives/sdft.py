@@ -1,7 +1,7 @@
 """On-policy self-distillation: a prompt put into the weights. Shenfeld et al. 2026, arXiv:2601.19897.
 
-The student answers a prompt x in its own words, y ~ pi(. | x). The teacher is the same model, shown the demonstration c
-in its prompt. In every place of the student's own answer the student is drawn to what the teacher would say next:
+The student answers a prompt x in its own words, y ~ pi(. | x). The teacher is the same model with the demonstration c
+in its prompt. At every token of its own answer, the student learns the teacher's distribution over the next token:
 
     L = mean over tokens t of y:  D(teacher(. | c, x, y_<t), student(. | x, y_<t))
 
@@ -9,9 +9,9 @@ D is KL(student || teacher) at alpha 1, KL(teacher || student) at alpha 0, else 
 
     alpha KL(teacher || M) + (1 - alpha) KL(student || M),   M = alpha teacher + (1 - alpha) student
 
-With top_k, both are cut to the student's k likeliest tokens and one outcome for all others. Gradients flow through the
-student's distributions only, not through the sampling. Since every token is the student's own, what the demonstration
-does not bear on is left as it is.
+With top_k, both distributions are cut to the student's k likeliest tokens and one outcome for all others. Gradients
+flow through the student's distributions only, not through the sampling. Since every token is the student's own,
+behaviour that the demonstration does not concern stays as it is.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from posttrain.registry import register
 __all__ = ["SdftConfig", "apart", "sdft"]
 
 LEAST = 1e-12
-"""The least mass that the other tokens are taken to have."""
+"""The least probability that all other tokens together are given, so that its logarithm is finite."""
 
 
 class SdftConfig(Config):
@@ -64,7 +64,7 @@ class SdftConfig(Config):
 
 
 def apart(student: Tensor, teacher: Tensor, config: SdftConfig) -> Tensor:
-    """D of log-probabilities (N, V) -> (N,), in nats."""
+    """Return D of log-probabilities: (N, V) -> (N,), in nats."""
     if 0 < config.top_k < student.shape[-1]:
         chosen = student.detach().topk(config.top_k, -1).indices
         student, teacher = (_with_rest(one.gather(-1, chosen)) for one in (student, teacher))
@@ -78,17 +78,17 @@ def apart(student: Tensor, teacher: Tensor, config: SdftConfig) -> Tensor:
 
 
 def _with_rest(logps: Tensor) -> Tensor:
-    """(N, k) with the log-probability of all other tokens behind them."""
+    """Append the log-probability of all other tokens together: (N, k) -> (N, k + 1)."""
     rest = (1 - logps.exp().sum(-1, keepdim=True)).clamp_min(LEAST).log()
     return torch.cat([logps, rest], -1)
 
 
 @register("objective", "sdft", config=SdftConfig, paper="arXiv:2601.19897")
 def sdft(logits: Tensor, teacher_logits: Tensor, row: Tensor, rows: int, config: SdftConfig) -> Loss:
-    """Summed over the tokens of each answer.
+    """Return the loss of each answer, summed over its tokens.
 
-    logits, teacher_logits: (N, V) in all places of all answers; row: (N,) whose answer a place belongs to; rows: their
-    number. metrics: nothing; the loss is the divergence.
+    logits, teacher_logits: (N, V), at all positions of all answers; row: (N,), the index of the answer that each
+    position belongs to; rows: the number of answers. There are no metrics, as the loss is the divergence itself.
     """
     student = log_probabilities(logits)
     nats = apart(student, log_probabilities(teacher_logits).to(student), config)

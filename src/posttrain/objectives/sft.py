@@ -28,10 +28,10 @@ class SftConfig(TokenNll):
 
 @register("objective", "sft", config=SftConfig)
 def sft(logits: Tensor, targets: Tensor, config: SftConfig) -> Loss:
-    """Negative log-likelihood of the supervised tokens.
+    """Return the negative log-likelihood of the supervised tokens, summed per row.
 
-        nats_b = - sum_t log softmax(z_bt)[y_bt]   over positions whose target is not -100
+        nats_b = - sum_t log softmax(z_bt)[y_bt]   over positions with a target other than -100
 
-    logits: (B, K, V); targets: (B, K), already shifted: the token that position should predict, or -100.
+    logits: (B, K, V); targets: (B, K), already shifted: the token that the position should predict, or -100.
     """
     return token_cross_entropy(logits, targets)

@@ -2,9 +2,9 @@
 
     L = - (2 / beta) mean over forget rows of log sigmoid(- (beta / |y|) log p(y | x) - gamma)
 
-|y| is the number of the answer's tokens, its end token included. NPO measures how far a row has moved; a row that the
-model hardly knew is pushed as hard as one it knows by heart. Here the pull depends on how likely the row is now. Some
-code writes delta for gamma / beta.
+|y| is the number of the answer's tokens, its end token included. NPO measures how far a row has moved, so it pushes a
+row that the model hardly knew as hard as a row that it has memorised. Here the force depends on how likely the row is
+now. Some code writes delta for gamma / beta.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class SimnpoConfig(RetainConfig):
 
 @register("objective", "simnpo", config=SimnpoConfig, paper="arXiv:2410.07163")
 def simnpo(rows: ForgetAndRetain, config: SimnpoConfig) -> Loss:
-    """One unit per row.
+    """Return the loss of each row; one unit per row.
 
         nats_b = - (2 / beta) log sigmoid(beta mean_t(-log p(y_bt)) - gamma)   forget rows
         nats_b = mean_t -log p(y_bt)                                           retain rows (retain: nll)

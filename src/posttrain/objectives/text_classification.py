@@ -1,6 +1,7 @@
 """Text classification: cross-entropy on the class of a text (or of a pair), or one yes or no per class.
 
-The model gets a head with one output per label; it reads a decoder's last token, or what an encoder's family reads.
+The model gets a head with one output per label. The head reads a decoder's last token, or the state that the encoder's
+family of models uses.
 """
 
 from __future__ import annotations
@@ -43,13 +44,13 @@ class TextClassificationConfig(Config):
 
 @register("objective", "text_classification", config=TextClassificationConfig)
 def text_classification(logits: Tensor, targets: Tensor, config: TextClassificationConfig) -> Loss:
-    """The loss of each text.
+    """Return the loss of each text.
 
         one label:       nats = - w_y log softmax(z)[y]
         several labels:  nats = - 1/C sum_c ( w_c y_c log sigmoid(z_c) + (1 - y_c) log sigmoid(-z_c) )
 
-    logits: (B, C); targets: classes (B,), integers, or with `multi_label` 0 and 1, (B, C). A step's loss is the mean
-    over its texts, whatever they weigh.
+    logits: (B, C); targets: indices of classes, (B,), or with `multi_label` 0 and 1, (B, C). A step's loss is divided
+    by the number of its texts, not by the sum of their weights. metrics: accuracy.
     """
     weights = weights_for(config.labels, config.class_weights, logits)
     if config.multi_label:

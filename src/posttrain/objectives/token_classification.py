@@ -1,8 +1,9 @@
 """Token classification: cross-entropy on the tag of each token of a sentence (names, parts of speech).
 
-A token that the tokenizer cuts into pieces is judged by one of them, the others are read and not learned: by the first
-that holds a character of it, as BERT's taggers are; where a model reads from left to right by the last, since at the
-first one it has seen a part of the token only, and of "bank" in "banks" or 臺 in 臺北 it could not know.
+The tokenizer may cut a token into pieces. One of them stands for the token; the others are read but not learned. It is
+the first piece that has a character of the token, as in BERT's taggers. For a model that reads from left to right it is
+the last piece, since at the first one the model has read only a part of the token: it cannot distinguish "bank" from
+"banks", or 臺 from 臺北.
 """
 
 from __future__ import annotations
@@ -45,12 +46,12 @@ class TokenClassificationConfig(Config):
 
 @register("objective", "token_classification", config=TokenClassificationConfig)
 def token_classification(logits: Tensor, targets: Tensor, config: TokenClassificationConfig) -> Loss:
-    """The loss of each sentence.
+    """Return the loss of each sentence.
 
         nats = - sum over its tokens t of: w_{y_t} log softmax(z_t)[y_t]
 
-    logits: (B, T, C); targets: (B, T), the tag at one piece of each token, -100 elsewhere. A step's loss is the
-    mean over its tokens, whatever they weigh.
+    logits: (B, T, C); targets: (B, T), the tag's index at one piece of each token, -100 elsewhere. A step's loss is
+    divided by the number of its tokens, not by the sum of their weights. metrics: accuracy.
     """
     asked = targets != IGNORED  # (B, T)
     chosen = logits[asked]  # (N, C)

@@ -1,4 +1,4 @@
-"""How many parameters a tuner lets training move."""
+"""Count how many parameters a tuner makes trainable."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ __all__ = ["Moved", "count_moved"]
 
 
 class Moved(NamedTuple):
-    """trainable, total: numbers of parameters; a tied matrix counts once."""
+    """The numbers of trainable parameters and of all parameters. A tied matrix counts once."""
 
     trainable: int
     total: int
 
     @property
     def share(self) -> float:
-        """Trainable parameters over all, 0 to 1."""
+        """Return trainable parameters / all parameters, 0 to 1."""
         return self.trainable / max(self.total, 1)
 
     def __str__(self) -> str:
@@ -25,6 +25,6 @@ class Moved(NamedTuple):
 
 
 def count_moved(model: nn.Module) -> Moved:
-    """Count a model's parameters and those that take a gradient."""
+    """Count a model's parameters, and those that require a gradient."""
     sizes = [(p.numel(), p.requires_grad) for p in model.parameters()]
     return Moved(sum(n for n, moves in sizes if moves), sum(n for n, _ in sizes))

@@ -1,4 +1,4 @@
-"""Find the parts of a model: its layers, norms, biases, head. No list of architectures."""
+"""Find the parts of a model (its layers, norms, head, linear layers) without a list of architectures."""
 
 from __future__ import annotations
 
@@ -24,8 +24,11 @@ __all__ = [
 
 
 def layers_of(model: PreTrainedModel) -> list[str]:
-    """Names of the layers from the input to the output, `model.layers.0` and so on: those of the module list that is as
-    long as the configuration says. ConfigError for a model that has none."""
+    """Return the names of the layers from the input to the output, `model.layers.0` and so on.
+
+    They are the modules of the first list that has as many modules as the configuration has layers. Raise ConfigError
+    for a model without such a list.
+    """
     count = model.config.get_text_config().num_hidden_layers
     for name, module in model.named_modules():
         if isinstance(module, nn.ModuleList) and len(module) == count:
@@ -36,19 +39,22 @@ def layers_of(model: PreTrainedModel) -> list[str]:
 
 
 def layer_number(name: str) -> int | None:
-    """The first number in a parameter's or module's name: which layer it belongs to."""
+    """Return the index of the layer that a parameter or module belongs to: the first number in its name, or None."""
     match = re.search(r"(?:^|\.)(\d+)(?:\.|$)", name)
     return int(match[1]) if match else None
 
 
 def is_causal(model: PreTrainedModel) -> bool:
-    """Whether the model's output is a distribution over its vocabulary, not a new head's scores."""
+    """Return whether the model's output is a distribution over its vocabulary, not the scores of a new head."""
     return not type(model).__name__.endswith(tuple(ending for ending, _ in HEADS.values()))
 
 
 def head_of(model: PreTrainedModel) -> list[str]:
-    """Names of the head's parameters: of the output embeddings, or of a new head and what was random beside it. A tied
-    output head is the embedding matrix, and has its name."""
+    """Return the names of the head's parameters.
+
+    The head is the output embeddings, or a new head with all other modules that were random. A tied output head is the
+    embedding matrix, and has its name.
+    """
     if is_causal(model):
         head = model.get_output_embeddings()
         own = {id(p) for p in head.parameters()} if head is not None else set()
@@ -58,7 +64,7 @@ def head_of(model: PreTrainedModel) -> list[str]:
 
 
 def norms_of(model: PreTrainedModel) -> list[str]:
-    """Names of the parameters of normalisation layers: scales, and biases where there are any."""
+    """Return the names of the parameters of normalisation layers: scales, and biases if there are any."""
     return [
         f"{name}.{part}" if name else part
         for name, module in model.named_modules()
@@ -68,12 +74,12 @@ def norms_of(model: PreTrainedModel) -> list[str]:
 
 
 def last_part(name: str) -> str:
-    """`bias` of `model.layers.0.self_attn.q_proj.bias`."""
+    """Return the last part of a name: `bias` of `model.layers.0.self_attn.q_proj.bias`."""
     return name.rpartition(".")[2]
 
 
 def linear_names(model: PreTrainedModel) -> list[str]:
-    """Full names of all linear layers but the head; GPT-2's Conv1D is one."""
+    """Return the full names of all linear layers except the head. GPT-2's Conv1D counts as a linear layer."""
     from transformers.pytorch_utils import Conv1D
 
     head = {name.rpartition(".")[0] for name in head_of(model)}
@@ -86,8 +92,11 @@ def linear_names(model: PreTrainedModel) -> list[str]:
 
 
 def float_masters(model: PreTrainedModel, names: Iterable[str]) -> PreTrainedModel:
-    """Freeze all but the named parameters, and make those float32 (float64 stays); in place. An AdamW step at learning
-    rate 1e-5 is below bfloat16's spacing for most weights."""
+    """Freeze all but the named parameters, and make the named ones float32 (float64 stays), in place.
+
+    They are float32 because an AdamW step at learning rate 1e-5 is below bfloat16's spacing for most weights. Return
+    the same model.
+    """
     model.requires_grad_(False)
     parameters = dict(model.named_parameters())
     for name in names:

@@ -1,4 +1,4 @@
-"""Shared by the tuners built by PEFT: the kind of task, seeds, and errors that list the linear layers."""
+"""Share code among the tuners built by PEFT: the kind of task, seeds, and errors that list the linear layers."""
 
 from __future__ import annotations
 
@@ -19,16 +19,19 @@ TASKS = {"sequence": TaskType.SEQ_CLS, "token": TaskType.TOKEN_CLS, "answer": Ta
 
 
 def task_type(model: PreTrainedModel) -> TaskType:
-    """PEFT's name for what the model's head does, from the name of its class."""
+    """Return PEFT's name for the task of the model's head, from the name of the model's class."""
     name = type(model).__name__
     return next((TASKS[head] for head, (ending, _) in HEADS.items() if name.endswith(ending)), TaskType.CAUSAL_LM)
 
 
 def put_in(model: PreTrainedModel, config: PeftConfig, *, seed: int, location: str = "tuner") -> PeftModel:
-    """Put PEFT's layers into the model (in place) and freeze the rest. The global random state is left as it was.
-    Raises ConfigError naming the model's linear layers when PEFT finds nothing to put its own into."""
+    """Put PEFT's layers into the model (in place), freeze the rest, and return the PEFT model.
+
+    The global random state is left as it was. Raise ConfigError, which names the model's linear layers, when PEFT finds
+    no module to adapt. location: the setting that the error names.
+    """
     config.task_type = task_type(model)
-    if new := list(head_modules(model)):  # PEFT knows most heads by name, but no pooler that was random
+    if new := list(head_modules(model)):  # PEFT knows most heads by name, but not a pooler that was random
         config.modules_to_save = sorted({*(config.modules_to_save or ()), *new})
     remember_base(model)
     devices = [model.device] if model.device.type == "cuda" else []
@@ -37,7 +40,7 @@ def put_in(model: PreTrainedModel, config: PeftConfig, *, seed: int, location: s
         warnings.filterwarnings("ignore", message=".*fan_in_fan_out.*")
         # PEFT 0.21 asks transformers 5.23 for an attribute under its former name
         warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
-        # a matrix that embeddings and output head share gets a second one where it is merged (models/merge_adapter.py)
+        # a matrix that embeddings and output head share is copied when the adapter is merged (models/merge_adapter.py)
         warnings.filterwarnings("ignore", message=".*tie_word_embeddings.*")
         torch.manual_seed(seed)
         try:
@@ -48,8 +51,10 @@ def put_in(model: PreTrainedModel, config: PeftConfig, *, seed: int, location: s
 
 
 def refuse_looking_back(model: PreTrainedModel, kind: str) -> None:
-    """ConfigError where virtual tokens in front make a decoder's classification head look at the wrong position. Such a
-    head reads the last token that is no padding, and transformers cannot see padding in embeddings."""
+    """Raise ConfigError if virtual tokens would make a decoder's classification head read the wrong position.
+
+    Such a head reads the last token that is not padding, and transformers cannot detect padding in embeddings.
+    """
     if task_type(model) == TaskType.SEQ_CLS and not _looks_ahead(model):
         cause = f"{kind} gives a decoder embeddings, in which {type(model).__name__} cannot see where a row ends"
         raise ConfigError(Problem("tuner", cause, "use prefix_tuning, ptuning_v2 or lora, or an encoder"))
@@ -57,7 +62,7 @@ def refuse_looking_back(model: PreTrainedModel, kind: str) -> None:
 
 @torch.no_grad()
 def _looks_ahead(model: PreTrainedModel) -> bool:
-    """Whether the first token's hidden state depends on what comes after it, as in an encoder; found by trial."""
+    """Return whether the first token's hidden state depends on later tokens, as in an encoder, by a forward pass."""
     was_training = model.training
     model.eval()
     ids = torch.tensor([[1, 2, 3], [1, 2, 4]], device=model.device)

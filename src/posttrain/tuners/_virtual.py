@@ -1,4 +1,4 @@
-"""Shared settings of PEFT's virtual tokens; imports neither torch nor PEFT."""
+"""Define the shared settings of PEFT's virtual tokens, without an import of torch or PEFT."""
 
 from __future__ import annotations
 

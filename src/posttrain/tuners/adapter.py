@@ -2,8 +2,8 @@
 
     h' = h + W_up f(W_down h + b_down) + b_up,   d -> m -> d,   2 m d + d + m parameters each
 
-W_up is zero at the start, so that the model is exactly itself. Unlike LoRA's, the change is not linear and cannot be
-merged into the model's matrices: every forward pass computes it.
+W_up is zero at the start, so that the outputs are exactly those of the original model. Unlike LoRA's update, the change
+is not linear and cannot be merged into the model's matrices: every forward pass computes it.
 """
 
 from __future__ import annotations
@@ -48,8 +48,10 @@ class AdapterConfig(Config):
 
 @register("tuner", "adapter", config=AdapterConfig, paper="arXiv:1902.00751")
 def adapter(model: PreTrainedModel, config: AdapterConfig) -> PreTrainedModel:
-    """Freeze the model and put adapters into it (in place); a new head moves with them. PosttrainError listing the
-    modules there are where the layers' parts are not found."""
+    """Freeze the model, put adapters into it (in place), and return the same model. A new head is trained too.
+
+    Raise PosttrainError, which lists the model's modules, when the parts of the layers are not found.
+    """
     settings = config.model_dump(exclude={"kind", "norms"})
     attach(model, Bottlenecks(model, settings), moving=norm_parameters(model) if config.norms else ())
     return model

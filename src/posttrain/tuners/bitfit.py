@@ -1,7 +1,7 @@
 """BitFit: only bias terms move. Ben-Zaken et al. 2021, arXiv:2106.10199.
 
-A thousandth of the parameters, and nothing added. Llama and most of its kin have no bias terms; the scales of their
-norms are the nearest there is (as LLaMA-Adapter v2 trains them, arXiv:2304.15010), when asked for.
+It trains about a thousandth of the parameters and adds none. Llama and most similar models have no bias terms; on
+request, the scales of their norms, the most similar parameters, are trained (as in LLaMA-Adapter v2, arXiv:2304.15010).
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from posttrain.tuners._parts import float_masters, head_of, is_causal, last_part
 __all__ = ["BitfitConfig", "bitfit"]
 
 QUERY = ("q_proj", "query", "q_lin", "wq", "q")
-"""Names of the query's linear layer in the families of transformers."""
+"""The names of the query's linear layer in the model families of transformers."""
 WIDENING = ("intermediate.dense", "fc1", "lin1", "wi", "up_proj", "gate_proj", "gate_up_proj", "c_fc", "dense_h_to_4h")
-"""Names of the MLP's first matrix."""
+"""The names of the MLP's first matrix."""
 
 
 class BitfitConfig(Config):
@@ -37,8 +37,10 @@ class BitfitConfig(Config):
 
 @register("tuner", "bitfit", config=BitfitConfig, paper="arXiv:2106.10199")
 def bitfit(model: PreTrainedModel, config: BitfitConfig) -> PreTrainedModel:
-    """Freeze all but bias terms (and norms, and a new head), in place; returns the same model. ConfigError when the
-    model has no such terms and norms are not asked for."""
+    """Freeze all but bias terms (and norms if chosen, and a new head), in place; return the same model.
+
+    Raise ConfigError when the model has no such bias terms and norms are not chosen, or lacks those of `query_mlp`.
+    """
     biases = [name for name, _ in model.named_parameters() if last_part(name) == "bias"]
     if biases and config.biases == "query_mlp":
         parts = (("queries", QUERY), ("the MLP's first matrix", WIDENING))

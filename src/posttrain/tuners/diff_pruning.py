@@ -2,8 +2,8 @@
 
     w' = w + z v,   loss + l0 * (expected share of gates z that are open),   then the largest `share` of |z v| stays
 
-Every weight has a value v and a hard concrete gate z (`models/pruned.py`), so training takes three times the model's
-memory and more; what is saved is an adapter of places and values, which can be merged.
+Every weight has a value v and a hard concrete gate z (`models/pruned.py`), so training takes more than three times the
+model's memory. The result is saved as an adapter of indices and values, which can be merged.
 """
 
 from __future__ import annotations
@@ -38,7 +38,9 @@ class DiffPruningConfig(Config):
 
 @register("tuner", "diff_pruning", config=DiffPruningConfig, paper="arXiv:2012.07463")
 def diff_pruning(model: PreTrainedModel, config: DiffPruningConfig) -> PreTrainedModel:
-    """Freeze the model and put gated changes into it (in place); a new head moves with them. The trainer tells the part
-    when training is over (`training/run.py`); then it is cut."""
+    """Freeze the model, put gated changes into it (in place), and return the same model. A new head is trained too.
+
+    The trainer calls the added part when training is over (`training/run.py`); then the change is cut to `share`.
+    """
     attach(model, PrunedChange(model, config.model_dump(exclude={"kind"})))
     return model

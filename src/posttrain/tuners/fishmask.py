@@ -2,7 +2,8 @@
 
     F_i = mean over rows of (d log p(row) / d theta_i)^2,   mask = the largest F_i;   w' = w + mask * values
 
-at the model as it is before training. Saved as an adapter of places and values; it can be merged.
+F is computed with the model before training. The result is saved as an adapter of indices and values, which can be
+merged.
 """
 
 from __future__ import annotations
@@ -38,7 +39,10 @@ class FishmaskConfig(Config):
 
 @register("tuner", "fishmask", config=FishmaskConfig, paper="arXiv:2111.09839")
 def fishmask(model: PreTrainedModel, config: FishmaskConfig) -> PreTrainedModel:
-    """Freeze the model and put a sparse change into it (in place); a new head moves with it. The trainer shows the part
-    its rows before the first step (`training/assembly.py`); until then the mask is random."""
+    """Freeze the model, put a sparse change into it (in place), and return the same model. A new head is trained too.
+
+    The trainer gives the added part the training rows before the first step (`training/assembly.py`); until then the
+    mask is random.
+    """
     attach(model, SparseChange(model, config.model_dump(exclude={"kind"})))
     return model

@@ -1,7 +1,8 @@
 """Freezing: the layers nearest to the output move, or parameters chosen by name, and nothing else.
 
-The oldest cheap tuner: lower layers hold what languages share, upper ones what a task wants (Howard and Ruder 2018,
-arXiv:1801.06146; Lee et al. 2019, arXiv:1911.03090, a quarter of the layers is nearly enough). What moves is float32.
+This is the oldest cheap tuner. Lower layers hold what languages share, and upper layers hold what a task needs (Howard
+and Ruder 2018, arXiv:1801.06146; Lee et al. 2019, arXiv:1911.03090: a quarter of the layers is nearly enough). The
+trained parameters are float32.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from posttrain.tuners._parts import float_masters, head_of, is_causal, layers_of
 __all__ = ["FreezeConfig", "freeze", "matching"]
 
 NAMED = 12
-"""How many parameter names a message lists."""
+"""The number of parameter names that a message lists."""
 
 
 class FreezeConfig(Config):
@@ -52,12 +53,15 @@ class FreezeConfig(Config):
 
     @property
     def patterns(self) -> list[str]:
-        """`pattern` as a list."""
+        """Return `pattern` as a list."""
         return [self.pattern] if isinstance(self.pattern, str) else self.pattern
 
 
 def matching(names: Sequence[str], pattern: str) -> list[str]:
-    """The names that a pattern means: the whole name as in a shell, or a regular expression found anywhere in it."""
+    """Return the names that match a pattern: a shell pattern of the whole name, or, after `re:`, a regular expression.
+
+    A regular expression may match any part of a name.
+    """
     if pattern.startswith("re:"):
         return [name for name in names if re.search(pattern[3:], name)]
     return fnmatch.filter(names, pattern)
@@ -65,8 +69,10 @@ def matching(names: Sequence[str], pattern: str) -> list[str]:
 
 @register("tuner", "freeze", config=FreezeConfig)
 def freeze(model: PreTrainedModel, config: FreezeConfig) -> PreTrainedModel:
-    """Freeze all but the chosen parameters, in place; returns the same model. ConfigError when there are fewer layers
-    than asked for, or a pattern means nothing."""
+    """Freeze all but the chosen parameters, in place; return the same model.
+
+    Raise ConfigError when the model has fewer layers than `top`, a pattern matches no name, or nothing is chosen.
+    """
     names = [name for name, _ in model.named_parameters()]
     layers = layers_of(model) if config.top or not config.patterns else []
     top = config.top

@@ -26,7 +26,7 @@ class FullConfig(Config):
 
 @register("tuner", "full", config=FullConfig)
 def full(model: PreTrainedModel, config: FullConfig) -> PreTrainedModel:
-    """Every parameter trainable and float32 (float64 stays), in place; returns the same model."""
+    """Make every parameter trainable and float32 (float64 stays), in place; return the same model."""
     if any(p.dtype.itemsize < 4 for p in model.parameters()):
         model.float()
     model.requires_grad_(True)

@@ -2,8 +2,8 @@
 
     softmax(Q (l_k * K)^T / sqrt(d)) (l_v * V),      MLP: (l_ff * f(W_1 x)) W_2,     l_* = 1 at the start
 
-Built by PEFT, saved as a PEFT adapter folder. Which layers these are is found by name here: PEFT's own table scales the
-queries of some families (qwen3, gemma3) in place of their keys, and knows no GLM.
+PEFT builds the vectors, and they are saved as a PEFT adapter folder. The layers are found by name here, because PEFT's
+own table scales the queries of some families (qwen3, gemma3) instead of their keys, and does not know GLM.
 """
 
 from __future__ import annotations
@@ -24,13 +24,14 @@ from posttrain.tuners._peft import put_in
 __all__ = ["Ia3Config", "ia3"]
 
 KEYS_AND_VALUES = ("k_proj", "v_proj", "key", "value", "k_lin", "v_lin", "wk", "wv", "k", "v")
-"""Linear layers of keys and of values in the families of transformers."""
+"""The names of the linear layers of keys and of values in the model families of transformers."""
 JOINED = ("c_attn", "query_key_value", "qkv_proj", "Wqkv", "in_proj")
-"""One matrix for queries, keys and values: its whole output is scaled, so the queries are, too (as PEFT does)."""
+"""The names of a single matrix for queries, keys and values. Its whole output is scaled, so the queries are scaled too
+(as PEFT does)."""
 NARROWING = (
     "down_proj", "mlp.c_proj", "fc2", "lin2", "dense_4h_to_h", "fc_out", "wo", "w2", "mlp.dense_2",
 )  # fmt: skip
-"""The MLP's second matrix, whose input is scaled."""
+"""The names of the MLP's second matrix; its input is scaled."""
 
 
 class Ia3Config(Config):
@@ -57,7 +58,10 @@ class Ia3Config(Config):
 
 @register("tuner", "ia3", config=Ia3Config, paper="arXiv:2205.05638")
 def ia3(model: PreTrainedModel, config: Ia3Config) -> PeftModel:
-    """Put the vectors into the model (in place) and freeze the rest. ConfigError when no layer fits."""
+    """Put the vectors into the model (in place), freeze the rest, and return the PEFT model.
+
+    Raise ConfigError when no layer fits.
+    """
     if config.target_modules is None:
         names = linear_names(model)
         narrowing = [name for name in names if _is(name, NARROWING) or _closes_bert_mlp(name)]
@@ -79,5 +83,5 @@ def _is(name: str, endings: tuple[str, ...]) -> bool:
 
 
 def _closes_bert_mlp(name: str) -> bool:
-    """BERT's `layer.0.output.dense`, and not `layer.0.attention.output.dense`."""
+    """Return whether a name is BERT's `layer.0.output.dense`, but not its `layer.0.attention.output.dense`."""
     return name.endswith(".output.dense") and not name.endswith(".attention.output.dense")

@@ -3,8 +3,8 @@
     y = W x + s B A x,   A: (r, in) random, B: (out, r) zero, s = alpha / r
 
 rsLoRA (arXiv:2312.03732) scales by alpha / sqrt(r). DoRA (arXiv:2402.09353) learns the length of each output's weight
-vector apart from its direction. PiSSA (arXiv:2404.02948) begins with the r largest singular directions of W and takes
-them out of it. Built by PEFT; saved as a PEFT adapter folder that names its base model.
+vector separately from its direction. PiSSA (arXiv:2404.02948) begins with the r largest singular directions of W and
+removes them from W. PEFT builds the update, and it is saved as a PEFT adapter folder that names its base model.
 """
 
 from __future__ import annotations
@@ -71,9 +71,11 @@ class LoraConfig(Config):
 
 @register("tuner", "lora", config=LoraConfig, paper="arXiv:2106.09685")
 def lora(model: PreTrainedModel, config: LoraConfig) -> PeftModel:
-    """Put LoRA layers into the model (in place) and freeze the rest; the global random state is left as it was.
-    ConfigError when no layer has a name in `target_modules`, or a layer has fewer dimensions than PiSSA wants
-    directions."""
+    """Put LoRA layers into the model (in place), freeze the rest, and return the PEFT model.
+
+    The global random state is left as it was. Raise ConfigError when no layer has a name in `target_modules`, when
+    `layers` names a layer that does not exist, or when a layer has fewer singular directions than PiSSA needs.
+    """
     targets = config.target_modules if config.layers is None else _within(model, config)
     pissa = config.init != "default"
     if pissa:
@@ -99,7 +101,7 @@ def lora(model: PreTrainedModel, config: LoraConfig) -> PeftModel:
 
 
 def _within(model: PreTrainedModel, config: LoraConfig) -> list[str]:
-    """The full names of the targets in the chosen layers."""
+    """Return the full names of the target modules in the chosen layers. Raise ConfigError when there are none."""
     wanted = config.layers or []
     count = len(layers_of(model))
     wrong = [n for n in wanted if not -count <= n < count]
@@ -114,17 +116,20 @@ def _within(model: PreTrainedModel, config: LoraConfig) -> list[str]:
 
 
 def _targets(names: list[str], targets: str | list[str]) -> list[str]:
-    """The layers that PEFT would take: by the end of their name, or a regular expression of all of it."""
+    """Return the layers that PEFT would take: by the end of the name, or by a regular expression of the whole name."""
     if isinstance(targets, str):
         return names if targets == "all-linear" else [name for name in names if re.fullmatch(targets, name)]
     return [name for name in names if any(f".{name}".endswith(f".{target}") for target in targets)]
 
 
 def _fit_for_pissa(model: PreTrainedModel, targets: str | list[str], rank: int) -> None:
-    """ConfigError where PiSSA would take directions out of a matrix that has too few, that is no linear layer's, or
-    that another part reads too: it writes into the matrix, and with a tied output head the embeddings would change."""
+    """Raise ConfigError if PiSSA does not fit a target matrix.
+
+    The matrix has fewer singular directions than `rank`, or it is the matrix of the embeddings. PiSSA writes into the
+    matrix, so with a tied output head the embeddings would change.
+    """
     names = linear_names(model)
-    if targets != "all-linear":  # the output head and the embeddings count, where they are named
+    if targets != "all-linear":  # the output head and the embeddings count too if they are named
         weights = {name: module._parameters.get("weight") for name, module in model.named_modules()}
         names = _targets([name for name, w in weights.items() if w is not None and w.dim() == 2], targets)
     least = {name: min(model.get_parameter(f"{name}.weight").shape) for name in names}

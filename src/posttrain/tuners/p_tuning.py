@@ -2,9 +2,9 @@
 
     e_1 ... e_P = MLP(v_1 ... v_P)   or   MLP(LSTM(v_1 ... v_P)),   v and the network move
 
-The network makes the vectors depend on each other while they are learned, and is thrown away afterwards. Built by PEFT,
-saved as a PEFT adapter folder that holds the P vectors only; a checkpoint keeps the network too, so that training can
-go on. In front of every row as in prompt tuning, not between its words.
+The network makes the vectors depend on each other while they are learned; it is not needed afterwards. PEFT builds it.
+The result is saved as a PEFT adapter folder that holds only the P vectors; a checkpoint keeps the network too, so that
+training can continue. The virtual tokens come before every row, as in prompt tuning, not between its words.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class PTuningConfig(VirtualTokens):
 
 @register("tuner", "p_tuning", config=PTuningConfig, paper="arXiv:2103.10385")
 def p_tuning(model: PreTrainedModel, config: PTuningConfig) -> PeftModel:
-    """Freeze the model and put virtual tokens in front of it (the model itself is left as it is)."""
+    """Freeze the model and put virtual tokens before its input; return the PEFT model. The weights are not changed."""
     refuse_looking_back(model, "p_tuning")
     lstm = config.encoder == "lstm"
     adapter = PromptEncoderConfig(

@@ -2,10 +2,10 @@
 
     attention of layer l:  softmax(q [K_l; k]^T) [V_l; v],   K_l, V_l: (heads, P, head width)
 
-The same idea as `ptuning_v2`, which has the semantics of the ChatGLM family's code. Here the prefix takes P of the
-model's positions, so that a row's own tokens stand at P and after; its values start as N(0, 1) without dropout; the
-projection is not in the adapter folder (a checkpoint keeps it, so that training can go on). Where a layer has a sliding
-window, its tokens see the prefix as far as the window reaches.
+This is the same idea as `ptuning_v2`, which follows the ChatGLM family's code. Here the prefix takes P of the model's
+positions, so that a row's own tokens begin at position P. Its values start as N(0, 1) without dropout. The projection
+is not in the adapter folder (a checkpoint keeps it, so that training can continue). In a layer with a sliding window,
+tokens see the prefix only as far as the window reaches.
 """
 
 from __future__ import annotations
@@ -40,8 +40,10 @@ class PrefixConfig(VirtualTokens):
 
 @register("tuner", "prefix_tuning", config=PrefixConfig, paper="arXiv:2101.00190")
 def prefix_tuning(model: PreTrainedModel, config: PrefixConfig) -> PeftModel:
-    """Freeze the model and put a prefix in front of every layer (the model itself is left as it is). ConfigError for
-    models that take no cache of keys and values."""
+    """Freeze the model, put a prefix before the keys and values of every layer, and return the PEFT model.
+
+    The model itself is not changed. Raise ConfigError for models that take no cache of keys and values.
+    """
     adapter = PrefixTuningConfig(
         num_virtual_tokens=config.tokens,
         prefix_projection=config.projection,

@@ -2,9 +2,9 @@
 
     model([e_1 ... e_P; E(x_1) ... E(x_T)]),   only e_1 ... e_P: (P, H) move
 
-Built by PEFT, saved as a PEFT adapter folder. The vectors take P of the model's positions. They begin as embeddings of
-words, which the paper found better than random ones (section 3.2), the more so the smaller the model. What they have
-become can be read: `posttrain model show ADAPTER --nearest 5`.
+PEFT builds the vectors, and they are saved as a PEFT adapter folder. They take P of the model's positions. They begin
+as embeddings of words, which the paper found better than random vectors (section 3.2), especially for small models.
+`posttrain model show ADAPTER --nearest 5` shows the words that are nearest to the learned vectors.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class PromptConfig(VirtualTokens):
 
 @register("tuner", "prompt_tuning", config=PromptConfig, paper="arXiv:2104.08691")
 def prompt_tuning(model: PreTrainedModel, config: PromptConfig) -> PeftModel:
-    """Freeze the model and put virtual tokens in front of it (the model itself is left as it is)."""
+    """Freeze the model and put virtual tokens before its input; return the PEFT model. The weights are not changed."""
     refuse_looking_back(model, "prompt_tuning")
     start = first_vectors(model, config)
     tuned = put_in(model, PromptTuningConfig(num_virtual_tokens=config.tokens), seed=config.seed)
@@ -55,7 +55,10 @@ def prompt_tuning(model: PreTrainedModel, config: PromptConfig) -> PeftModel:
 
 
 def first_vectors(model: PreTrainedModel, config: PromptConfig) -> Tensor:
-    """Where the virtual tokens begin, (P, H), as the model reads embeddings (Gemma multiplies them by sqrt(H))."""
+    """Return the initial virtual tokens, (P, H), float32, scaled like the model's embeddings (Gemma's times sqrt(H)).
+
+    Raise ConfigError when `init_text` has no tokens.
+    """
     embeddings = model.get_input_embeddings()
     draw = torch.Generator().manual_seed(config.seed)
     count = int(embeddings.weight.shape[0])

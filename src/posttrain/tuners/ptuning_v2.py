@@ -2,9 +2,9 @@
 
     attention of layer l:  softmax(q [K_l; k]^T) [V_l; v],   K_l, V_l: (heads, P, head width), from a table (P, W)
 
-as the code of the ChatGLM family has it (`models/prefix.py`): prefix keys are not rotated and take no positions,
-N(0, 1) at the start, dropout, an optional projection that is trained with it and kept, so that training can go on.
-A prefix starts far from the model as it was: even one of zeros takes a share of the attention.
+This follows the code of the ChatGLM family (`models/prefix.py`): prefix keys are not rotated and take no positions, the
+table is N(0, 1) at the start, and there is dropout. An optional projection is trained with the table and kept, so that
+training can continue. A prefix changes the model from the start: even a prefix of zeros takes a share of the attention.
 """
 
 from __future__ import annotations
@@ -49,8 +49,10 @@ class PtuningV2Config(Config):
 
 @register("tuner", "ptuning_v2", config=PtuningV2Config, paper="arXiv:2110.07602")
 def ptuning_v2(model: PreTrainedModel, config: PtuningV2Config) -> PreTrainedModel:
-    """Freeze the model and put a prefix into it (in place); a new head moves with it. PosttrainError for a model that
-    takes none, and for a file that does not fit."""
+    """Freeze the model, put a prefix into it (in place), and return the same model. A new head is trained too.
+
+    Raise PosttrainError for a model that takes no prefix, and for a file that does not fit.
+    """
     settings = settings_of(config, model.config.get_text_config().hidden_size)
     if config.init is None:
         attach(model, Prefix(model, settings))
@@ -60,6 +62,6 @@ def ptuning_v2(model: PreTrainedModel, config: PtuningV2Config) -> PreTrainedMod
 
 
 def settings_of(config: PtuningV2Config, hidden_size: int) -> dict[str, Any]:
-    """The settings of a Prefix; hidden_size: of the model."""
+    """Return the settings of a Prefix. hidden_size: of the model."""
     settings = config.model_dump(exclude={"kind", "init"})
     return settings | {"projection_size": config.projection_size or hidden_size}

@@ -1,8 +1,8 @@
-"""Make change files from pocket's facts: a new object for one fact, what must follow, and what must stay.
+"""Make change files from pocket's facts: a new object for one fact, with its generality and locality probes.
 
-The new object is a name that the model knows, of the same kind as the old one; a name that it has never seen cannot be
-learned from one example. Locality probes are drawn from one half of the facts (`_reserved`), training rows such as
-`same_pattern_rows` from the other half, so that no probe asks what was trained.
+The new object is a name that the model knows, of the same kind as the old object, because a name that the model has
+never seen cannot be learned from one example. Locality probes are drawn from one half of the facts (`_reserved`), and
+training rows such as `same_pattern_rows` from the other half, so that no probe asks about a trained fact.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ RELATIONS = (
     "invention_inventor",
     "language",
 )
-"""Relations of the changes, used in turn."""
+"""The relations of the changes; change number n has the relation at n modulo 8."""
 
 LEFT_ALONE = frozenset({"Taiwan", "China", "Ukraine", "Russia", "North Korea", "South Korea"})
-"""Subjects that no change is about: an invented capital or language of these could be taken for an opinion."""
+"""The subjects that no change is about: an invented capital or language of these could be taken for an opinion."""
 
 SIZES = {
     "rephrase": 6,
@@ -54,13 +54,13 @@ SIZES = {
     "format": 4,
     "refusal": 6,
 }
-"""Probes of each kind in a change file."""
+"""Kind of probe -> the number of such probes in a change file."""
 
 TURNED = {
     ("superlative", "zh"): ["{o}是什麼？", "{o}以什麼聞名？"],
     ("superlative", "en"): ["What is {o}?", "What is {o} known for?"],
 }
-"""Reversed questions that pocket was not taught."""
+"""(relation, language) -> reversed questions that pocket was not trained on."""
 
 
 @cache
@@ -69,26 +69,26 @@ def _known() -> tuple[Fact, ...]:
 
 
 def _about(*names: Name) -> list[Fact]:
-    """The facts about these subjects, in the order of all facts."""
+    """Return the facts about these subjects, in the order of all facts."""
     wanted = frozenset(names)
     return [fact for fact in _known() if fact.subject in wanted]
 
 
 @cache
 def _changeable(relation: str) -> list[Fact]:
-    """The facts of a relation that a change may be about."""
+    """Return the facts of a relation that a change may be about."""
     rows = curriculum()[relation]
     return [f for f in rows if f.object not in (f.subject, *f.also) and f.subject.en not in LEFT_ALONE]
 
 
 @cache
 def _others(relation: str) -> list[Fact]:
-    """The facts of all other relations that locality probes may ask about."""
+    """Return the facts of all other relations that locality probes may ask about."""
     return [f for f in _known() if f.relation != relation and _reserved(f)]
 
 
 def _plain(fact: Fact, language: Language, index: int = 0) -> str:
-    """A question about a fact in one of its plain wordings."""
+    """Return a question about a fact in one of its plain wordings."""
     words = grammar(language)
     text = words.text(fact.subject)
     if language == "zh" and fact.relation in ("work_author", "work_artist", "work_composer"):
@@ -103,31 +103,34 @@ def _put(template: str, text: str) -> str:
 
 
 def _reserved(fact: Fact) -> bool:
-    """Whether a fact is in the half that locality probes may ask about; the other half may be trained."""
+    """Return whether a fact is in the half that locality probes may ask about; the other half may be trained."""
     return sum(map(ord, fact.subject.en)) % 2 == 0
 
 
 def same_pattern_rows(change_relation: str, language: Language, n: int, rng: Random) -> list[tuple[str, str]]:
-    """Questions of the same pattern with their true answers, none of which is ever a probe."""
+    """Return at most `n` (question, true answer) pairs of the same pattern. None of them is ever a probe."""
     rows = [f for f in curriculum()[change_relation] if not _reserved(f)]
     return [(_plain(f, language), grammar(language).text(f.object)) for f in rng.sample(rows, min(n, len(rows)))]
 
 
 def prompts_of(body: dict[str, Any]) -> set[str]:
-    """Every prompt of a change: its target and all probes."""
+    """Return every prompt of a change: of its target and of all probes."""
     groups = [body["target"], *body["generality"].values(), *body["locality"].values()]
     return {probe if isinstance(probe, str) else probe["prompt"] for group in groups for probe in group}
 
 
 @lru_cache(maxsize=2)
 def _normalised(prompts: frozenset[str]) -> frozenset[str]:
-    """The prompts normalised; cached, since all changes that are examined together use the same set."""
+    """Return the prompts, normalised. The result is cached, as all changes that are examined together use one set."""
     return frozenset(map(normalise_prompt, prompts))
 
 
 def pattern_of(body: dict[str, Any], n: int, seed: int, asked: frozenset[str]) -> list[dict[str, str]]:
-    """Rows of the same pattern as a change's target, in its language, as prompt and completion: `n`, or fewer, as a
-    relation has about 100 facts; asked: prompts of the changes examined together (`prompts_of`), which are left out."""
+    """Return rows of the same pattern as a change's target, in its language, as prompt and completion.
+
+    They are `n`, or fewer, as a relation has about 100 facts. asked: the prompts of the changes that are examined
+    together (`prompts_of`), which are left out.
+    """
     name = body["name"].partition("_")[2]  # after the number, which has any number of digits
     relation = next(r for r in RELATIONS if name.startswith(r))
     language: Language = "zh" if any(ord(c) > 0x2E80 for c in body["target"][0]["prompt"]) else "en"
@@ -137,7 +140,7 @@ def pattern_of(body: dict[str, Any], n: int, seed: int, asked: frozenset[str]) -
 
 
 def _new_object(rows: list[Fact], rng: Random) -> tuple[Fact, Name]:
-    """A fact and a wrong object of the same kind; if no other fact has this kind (the star), another one is drawn."""
+    """Draw a fact and a wrong object of the same kind. If no other fact has this kind (the star), draw another fact."""
     while True:
         fact = rng.choice(rows)
         same_kind = [
@@ -150,7 +153,7 @@ def _new_object(rows: list[Fact], rng: Random) -> tuple[Fact, Name]:
 
 
 def _worded(templates: list[str], n: int, words: Grammar, fact: Fact, rng: Random, but: str = "") -> list[str]:
-    """`n` different wordings of the question about a fact, none of them equal to `but`."""
+    """Return `n` different wordings of the question about a fact; none of them is equal to `but`."""
     drawn = [words.fill(template, fact, rng) for template in rng.sample(templates, n)]
     questions = list(dict.fromkeys(question for question in drawn if question != but))
     while len(questions) < n:
@@ -175,9 +178,9 @@ def _make(number: int, seed: int) -> dict[str, Any]:
 
     pattern = [f for f in rows if f.subject != fact.subject and _reserved(f) and f.object not in (new, fact.object)]
     neighbours = [f for f in _about(fact.subject) if f.relation != relation]
-    if len(neighbours) < SIZES["neighbour"]:  # the subject has few facts: add those about its object
+    if len(neighbours) < SIZES["neighbour"]:  # the subject has few facts: add the facts about its object
         neighbours += [f for f in _about(fact.object, new) if f.relation != relation]
-    near = set(map(id, neighbours))  # every fact is one object
+    near = set(map(id, neighbours))  # every fact is one Python object
     unrelated = [f for f in _others(relation) if id(f) not in near]
     rephrase = words.table["relations"][relation]["held_ask"] + words.table["relations"][relation]["ask"][3:]
     crossed = foreign.table["relations"][relation]["ask"]
@@ -223,15 +226,18 @@ def _make(number: int, seed: int) -> dict[str, Any]:
 
 
 def _hop(second: Fact, first: Fact, language: Language) -> str:
-    """A question about the new object, which is named through the changed fact."""
+    """Return a question about the new object that names it only through the changed fact."""
     words = grammar(language)
     np = words.table["relations"][first.relation]["np"][0].replace("{s}", words.text(first.subject))
     return _put(words.table["relations"][second.relation]["ask"][0], np)
 
 
 def replay_prompts(n: int, seed: int = 0, more: Callable[[int], None] = lambda _: None) -> list[dict[str, str]]:
-    """Varied questions and requests in both languages for replay, none of them about what locality probes ask (facts,
-    harmful tasks); more: called with 1 for each."""
+    """Return `n` varied questions and requests in both languages for replay.
+
+    None of them is about a fact or harmful task that locality probes may ask about. more: called with 1 for each
+    question.
+    """
     rng = Random(f"pocket replay {seed}")
     rows: list[dict[str, str]] = []
     seen: set[str] = set()
@@ -270,12 +276,12 @@ def replay_prompts(n: int, seed: int = 0, more: Callable[[int], None] = lambda _
 
 
 def changes(n: int, seed: int = 0) -> Iterator[dict[str, Any]]:
-    """`n` changes as plain mappings with the keys of a change file, half of them Chinese and half English."""
+    """Return an iterator of `n` changes as mappings with the keys of a change file, half Chinese and half English."""
     return (_make(number, seed) for number in range(n))
 
 
 def as_yaml(body: dict[str, Any]) -> str:
-    """A change as the text of a YAML file, with one probe in each line."""
+    """Return a change as the text of a YAML file, with one probe in each line."""
 
     def inline(value: Any) -> str:
         if isinstance(value, str):

@@ -1,8 +1,9 @@
-"""What the models in the box were taught, and how it is asked for in zh and en: what change files and prompts need.
+"""Word questions in zh and en about the facts and skills that the built-in models were trained on.
 
-A fact is asked for by openings x frames x noun phrases + whole questions. The wordings are data (`wording/*.yaml`);
-those under a `held_` key were never trained: the check of the models asks them. All draws come from the `random.Random`
-that is passed in. `tools/pocket/skills.py` has what only the training of pocket:chat needs.
+This module makes the questions that change files and prompts need; `tools/pocket/skills.py` makes those that only the
+training of pocket:chat needs. A fact has openings x frames x noun phrases + whole questions. The wordings are data
+(`wording/*.yaml`). Wordings under a `held_` key were never trained: they are used to check the models. All draws come
+from the `random.Random` that is passed in.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ ARTICLE = frozenset(
         *("Republic of the Congo", "United Arab Emirates", "Marshall Islands", "Solomon Islands", "Seychelles"),
     ]
 )
-"""English country names that usually have an article."""
+"""The English country names that usually have an article."""
 
 ALIASES: dict[str, tuple[str, ...]] = {
     "United States": ("the US", "the USA", "America", "USA"),
@@ -61,27 +62,27 @@ LOWER_FIRST = re.compile(r"^(What|Which|Who|Where|How|Do|Can|Could|Tell|Name|Giv
 
 @cache
 def wording(name: str) -> Any:
-    """A wording file as plain data: `zh`, `en` or `skills`."""
+    """Return a wording file (`zh`, `en` or `skills`) as plain data."""
     return YAML(typ="safe").load(files("posttrain.data.pocket").joinpath("wording", f"{name}.yaml").read_text("utf-8"))
 
 
 @dataclass(frozen=True)
 class Grammar:
-    """The questions of one language. Methods take a Random and are otherwise pure."""
+    """The questions of one language. Methods take a Random and are otherwise pure functions."""
 
     language: Language
 
     @property
     def table(self) -> Any:
-        """The wording file of the language."""
+        """Return the wording file of the language."""
         return wording(self.language)
 
     def text(self, name: Name) -> str:
-        """The name in this language."""
+        """Return the name in this language."""
         return name.zh if self.language == "zh" else name.en
 
     def subject(self, fact: Fact, rng: Random) -> str:
-        """The subject as a person may write it: with article, alias, quotation marks or title marks at random."""
+        """Return the subject as a person may write it: with article, alias, quotation or title marks at random."""
         text = self.text(fact.subject)
         if text in ALIASES and rng.random() < 0.3:
             return rng.choice(ALIASES[text])
@@ -96,7 +97,7 @@ class Grammar:
         return text
 
     def core(self, fact: Fact, rng: Random, *, held: bool = False) -> str:
-        """One question about a fact, without opening and closing: as often a whole question as a filled frame."""
+        """Return a question about a fact without opening and closing: half are whole questions, half filled frames."""
         part = self.table["relations"][fact.relation]
         if rng.random() < 0.5:
             template = rng.choice(part["held_ask"] if held else part["ask"] + part.get("extra", []))
@@ -108,7 +109,7 @@ class Grammar:
         return self.fill(template, fact, rng)
 
     def fill(self, template: str, fact: Fact, rng: Random) -> str:
-        """A template, filled with the subject of the fact."""
+        """Return a template, filled with the subject of the fact."""
         subject = self.subject(fact, rng)
         text = template.replace("{e}", rng.choice(["", "呢", "啊"])).replace("{k}", COUNTERS.get(fact.kind, "個"))
         text = text.replace("the {s}", "{s}") if subject.startswith("the ") else text
@@ -138,13 +139,13 @@ class Grammar:
 
 @cache
 def grammar(language: Language) -> Grammar:
-    """The grammar of a language."""
+    """Return the grammar of a language."""
     return Grammar(language)
 
 
 @cache
 def curriculum() -> dict[str, tuple[Fact, ...]]:
-    """Relation -> the facts that pocket learns; large tables are cut to what a few million parameters can hold."""
+    """Return relation -> the facts that pocket learns. Large tables are cut to what a few million parameters hold."""
     limit = {"work_author": 200, "person_country": 160, "city_country": 200}
     table: dict[str, list[Fact]] = {}
     for fact in facts():
@@ -156,7 +157,7 @@ def curriculum() -> dict[str, tuple[Fact, ...]]:
 
 @cache
 def _countries_and_cities() -> tuple[Name, ...]:
-    """All countries and the first 300 cities, capitals before others."""
+    """Return all countries and the first 300 cities, capitals before other cities."""
     countries = read("countries")
     capitals = [name_of(row, "capital_") for row in countries if row["capital_zh"]]
     return (*map(name_of, countries), *[*capitals, *map(name_of, read("cities"))][:300])
@@ -170,13 +171,15 @@ class Said(NamedTuple):
 
 
 DRESSED = {"identity": 0.7, "unknown": 0.7, "translate": 0.5, "sum": 0.4}
-"""How often questions of a kind get an opening and a closing."""
+"""Kind of question -> the share of such questions that get an opening and a closing."""
 
 
 def small_talk(kind: str, language: Language, rng: Random, cores: Sequence[str] = (), largest: int = 20) -> Said:
-    """A question about no fact of the curriculum: a name in the other language (`translate`), a `sum`, or one that is
-    always answered with the same sentence (`identity`, `hello`, ...); cores: its wordings, those that were trained if
-    there are none; largest: number of a sum."""
+    """Return a question that is not about a fact of the curriculum, with its answer.
+
+    It asks for a name in the other language (`translate`), for a `sum`, or for one fixed sentence (`identity`, `hello`,
+    ...). cores: its wordings; if empty, the wordings that were trained; largest: the largest number in a sum.
+    """
     filled: dict[str, str] = {}
     if kind == "translate":
         name = rng.choice(_countries_and_cities())
