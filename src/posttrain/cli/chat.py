@@ -63,7 +63,10 @@ class Stop:
         self._deaf_until = 0.0
 
     def hear(self, number: int, frame: FrameType | None) -> None:
-        """Handle the signal. Raise KeyboardInterrupt unless an answer should be stopped first."""
+        """Count the signal; raise KeyboardInterrupt for the second one in an answer and for one at the prompt.
+
+        A signal at the prompt is ignored for `MOMENT_S` seconds after an answer was stopped.
+        """
         if not self._answers and clock() < self._deaf_until:
             return
         self.times += 1
@@ -108,7 +111,7 @@ class Settings(NamedTuple):
 
 @dataclass
 class Talk:
-    """One model's side of the conversation."""
+    """One model's part of the conversation. messages: those of the user and of this model so far."""
 
     respondent: ModelRespondent
     messages: list[Message] = field(default_factory=list)
@@ -274,7 +277,7 @@ def _converse(talks: Sequence[Talk], turn: Callable[[str], list[dict[str, Any]]]
                 print(f"\n> {plain(command)}", file=sys.stderr, flush=True)
             try:
                 answered: dict[str, Any] = {"answers": turn(command)}
-            except PosttrainError as error:  # the conversation goes on
+            except PosttrainError as error:  # continue the conversation
                 talk(in_words(error))
                 answered = {"error": str(error)}
             if json:

@@ -153,7 +153,7 @@ def check(
             print(f"{filled(translate(COUNTED.get(name, name)), 18)}{number:>12,}")
         print_lines(f"format   {read.recognised()}", *(f"note     {plain(note)}" for note in read.notes))
         _print_checks(checks)
-    if found.error is not None:  # over-long rows, or nothing left
+    if found.error is not None:  # rows are too long, or none are left
         raise type(found.error)(*listed(read.problems), *found.error.problems) from found.error
     if found.problems and (on_bad_row == "fail" or not found.usable):
         raise data_error(found.problems, read.rows)

@@ -144,7 +144,7 @@ def _run(arguments: Sequence[str]) -> int:
         build_app(_wanted(words))(args=words, prog_name="posttrain")
     except SystemExit as stop:
         code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
-        if code == Interrupted.exit_code:  # typer's word for KeyboardInterrupt
+        if code == Interrupted.exit_code:  # typer exits so on KeyboardInterrupt
             return _told(stopping.interrupted())
         if code:
             options.emit_failure(code, _usage_problem(stop))

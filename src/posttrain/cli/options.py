@@ -1,8 +1,8 @@
 """The options that every verb shares, and the two kinds of output of a verb.
 
 Data goes to stdout (`emit`), talk (messages for people) goes to stderr (`talk`, `console`). `--debug`, `--quiet` and
-`--language` (the language of messages) may stand anywhere on the command line. `main` removes them before the verb
-sees it, so that no verb declares them. Talk is translated where it is shown (`posttrain.language`).
+`--language` (the language of messages) may appear anywhere on the command line. `main` removes them before the verb
+reads it, so that no verb declares them. Talk is translated where it is shown (`posttrain.language`).
 
     def exam(model: str, json: JsonOption = False, sets: SetOption = None) -> None: ...
 """

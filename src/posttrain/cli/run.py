@@ -1,4 +1,4 @@
-"""`posttrain run STUDY`: run every method on every change with the same exams, write one report; skip finished cells."""
+"""`posttrain run STUDY`: run every method on every change with the same exams, write a report; skip finished cells."""
 
 from __future__ import annotations
 
@@ -345,7 +345,8 @@ class Watcher(Live, events.Watcher):
     def _tell(self, head: str | None, words: str) -> None:
         """Show words after the head (the present cell), or alone if head is None.
 
-        Without a terminal, empty words show nothing."""
+        Without a terminal, empty words show nothing.
+        """
         words = translate(words)
         self.show(
             f"{head or ''} {words}" if self.live else placed(head, words) if words and head is not None else words

@@ -34,7 +34,7 @@ class Plot:
     svg: str
 
     def save(self, path: str | Path) -> Path:
-        """Write it as `.svg` or `.png`."""
+        """Write the chart as PNG if the path ends in `.png`, otherwise as SVG; return the path."""
         import vl_convert
 
         target = Path(path)

@@ -227,7 +227,7 @@ class CellRun:
     # ---- stages ------------------------------------------------------------------------------------------------------
 
     def _stages(self) -> dict[str, Any]:
-        """Return the stages' names, scores before, the score matrix (a row per model, a column per stage), its summary.
+        """Return the stages' names, scores before, score matrix (a row per candidate, a column per stage), its summary.
 
         A training of all stages at once has one row. The summary scores are added to the scores of the end.
         """

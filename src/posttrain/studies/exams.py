@@ -104,7 +104,7 @@ def check_names(exams: Sequence[Exam], location: str) -> None:
 
 
 def asked(study: Study, changes: Sequence[Change], exams: Sequence[Exam]) -> Iterator[str]:
-    """Return every prompt of every exam, without the exams that the study may train on."""
+    """Yield every prompt of every exam, without the exams that the study may train on."""
     for change in changes:
         yield from (question.question for _, _, question in change.probes())
     for exam in exams:
@@ -116,7 +116,7 @@ def asked(study: Study, changes: Sequence[Change], exams: Sequence[Exam]) -> Ite
 
 
 def words_of(item: Item, ask: Ask) -> Iterator[str]:
-    """Return the texts by which a training row that asks the same question is recognised."""
+    """Yield the texts by which a training row that asks the same question is recognised."""
     if isinstance(ask.prompt, str):
         yield ask.prompt
     elif not isinstance(ask.prompt, Plain):

@@ -41,7 +41,10 @@ TRIES = 3
 POLL_S = 0.1
 """Seconds between two looks for results and events."""
 TELL_S = 0.2
-"""Least seconds between two events of one kind that a process sends; the cell's own files have all of them."""
+"""Least seconds between two events of one kind that a process sends, but lines for the user are always sent.
+
+The cell's own files have all of them.
+"""
 
 
 class Spec(NamedTuple):
@@ -130,7 +133,7 @@ def run_order(spec: Spec, order: Order, tell: Any) -> tuple[CellResult, float]:
     began = time.monotonic()
     with listening(worker.watcher.doing):
         if order.cell.model not in worker.opened:
-            worker.open(order.cell.model).examiner.take_before(needed=True)  # its samples are there already
+            worker.open(order.cell.model).examiner.take_before(needed=True)  # reads the samples in the folder
         return worker.run(order), time.monotonic() - began
 
 
@@ -313,7 +316,7 @@ class _Ray(Pool):
             except BaseException as error:
                 future.set_exception(error)
 
-        threading.Thread(target=fetch, daemon=True).start()  # an executor's threads would be waited for at the end
+        threading.Thread(target=fetch, daemon=True).start()  # at exit, Python would wait for threads of an executor
         return future
 
 

@@ -2,10 +2,10 @@
 
     theta(a) = (1 - a) theta_before + a theta_trained,   0 < a < 1
 
-On this line in weight space, there is often a model that keeps what training taught and regains what training lost: a
-cheap remedy for refusals and skills lost in fine-tuning (Wortsman et al. 2022, arXiv:2109.01903; for safety Farn et al.
-2024, arXiv:2412.19512). Nothing is trained. a = 0 is the untouched model and a = 1 the trained one; both are examined
-anyway.
+On this line in weight space, what training taught and what training lost often change at different points, so a model
+on it can have most of both: a cheap remedy for refusals and skills lost in fine-tuning (Wortsman et al. 2022,
+arXiv:2109.01903; for safety Farn et al. 2024, arXiv:2412.19512). Nothing is trained. a = 0 is the untouched model and
+a = 1 the trained one; both are examined anyway.
 
 LoRA's update is linear in B, so scaling B by a is the same as interpolating the merged weights. Sparse changes are
 linear in their values. Other adapters that can be merged (DoRA, PiSSA, (IA)^3) are merged into a copy first. One more
@@ -89,7 +89,7 @@ def scaled_parts(tuned: PeftModel) -> dict[str, nn.Parameter]:
         and not str(config.init_lora_weights).startswith("pissa")
         and not config.modules_to_save
         and not config.trainable_token_indices
-        and not config.ensure_weight_tying  # the head's A is the embedding's B then
+        and not config.ensure_weight_tying  # it makes the head's A the embedding's B
         and config.bias == "none"
     )
     if not plain:

@@ -219,7 +219,7 @@ class _Run:
             if known is not None and (known.hash, known.status) != (hashes.content, "done"):
                 known = None
             if known is not None and cell.folder in self.needed and not (self.folder / known.first.weights).is_dir():
-                known = None  # another cell takes its product, which is gone
+                known = None  # another cell needs its product, which no longer exists
             if known is not None and not self._again(cell):
                 self.results[cell.folder] = known
                 kept += cell.folder in self.selected

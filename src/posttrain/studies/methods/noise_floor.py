@@ -45,7 +45,7 @@ class NoiseFloorConfig(MethodConfig):
 
 @register("method", "noise_floor", config=NoiseFloorConfig)
 def noise_floor(config: NoiseFloorConfig, cell: CellContext) -> Iterator[Candidate]:
-    """Yield a perturbed copy of the untouched model: its outputs or weights are computed in other arithmetic."""
+    """Yield a copy of the untouched model in other arithmetic: computed in bfloat16, or with rounded weights."""
     before = cell.bench.before
     arithmetic = resolve_arithmetic(before.model, config.arithmetic)
     loaded = LoadedModel(perturbed(before.model, arithmetic), before.tokenizer, cell.name())
