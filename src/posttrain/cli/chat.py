@@ -45,23 +45,28 @@ Ctrl-C   stop an answer; at the prompt: leave"""
 
 
 MOMENT_S = 0.5
-"""Ctrl-C so soon after an answer was stopped was meant for the answer, too."""
+"""Seconds. A Ctrl-C within this time after an answer was stopped is ignored: it was meant for the answer."""
 clock = time.monotonic
 
 
 class Stop:
-    """Ctrl-C in a conversation: the first in an answer stops it after its present token, the second stops everything,
-    and so does one at the prompt; but at the prompt it is not heard a moment after an answer was stopped.
+    """The handler of Ctrl-C in a conversation.
+
+    The first Ctrl-C during an answer stops it after its present token; the second stops everything. A Ctrl-C at the
+    prompt stops everything too, but it is ignored for a moment after an answer was stopped.
     """
 
     def __init__(self) -> None:
         self.times = 0
-        """In this turn."""
+        """Number of times that Ctrl-C was pressed in this turn."""
         self._answers = False
         self._deaf_until = 0.0
 
     def hear(self, number: int, frame: FrameType | None) -> None:
-        """The signal's handler."""
+        """Count the signal; raise KeyboardInterrupt for the second one in an answer and for one at the prompt.
+
+        A signal at the prompt is ignored for `MOMENT_S` seconds after an answer was stopped.
+        """
         if not self._answers and clock() < self._deaf_until:
             return
         self.times += 1
@@ -70,7 +75,7 @@ class Stop:
 
     @contextmanager
     def heard(self) -> Iterator[None]:
-        """While this lasts Ctrl-C is heard here; outside the main thread Python delivers no signals."""
+        """Handle Ctrl-C within the block. Outside the main thread it does nothing: Python delivers no signals there."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -82,7 +87,7 @@ class Stop:
 
     @contextmanager
     def answering(self) -> Iterator[None]:
-        """While this lasts a model answers."""
+        """Mark that a model answers within the block."""
         self._answers = True
         try:
             yield
@@ -90,14 +95,14 @@ class Stop:
             self.answered()
 
     def answered(self) -> None:
-        """The answer is over, or is about to be given up."""
+        """Mark that the answer is finished, or will be stopped now."""
         if self._answers and self.times:
             self._deaf_until = clock() + MOMENT_S
         self._answers = False
 
 
 class Settings(NamedTuple):
-    """How answers are drawn."""
+    """The settings of generation. max_new_tokens: the most tokens of an answer."""
 
     temperature: float
     max_new_tokens: int
@@ -106,15 +111,17 @@ class Settings(NamedTuple):
 
 @dataclass
 class Talk:
-    """One model's side of the conversation."""
+    """One model's part of the conversation. messages: those of the user and of this model so far."""
 
     respondent: ModelRespondent
     messages: list[Message] = field(default_factory=list)
 
     def ask(self, words: str, settings: Settings, put: Callable[[str], None], stop: Stop) -> tuple[Answer, bool]:
-        """Answer the user's words, everything said before known, as far as it fits; and whether the answer was stopped.
+        """Answer the user's words; return the answer and whether it was stopped.
 
-        put: told the answer's words as they come. Of an answer that was stopped, what was said is remembered.
+        The prompt holds the earlier messages, as many as fit. put: called with the answer's text as it comes. The text
+        of a stopped answer stays in the conversation. Raise the errors of asking, such as a prompt that is too long;
+        the words are then removed from the conversation.
         """
         from posttrain.data.records import Message
         from posttrain.inference.protocol import Answer
@@ -138,11 +145,11 @@ class Talk:
                 prompt, seed = self._fitting(settings.max_new_tokens), settings.seed + len(self.messages)
                 how = {**settings._asdict(), "seed": seed}
                 (answer,) = self.respondent.answers([prompt], **how, on_token=on_token)
-        except PosttrainError:  # such as words longer than the model's positions: as if not said
+        except PosttrainError:  # such as words longer than the model's positions: remove them
             self.messages.pop()
             raise
         except KeyboardInterrupt:
-            if stop.times != 1:  # the second, or SIGTERM
+            if stop.times != 1:  # a second Ctrl-C, or SIGTERM
                 raise
             answer, stopped = Answer(settled(self.respondent.text(said)), len(said), False), True
         stream.end(answer.text)
@@ -153,7 +160,10 @@ class Talk:
         return answer, stopped
 
     def _fitting(self, max_new_tokens: int) -> Prompt:
-        """The conversation without its oldest turns, where it would not fit; only the words without a template."""
+        """Return the conversation, without its oldest turns if it is too long; without a template, the last message.
+
+        max_new_tokens: the number of tokens that must be left for the answer.
+        """
         from posttrain.inference.decode import context_limit
 
         if not self.respondent.tokenizer.chat_template:
@@ -218,7 +228,7 @@ def chat(
     stop, settings = Stop(), Settings(temperature, max_new_tokens, seed)
 
     def turn(words: str) -> list[dict[str, Any]]:
-        """One row per model that was asked; the last one's answer may have been stopped."""
+        """Ask the models and return one row per model that was asked; the last row's answer may have been stopped."""
         rows: list[dict[str, Any]] = []
         stop.times = 0
         with display_of([one.respondent.name for one in talks], json=json) as display:
@@ -248,7 +258,7 @@ def chat(
 
 
 def _converse(talks: Sequence[Talk], turn: Callable[[str], list[dict[str, Any]]], json: bool) -> None:
-    """Turns and commands until the user leaves."""
+    """Handle turns and commands until the user leaves."""
     for words in _lines():
         command = words.strip()
         if not command:
@@ -263,11 +273,11 @@ def _converse(talks: Sequence[Talk], turn: Callable[[str], list[dict[str, Any]]]
             talk(HELP if command == "/help" else f"unknown command {plain(command)}\n{HELP}")
         else:
             if not json and not quiet() and not sys.stdin.isatty():
-                # nobody has typed it here; beside the answers, which alone are data, and as it is, no message of ours
+                # the line comes from a pipe: show it on stderr, untranslated; only the answers are data on stdout
                 print(f"\n> {plain(command)}", file=sys.stderr, flush=True)
             try:
                 answered: dict[str, Any] = {"answers": turn(command)}
-            except PosttrainError as error:  # the conversation goes on
+            except PosttrainError as error:  # continue the conversation
                 talk(in_words(error))
                 answered = {"error": str(error)}
             if json:
@@ -275,7 +285,7 @@ def _converse(talks: Sequence[Talk], turn: Callable[[str], list[dict[str, Any]]]
 
 
 def _lines() -> Any:
-    """The user's lines: typed after a prompt on a terminal, read as they come otherwise."""
+    """Yield the user's lines: typed after a prompt on a terminal, otherwise read from stdin."""
     if not sys.stdin.isatty():
         yield from sys.stdin
         return

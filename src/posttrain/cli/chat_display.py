@@ -1,4 +1,4 @@
-"""How `posttrain chat` shows answers while they are made: as they flow, in columns, or not before they are whole."""
+"""How `posttrain chat` shows answers while they are generated: as running text, in columns, or only when complete."""
 
 from __future__ import annotations
 
@@ -15,45 +15,45 @@ if TYPE_CHECKING:
 
 
 SHOWN_S = 0.1
-"""Columns are drawn again at most so often."""
+"""Least seconds between two drawings of the columns."""
 
 
 class Hidden:
-    """Shows nothing of one turn: the answers are printed as JSON when they are whole."""
+    """Shows nothing of a turn: the complete answers are printed as JSON later. Base class of the displays of a turn."""
 
     def begin(self, place: int) -> None:
-        """The model in this place begins."""
+        """Begin the answer of a model. place: the model's index."""
 
     def put(self, text: str) -> None:
-        """The next words of its answer."""
+        """Show the next piece of its answer."""
 
     def done(self, end: str = "") -> None:
-        """Its answer is whole, or is `end`ed by a sign that it is not."""
+        """Finish its answer. end: a sign for an incomplete answer, or empty."""
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *error: object) -> None:
-        """The turn is over."""
+        """End the turn."""
 
 
 class Flow(Hidden):
-    """The words as they come, one model after the other; always as text, never as markup."""
+    """Shows the answers as they come, one model after the other; always as text, never as markup."""
 
     def __init__(self, names: Sequence[str]) -> None:
         self.names = names
 
     def begin(self, place: int) -> None:
-        """Several models are named."""
+        """Write the model's name if there are several models."""
         if len(self.names) > 1:
             self._write(f"{plain(self.names[place])}: ")
 
     def put(self, text: str) -> None:
-        """On the screen, or in the pipe, at once."""
+        """Write the text to the screen or the pipe immediately."""
         self._write(plain(text))
 
     def done(self, end: str = "") -> None:
-        """A line end."""
+        """End the line."""
         self._write(f"{end}\n")
 
     def _write(self, text: str) -> None:
@@ -62,8 +62,9 @@ class Flow(Hidden):
 
 
 class Columns(Hidden):
-    """Several models side by side on a terminal: a table that grows. While it does, its last lines are shown; the whole
-    stays on the screen afterwards.
+    """Shows several models side by side on a terminal, in a table that grows.
+
+    While it grows, only its last lines are shown; afterwards the whole table stays on the screen.
     """
 
     def __init__(self, names: Sequence[str]) -> None:
@@ -84,23 +85,23 @@ class Columns(Hidden):
             self.console.print(self.table(self.texts), soft_wrap=False)
 
     def begin(self, place: int) -> None:
-        """Its column is written to."""
+        """Write to the model's column from now on."""
         self.place = place
 
     def put(self, text: str) -> None:
-        """The table is drawn anew, but not for every token."""
+        """Add text to the column, and draw the table again if the last drawing is `SHOWN_S` seconds ago."""
         self.texts[self.place] += plain(text)
         if time.monotonic() - self.shown >= SHOWN_S:
             self.shown = time.monotonic()
             self.live.update(self.table(self.tails()), refresh=True)
 
     def done(self, end: str = "") -> None:
-        """The whole column."""
+        """Finish the column and draw the table again."""
         self.texts[self.place] += end
         self.live.update(self.table(self.tails()), refresh=True)
 
     def tails(self) -> list[str]:
-        """Of each text the last lines that fit on the screen."""
+        """Return the last lines of each text, as many as fit on the screen."""
         from rich.text import Text
 
         width = max(self.console.width // max(len(self.names), 1) - 4, 8)
@@ -109,7 +110,7 @@ class Columns(Hidden):
         return ["\n".join(line.plain for line in lines[-room:]) for lines in wrapped]
 
     def table(self, texts: Sequence[str]) -> Any:
-        """Texts side by side under the models' names."""
+        """Return a table of the texts side by side, under the models' names."""
         from rich.table import Table
         from rich.text import Text
 
@@ -121,7 +122,7 @@ class Columns(Hidden):
 
 
 def display_of(names: Sequence[str], *, json: bool) -> Hidden:
-    """What suits these models and where the answers go."""
+    """Return the display for these models: columns need several models and a terminal. json: show nothing."""
     if json:
         return Hidden()
     return Columns(names) if len(names) > 1 and sys.stdout.isatty() else Flow(names)

@@ -1,4 +1,4 @@
-"""`posttrain data show | check`: what training would see of a data file, before anything is trained."""
+"""`posttrain data show | check`: show what training would see of a data file, before anything is trained."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ app = typer.Typer(cls=PlainGroup, no_args_is_help=True, pretty_exceptions_enable
 app.add_typer(data_make.app, name="make")
 
 COUNTED = {"supervised_tokens": "supervised tokens", "too_long": "too long"}
-"""Counts that are printed with another name than in JSON."""
+"""Counts that have another name in print than in JSON."""
 
 OPEN, CLOSE = "⟦", "⟧"
-"""Around supervised text where there are no colours."""
+"""The brackets around supervised text if the output has no colours."""
 
 FileArgument = Annotated[
     str, typer.Argument(metavar="FILE", help="A .jsonl, .csv, .parquet or .txt file; a data set's name with --hub.")
@@ -153,7 +153,7 @@ def check(
             print(f"{filled(translate(COUNTED.get(name, name)), 18)}{number:>12,}")
         print_lines(f"format   {read.recognised()}", *(f"note     {plain(note)}" for note in read.notes))
         _print_checks(checks)
-    if found.error is not None:  # over-long rows, or nothing left
+    if found.error is not None:  # rows are too long, or none are left
         raise type(found.error)(*listed(read.problems), *found.error.problems) from found.error
     if found.problems and (on_bad_row == "fail" or not found.usable):
         raise data_error(found.problems, read.rows)
@@ -161,8 +161,10 @@ def check(
 
 
 class _Checks(NamedTuple):
-    """Results for all rows together; lengths and stop are None when no row can be used; template: why training and
-    exams will refuse the model, "" if its template is the one of its training.
+    """The results of checking all rows together.
+
+    lengths, stop: None if no row can be used; prompt: the problem of the generation prompt, or ""; template: why
+    training and exams will refuse the model, "" if its template is the one that it was trained with.
     """
 
     lengths: Lengths | None
@@ -202,7 +204,7 @@ def _read_json(file: str, model: str, read: ReadResult) -> dict[str, Any]:
 def _read(
     where: dict[str, Any], column: list[str] | None, model: str, how: dict[str, bool]
 ) -> tuple[ReadResult, PreTrainedTokenizerBase, int | None]:
-    """The rows, good and bad, the model's tokenizer and the number of its embeddings."""
+    """Return the rows, good and bad, the model's tokenizer, and the number of its embeddings or None."""
     from posttrain.config.load import check as validate
     from posttrain.data.readers import DataSource, sift
     from posttrain.models.load import embeddings_of, load_tokenizer

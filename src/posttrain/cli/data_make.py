@@ -1,4 +1,4 @@
-"""`posttrain data make changes|prompts`: change files and replay prompts from the facts of the models in the box."""
+"""`posttrain data make changes|prompts`: make change files and replay prompts from the pocket models' facts."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ app = typer.Typer(
     cls=PlainGroup, no_args_is_help=True, help="Make change files, or prompts for replay, from pocket's facts."
 )
 LISTED = 5
-"""How many existing files an error names; the others are counted."""
+"""The number of existing files that an error names; the others are only counted."""
 
 Count = Annotated[int, typer.Option("--n", metavar="N", min=1, help="How many.")]
 Seed = Annotated[int, typer.Option(metavar="N", min=0, help="Seed; other seeds draw other facts.")]
@@ -62,7 +62,7 @@ def changes(
             for body in make(n, seed):
                 bodies.append(body)
                 meter.more(1)
-        asked = frozenset().union(*map(prompts_of, bodies))  # which pattern rows leave out
+        asked = frozenset().union(*map(prompts_of, bodies))  # the pattern rows leave these out
         files = {output / f"{body['name']}.yaml": as_yaml(body) for body in bodies}
         patterns = {}
         for body in bodies if pattern_rows else ():
@@ -141,8 +141,10 @@ def _lines(rows: list[dict[str, str]]) -> str:
 
 
 def _with_other_content(files: Mapping[Path, str], *, restart: bool) -> list[Path]:
-    """The existing files with other content. ConfigError naming them, before anything is written, unless they may be
-    overwritten."""
+    """Return the existing files with other content than the given one. files: path -> content to write.
+
+    Without `restart`, raise ConfigError with the names of such files, before anything is written.
+    """
     other = [path for path, text in files.items() if path.is_file() and path.read_bytes() != text.encode("utf-8")]
     if other and not restart:
         cause = "is there already with other content, and would be overwritten"

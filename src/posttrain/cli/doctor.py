@@ -1,4 +1,4 @@
-"""`posttrain doctor`: what is installed and what this machine can do, in a form that fits into a bug report."""
+"""`posttrain doctor`: show what is installed and what this machine can do, in a form for bug reports."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def _shown(value: Any) -> str:
 
 
 def findings() -> dict[str, Any]:
-    """Versions, device, memory, disk, the models in the box, caches and network policy."""
+    """Return versions, device, memory, disk, the pocket models, caches and network policy."""
     from posttrain.retention.cache_folder import default_cache
     from posttrain.training.environment import environment
 
@@ -49,7 +49,7 @@ def findings() -> dict[str, Any]:
 
 
 def memory_gib() -> float | None:
-    """Physical memory; None where the system does not tell."""
+    """Return the physical memory in GiB; None if the system does not report it."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     except (ValueError, OSError, AttributeError):
@@ -57,8 +57,10 @@ def memory_gib() -> float | None:
 
 
 def pocket(kind: str) -> str:
-    """The fingerprints of a model in the box, or why there are none. Its files are read and its template is rendered;
-    the model is not built, since importing its class takes longer than everything else.
+    """Return the size and fingerprints of a pocket model as text, or why there are none. kind: `base` or `chat`.
+
+    Its files are read and its template is rendered. The model is not built, because importing its class takes longer
+    than everything else.
     """
     from transformers import PreTrainedTokenizerFast
 

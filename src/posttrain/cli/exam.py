@@ -1,6 +1,6 @@
-"""`posttrain exam MODEL`: the change exam, exams on your own files, lm-eval's tasks; options and printing.
+"""`posttrain exam MODEL`: the change exam, exams on the user's own files, lm-eval's tasks; options and printing.
 
-What is done is in `studies/exam.py`; the tables are in `exam_tables.py`.
+The work is done in `studies/exam.py`; the tables are in `exam_tables.py`.
 """
 
 from __future__ import annotations
@@ -196,7 +196,7 @@ def exam(
 
 
 def _own(exams: Sequence[str], exams_file: Path | None, sets: Sequence[str]) -> list[tuple[ExamConfig, Path]]:
-    """The configs of --exams and --exam, each with the folder that its paths are relative to."""
+    """Return the configs of --exams and --exam, each with the folder that its paths are relative to."""
     from posttrain.config.load import check, load_yaml
     from posttrain.studies.exam import ExamsFile
 
@@ -210,7 +210,7 @@ def _own(exams: Sequence[str], exams_file: Path | None, sets: Sequence[str]) -> 
 
 
 def _harness(tasks: str, include: Sequence[Path], *, download: bool, **settings: Any) -> ExamConfig:
-    """The config of --tasks."""
+    """Return the config of --tasks. Raise ConfigError if no task is named."""
     from posttrain.exams.tasks.lm_eval import LmEvalConfig, go_offline
 
     go_offline(download=download)

@@ -1,4 +1,4 @@
-"""`posttrain exam --dry-run`: what would be asked of which models, and about how long it takes; nothing is loaded."""
+"""`posttrain exam --dry-run`: print the models and the questions of an exam, and its time, without loading a model."""
 
 from __future__ import annotations
 
@@ -28,10 +28,12 @@ def dry_run(
     json: bool,
     **how: bool,
 ) -> None:
-    """Print it. models: the model, and the one before where it is named; floor: the noise floor is examined as well.
+    """Print what the exam would ask, and an estimate of its time.
 
-    MissingError as of the exam itself for a local model that is not whole, such as an unfinished training's folder.
-    DataError for texts that a model could not be asked, as far as its tokenizer and configuration tell.
+    models: the model before if it is named, then the model; harness: the names of lm-eval's tasks; floor: the noise
+    floor is examined too; how: keywords for loading tokenizers and configurations.
+    Raise MissingError, as the exam itself does, for an incomplete local model, such as an unfinished training's folder.
+    Raise DataError for texts that a model cannot be asked, as far as its tokenizer and configuration show.
     """
     from posttrain.exams.change import change_task
     from posttrain.inference.opening import is_remote
@@ -73,12 +75,15 @@ def dry_run(
 
 
 def _requests(task: Task[Any]) -> int:
-    """To one model."""
+    """Return the number of requests of a task to one model."""
     return sum(not ask.of for item in task.items for ask in item.asks) * (1 + len(task.perturbations))
 
 
 def _check(models: Sequence[str], tasks: Sequence[Task[Any]], **how: bool) -> list[str]:
-    """The errors of asking, all at once; what is returned says of which models it is not known."""
+    """Check that the models can be asked the tasks; return a message for each model that could not be checked.
+
+    Raise DataError with all problems together.
+    """
     from posttrain.exams.running import check_task
     from posttrain.inference.opening import is_remote, read_prompts
 
@@ -101,7 +106,7 @@ def _check(models: Sequence[str], tasks: Sequence[Task[Any]], **how: bool) -> li
 
 
 def _guess(model: str, tasks: Sequence[Task[Any]], times: int, **how: bool) -> float:
-    """Seconds, from the model's configuration and how its tokenizer cuts the questions."""
+    """Estimate the seconds from the model's size and its tokens per character. times: number of models examined."""
     from posttrain.exams.exam import Part
     from posttrain.studies.estimate import exam_s, flops_per_s, size_of, work_of
 

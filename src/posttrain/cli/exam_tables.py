@@ -1,4 +1,4 @@
-"""What `posttrain exam` prints: scores, differences, what went wrong, what a reader has to know."""
+"""The tables and notes that `posttrain exam` prints: scores, differences, wrong answers, notes for the reader."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ if TYPE_CHECKING:
 
 
 FEW_GROUPS = 8
-"""More groups than that would bury the scores of the whole."""
+"""Scores by group are printed up to this number of groups; more would hide the main scores."""
 SHOWN = 8
-"""So many answers that went wrong are printed."""
+"""The largest number of wrong answers that are printed."""
 
 
 def print_part(results: Results, found: Sequence[TaskResult[Any]], before: str, *, by_group: bool = False) -> None:
-    """The tables of exams that are over, on stdout. by_group: scores by group, however many."""
+    """Print the tables of finished exams to stdout. before: the model before's name; by_group: print all groups."""
     from rich.text import Text
 
     out = console(stderr=False)
     if not out.is_terminal:
-        out.width = 200  # a file has no edge: rich would cut names at 80
+        out.width = 200  # output to a file: rich would cut names at 80 columns
     changes = [one for one in found if one.change]
     parts = _changes(results, changes, before) if changes else _others(results, found, before, by_group=by_group)
     for part in parts:
@@ -73,7 +73,7 @@ def _changes(results: Results, found: Sequence[TaskResult[ProbeResult]], before:
 
 
 def scores_of_changes(info: ExamInfo, summary: Summary, *, several: bool) -> Table:
-    """The scores of the change exam in the order of its declarations, beside the noise floor's."""
+    """Return a table of the change exam's scores, in the order of their declaration, beside the noise floor's."""
     floor = ["floor"] if summary.floor else []
     interval = "95 % interval" + (" (over changes)" if several else "")
     rows = table("score", "value", interval, "probes", *floor, right=("value", "probes", "floor"))
@@ -90,7 +90,7 @@ def scores_of_changes(info: ExamInfo, summary: Summary, *, several: bool) -> Tab
 
 
 def _spread(wrong: Sequence[tuple[str, ProbeResult]]) -> list[tuple[str, ProbeResult]]:
-    """One of each group first, then the second of each, and so on."""
+    """Return the answers reordered: the first of each group, then the second of each group, and so on."""
     seen: Counter[str] = Counter()
 
     def turn(item: tuple[str, ProbeResult]) -> int:
@@ -141,7 +141,10 @@ def _others(
 
 
 def changed(drift: Drift, compared: Mapping[str, Comparison]) -> str:
-    """A group's relative change; told from chance where a score behind it was compared and is a difference."""
+    """Return a group's relative change in words.
+
+    It counts as real, and not as chance, if a score in the group was compared and the test found a difference.
+    """
     change = drift.change or 0.0
     if change == 0:
         return "unchanged"
@@ -153,12 +156,12 @@ def changed(drift: Drift, compared: Mapping[str, Comparison]) -> str:
 
 
 def _groups(line: Line, info: ExamInfo) -> list[str]:
-    """The headline's scores by group."""
+    """Return the keys of the main score by group."""
     return [key for key in line.scores if key.startswith(f"{info.key}/")]
 
 
 def _scores(line: Line, infos: Sequence[ExamInfo], *, by_group: bool) -> Table:
-    """Every score; those by group only of the headline, and when they are few or asked for."""
+    """Return a table of every score. Scores by group: only of the main score, if they are few or `by_group` is set."""
     rows = table("score", "value", "95 % interval", "n", right=("value", "n"))
     for info in infos:
         groups = _groups(line, info)
@@ -174,7 +177,7 @@ def _scores(line: Line, infos: Sequence[ExamInfo], *, by_group: bool) -> Table:
 
 
 def differences(compared: Mapping[str, Comparison]) -> Table:
-    """Before and after, and whether that is a difference."""
+    """Return a table of the scores before and after, with the result of the test for a difference."""
     heads = ("score", "before", "after", "difference", "95 % interval", "p", "")
     rows = table(*heads, right=("before", "after", "difference", "p"))
     for name, one in compared.items():
@@ -185,7 +188,7 @@ def differences(compared: Mapping[str, Comparison]) -> Table:
         shown = f"{one.difference:+.3f}"
         if not one.different:
             verdict = one.too_few or "no difference that can be told from chance"
-        elif float(shown) == 0:  # "+0.000 better" would be read as a mistake
+        elif float(shown) == 0:  # "+0.000 better" would look like a mistake
             verdict = "too small to show"
         else:
             verdict = "better" if one.better else "worse"

@@ -1,4 +1,4 @@
-"""`posttrain gate RUN_FOLDER`: SHIP or HOLD, for the CI of people who ship models."""
+"""`posttrain gate RUN_FOLDER`: decide SHIP or HOLD, for the CI of people who ship models."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from posttrain.cli.options import JsonOption, emit, print_lines
 from posttrain.errors import ConfigError, Problem
 
 HOLD = 5
-"""The exit code of a model that is held back."""
+"""The exit code if the decision for a model is HOLD."""
 
 
 def gate(
@@ -66,7 +66,7 @@ def gate(
 
 
 def _limits(given: Sequence[str], option: str) -> dict[str, float]:
-    """SCORE=N as numbers; ConfigError with everything that is none."""
+    """Return the numbers of the SCORE=N texts, by score. Raise ConfigError with every text that has no number."""
     found: dict[str, float] = {}
     problems = []
     for text in given:

@@ -1,7 +1,8 @@
-"""The tables of typer's help, nothing cut: rich ends what does not fit with "…", and Chinese has no spaces to wrap at.
+"""Tables of typer's help in which no text is cut.
 
-typer gives long name, short name, negative, type and help a column each, which leaves the help a fifth of a terminal of
-80 columns. Here the names share a column that is as wide as the longest of them, and the rest is folded.
+By default, rich cuts text that does not fit and adds "…", and Chinese text has no spaces where a line could break.
+typer also gives long name, short name, negative, type and help a column each, so that only a fifth of a terminal of 80
+columns is left for the help. Here the names share one column, as wide as the longest of them, and the rest is folded.
 """
 
 from __future__ import annotations
@@ -17,21 +18,24 @@ if TYPE_CHECKING:
 
 
 OPTION_CELLS = 5
-"""typer's columns of options are names, short names, negatives and their short names, type, help; one more in front
-(an asterisk) where one is required. Commands have fewer."""
+"""A row with more cells than this is a row of options.
+
+typer's columns of options are names, short names, negatives and their short names, type, help; there is one more in
+front (an asterisk) if an option is required. Rows of commands have fewer cells.
+"""
 WIDE = 18
-"""A list of choices that is longer stands one below the other."""
+"""A list of choices that is longer than this many characters has one choice per line."""
 
 
 class HelpTable(Table):
     """A table of typer's help, as `typer.rich_utils` makes it."""
 
     def add_column(self, *arguments: Any, **settings: Any) -> None:
-        """A column that folds what is too long."""
+        """Add a column that folds long text."""
         super().add_column(*arguments, **{"overflow": "fold", **settings})
 
     def add_row(self, *cells: RenderableType | None, **settings: Any) -> None:
-        """A row; of options the names in one cell."""
+        """Add a row; in a row of options, put the names into one cell."""
         if len(cells) <= OPTION_CELLS:
             super().add_row(*cells, **settings)
             return
@@ -51,7 +55,7 @@ class HelpTable(Table):
 
 
 def _text(cell: RenderableType | None) -> Text:
-    """A cell of names or of a type, which typer makes of text."""
+    """Return a cell with names or a type as Text; typer gives text or nothing."""
     if isinstance(cell, Text):
         return cell
     assert cell is None or isinstance(cell, str)
@@ -59,7 +63,7 @@ def _text(cell: RenderableType | None) -> Text:
 
 
 def _kind(text: Text) -> Text:
-    """What is typed after an option; a long list of choices has a line for each."""
+    """Return the type of an option's value; a long list of choices gets one line per choice."""
     if len(text) <= WIDE or "|" not in text.plain:
         return text
     parts = text.split("|")
@@ -67,7 +71,7 @@ def _kind(text: Text) -> Text:
 
 
 def _one_text(cell: RenderableType | None) -> RenderableType | None:
-    """What an option does, and its default behind it, which typer puts into columns that cut."""
+    """Return an option's help and default as one text; typer puts them into columns that would cut them."""
     if not isinstance(cell, Columns):
         return cell
     parts = [part for part in cell.renderables if isinstance(part, Text)]

@@ -1,4 +1,4 @@
-"""`posttrain list`: what each registry has, without importing the modules, and the schema of each kind of file."""
+"""`posttrain list`: list what each registry holds, without importing the modules, and print the schemas of files."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def list_kinds(
 
 
 def seam_of(word: str) -> str:
-    """The registry that a word names, singular or plural. ConfigError when there is none."""
+    """Return the registry that a word names, in singular or plural. Raise ConfigError if there is none."""
     for seam in registry.SEAMS:
         if word.lower() in (seam, plural(seam)):
             return seam
@@ -55,7 +55,7 @@ def seam_of(word: str) -> str:
 
 
 def plural(seam: str) -> str:
-    """The plural of a registry's name.
+    """Return the plural of a registry's name.
 
     >>> [plural(seam) for seam in ("tuner", "penalty", "replay")]
     ['tuners', 'penalties', 'replay']
@@ -66,7 +66,7 @@ def plural(seam: str) -> str:
 
 
 def schema_of(file: str) -> dict[str, Any]:
-    """The JSON Schema of a study, a change, a training or an exams file, each key with its help text."""
+    """Return the JSON Schema of a study, change, training or exams file, with the help text of each key."""
     module, _, name = SCHEMAS[file].partition(":")
     schema: dict[str, Any] = vars(import_module(module))[name].model_json_schema()
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}

@@ -1,10 +1,10 @@
-"""`posttrain VERB ...`: the verbs, imported only when invoked, and the exit codes.
+"""`posttrain VERB ...`: the verbs, which are imported only when they are used, and the exit codes.
 
-The table below is all that `posttrain --help` reads, so help never imports torch. A verb's module offers a function
-(one command) or a `typer.Typer` (a verb with sub-verbs); torch-using rooms are imported inside those functions.
+`posttrain --help` reads only the table below, so help never imports torch. A verb's module offers a function (one
+command) or a `typer.Typer` (a verb with sub-verbs). Packages that use torch are imported inside those functions.
 
 Exit codes: 0 ok, 1 failed, 2 the configuration or the command line is wrong, 3 an extra or a model is missing,
-4 partly done, 5 held back by `gate`, 130 interrupted (143 by SIGTERM).
+4 partly done, 5 HOLD in `gate`, 130 interrupted (143 by SIGTERM).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from posttrain.models.processor import wait_politely
 
 
 class Verb(NamedTuple):
-    """Where a verb lives (`module:name` below posttrain.cli) and its line in the help."""
+    """A verb. target: its code, as `module:name` below posttrain.cli; help: its line in the help."""
 
     target: str
     help: str
@@ -74,7 +74,7 @@ def _not_imported() -> None:
 
 
 def _wanted(arguments: Sequence[str]) -> str | None:
-    """The verb of a command line, or of the line that a shell wants completed."""
+    """Return the verb of the command line, or of the line that a shell wants to complete; None without a verb."""
     words = list(arguments)
     if "_POSTTRAIN_COMPLETE" in os.environ:
         line = os.environ.get("COMP_WORDS") or os.environ.get("_TYPER_COMPLETE_ARGS", "")
@@ -83,7 +83,7 @@ def _wanted(arguments: Sequence[str]) -> str | None:
 
 
 def build_app(verb: str | None) -> typer.Typer:
-    """The application with every verb named and only `verb` imported."""
+    """Build the application: it names every verb but imports only `verb`."""
     app = typer.Typer(cls=PlainGroup, no_args_is_help=True, pretty_exceptions_enable=False, context_settings=HELP)
     app.callback(epilog="Start with: posttrain run examples/superlative.yaml")(_root)
     for name, (target, line) in VERBS.items():
@@ -107,7 +107,7 @@ def build_app(verb: str | None) -> typer.Typer:
 
 
 def _os_mend(error: OSError) -> str:
-    """What a person can do about the system's refusal."""
+    """Return advice about an error of the operating system."""
     if isinstance(error, PermissionError) or error.errno == errno.EROFS:
         return "let this user read and write there, or choose another place"
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -118,7 +118,7 @@ def _os_mend(error: OSError) -> str:
 
 
 def _check_encoding(words: Sequence[str]) -> None:
-    """ConfigError for a name whose bytes are no UTF-8: neither a run's notes nor --json could hold it."""
+    """Raise ConfigError for a name with bytes that are not UTF-8: a run's notes and --json cannot hold such a name."""
     for word in words:
         try:
             word.encode()
@@ -130,8 +130,8 @@ HELP = {"help_option_names": ["--help", "-h"]}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command line and return its exit code; a message for a person instead of a traceback."""
-    wait_politely()  # read when torch is imported, which is later
+    """Run one command line and return its exit code. An error is printed as a message, without a traceback."""
+    wait_politely()  # torch reads this when it is imported, which is later
     few_kernels()
     with stopping.unwinding():
         return _run(sys.argv[1:] if arguments is None else arguments)
@@ -144,7 +144,7 @@ def _run(arguments: Sequence[str]) -> int:
         build_app(_wanted(words))(args=words, prog_name="posttrain")
     except SystemExit as stop:
         code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
-        if code == Interrupted.exit_code:  # typer's word for KeyboardInterrupt
+        if code == Interrupted.exit_code:  # typer exits so on KeyboardInterrupt
             return _told(stopping.interrupted())
         if code:
             options.emit_failure(code, _usage_problem(stop))
@@ -156,7 +156,7 @@ def _run(arguments: Sequence[str]) -> int:
     except OSError as error:
         return _told(PosttrainError(Problem(str(error.filename or ""), error.strerror or str(error), _os_mend(error))))
     except Exception as error:
-        if disk := disk_problem(error, Path()):  # the disk's refusal, by the name that a library gives it
+        if disk := disk_problem(error, Path()):  # a disk error, wrapped in the error class of a library
             return _told(DiskError(disk))
         message = "This should not happen; --debug shows where. A bug report wants `posttrain doctor`."
         code = _told(PosttrainError(f"{type(error).__name__}: {error}"))
@@ -166,7 +166,7 @@ def _run(arguments: Sequence[str]) -> int:
 
 
 def _told(error: PosttrainError) -> int:
-    """Say an error and return its exit code; with --debug what is being handled is raised again."""
+    """Print an error and return its exit code. With --debug, raise the handled error again."""
     code = stopping.exit_code() if isinstance(error, Interrupted) else error.exit_code
     options.emit_failure(code, *error.problems)
     if options.debug() and not isinstance(sys.exception(), SystemExit):
@@ -176,7 +176,7 @@ def _told(error: PosttrainError) -> int:
 
 
 def _usage_problem(stop: SystemExit) -> Problem:
-    """What typer has said about a command line before it gave up, in English."""
+    """Return typer's error about a command line as a problem, in English."""
     said = stop.__context__
     if isinstance(said, typer.TyperException) and isinstance(said.__cause__, typer.TyperException):
         said = said.__cause__

@@ -1,4 +1,4 @@
-"""`posttrain model show|convert|export|verify`: what a model is, whether it is whole, and the model in another form."""
+"""`posttrain model show|convert|export|verify`: describe a model, check that it is complete, or convert it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(cls=PlainGroup, no_args_is_help=True)
 NAMES = ("output", "source", "base", "model", "architecture", "dtype")
-"""Rows of a table whose value is a name, a folder or a word of the command line, and is not translated."""
+"""Rows of a table with a name, a folder or a word of the command line as value; such a value is not translated."""
 
 
 @app.command(cls=PlainCommand)
@@ -173,7 +173,7 @@ def verify(
 
 
 def _one_of(out: Path | None, output: Path | None) -> Path:
-    """The folder to write, from the argument or from --output. ConfigError unless exactly one is given."""
+    """Return the folder to write, from the argument or from --output. Raise ConfigError unless exactly one is given."""
     if out is not None and output is not None:
         raise ConfigError(Problem("--output", f"is {output}, and the argument is {out}", "say the folder once"))
     folder = out if out is not None else output
@@ -183,7 +183,10 @@ def _one_of(out: Path | None, output: Path | None) -> Path:
 
 
 def _only_file(source: Path) -> str:
-    """A folder's only GGUF file; any other source as it is. MissingError for a GGUF file that does not exist."""
+    """Return a folder's only GGUF file, and any other source as it is.
+
+    Raise MissingError for a GGUF file that does not exist.
+    """
     from posttrain.models.names import resolve
 
     return resolve(str(source)) if source.is_dir() or source.suffix.lower() == ".gguf" else str(source)
@@ -207,7 +210,7 @@ def _convert_prefix(prefix: Path, output: Path, base: str | None, *, flatten: bo
     from posttrain.models.save import save_model
     from posttrain.tuners.ptuning_v2 import PtuningV2Config, settings_of
 
-    settings = settings_of(PtuningV2Config(), hidden_size=1)  # a file decides the rest itself
+    settings = settings_of(PtuningV2Config(), hidden_size=1)  # the prefix file decides the other settings
     loaded = prefix_model(prefix, base, settings, flatten=flatten, **how)
     save_model(loaded.model, loaded.tokenizer, output)
     made = added_to(loaded.model)
@@ -233,7 +236,7 @@ def _show_nearest(model: str, k: int, *, json: bool, **how: bool) -> None:
 
     table = Table("token", "length", "nearest words, with their cosines", box=None, padding=(0, 2, 0, 0))
     for each in tokens:
-        # quoted, so that spaces and line breaks show; square brackets are no markup here
+        # quote the words, so that spaces and line breaks are visible; escape square brackets, which rich would read
         words = "  ".join(f"{_json.dumps(n.text, ensure_ascii=False)} {n.cosine:.2f}" for n in each.neighbours)
         table.add_row(str(each.number), f"{each.norm:.2f}", words.replace("[", "\\["))
     console(stderr=False).print(table)
@@ -241,7 +244,7 @@ def _show_nearest(model: str, k: int, *, json: bool, **how: bool) -> None:
 
 
 def _print_table(rows: dict[str, Any]) -> None:
-    """Print labels and values in words."""
+    """Print a table of labels and values, in words."""
     _print_rows((translate("size" if key == "gib" else key), _in_words(key, value)) for key, value in rows.items())
 
 
@@ -258,7 +261,7 @@ def _print_rows(rows: Iterable[tuple[str, ...]]) -> None:
 
 
 def _in_words(key: str, value: Any) -> str:
-    """A value of a table in words; a name stays as it is."""
+    """Return a value of a table in words; a name stays as it is."""
     if key == "gib":
         return size(value)
     if isinstance(value, bool):

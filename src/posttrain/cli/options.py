@@ -1,8 +1,8 @@
-"""The option layer that every verb shares, and the two ways a verb speaks.
+"""The options that every verb shares, and the two kinds of output of a verb.
 
-Data goes to stdout (`emit`), talk goes to stderr (`talk`, `console`). `--debug` and `--quiet` may stand anywhere on the
-command line and are taken out by `main` before the verb sees it, so that no verb declares them; so may `--language`,
-which says in which language people are spoken to. Talk is translated where it is shown (`posttrain.language`).
+Data goes to stdout (`emit`), talk (messages for people) goes to stderr (`talk`, `console`). `--debug`, `--quiet` and
+`--language` (the language of messages) may appear anywhere on the command line. `main` removes them before the verb
+reads it, so that no verb declares them. Talk is translated where it is shown (`posttrain.language`).
 
     def exam(model: str, json: JsonOption = False, sets: SetOption = None) -> None: ...
 """
@@ -66,9 +66,9 @@ _state = {"debug": False, "quiet": False, "json": False, "emitted": False}
 
 
 def take_global(arguments: Sequence[str]) -> list[str]:
-    """Remember --debug, --quiet and --language and return the arguments without them; a bare `--` ends them.
+    """Store --debug, --quiet and --language, and return the arguments without them; after a bare `--`, none is read.
 
-    Without --language the environment says which language is spoken.
+    Without --language, the environment decides the language. Raise ConfigError if the language is missing.
     """
     _state.update(debug=os.environ.get("POSTTRAIN_DEBUG", "") not in ("", "0"), quiet=False, emitted=False)
     _state["json"] = "--json" in itertools.takewhile(lambda word: word != "--", arguments)
@@ -95,7 +95,7 @@ def take_global(arguments: Sequence[str]) -> list[str]:
 
 
 def _speak(wanted: str | None) -> str:
-    """The language of a verb's own -l, in which it goes on to speak; without it, the one that is spoken already."""
+    """Set the language from a verb's own option -l, if it is given, and return the language in use."""
     if wanted is not None:
         language.speak(wanted)
     return language.spoken()
@@ -115,7 +115,7 @@ LanguageOption = Annotated[
 
 
 def mapped(columns: Sequence[str]) -> dict[str, str]:
-    """What --column says, ours to theirs."""
+    """Return the columns that --column maps: our name -> their name. Raise ConfigError for a value without `=`."""
     found: dict[str, str] = {}
     for item in columns:
         ours, equals, theirs = item.partition("=")
@@ -126,23 +126,23 @@ def mapped(columns: Sequence[str]) -> dict[str, str]:
 
 
 def debug() -> bool:
-    """Whether tracebacks are wanted (`--debug` or POSTTRAIN_DEBUG=1)."""
+    """Return whether tracebacks are shown (`--debug` or POSTTRAIN_DEBUG=1)."""
     return _state["debug"]
 
 
 def quiet() -> bool:
-    """Whether talk on stderr is unwanted (`--quiet`)."""
+    """Return whether talk on stderr is switched off (`--quiet`)."""
     return _state["quiet"]
 
 
 def hush() -> None:
-    """From now on as with --quiet: of the processes of torchrun only the first talks."""
+    """Switch talk off, as --quiet does. Only the first process of torchrun talks."""
     _state["quiet"] = True
     _hear_the_library()
 
 
 def _hear_the_library() -> None:
-    """What the library says by itself, such as the memory that a GGUF file will take, is talk too."""
+    """Show the library's log messages and warnings as talk, such as the memory that a GGUF file will take."""
     library = logging.getLogger("posttrain")
     library.setLevel(logging.ERROR if quiet() else logging.WARNING)
     if not any(isinstance(handler, _Talk) for handler in library.handlers):
@@ -151,7 +151,7 @@ def _hear_the_library() -> None:
 
 
 class _Talk(logging.Handler):
-    """What is logged, said."""
+    """Prints log messages to stderr, translated."""
 
     def emit(self, record: logging.LogRecord) -> None:
         print(translate(record.getMessage()), file=sys.stderr, flush=True)
@@ -163,37 +163,37 @@ _as_python = warnings.formatwarning
 def _warning(
     message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
 ) -> str:
-    """A warning of this package as a line for people; those of others as Python writes them."""
+    """Format a warning: a warning of this package as a translated line, any other one as Python writes it."""
     if category is UserWarning and Path(filename).is_relative_to(PACKAGE):
         return f"{translate(str(message))}\n"
     return _as_python(message, category, filename, lineno, line)
 
 
 def talk(message: str = "") -> None:
-    """Say something to a person: one line on stderr, nothing with --quiet."""
+    """Print a translated message for a person to stderr; print nothing with --quiet."""
     if not quiet():
         print(translate(message), file=sys.stderr, flush=True)
 
 
 def print_lines(*lines: str) -> None:
-    """Lines of a result that people read, on stdout, in the language that is spoken; those that are empty left out."""
+    """Print the lines of a result for people to stdout, translated, without the empty ones."""
     for line in filter(None, lines):
         print(translate(line))
 
 
 def size(gib: float) -> str:
-    """GiB, or MiB when that is less than one."""
+    """Return a size in GiB, or in MiB if it is less than one GiB."""
     return f"{gib:.1f} GiB" if gib >= 1 else f"{gib * 1024:.1f} MiB"
 
 
 def time_line(seconds: float) -> str:
-    """The line of a dry run about time: a guess by arithmetic, within a factor of three."""
+    """Return the line of a dry run about time: an estimate by arithmetic, within a factor of three."""
     low, high = clock(seconds / 3), clock(max(3 * seconds, 1))
     return f"time        about {low} to {high} on this machine: a guess by arithmetic; loading is not counted"
 
 
 def table(*heads: str, right: Sequence[str] = ()) -> Table:
-    """A table without lines in which nothing is cut; right: the columns of numbers."""
+    """Return a table without lines in which no text is cut. right: the heads of columns that are aligned right."""
     from rich.table import Table
 
     made = Table(box=None, pad_edge=False, header_style="bold")
@@ -203,25 +203,26 @@ def table(*heads: str, right: Sequence[str] = ()) -> Table:
 
 
 def console(*, stderr: bool = True) -> Console:
-    """A rich console on stderr (talk, silent with --quiet) or on stdout (data)."""
+    """Return a rich console on stderr (talk, silent with --quiet) or on stdout (data)."""
     from rich.console import Console
 
     return Console(stderr=stderr, quiet=stderr and quiet(), highlight=False, soft_wrap=True)
 
 
 def emit(data: Any) -> None:
-    """The result as one JSON document on stdout; Chinese stays readable, a NaN is an error."""
+    """Print the result as one JSON document to stdout. Chinese stays readable; raise ValueError for a NaN."""
     _write(_json.dumps(data, ensure_ascii=False, indent=2, allow_nan=False, default=str))
 
 
 def emit_line(data: Any) -> None:
-    """One of several results, as a line of JSON on stdout."""
+    """Print one of several results as a line of JSON to stdout."""
     _write(_json.dumps(data, ensure_ascii=False))
 
 
 def emit_failure(code: int, *problems: Problem) -> None:
-    """With --json, where nothing is on stdout yet: that the verb failed, and why. A program always has one document to
-    read, whatever the exit code.
+    """With --json, print that the verb failed, and why, if nothing was printed to stdout yet.
+
+    So a program can always read one document, whatever the exit code. Only the first process of torchrun prints it.
     """
     if _state["json"] and not _state["emitted"] and os.environ.get("RANK", "0") == "0":
         told = [{"place": p.location, "cause": p.cause, "mend": p.mend} for p in problems]

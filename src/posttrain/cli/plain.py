@@ -1,6 +1,6 @@
-"""Other people's and models' text on a terminal: as text, whatever is in it.
+"""Make text of models and of other people safe to print on a terminal.
 
-A model can say escape sequences, carriage returns and right-to-left overrides; a terminal would obey them.
+A model can output escape sequences, carriage returns and right-to-left overrides, and a terminal would execute them.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ import unicodedata
 from rich.cells import cell_len, set_cell_size
 
 HARMLESS = "\n\t\u200c\u200d"
-"""Line break, tab, and the joiners that emoji and some scripts need."""
+"""Control characters that stay: line break, tab, and the joiners that emoji and some scripts need."""
 
 
 def plain(text: str) -> str:
-    """The text with control and direction characters written out (`\\x1b`), line breaks and tabs kept."""
+    """Return the text with control and direction characters as escapes (`\\x1b`); keep line breaks and tabs."""
     text = text.replace("\r\n", "\n")
     return "".join(
         character
@@ -25,16 +25,16 @@ def plain(text: str) -> str:
 
 
 def one_line(text: str, width: int = 100) -> str:
-    """The same on one line, cut at `width` characters."""
+    """Return the plain text on one line, cut at `width` characters."""
     flat = plain(text).replace("\n", "⏎").replace("\t", " ")
     return flat if len(flat) <= width else flat[: width - 1] + "…"
 
 
 def column(text: str, width: int) -> str:
-    """A line filled up with spaces to so many columns of a terminal: a Chinese character takes two."""
+    """Return a line with spaces added up to `width` columns of a terminal; a Chinese character takes two columns."""
     return text + " " * (width - cell_len(text))
 
 
 def fitted(text: str, width: int) -> str:
-    """The beginning of a line that fits into so many columns."""
+    """Return the beginning of a line that fits into `width` columns of a terminal."""
     return text if cell_len(text) <= width else set_cell_size(text, width).rstrip()

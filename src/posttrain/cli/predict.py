@@ -1,4 +1,4 @@
-"""`posttrain predict`: what a classifier, a tagger or a reader says of a file's rows."""
+"""`posttrain predict`: print the predictions of a classifier, a tagger or a reader for the rows of a file."""
 
 from __future__ import annotations
 
@@ -23,12 +23,16 @@ if TYPE_CHECKING:
 
 
 FORMATS = {"sequence": "labels", "token": "tags", "answer": "answers"}
-"""Head -> what the rows hold."""
+"""Kind of head -> format of the rows."""
 PROBABILITY_DIGITS = 6
+"""Decimal places of printed probabilities."""
 
 
 class Predicted(NamedTuple):
-    """rows: one per row of the file; scores: where rows have labels of their own, `gold` of them."""
+    """The predictions for a file.
+
+    rows: one per row of the file; scores: over the rows with labels, empty without such rows; gold: their number.
+    """
 
     rows: list[dict[str, Any]]
     scores: dict[str, float]
@@ -84,13 +88,13 @@ def predict(
 
 
 Pairs = list[tuple[Any, Any]]
-"""Of each row with labels, what was predicted and what is right."""
+"""For each row with labels: the prediction and the right answer."""
 Scored = tuple[list[dict[str, Any]], Pairs, Callable[[list[Any], list[Any]], dict[str, float]]]
-"""The rows, the pairs, and what scores all predictions beside all that is right."""
+"""The rows, the pairs, and a function that computes scores from all predictions and all right answers."""
 
 
 def predicted(loaded: LoadedModel, notes: HeadNotes, records: Sequence[Record]) -> Predicted:
-    """Every record's prediction, and the scores over those with labels."""
+    """Predict every record and compute the scores over the records with labels."""
     rows, pairs, score = {"sequence": _classes, "token": _tags, "answer": _answers}[notes.head](loaded, notes, records)
     scores = score([ours for ours, _ in pairs], [right for _, right in pairs]) if pairs else {}
     return Predicted(rows, scores, len(pairs))

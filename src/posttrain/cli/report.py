@@ -1,4 +1,4 @@
-"""`posttrain report RUN_FOLDER`: write the report of a run again, in either language, also of an unfinished run."""
+"""`posttrain report RUN_FOLDER`: write the report of a finished or unfinished run again, in either language."""
 
 from __future__ import annotations
 
@@ -65,7 +65,10 @@ def report(
 
 
 def _tables(run: Run, folder: Path, wanted: list[str], *, language: str, json: bool) -> None:
-    """Write the tables; their paths go to stderr and the tables themselves to stdout."""
+    """Write the wanted exams' tables to files; print the paths to stderr and the tables to stdout.
+
+    Raise ConfigError if an exam is unknown.
+    """
     from posttrain.errors import ConfigError
     from posttrain.reports.tables_out import plain_table, records, table_names, to_text, write_tables
     from posttrain.reports.texts import text

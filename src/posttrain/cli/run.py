@@ -1,4 +1,4 @@
-"""`posttrain run STUDY`: every method on every change, the same exams, one report; what is done is not done again."""
+"""`posttrain run STUDY`: run every method on every change with the same exams, write a report; skip finished cells."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ if TYPE_CHECKING:
 
 
 LISTED = 40
-"""A dry run names every cell of a study with at most so many."""
+"""A dry run lists every cell if there are at most this many, otherwise only counts."""
 LISTED_MODELS = 8
-"""So many of the models that were kept are named."""
+"""The largest number of saved models that are listed at the end."""
 NONE_KEPT = "no model is kept (keep: none); --set keep=final keeps each cell's final one"
 LIVE_S = 0.2
-"""The live line is written again at most so often."""
+"""Least seconds between two updates of the live line about an exam."""
 
 
 def run(
@@ -97,14 +97,14 @@ def run(
         return (Problem("", f"so far: posttrain report {folder}"),) if there else ()
 
     again = f"run the same command{' without --restart' if restart else ''} to go on"
-    when_stopped(lambda: (Problem("", "stopped", again), *so_far()))  # what the run itself does not say: no cell runs
+    when_stopped(lambda: (Problem("", "stopped", again), *so_far()))  # while cells run, the run itself says more
 
     check_trackers(config.report_to)
     _check_models(config, base, study, sets or [])
     if not dry_run:
-        check_free(folder)  # before all exams are read; the run takes it
+        check_free(folder)  # before all exams are read; the run itself takes the lock
     exams = prepare_exams(config, known, base, location=str(study))
-    reference_of(config, exams, base)  # a wrong key is said before anything runs
+    reference_of(config, exams, base)  # raises an error for a wrong key before anything runs
     if dry_run:
         _dry_run(config, selected, folder, exams, base, json=json)
         return
@@ -128,7 +128,10 @@ def run(
 
 
 def _written(study: Path, sets: Sequence[str], path: str, change: str) -> str:
-    """Where a study has a path, {change} in it standing for a change's name."""
+    """Return the location of a path in a study: file:line, the file, or `--set`.
+
+    The study may write the change's name as {change}. sets: the values of --set.
+    """
     from posttrain.config.load import line_with, read_yaml
 
     if any(path in one.partition("=")[2].replace("{change}", change) for one in sets):
@@ -138,8 +141,10 @@ def _written(study: Path, sets: Sequence[str], path: str, change: str) -> str:
 
 
 def _check_models(config: Study, base: Path, path: Path, sets: Sequence[str]) -> None:
-    """Every model is looked for before the first one is worked with; all that are missing are named, with their lines
-    in the study file."""
+    """Check that every model exists, before work with the first one begins.
+
+    Raise MissingError with all missing models and their lines in the study file. sets: the values of --set.
+    """
     from posttrain.config.load import line_of, read_yaml
     from posttrain.models.load import check_folder
     from posttrain.studies.config import find_model
@@ -215,7 +220,7 @@ def _dry_run(config: Study, cells: Sequence[Cell], folder: Path, exams: Exams, b
 
 
 def _listed(cells: Sequence[Cell]) -> list[str]:
-    """Every cell, or where they are many, every model and method with the number of its cells."""
+    """Return a line per cell, or, if there are many cells, a line per model and method with its number of cells."""
     if len(cells) <= LISTED:
         return [str(cell) for cell in cells]
     counts = Counter((cell.model, cell.method.label) for cell in cells)
@@ -228,7 +233,7 @@ def _finish(outcome: Outcome, folder: Path, *, language: str, json: bool) -> Non
     from posttrain.reports.table import text_table
 
     results = read_results(folder)
-    if not json:  # before the report, which a full disk has no room for
+    if not json:  # print the table before the report is written: that fails on a full disk
         print(text_table(results, width=console(stderr=False).width, language=language), end="", flush=True)
     report: Path | None = None
     try:
@@ -251,12 +256,15 @@ def _finish(outcome: Outcome, folder: Path, *, language: str, json: bool) -> Non
 
 
 def _train(cells: Sequence[Cell]) -> bool:
-    """Whether some of them make a model."""
+    """Return whether a cell trains a model."""
     return any(cell.method.kind == "train" for cell in cells)
 
 
 def _weights(outcome: Outcome, folder: Path) -> list[str]:
-    """Where the models are that the study has made; that none is kept was said before the work."""
+    """Return lines with the folders of the models that the study has saved.
+
+    If no model is kept, there are no lines: the user was informed before the work.
+    """
     kept = [result.first for result in outcome.results if result.status == "done" and result.first.weights]
     lines = [f"model:  {folder / line.weights}" for line in kept[:LISTED_MODELS]]
     if len(kept) > LISTED_MODELS:
@@ -265,8 +273,9 @@ def _weights(outcome: Outcome, folder: Path) -> list[str]:
 
 
 class Watcher(Live, events.Watcher):
-    """One line per cell; on a terminal the present cell's line is live. headlines: the score of each exam that a
-    finished cell's line shows.
+    """Prints one line per cell; on a terminal, the present cell has a live line.
+
+    headlines: the keys of the exams' main scores, which a finished cell's line shows.
     """
 
     def __init__(self, headlines: Sequence[str] = ()) -> None:
@@ -334,7 +343,10 @@ class Watcher(Live, events.Watcher):
         talk(f"{placed(head, words)} {time_taken}")
 
     def _tell(self, head: str | None, words: str) -> None:
-        """The present cell's line, or a line of its own; nothing off a terminal for no words."""
+        """Show words after the head (the present cell), or alone if head is None.
+
+        Without a terminal, empty words show nothing.
+        """
         words = translate(words)
         self.show(
             f"{head or ''} {words}" if self.live else placed(head, words) if words and head is not None else words

@@ -1,4 +1,4 @@
-"""An option that a verb does not have, but its YAML file: the mend is `--set`."""
+"""Advice for an option that a verb does not have but its YAML file has as a setting: use `--set`."""
 
 from __future__ import annotations
 
@@ -28,15 +28,16 @@ OTHER_NAMES = {
     "save_steps": "save_every_steps",
     "eval_steps": "evaluate_every_steps",
 }
-"""What other trainers call the settings."""
+"""Name in another trainer -> our setting."""
 OF_THE_TUNER = {"rank": "rank", "r": "rank", "lora_r": "rank", "lora_rank": "rank", "lora_alpha": "alpha"}
+"""Name in another trainer -> our setting of the tuner."""
 
 
 class VerbCommand(PlainCommand):
-    """A verb; where an unknown option is one of its file's settings it says so."""
+    """The command of a verb. For `train`, an unknown option that is a setting of its file gives a helpful error."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Read the command line. ConfigError for a setting that was given as an option."""
+        """Read the command line. Raise ConfigError for a setting that was given as an option."""
         given = list(args)
         try:
             parsed: list[str] = super().parse_args(ctx, args)
@@ -50,7 +51,10 @@ class VerbCommand(PlainCommand):
 
 
 def setting_named(option: str) -> str | None:
-    """The path of a training's setting that an option names: `optimizer.learning_rate` of `--learning-rate`."""
+    """Return the key path of the training setting that an option names, or None.
+
+    For example `optimizer.learning_rate` for `--learning-rate`.
+    """
     from posttrain.training.config import TrainConfig
 
     wanted = option.lstrip("-").replace("-", "_").lower()
@@ -63,7 +67,7 @@ def setting_named(option: str) -> str | None:
 
 
 def _paths(model: type[Config], before: str = "") -> Iterator[str]:
-    """A configuration's keys, the shallow ones first, with those of the parts that are no choice by kind."""
+    """Yield the key paths of a configuration, the short ones first. Parts that are chosen by `kind` are not entered."""
     parts = []
     for name, field in model.model_fields.items():
         part = field.annotation
@@ -75,7 +79,7 @@ def _paths(model: type[Config], before: str = "") -> Iterator[str]:
 
 
 def _value(option: str, words: Sequence[str]) -> str:
-    """What was given with the option."""
+    """Return the value that was given with an option, or `VALUE` if there is none."""
     for place, word in enumerate(words):
         if word.startswith(f"{option}="):
             return word.partition("=")[2]

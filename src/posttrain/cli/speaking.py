@@ -1,8 +1,8 @@
-"""Help and usage errors in the language that is spoken, and without `<bool>` after switches.
+"""Translate help and usage errors into the language in use, and remove `<bool>` after switches.
 
-typer builds its help from what the commands say, so commands and parameters are translated just before they are shown;
-its own words ("Usage:", "[default: ...]", "No such option") are in the same catalogue. Choices, names of options and
-metavars stay as they are: they are typed.
+typer builds its help from the texts of the commands, so commands and parameters are translated just before they are
+shown. typer's own words ("Usage:", "[default: ...]", "No such option") are in the same catalogue. Choices, names of
+options and metavars are not translated, because the user types them.
 """
 
 from __future__ import annotations
@@ -32,22 +32,22 @@ TITLES = {
     "ABORTED_TEXT": "Aborted.",
     "RICH_HELP": "Try [blue]'{command_path} {help_option}'[/] for help.",
 }
-"""typer.rich_utils' settings -> their English."""
+"""Setting of typer.rich_utils -> its English text."""
 
 
 class UsageError(typer.BadParameter):
-    """A command line that cannot be used, said in the language that is spoken."""
+    """The error of a command line that cannot be used; its message is translated."""
 
     def format_message(self) -> str:
-        """The message as it is, without typer's \"Invalid value\"."""
+        """Return the message as it is, without typer's \"Invalid value\"."""
         return self.message
 
 
 class _Plain(_Command):
-    """Help in the language spoken, with nothing to be typed after a switch."""
+    """Help in the language in use, without a value after a switch."""
 
     def get_params(self, ctx: Any) -> list[Any]:
-        """The parameters, switches with an empty metavar."""
+        """Return the parameters; give switches an empty metavar."""
         params: list[Any] = super().get_params(ctx)
         for param in params:
             if isinstance(param, TyperOption) and param.is_flag and param.metavar is None:
@@ -55,14 +55,14 @@ class _Plain(_Command):
         return params
 
     def get_usage(self, ctx: Any) -> str:
-        """The usage line, such as `Usage: posttrain run [OPTIONS] STUDY.yaml`."""
+        """Return the usage line, such as `Usage: posttrain run [OPTIONS] STUDY.yaml`, translated."""
         line: str = super().get_usage(ctx)
         for english in ("Usage:", "[OPTIONS]", "COMMAND [ARGS]..."):
             line = line.replace(english, translate(english), 1)
         return line
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
-        """Print the help."""
+        """Write the help, translated."""
         _titles()
         params = [one for one in self.get_params(ctx) if isinstance(one, TyperOption | TyperArgument)]
         for told in (self, *params):
@@ -72,28 +72,28 @@ class _Plain(_Command):
 
 
 class PlainCommand(_Plain, TyperCommand):
-    """A command whose help is in the language spoken and shows nothing to be typed after a switch."""
+    """A command with help in the language in use, without a value after a switch."""
 
 
 class PlainGroup(_Plain, TyperGroup):
-    """The same for a verb with sub-verbs, and for all verbs together."""
+    """The same help for a verb with sub-verbs, and for all verbs together."""
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
-        """Print the help."""
+        """Write the help, translated."""
         for command in self.commands.values():
             command.short_help = _paragraphs(command.short_help)
             command.help = _paragraphs(command.help)
         super().format_help(ctx, formatter)
 
     def make_context(self, *args: Any, **extra: Any) -> Any:
-        """Parse the command line; what cannot be used is said in the language spoken."""
+        """Parse the command line. Raise UsageError, translated, if it cannot be used."""
         try:
             return super().make_context(*args, **extra)
         except typer.TyperException as error:
             _say_again(error)
 
     def invoke(self, ctx: Any) -> Any:
-        """Run the verb; the same for its command line."""
+        """Run the verb. Raise UsageError, translated, if the verb's command line cannot be used."""
         try:
             return super().invoke(ctx)
         except typer.TyperException as error:
@@ -101,7 +101,7 @@ class PlainGroup(_Plain, TyperGroup):
 
 
 def _say_again(error: typer.TyperException) -> NoReturn:
-    """Raise a usage error of typer in the language spoken; that no argument means help is no error."""
+    """Raise a usage error of typer again, translated. An error that only asks for the help is raised as it is."""
     if isinstance(error, UsageError) or type(error).__name__ == "NoArgsIsHelpError":
         raise error
     _titles()
@@ -109,9 +109,9 @@ def _say_again(error: typer.TyperException) -> NoReturn:
 
 
 def _titles() -> None:
-    """typer's own titles; set in English too, so that one process may speak one language after the other.
+    """Replace typer's titles by translated ones, and its tables by tables that cut no text.
 
-    And its tables, which would cut what does not fit.
+    The titles are set in English too, because one process may use several languages, one after the other.
     """
     from typer import rich_utils
 
@@ -123,7 +123,7 @@ def _titles() -> None:
 
 
 def _paragraphs(text: str | None) -> str | None:
-    """A help text, each paragraph of it a message on one line; what follows a form feed is not for people."""
+    """Return a help text translated: each paragraph is one message. Text after a form feed is left out."""
     if not text:
         return text
     shown = inspect.cleandoc(text.partition("\f")[0]).split("\n\n")

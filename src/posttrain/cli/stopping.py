@@ -1,7 +1,8 @@
-"""Ctrl-C and SIGTERM, the same for every verb: what is done is kept, a line says what and how to go on, no traceback.
+"""Handle Ctrl-C and SIGTERM in every verb: finished work is kept, and a line says what is kept and how to continue.
 
-SIGTERM unwinds a verb as Ctrl-C does, a second one kills. While training makes steps it has both to itself
-(`training/signals.py`). A verb that works long says at its beginning what is kept: `when_stopped(lambda: ...)`.
+No traceback is printed. SIGTERM stops a verb as Ctrl-C does; a second SIGTERM kills it. While training makes steps, it
+handles both signals itself (`training/signals.py`). A verb that works long says at its beginning what is kept:
+`when_stopped(lambda: ...)`.
 """
 
 from __future__ import annotations
@@ -16,14 +17,15 @@ from types import FrameType
 from posttrain.errors import Interrupted, Problem
 
 TERMINATED = 143
-"""The exit code after SIGTERM, as a shell has it: 128 + 15."""
+"""The exit code after SIGTERM, as in a shell: 128 + 15."""
 
 NOT_WRITTEN = (Problem("", "stopped: nothing was written", "run the same command again"),)
+"""The message of a stopped verb that writes its result only at its end."""
 
 
 @dataclass
 class _Now:
-    """Of the verb that runs."""
+    """The state of the running verb. kept: returns the message if it is stopped; terminated: SIGTERM was received."""
 
     kept: Callable[[], tuple[Problem, ...]] = lambda: (Problem("", "interrupted"),)
     terminated: bool = False
@@ -34,9 +36,9 @@ _now = _Now()
 
 @contextmanager
 def unwinding() -> Iterator[None]:
-    """While the block runs, SIGTERM raises KeyboardInterrupt; the former handler comes back afterwards."""
+    """Make SIGTERM raise KeyboardInterrupt within the block. The former handler is restored afterwards."""
     _now.kept, _now.terminated = _Now().kept, False
-    if threading.current_thread() is not threading.main_thread():  # there Python delivers no signals
+    if threading.current_thread() is not threading.main_thread():  # Python delivers no signals to other threads
         yield
         return
 
@@ -53,15 +55,15 @@ def unwinding() -> Iterator[None]:
 
 
 def when_stopped(kept: Callable[[], tuple[Problem, ...]]) -> None:
-    """From now on this is what is said of Ctrl-C and SIGTERM: what is kept then, and how to go on."""
+    """Set the function that returns the message after Ctrl-C and SIGTERM: what is kept, and how to continue."""
     _now.kept = kept
 
 
 def interrupted() -> Interrupted:
-    """What a verb that was stopped has to say."""
+    """Return the error of a verb that was stopped."""
     return Interrupted(*_now.kept())
 
 
 def exit_code() -> int:
-    """Of a verb that was stopped."""
+    """Return the exit code of a verb that was stopped: 143 after SIGTERM, otherwise that of Interrupted."""
     return TERMINATED if _now.terminated else Interrupted.exit_code

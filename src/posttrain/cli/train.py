@@ -104,7 +104,7 @@ def train(
 
     from posttrain.training.lock import check_free
 
-    check_free(folder)  # before the model is loaded: a refusal comes at once
+    check_free(folder)  # before the model is loaded, so that an error comes immediately
     if not restart:
         from posttrain.training.checkpoints import check_settings
 
@@ -129,7 +129,7 @@ def train(
             }
         )
     else:
-        if quiet() or not (sys.stdout.isatty() and sys.stderr.isatty()):  # a person has just read it
+        if quiet() or not (sys.stdout.isatty() and sys.stderr.isatty()):  # else the user has just read the path
             print(folder / "model")
         made = quoted(str(folder / "model"))
         talk(f"try it: posttrain {f'chat {made}' if chats(config) else f'predict {made} FILE'}")
@@ -146,7 +146,7 @@ def _wall_s(config: TrainConfig, seen: Preview) -> float:
 
 
 def rate_line(config: TrainConfig, rate: float | None) -> str:
-    """The learning rate, and where it comes from."""
+    """Return the learning rate and its source in words. rate: None if the run searches for it."""
     if rate is None:
         return "found by a range test when the run begins (learning_rate: find)"
     auto = config.optimizer.learning_rate == "auto"
@@ -154,18 +154,18 @@ def rate_line(config: TrainConfig, rate: float | None) -> str:
 
 
 def chats(config: TrainConfig) -> bool:
-    """Whether the trained model answers, and does not classify, tag or read."""
+    """Return whether the trained model answers in text, and does not classify, tag or read."""
     from posttrain.training.forms import form_of
 
     return form_of(config.objective).head == "causal"
 
 
 DATA_ENDINGS = (".jsonl", ".ndjson", ".csv", ".tsv", ".parquet", ".pq", ".txt", ".conll", ".conllu", ".xlsx")
-"""Names of files that hold rows, not settings."""
+"""Endings of the names of files that hold rows, not settings."""
 
 
 def is_data(file: Path) -> bool:
-    """Whether a file that was given as a configuration holds rows; a .json file does where it holds a list."""
+    """Return whether a file that was given as a configuration holds rows; a .json file does if it holds a list."""
     name = file.name.lower().removesuffix(".gz")
     if name.endswith(".json") and file.suffix.lower() == ".json" and file.is_file():
         with file.open("rb") as text:
@@ -180,10 +180,12 @@ def configured(
     sets: list[str],
     columns: dict[str, str] | None = None,
 ) -> tuple[TrainConfig, Path]:
-    """Make the configuration and find the folder of the run. Paths in a file are relative to it, those on the command
-    line to the working folder.
+    """Return the training configuration and the folder of the run.
 
-    Without `output`, a file's run goes to runs/<file's name>; without a file it must be given.
+    Paths in a file are relative to the file, paths on the command line to the working folder. Without `output`, the
+    folder is the file's `output` or runs/<file's name>; without a file, `output` must be given.
+    given: values of options, which replace those of the file; sets: the values of --set; columns: our name -> theirs.
+    Raise ConfigError if the file holds rows, or if the model, the data or the folder is missing.
     """
     from posttrain.config.load import apply_sets, check, read_yaml
     from posttrain.models.gguf_header import is_gguf

@@ -1,4 +1,4 @@
-"""Long work below a verb, and exams: a live line on a terminal, a line now and then elsewhere."""
+"""Show the progress of long work and exams: a live line on a terminal, otherwise a line every few seconds."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ if TYPE_CHECKING:
 
 
 LINE_EVERY_S = 10.0
-"""Seconds between two lines off a terminal."""
+"""Least seconds between two progress lines if stderr is not a terminal."""
 
 
 class Live:
-    """One line about what goes on: written anew each time on a terminal, printed now and then elsewhere."""
+    """A line about the present work. On a terminal each line replaces the last; elsewhere some lines are printed."""
 
     def __init__(self) -> None:
         self.live = sys.stderr.isatty() and not quiet()
         self.last = self.shown = time.monotonic()
 
     def show(self, line: str) -> None:
-        """line: in the language spoken; empty where nothing is to be said."""
+        """Show a line, which is already translated; an empty line only clears the last one."""
         now = time.monotonic()
         if self.live:
             self.shown = now
@@ -42,19 +42,19 @@ class Live:
             talk(line)
 
     def say(self, line: str) -> None:
-        """A line that stays."""
+        """Print a line that stays."""
         self.clear()
         talk(line)
 
     def clear(self) -> None:
-        """Nothing half-written on the screen."""
+        """Clear the live line on the terminal."""
         if self.live:
             sys.stderr.write("\r\x1b[K")
             sys.stderr.flush()
 
 
 class Works(Live):
-    """Shows what goes on. head: what it is done for, such as an exam of a model."""
+    """Shows the present work. head: what the work belongs to, such as an exam of a model."""
 
     head = ""
 
@@ -62,25 +62,25 @@ class Works(Live):
         self._show("" if work.ends else str(work))
 
     def exam(self, event: ExamEvent) -> None:
-        """An exam begins or goes on."""
+        """Show the beginning or the progress of an exam."""
         self.head = f"{event.exam} on {event.model}"
         columns = [f"{event.done:,}/{event.total:,}", f"{event.tokens_per_s:,.0f} tokens/s"]
         columns += [f"{clock(event.left_s)} left"] if event.left_s is not None else []
         self._show("  ".join(columns) if event.total else "")
 
     def say(self, line: str) -> None:
-        """A line that stays; what went on before it is over."""
+        """Print a line that stays, and drop the head: the work before it is finished."""
         self.head = ""
         super().say(line)
 
     def _show(self, words: str) -> None:
-        """Nothing is shown for no words."""
+        """Show the words after the head; clear the line if there are no words."""
         self.show(placed(translate(self.head), translate(words)) if self.head and words else translate(words))
 
 
 @contextmanager
 def shown_works() -> Iterator[Works]:
-    """While this lasts, long work is shown."""
+    """Show the progress of long work within the block."""
     from posttrain.models.meter import listening
 
     works = Works()

@@ -1,4 +1,4 @@
-"""A model as a Python object: loaded once, asked, talked to, saved; never changed by what is done with it."""
+"""A model as a Python object that can be asked, talked to and saved. Nothing in this package changes it."""
 
 from __future__ import annotations
 
@@ -20,8 +20,10 @@ __all__ = ["Chat", "Model", "chat", "load", "respondent_of"]
 
 @dataclass(frozen=True)
 class Model:
-    """A loaded model with its tokenizer. history: one entry per training step; cost: what its training took (seconds,
-    steps, tokens, GiB at peak); notes: what its training had to say; folder: where it was kept, None where it was not.
+    """A loaded model with its tokenizer.
+
+    history: one entry per training step; cost: the cost of its training (seconds, steps, tokens, peak GiB); notes:
+    lines that its training reported; folder: where it was saved, None if it was not.
     """
 
     loaded: LoadedModel
@@ -32,7 +34,7 @@ class Model:
 
     @property
     def name(self) -> str:
-        """As it was loaded, or as `train` was told to call it."""
+        """The name under which it was loaded, or the `name` that was given to `train`."""
         return self.loaded.name
 
     @property
@@ -47,16 +49,16 @@ class Model:
 
     @property
     def respondent(self) -> ModelRespondent:
-        """What exams ask."""
+        """The model as a respondent, which takes exams."""
         return ModelRespondent(self.loaded)
 
     def ask(self, *prompts: str, max_new_tokens: int = 64, temperature: float = 0.0, seed: int = 0) -> list[str]:
-        """An answer to each question; greedy at temperature 0."""
+        """Return an answer to each prompt; the likeliest tokens at temperature 0, sampled ones above."""
         said = self.respondent.answers(prompts, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed)
         return [answer.text for answer in said]
 
     def save(self, folder: str | Path) -> Path:
-        """Save it as a folder that `load`, transformers and peft read; errors as of `models/save.save_model`."""
+        """Save it as a folder that `load`, transformers and peft can read. Raise the errors of `save_model`."""
         save_model(self.model, self.tokenizer, Path(folder))
         return Path(folder)
 
@@ -75,9 +77,9 @@ def load(
 ) -> Model:
     """Load a model: a folder, an adapter folder, a GGUF file, a hub id, `pocket:base` or `pocket:chat`.
 
-    device: as torch calls it, the first GPU or the CPU when left out; dtype: `auto` (the files' own), `float32`,
-    `bfloat16`, `float16`; download: the hub may be asked; the others as on the command line. MissingError where there
-    is no such model, with the nearest ones.
+    device: a torch device, by default the first GPU or the CPU; dtype: `auto` (the dtype of the files), `float32`,
+    `bfloat16`, `float16`; download: allow a download from the hub; the others are as on the command line.
+    Raise MissingError if there is no such model; it names the most similar names.
     """
     return Model(
         load_model(
@@ -92,7 +94,7 @@ def load(
 
 
 def respondent_of(given: Model | Respondent | str | Path) -> Respondent:
-    """What exams ask: a loaded model, a respondent, or what a name stands for (a model, api:MODEL@URL, a YAML file)."""
+    """Return the respondent of a loaded model or of a name (a model, api:MODEL@URL, a YAML file); keep a respondent."""
     if isinstance(given, Model):
         return given.respondent
     return open_respondent(str(given)) if isinstance(given, str | Path) else given
@@ -107,10 +109,10 @@ class Chat:
     max_new_tokens: int = 256
     temperature: float = 0.0
     turns: list[tuple[str, dict[str, str]]] = field(default_factory=list)
-    """Each question with every model's answer."""
+    """Each question with the answers, by model name."""
 
     def say(self, words: str) -> str | dict[str, str]:
-        """The answer; with several models theirs, by name. What was said before is remembered."""
+        """Return the answer, or with several models their answers by name. Earlier turns are part of the prompt."""
         answers = {}
         for name, respondent in self.models.items():
             turns = [Message("system", self.system)] if self.system else []
@@ -140,7 +142,7 @@ def chat(
 ) -> Chat:
     """Talk to one or several models side by side: `pt.chat(base, new).say("誰寫了哈姆雷特？")`.
 
-    ValueError without a model, or with two of one name.
+    Raise ValueError if no model is given, or if two have the same name.
     """
     respondents = [respondent_of(one) for one in models]
     names = [one.name for one in respondents]

@@ -1,4 +1,4 @@
-"""What exams have found, for Python and notebooks: tables, plots, data frames, the report."""
+"""The results of exams for Python and notebooks: tables, plots, data frames, the report."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ __all__ = ["Examination", "Plot"]
 
 
 INK = {"ink": "#171b1f", "soft": "#56606a", "grid": "#e4e8ec", "paper": "#fff", "bad": "#a33b00"}
-"""Colours that the report's page names, for a chart that stands by itself."""
+"""Values of the colours that the report's page defines by name, for a chart outside the page."""
 
 
 @dataclass(frozen=True)
 class Plot:
-    """A chart that shows itself in a notebook. svg: of its own, with every colour in it."""
+    """A chart that a notebook displays. svg: a complete SVG image, with all colours in it."""
 
     svg: str
 
     def save(self, path: str | Path) -> Path:
-        """Write it as `.svg` or `.png`."""
+        """Write the chart as PNG if the path ends in `.png`, otherwise as SVG; return the path."""
         import vl_convert
 
         target = Path(path)
@@ -55,7 +55,7 @@ class Examination:
     results: Results
     folder: Path
     temporary: tempfile.TemporaryDirectory[str] | None = field(default=None, repr=False)
-    """Deletes the folder when nobody holds this any more; None where an output folder was named."""
+    """Deletes the folder when this object is no longer used; None if the caller named an output folder."""
 
     @property
     def lines(self) -> tuple[Line, ...]:
@@ -64,18 +64,18 @@ class Examination:
 
     @property
     def scores(self) -> Mapping[str, float]:
-        """Of the first row that is no noise floor: score -> mean over changes."""
+        """The scores of the first row that is not the noise floor: score -> mean over changes."""
         row = next((row for row in self.results.summary if row.method != "noise floor"), None)
         return row.scores if row is not None else {}
 
     def table(self, *, language: str | None = None, width: int = 120) -> str:
-        """The main scores as text, which is also printed."""
+        """Print the main scores as a text table and return it. width: in columns of a terminal."""
         text = text_table(self.results, width, language=language or spoken())
         print(text, end="")
         return text
 
     def to_pandas(self) -> pandas.DataFrame:
-        """A row per score: model, method, change, seed, checkpoint, score, value, low, high, n."""
+        """Return a row per score: model, method, change, seed, checkpoint, score, value, low, high (95 %), n."""
         import pandas
 
         rows = [
@@ -97,7 +97,7 @@ class Examination:
         return pandas.DataFrame(rows)
 
     def samples(self) -> pandas.DataFrame:
-        """Every answer behind the change exam's scores: a row per probe, with the answers before and after."""
+        """Return every answer behind the change exam's scores: a row per probe, with the answers before and after."""
         import pandas
 
         run = read_run(self.folder)
@@ -105,7 +105,10 @@ class Examination:
         return pandas.DataFrame(rows)
 
     def plot(self, *, language: str | None = None) -> Plot:
-        """Learned against forgotten, a mark per model and method. DataError where no change was examined."""
+        """Return a plot of learned against forgotten, with a mark per model and method.
+
+        Raise DataError if no change was examined.
+        """
         from posttrain.reports.change_page import plot_section
         from posttrain.reports.marks import marks_of
         from posttrain.reports.texts import text
@@ -121,7 +124,7 @@ class Examination:
         return Plot(svg)
 
     def report(self, path: str | Path | None = None, *, language: str | None = None) -> Path:
-        """Write the report as one HTML page; `report.html` in the folder when no path is given."""
+        """Write the report as one HTML page and return its path; by default `report.html` in the folder."""
         written = write_report(self.folder, language=language or spoken())
         return written if path is None else written.replace(Path(path))
 

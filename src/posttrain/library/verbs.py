@@ -1,4 +1,4 @@
-"""`pt.train`, `pt.exam`, `pt.compare`, `pt.study`: the verbs as functions; keywords are what the YAML has as keys."""
+"""`pt.train`, `pt.exam`, `pt.compare`, `pt.study`: the verbs as functions, with the keys of the YAML as keywords."""
 
 from __future__ import annotations
 
@@ -39,15 +39,15 @@ from posttrain.training.metrics import MetricsLog
 __all__ = ["StudyFile", "compare", "exam", "study", "train"]
 
 Asked = Model | Respondent | str | Path
-"""What can be examined: a loaded model, a respondent, or a name of one."""
+"""What can be examined: a loaded model, a respondent, or the name of one."""
 Changes = str | Path | Change | Sequence[str | Path | Change]
-"""Change files, globs of them, or changes."""
+"""Paths or globs of change files, or changes."""
 ExamsGiven = str | Mapping[str, Any] | Sequence[str | Mapping[str, Any]]
 """Kinds of exams, or mappings of `{kind, path, ...}` as in YAML."""
 
 
 def _changes_of(given: Changes | None) -> list[Change]:
-    """The changes that are meant; ConfigError with file and line for what is wrong with one."""
+    """Return the given changes, reading those in files. Raise ConfigError, with file and line, if one is faulty."""
     each = [given] if isinstance(given, str | Path | Change) else list(given or ())
     read = load_changes([str(one) for one in each if not isinstance(one, Change)], Path.cwd()) if each else []
     return [*(one for one in each if isinstance(one, Change)), *read]
@@ -65,14 +65,15 @@ def train(
     on_step: Callable[[Mapping[str, Any]], None] = lambda entry: None,
     **settings: Any,
 ) -> Model:
-    """A trained copy of a model; the base is not changed.
+    """Train a copy of a model and return it; the base is not changed.
 
-    data: a file of rows (any format of docs/data.md), or rows as mappings; change: whose targets are learned, with
-    `data` or without; name: what the new model is called; output: a folder in which the training is kept, goes on after
-    a kill, and leaves its model (`output/training/model`); on_step: told each step (loss, tokens per second, ...);
+    data: a file of rows (any format of docs/data.md), or rows as mappings; change: changes that have targets to learn,
+    with `data` or without; name: the new model's name; output: a folder for the training: it can continue there after a
+    kill, and leaves its model there (`output/training/model`); say: takes lines for the user; on_step: called with each
+    step (loss, tokens per second, ...);
     settings: the keys of a study's method `train` (objective, tuner, replay, penalty, optimizer, batch, max_length,
-    precision, ...), and those of `optimizer` and `batch` without them: `max_steps=40`, `learning_rate=1e-4`.
-    ConfigError for a key that there is not, DataError for rows that cannot be learned.
+    precision, ...); keys of `optimizer` and `batch` may also be given directly: `max_steps=40`, `learning_rate=1e-4`.
+    Raise ConfigError for an unknown key or if there is nothing to learn, DataError for rows that cannot be learned.
     """
     model = base if isinstance(base, Model) else load(base)
     changes = _changes_of(change)
@@ -95,7 +96,7 @@ def train(
 
 
 def _file_of(data: str | Path | Sequence[Mapping[str, Any]], scratch: Path) -> str:
-    """A file of the rows."""
+    """Return the path of the file of rows; write rows that are given as mappings to a file in `scratch`."""
     if isinstance(data, str | Path):
         return str(Path(data).resolve()) if Path(data).exists() else str(data)
     path = scratch / "rows.jsonl"
@@ -104,7 +105,10 @@ def _file_of(data: str | Path | Sequence[Mapping[str, Any]], scratch: Path) -> s
 
 
 def _nested(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Keys of `optimizer` and `batch` that stand by themselves, put where they belong."""
+    """Return the settings with the direct keys of `optimizer` and `batch` moved into these parts.
+
+    Raise ConfigError with every unknown key.
+    """
     made = dict(settings)
     method = TrainMethodConfig.model_fields.keys()
     known = {*method, *OptimizerConfig.model_fields, *BatchConfig.model_fields}
@@ -136,13 +140,13 @@ def exam(
     restart: bool = False,
     say: Callable[[str], None] = lambda line: None,
 ) -> Examination:
-    """Examine a model, alone or beside the one before.
+    """Examine a model, alone or compared with the model before.
 
-    change: did the target change, did the rest follow, did all else stay (needs `before`, of an adapter its base is
-    taken); exams: kinds such as `"refusal"` or mappings `{"kind": "mmlu", "path": "..."}`; output: a folder in which
-    every answer is kept as it comes, so that the same call goes on after a kill; the rest are options of
-    `posttrain exam`.
-    ConfigError, DataError and MissingError with what is wrong and how to mend it.
+    change: changes to ask about: did the target change, did the rest follow, did everything else stay (this needs
+    `before`; for an adapter the default is its base); exams: kinds such as `"refusal"` or mappings such as
+    `{"kind": "mmlu", "path": "..."}`; output: a folder in which every answer is saved as it comes, so that the same
+    call continues after a kill; the others are options of `posttrain exam`.
+    Raise ConfigError, DataError and MissingError, with the cause and how to correct it.
     """
     folder, temporary = _folder(output)
     run = ExamRun(folder, match, max_new_tokens, prompt_mode, noise_floor, restart, say=say)
@@ -156,7 +160,7 @@ def exam(
 
 
 def _folder(output: str | Path | None) -> tuple[Path, tempfile.TemporaryDirectory[str] | None]:
-    """The output folder, or one that is deleted with the results."""
+    """Create and return the output folder, or a temporary folder that is deleted with the results."""
     if output is not None:
         Path(output).mkdir(parents=True, exist_ok=True)
         return Path(output), None
@@ -178,9 +182,10 @@ def compare(
     output: str | Path | None = None,
     **options: Any,
 ) -> Examination:
-    """Examine several models beside the one before: one table, one report. models: by the names of their rows, or in a
-    list under their own; options: of `exam`. Each model's answers are in a folder of its own below `output`.
-    ValueError where two have one name.
+    """Examine several models and compare them with the model before, in one table and one report.
+
+    models: a mapping from the names of their rows, or a list, with the models' own names; options: those of `exam`.
+    Each model's answers are in a folder of its own below `output`. Raise ValueError if two have the same name.
     """
     named = models if isinstance(models, Mapping) else {respondent_of(one).name: one for one in models}
     if len(named) < len(models):
@@ -213,7 +218,7 @@ def compare(
 
 @dataclass(frozen=True)
 class StudyFile:
-    """A study, read and checked. base: its relative paths are relative to it."""
+    """A study that was read and checked. base: the folder that its relative paths are relative to."""
 
     config: Study
     base: Path
@@ -229,8 +234,10 @@ class StudyFile:
         on: str = "",
         watcher: Watcher | None = None,
     ) -> Examination:
-        """Run what is not done; the same options as `posttrain run`. Cells that fail are in the results with their
-        errors; ConfigError, DataError and MissingError are raised for what is wrong before anything runs.
+        """Run the cells that are not done and return all results. The options are those of `posttrain run`.
+
+        Cells that fail are in the results with their errors. Raise ConfigError, DataError and MissingError for errors
+        that are found before any cell runs.
         """
         known = load_changes(self.config.changes, self.base) if self.config.changes else []
         plan = make_plan(self.config, known, self.base)
@@ -242,8 +249,9 @@ class StudyFile:
 
 
 def study(given: str | Path | Mapping[str, Any], **settings: Any) -> StudyFile:
-    """A study from a YAML file, or from a mapping of its keys; settings: keys that are set over those of the file, such
-    as `seeds=[0, 1]`. ConfigError with file, line and mend.
+    """Read a study from a YAML file, or from a mapping of its keys.
+
+    settings: keys that replace those of the file, such as `seeds=[0, 1]`. Raise ConfigError with file, line and advice.
     """
     if isinstance(given, Mapping):
         return StudyFile(check({**given, **settings}, Study, "pt.study"), Path.cwd())

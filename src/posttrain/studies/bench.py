@@ -1,12 +1,12 @@
-"""One model of a study on the bench: loaded once, never touched; cells work on copies of it.
+"""One loaded model of a study. It is loaded once and never changed; cells work on copies of it.
 
-Two copies of the weights are in memory at most: the untouched model, whose answers are the "before" of every exam, and
-the one that a method is changing. Each cell gets a fresh copy, so no method can leave anything behind; a tuner that
-only puts something beside the weights (LoRA, virtual tokens) is lent the untouched ones, and nothing is copied.
+At most two copies of the weights are in memory: the untouched model, which gives the "before" answers of every exam,
+and the copy that a method is changing. Each cell gets a fresh copy, so no method can leave anything behind. A tuner
+that only puts something beside the weights (LoRA, virtual tokens) uses the untouched weights, and nothing is copied.
 
-An adapter folder is merged into its base first, so that what is examined, trained and kept is one model: no tuner meets
-another one's parts. What cells put beside the merged weights names the adapter folder as its base. An adapter that is
-no change of weights (virtual tokens) can be examined, and not trained on.
+An adapter folder is merged into its base first, so that exams, training and saving all work on one model, and no tuner
+meets the parts of another tuner. What a cell puts beside the merged weights names the adapter folder as its base. An
+adapter that is not a change of weights (virtual tokens) can be examined, but not trained on.
 """
 
 from __future__ import annotations
@@ -42,12 +42,14 @@ __all__ = ["Bench"]
 
 DTYPES = ("float32", "bfloat16", "float16")
 LARGE = 100_000_000
-"""Parameters above which an exam takes long enough to be worth going on with."""
+"""Number of parameters from which an exam takes so long that a killed exam should continue where it stopped."""
 
 
 class Bench:
-    """A loaded model with what its cells share: fingerprint, untouched respondent, replays, answers before. how: how
-    models are loaded, as keywords of `load_model`.
+    """A loaded model and what its cells share: fingerprint, untouched respondent, replays, answers before the change.
+
+    loaded: the model, if it is already in memory; forbidden: prompts that no training row may hold; say: takes a line
+    for the user; how: the keywords with which models are loaded by `load_model`.
     """
 
     def __init__(
@@ -63,7 +65,7 @@ class Bench:
         self.how: dict[str, Any] = {"offline": True, **how}
         self.name, self.base, self.forbidden, self.say = name, base, forbidden, say
         self.unmerged: PosttrainError | None = None
-        """Why an adapter stayed beside its base: it can be examined as it is, not trained."""
+        """Why an adapter could not be merged into its base. It can be examined as it is, but not trained."""
         self.loaded: LoadedModel = loaded or self._found(name)
         if self.large and self.loaded.model.device.type == "cpu":
             large_blocks_go_back()
@@ -73,7 +75,7 @@ class Bench:
         self._replays: dict[str, list[Encoded] | PosttrainError] = {}
 
     def _found(self, name: str) -> LoadedModel:
-        """The model of a name; what was chosen in finding it is said."""
+        """Find and load the model with this name, and tell the user what was chosen."""
         found, told = find_model(name, self.base)
         if told:
             self.say(told)
@@ -81,16 +83,16 @@ class Bench:
         return self._load(found)
 
     def after(self, product: Path) -> Bench:
-        """The bench of a model that one of the study's cells has left; an adapter is merged into its base."""
+        """Return the bench of a product that a cell of the study has left; an adapter is merged into its base."""
         adapter = adapter_base(product) is not None
         return self.another(self.name, self._load(str(product)) if adapter else self.load(product))
 
     def another(self, name: str, loaded: LoadedModel | None = None) -> Bench:
-        """The bench of another model under the same settings; loaded: where it is in memory already."""
+        """Return the bench of another model with the same settings. loaded: the model, if it is already in memory."""
         return Bench(name, base=self.base, loaded=loaded, forbidden=self.forbidden, say=self.say, **self.how)
 
     def _load(self, found: str) -> LoadedModel:
-        """The untouched model; an adapter merged into its base, under the name of the adapter's folder."""
+        """Load the untouched model. An adapter is merged into its base and keeps the name of the adapter's folder."""
         folder = Path(resolve(found))
         if (base := adapter_base(folder)) is None:
             return load_model(found, **self.how)
@@ -99,12 +101,12 @@ class Bench:
         except Interrupted:
             raise
         except PosttrainError as error:
-            loaded = load_model(found, **self.how)  # what is wrong with the folder itself is said here
+            loaded = load_model(found, **self.how)  # raises the error if the folder itself is faulty
             self.unmerged = error
             self.say(f"{self.name}: {error.problems[0].cause}; the study examines it as it is and cannot train it")
             return loaded
         model = loaded.model
-        model.name_or_path = model.config.name_or_path = str(folder.resolve())  # noted as base by what is put beside it
+        model.name_or_path = model.config.name_or_path = str(folder.resolve())  # new adapters note it as their base
         self.say(f"{self.name}: an adapter; the study's model is it merged into its base '{base}'")
         if was_untied(model):
             self.say(f"{self.name}: the adapter is on one of two places that share a matrix; merged, each has its own")
@@ -112,40 +114,43 @@ class Bench:
 
     @property
     def fingerprint(self) -> str:
-        """Weights and template of the untouched model, as they were when this was asked first."""
+        """The hash of the untouched model's weights and template, computed at the first call."""
         return self.before.fingerprint
 
     @property
     def chunk(self) -> int:
-        """Probes asked at once: all on a small model, few on a large one, so that a kill loses little."""
+        """Number of probes in one batch: all for a small model, few for a large one, so that a kill loses little."""
         return 4096 if sum(p.numel() for p in self.loaded.model.parameters()) < LARGE else 64
 
     @cached_property
     def large(self) -> bool:
-        """Whether its memory is worth being given back after each part of the work."""
+        """Whether the model is so large that memory is released after each part of the work."""
         return is_large(self.loaded.model)
 
     def check_untouched(self) -> None:
-        """PosttrainError when a method has changed the model that all cells start from."""
+        """Raise PosttrainError if a method has changed the model that all cells start from."""
         if ModelRespondent(self.loaded).fingerprint != self.fingerprint:
             raise PosttrainError(
                 Problem(self.name, "the untouched model was changed during the study", "please report this bug")
             )
 
     def working(self) -> LoadedModel:
-        """A fresh copy of the model, free to be changed; the copy before it is given up."""
+        """Return a fresh copy of the model that may be changed, and drop the previous copy."""
         return self._copied({})
 
     def lent(self) -> LoadedModel:
-        """As `working`, but with the untouched model's own weights: for what puts something beside them and never
-        writes to them. `check_untouched` finds out who does.
+        """Return a copy like `working`, but one that shares the untouched model's own weights.
+
+        It is for tuners that put something beside the weights and never write to them. `check_untouched` detects a
+        method that does write to them.
         """
         parameters = self.loaded.model.parameters()
         return self._copied({id(p): torch.nn.Parameter(p.data, requires_grad=p.requires_grad) for p in parameters})
 
     def _copied(self, memo: dict[int, Any]) -> LoadedModel:
-        """memo: as of `copy.deepcopy`. PosttrainError for an adapter that could not be merged: a tuner would meet
-        another one's parts.
+        """Copy the model and keep the copy as the working copy. memo: the memo of `copy.deepcopy`.
+
+        Raise PosttrainError for an adapter that could not be merged: a tuner would meet the parts of another tuner.
         """
         if self.unmerged is not None:
             problems = [p._replace(mend="examine it as it is, or train its base") for p in self.unmerged.problems]
@@ -156,12 +161,12 @@ class Bench:
         return self._work
 
     def release(self) -> None:
-        """Give up the working copy, and a GPU's memory with it."""
+        """Drop the working copy and release its memory, on a GPU too."""
         self._work = None
         self.settle()
 
     def load(self, folder: Path) -> LoadedModel:
-        """A model saved by one of the study's cells, in the precision that it had in memory when it was saved."""
+        """Load a model saved by a cell of the study, in the precision that it had in memory when it was saved."""
         config = folder / "config.json"
         stored = json.loads(config.read_text(encoding="utf-8")).get("dtype") if config.is_file() else None
         stored = read_notes(folder).get(TRAINED_IN, stored)
@@ -171,18 +176,18 @@ class Bench:
         return loaded
 
     def settle(self) -> None:
-        """Give memory back that nothing holds any more: optimiser states, activations, what lay on a GPU."""
+        """Release memory that is no longer used: optimiser states, activations, tensors on a GPU."""
         if self.large or torch.cuda.is_available():
             give_back()
 
     def before_cache(self, change: str) -> dict[Any, Any]:
-        """What the untouched model said to the probes of a change; kept while that change's cells run."""
+        """Return the untouched model's answers to the probes of a change, kept while that change's cells run."""
         if self._before_cache[0] != change:
             self._before_cache = (change, {})
         return self._before_cache[1]
 
     def replay(self, config: Config, seed: int, max_length: int) -> list[Encoded]:
-        """The encoded rows of a replay, made once per study; what failed once is not tried again."""
+        """Return the encoded rows of a replay. They are made once per study; a failure is not tried again either."""
         assert isinstance(config, ReplayConfig)
         key = f"{seed} {max_length} {config.model_dump_json(exclude={'share', 'weight', 'loss'})}"
         if key not in self._replays:
@@ -206,8 +211,9 @@ class Bench:
         task: Task,
         note: Callable[[str], None],
     ) -> list[Encoded]:
-        """The encoded rows of a replay as a model of this bench makes them at the beginning of a task; note: told what
-        the run is told, for its card.
+        """Return the encoded rows of a replay, made by a model of this bench at the beginning of a task.
+
+        note: takes the same lines as `say`, for the card of the run.
         """
 
         def say(text: str) -> None:
@@ -223,7 +229,7 @@ class Bench:
 
     def _make_replay(self, config: ReplayConfig, context: ReplayContext, max_length: int) -> list[Encoded]:
         conversations = registry.load("replay", config.kind).function(config, context)
-        if not conversations:  # it said why
+        if not conversations:  # the replay has already said why
             return []
         encoded = encode_all(
             conversations, self.loaded.tokenizer, max_length=max_length, over_long="drop", on_bad_row="skip"

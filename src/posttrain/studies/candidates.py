@@ -1,13 +1,13 @@
-"""What a method offers to be examined, and what it is told of its cell.
+"""Candidates, which a method offers for examination, and the context of a cell, which a method receives.
 
 A method of a study is a typed generator::
 
     @register("method", "edit", config=EditConfig)
     def edit(config: EditConfig, cell: CellContext) -> Iterator[Candidate]: ...
 
-It yields candidates, each at a point between before and after. The engine (`cell.py`) examines each one before it asks
-for the next, passes over points that were examined already, and keeps or drops products. An error in an exam is raised
-in the method where it yielded, so that the method can save what it has.
+It yields candidates, each at a point between before and after. The engine (`cell.py`) examines each candidate before it
+asks for the next one, skips points that were examined already, and keeps or deletes products. An error in an exam is
+raised inside the method, at its `yield`, so that the method can save what it has.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ T = TypeVar("T")
 
 
 class Point(NamedTuple):
-    """What lies between before and after.
+    """A point between the model before and the model after.
 
-    kind: `step` (of an optimiser), `stage`, `blend` (between the weights before and after), `changes` (so many of a
-    sequence), `after` (a step of a chain), `edits`, `input`, `end`; value: which one; within: the step of a chain that
-    it is a point of.
+    kind: `step` (of an optimiser), `stage`, `blend` (between the weights before and after), `changes` (a number of
+    changes of a sequence), `after` (a step of a chain), `edits`, `input`, `end`; value: which one of its kind; within:
+    the name of the chain's step that the point belongs to, or empty.
     """
 
     kind: str
@@ -45,7 +45,7 @@ class Point(NamedTuple):
 
     @property
     def name(self) -> str:
-        """As in results.json (`checkpoint`) and in folder names: `step-500`, `stage-gloss`, `blend-0.30`, `final`."""
+        """The name in results.json (`checkpoint`) and in folders: `step-500`, `stage-gloss`, `blend-0.30`, `final`."""
         shown = f"{self.value:.2f}" if isinstance(self.value, float) else safe_name(str(self.value))
         own = "final" if self.kind == "end" else f"{self.kind}-{shown}"
         return f"{self.within}.{own}" if self.within else own
@@ -58,11 +58,11 @@ END = Point("end")
 class Candidate:
     """A model, or any respondent, at a point.
 
-    respondent: takes the exams; None where there is nobody to ask (the point was examined before, or the end is put
-    together from stages that each have a model of their own); step: optimiser steps so far; cost: of the whole way up
-    to here: train_s, steps, tokens, peak_gib, ... as far as the method knows; product: what it left on disk; notes:
-    lines for the cell's card; scratch: folders that nobody needs once the cell is done; changes: how many of the cell's
-    changes it has been taught, None for all.
+    respondent: takes the exams; None if there is no model to ask (the point was examined before, or the end is put
+    together from stages that each have a model of their own); step: number of optimiser steps so far; cost: the cost of
+    everything up to this point (train_s, steps, tokens, peak_gib, ...), as far as the method knows it; product: the
+    folder that it left on disk; notes: lines for the cell's card; scratch: folders that are no longer needed when the
+    cell is done; changes: how many of the cell's changes it has learned, None for all.
     """
 
     point: Point
@@ -77,19 +77,19 @@ class Candidate:
 
 @dataclass(frozen=True)
 class CellContext:
-    """One cell's surroundings.
+    """What a method receives: the changes, models, folder and settings of its cell.
 
-    changes: what shall be different, empty in a study without changes; sequence: they come one after another, and a
-    candidate is wanted after every so many; None where all are taught at once;
-    bench: the model that the method starts from, loaded and untouched; untouched: the study's own model, which is
-    another one where the method starts from a product; inputs: the models that the method takes beside it, by the name
-    of the input, loaded when called;
-    folder: the cell's, or of a step of a chain; keep: which products stay on disk; resumable: whether training is long
-    or precious enough to be written down, so that a kill does not lose it; saves: the steps after which training is
-    examined; examined: whether a point was, by this or an earlier run; select: the scores of a respondent on the exams
-    whose role is to choose a setting; stages: what is to be learned one after another;
-    report_to: trackers of its trainings, which write to the cell's folder; on_step: told each training step;
-    steps_before, part: of a step of a chain, the optimiser steps of those before it, and its name.
+    changes: the changes to teach, empty in a study without changes; sequence: if it is a number, the changes are taught
+    one after another, and a candidate is expected after every `sequence` changes; None if all are taught at once;
+    bench: the model that the method starts from, loaded and untouched; untouched: the study's own model, which is a
+    different one if the method starts from a product; inputs: the further models that the method takes, by the name of
+    the input; each is loaded when it is called;
+    folder: the folder of the cell, or of a step of a chain; keep: which products stay on disk; resumable: whether
+    training is saved while it runs, so that a kill does not lose it; saves: the steps after which training is examined;
+    examined: whether a point was examined, by this run or an earlier one; select: the scores of a respondent on the
+    exams that have the role of choosing a setting; stages: the tasks that are learned one after another;
+    report_to: trackers of the cell's trainings, which write to the cell's folder; on_step: called with each training
+    step; steps_before, part: for a step of a chain, the number of optimiser steps before it, and its name.
     """
 
     changes: tuple[Change, ...]
@@ -110,19 +110,19 @@ class CellContext:
     steps_before: int = 0
     part: str = ""
     home: Path | None = None
-    """The cell's folder, in the surroundings of a step of a chain."""
+    """The cell's folder, if `folder` is that of a step of a chain."""
 
     @property
     def metrics(self) -> Path:
-        """The file that gets a line per training step of the cell, as they happen."""
+        """The file that gets one line per training step of the cell, at the time of the step."""
         return (self.home or self.folder) / "metrics.jsonl"
 
     def name(self, point: Point = END) -> str:
-        """What a respondent of this cell is called, in sheets for marking and in files of answers."""
+        """Return the name of a respondent of this cell, as used in sheets for marking and in files of answers."""
         return f"{self.folder.name}--{point.name}"
 
     def within(self, name: str, **changed: Any) -> CellContext:
-        """The surroundings of a step of a chain: a folder of its own, and points of its own."""
+        """Return the context of a step of a chain, with a folder and points of its own. changed: other fields."""
         examined = self.examined
         folder = self.folder / "steps" / name
         return replace(
@@ -136,13 +136,14 @@ class CellContext:
 
 
 def handed_over(work: Callable[[Callable[[Candidate], None]], T]) -> Generator[Candidate, None, T]:
-    """Run what takes a callback as a generator: each candidate that `work` gives to its argument is yielded, and `work`
-    goes on when the next one is asked for. Returns what `work` returns; an error raised where the candidate was yielded
-    is raised in `work` where it gave it.
+    """Run `work`, which takes a callback, as a generator, and return what `work` returns.
 
-    A trainer calls back from the middle of its loop, and a loop cannot be asked for its next checkpoint. Both run in
-    one thread and one after the other (`greenlet` switches between two stacks), so that signals, random numbers and
-    gradients are as in a plain call.
+    Each candidate that `work` passes to its callback is yielded, and `work` continues when the next candidate is
+    requested. An error that is raised at the `yield` is raised again inside `work`, where it called the callback.
+
+    The reason: a trainer calls back from the middle of its loop, and a loop cannot be asked for its next checkpoint.
+    Both run in one thread, one after the other (`greenlet` switches between two stacks), so that signals, random
+    numbers and gradients behave as in a plain call.
     """
     from greenlet import getcurrent, greenlet
 

@@ -1,4 +1,4 @@
-"""A cell's card: what was done to which model, with which configuration, and what the exam found; its config.yaml."""
+"""Write a cell's card (the model, what was done to it, the configuration, the scores) and YAML files."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["card", "to_yaml"]
 
 
 def card(cell: Cell, result: CellResult, notes: Sequence[str]) -> str:
-    """Markdown for a person who finds the folder."""
+    """Return the card as Markdown: it explains the folder to a person who finds it. notes: lines below the scores."""
     told: list[str] = []
     if cell.changes:
         targets = [f"- {t.question} → {t.answer[0]}" for change in cell.changes for t in change.target]
@@ -47,7 +47,7 @@ def card(cell: Cell, result: CellResult, notes: Sequence[str]) -> str:
 
 
 def to_yaml(data: Mapping[str, Any]) -> str:
-    """A mapping as YAML, keys in their order."""
+    """Return a mapping as YAML, with its keys in their order."""
     yaml = YAML()
     yaml.default_flow_style = None
     yaml.width = 100

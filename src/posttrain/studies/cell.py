@@ -1,7 +1,7 @@
-"""One cell at work: the method offers candidates, and each of them takes the exams at once.
+"""Run one cell: the method offers candidates, and each candidate takes the exams immediately.
 
-A point's result is written beside its samples as soon as its exams are over; the cell's own is written last. So a kill
-loses at most one answer, and the same command goes on.
+The result of a point is written beside its samples as soon as its exams are finished; the result of the cell is written
+last. So a kill loses at most one answer, and the same command continues from there.
 """
 
 from __future__ import annotations
@@ -34,16 +34,18 @@ from posttrain.studies.plan import Cell
 __all__ = ["EXAMINED", "CellRun"]
 
 TRANSFER = ("acc", "bwt", "fwt", "forgetting")
-"""What a matrix of stages comes to: `stages.acc` and so on among the scores."""
+"""Scores computed from the matrix of stages; they are reported as `stages.acc` and so on."""
 
 EXAMINED = "examined.json"
-"""Beside the samples of a point: its exams are over."""
+"""Name of the file that is written beside a point's samples when its exams are finished."""
 
 
 @dataclass
 class CellRun:
-    """One cell at work. key: its content hash; root: the run's folder; start: the bench of the model that it starts
-    from; inputs: the models beside it, by name; needed: whether another cell takes its product.
+    """The run of one cell.
+
+    key: the cell's content hash; root: the run's folder; start: the bench of the model that the cell starts from;
+    inputs: the further models that it takes, by name; needed: whether another cell takes its product.
     """
 
     cell: Cell
@@ -64,7 +66,7 @@ class CellRun:
 
     @peak_memory()
     def run(self) -> CellResult:
-        """Every candidate examined; the cell's result. Products that are not kept are deleted."""
+        """Examine every candidate and return the cell's result. Products that are not kept are deleted."""
         cell, began = self.cell, time.monotonic()
         (self.folder / "metrics.jsonl").touch()  # a training appends to it
         method, context = cell.method, self._context()
@@ -80,8 +82,8 @@ class CellRun:
         stages = self._stages() if cell.stages else {}
         points = self._in_order()
         exam_s = sum(one.cost.get("exam_s", 0.0) for point in points for one in point.examined)
-        wall_s = max(time.monotonic() - began, exam_s + end.cost.get("train_s", 0.0))  # of earlier runs, too
-        peak = max(peak_gib(), end.cost.get("peak_gib", 0.0))  # of earlier runs, too
+        wall_s = max(time.monotonic() - began, exam_s + end.cost.get("train_s", 0.0))  # includes earlier runs
+        peak = max(peak_gib(), end.cost.get("peak_gib", 0.0))  # includes earlier runs
         cost = {"wall_s": wall_s, "exam_s": exam_s, **end.cost, "peak_gib": peak}
         weights = str(end.product.relative_to(self.root)) if end.product is not None else ""
         lines = [
@@ -102,7 +104,7 @@ class CellRun:
             shutil.rmtree(folder, ignore_errors=True)
         current = {line.checkpoint for line in lines}
         for folder in (self.folder / "checkpoints").glob("*"):
-            if folder.name not in current:  # of a study that asked for other points
+            if folder.name not in current:  # left from a version of the study with other points
                 shutil.rmtree(folder)
         return result
 
@@ -130,8 +132,10 @@ class CellRun:
         )
 
     def _take_next(self, offered: Iterator[Candidate]) -> bool:
-        """Examine the next candidate; False when there is none. An error in its exams is raised in the method, which
-        may save what it has. Nothing holds the candidate afterwards.
+        """Examine the next candidate; return False if there is none.
+
+        An error in its exams is raised inside the method, which may save what it has. No reference to the candidate
+        remains afterwards.
         """
         candidate = next(offered, None)
         if candidate is None:
@@ -149,11 +153,11 @@ class CellRun:
     # ---- exams -------------------------------------------------------------------------------------------------------
 
     def _at(self, point: Point) -> Path:
-        """Where the samples of a point are."""
+        """Return the folder of a point's samples."""
         return self.folder if point == END else self.folder / "checkpoints" / point.name
 
     def _examined(self, point: Point) -> bool:
-        """Whether the exams of a point are over; what they found is taken up."""
+        """Return whether the exams of a point are finished; if a file has their results, read them."""
         if point not in self.found:
             known = read_part(self._at(point) / EXAMINED, PointResult)
             if known is not None and known.hash == self.key:
@@ -161,7 +165,7 @@ class CellRun:
         return point in self.found
 
     def _examine(self, candidate: Candidate) -> None:
-        """The exams of a candidate, unless its point was examined with the same weights."""
+        """Examine a candidate, unless its point was already examined with the same weights."""
         point, respondent = candidate.point, candidate.respondent
         if point == END:
             self.end = replace(candidate, respondent=None)
@@ -184,14 +188,14 @@ class CellRun:
         self._keep(point, fingerprint, self.examiner.examined(found, taught, point.name, candidate.step, folder))
 
     def _keep(self, point: Point, fingerprint: str, examined: tuple[Examined, ...]) -> None:
-        """Write down what the exams of a point have found."""
+        """Keep the results of a point's exams and write them to its folder."""
         known = self.found.get(point)
         number = known.number if known is not None else 1 + max((one.number for one in self.found.values()), default=0)
         self.found[point] = PointResult(hash=self.key, fingerprint=fingerprint, number=number, examined=examined)
         write_part(self._at(point) / EXAMINED, self.found[point])
 
     def _move_to_end(self, passed: Point) -> None:
-        """Training ended at a step that was examined: that is the end."""
+        """Make an examined step the end of the cell, because training ended at that step."""
         old = self._at(passed)
         for path in old.iterdir():
             if path.name != EXAMINED:
@@ -204,8 +208,9 @@ class CellRun:
         shutil.rmtree(old)
 
     def _in_order(self) -> list[PointResult]:
-        """Every point that was examined, by this run or an earlier one: optimiser steps by their number, the others as
-        they were examined.
+        """Return every point that was examined, by this run or an earlier one.
+
+        Optimiser steps come first, by their number; the other points follow in the order in which they were examined.
         """
         found = {point.name: one for point, one in self.found.items()}
         for path in sorted((self.folder / "checkpoints").glob(f"*/{EXAMINED}")):
@@ -222,8 +227,9 @@ class CellRun:
     # ---- stages ------------------------------------------------------------------------------------------------------
 
     def _stages(self) -> dict[str, Any]:
-        """Names, scores before, the matrix and what it comes to; in a training of all stages at once, one row. What it
-        comes to stands among the scores of the end.
+        """Return the stages' names, scores before, score matrix (a row per candidate, a column per stage), its summary.
+
+        A training of all stages at once has one row. The summary scores are added to the scores of the end.
         """
         stages, how = self.cell.stages, str(self.cell.method.model_dump()["stages"])
         keys = [self.examiner.headline(stage.measured_by) for stage in stages]
@@ -242,7 +248,7 @@ class CellRun:
         return {"how": how, "names": names, "exams": keys, "before": before, "matrix": matrix, **found}
 
     def _composed(self) -> Examined:
-        """Where each stage has a model of its own: each stage's exam as its own model took it."""
+        """Put the end together if each stage has a model of its own: take each stage's exam from that stage's model."""
         parts: dict[str, Any] = {"scores": {}, "ci95": {}, "n": {}}
         compare: dict[str, Comparison] = {}
         for stage in self.cell.stages:
@@ -256,5 +262,5 @@ class CellRun:
             shutil.copyfile(self._at(point) / "exams" / samples.name, samples)
         drift = relative_changes(self.examiner.scores_before, parts["scores"], self.examiner.exams.info({}))
         folder = str(self.folder.relative_to(self.root))
-        cost = {"exam_s": 0.0}  # what the exams have cost is told with each stage
+        cost = {"exam_s": 0.0}  # each stage reports the cost of its exams
         return Examined(**parts, folder=folder, compare=compare, drift=drift, cost=cost)

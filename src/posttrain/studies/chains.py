@@ -1,7 +1,7 @@
-"""Methods that follow one another: each step starts from what the one before has left on disk.
+"""Methods that run one after another: each step starts from the product that the previous step left on disk.
 
-A chain (`steps:`) is a list of methods, a sequence is one method taught one change after another. Both are cells like
-any other: they yield candidates, the engine examines them, and a kill loses no step that was finished.
+A chain (`steps:`) is a list of methods. A sequence is one method that learns one change after another. Both are cells
+like any other: they yield candidates, the engine examines them, and a kill does not lose a finished step.
 """
 
 from __future__ import annotations
@@ -25,12 +25,14 @@ from posttrain.studies.examine import summed
 __all__ = ["Link", "chain", "sequence", "step_names"]
 
 STEP = "step.json"
-"""In the folder of a step, once its candidates were examined."""
+"""Name of the file that is written to a step's folder when its candidates have been examined."""
 
 
 class Link(NamedTuple):
-    """One step. name: of its folder; changes: what it is taught; point: what its end is called, None where nobody
-    examines it; taught: how many of the cell's changes its end has been taught, None for all.
+    """One step of a chain or a sequence.
+
+    name: the name of its folder; changes: what it learns; point: the point at its end, None if that is not examined;
+    taught: how many of the cell's changes the model has learned at its end, None for all.
     """
 
     name: str
@@ -41,12 +43,12 @@ class Link(NamedTuple):
 
 
 def step_names(steps: Sequence[MethodConfig]) -> list[str]:
-    """`1-train`, `2-edit`: names of a chain's steps."""
+    """Return the names of a chain's steps, such as `1-train`, `2-edit`."""
     return [f"{number}-{safe_name(step.label)}" for number, step in enumerate(steps, start=1)]
 
 
 def chain(steps: Sequence[MethodConfig], cell: CellContext) -> Iterator[Candidate]:
-    """A list of methods; the end of each is a point `after <step>`, that of the last the end of the cell."""
+    """Run methods one after another; the end of each is a point `after <step>`, the end of the last is the cell's."""
     names = step_names(steps)
     ends = [*(Point("after", name) for name in names[:-1]), END]
     links = [Link(name, step, cell.changes, end) for name, step, end in zip(names, steps, ends, strict=True)]
@@ -54,7 +56,7 @@ def chain(steps: Sequence[MethodConfig], cell: CellContext) -> Iterator[Candidat
 
 
 def sequence(method: MethodConfig, cell: CellContext) -> Iterator[Candidate]:
-    """One method, taught the cell's changes one after another; a point after every `cell.sequence` changes."""
+    """Let a method learn the cell's changes one after another, with a point after every `cell.sequence` changes."""
     total = len(cell.changes)
     links = []
     for number, change in enumerate(cell.changes, start=1):
@@ -69,7 +71,7 @@ def _linked(links: Sequence[Link], cell: CellContext) -> Iterator[Candidate]:
     for number, link in enumerate(links):
         last = number + 1 == len(links)
         if number < len(done):
-            if number + 1 == len(done):  # the newest product: those before it are no longer needed
+            if number + 1 == len(done):  # only the newest product is needed
                 start = cell.bench.after(cell.folder / done[-1].product)
             continue
         keep = cell.keep if last or cell.keep == "all" else "final"
@@ -88,13 +90,16 @@ def _linked(links: Sequence[Link], cell: CellContext) -> Iterator[Candidate]:
         start.release()
         start = cell.bench.after(cell.folder / step.product)
         if cell.keep != "all" and adapter_base(cell.folder / step.product) is None:
-            for earlier in done:  # of an adapter they are the base
+            for earlier in done:  # an adapter needs them as its base
                 shutil.rmtree(cell.folder / earlier.product, ignore_errors=True)
         done.append(step)
 
 
 def _step(link: Link, cell: CellContext, done: Sequence[Step], *, last: bool) -> Generator[Candidate, None, Step]:
-    """One step's candidates; returns what it leaves. Nothing holds its model afterwards."""
+    """Yield one step's candidates and return what it leaves. No reference to its model remains afterwards.
+
+    Raise PosttrainError if the step offers no candidate at its end, or leaves no model for the next step.
+    """
     home = cell.folder.parents[1]
     left: Step | None = None
     for candidate in registry.load("method", link.method.kind).function(link.method, cell):
@@ -127,19 +132,20 @@ def _step(link: Link, cell: CellContext, done: Sequence[Step], *, last: bool) ->
 
 
 def _unneeded(home: Path, cell: CellContext, product: Path | None) -> list[Path]:
-    """The folders of steps that nobody needs once the chain is over."""
+    """Return the folders of steps that are no longer needed when the chain is finished."""
     if cell.keep == "all":
         return []
     if cell.keep == "none":
         return [home / "steps"]
     if product is not None and adapter_base(product) is not None:
-        return []  # its base is what an earlier step has left
+        return []  # its base is the product of an earlier step
     return [folder for folder in (home / "steps").iterdir() if folder != cell.folder]
 
 
 class Step(NamedTuple):
-    """What a step has left: its product, relative to the cell's folder (empty without one), and what there is to say
-    about it. In `step.json` of its folder once its candidates were examined.
+    """What a step has left, as written to `step.json` when its candidates have been examined.
+
+    product: its product's path relative to the cell's folder, empty without one; cost: its costs; notes: its notes.
     """
 
     product: str
@@ -148,7 +154,7 @@ class Step(NamedTuple):
 
 
 def _finished(links: Sequence[Link], cell: CellContext) -> list[Step]:
-    """The steps that were finished before, up to the newest whose product is there."""
+    """Return the steps that an earlier run finished, up to the newest one with an existing product."""
     found: list[Step] = []
     for link in links:
         path = cell.folder / "steps" / link.name / STEP

@@ -1,6 +1,6 @@
-"""A study file: models, methods, changes and exams, crossed; its run gives one report.
+"""The study file: it names models, methods, changes and exams; a run combines them and writes one report.
 
-Relative paths in the file are relative to the file. Torch is not needed to read a study.
+Relative paths in the file are relative to the file. Reading a study does not need torch.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ __all__ = [
 
 
 def _twice(names: Iterable[str]) -> str:
-    """The names that several have, as parts of folder names."""
+    """Return the names that occur several times, as parts of folder names, joined by commas."""
     return ", ".join(sorted(name for name, times in Counter(map(safe_name, names)).items() if times > 1))
 
 
@@ -61,17 +61,17 @@ class MethodConfig(Config):
 
     @property
     def summary(self) -> str:
-        """What it does in a few words, for the report."""
+        """A description of the method in a few words, for the report."""
         return self.kind
 
     @property
     def parts(self) -> tuple[MethodConfig, ...]:
-        """The methods that it is made of: itself, or a chain's steps."""
+        """The methods that it consists of: itself, or the steps of a chain."""
         return (self,)
 
     @property
     def all_inputs(self) -> dict[str, str]:
-        """Its inputs, and those of its parts."""
+        """Its inputs and the inputs of its parts."""
         return self.inputs
 
     @property
@@ -86,22 +86,24 @@ class MethodConfig(Config):
 
     @property
     def needs_change(self) -> bool:
-        """Whether there is nothing to do without a change."""
+        """Whether the method needs a change to learn."""
         return True
 
     @property
     def learns_stages(self) -> bool:
-        """Whether it learns the study's stages where there are some."""
+        """Whether it learns the study's stages, if the study has stages."""
         return False
 
     def barred(self, change: str, base: Path, forbidden: frozenset[str]) -> list[str]:
-        """What the exams' prompts keep out of this method's rows: a part of the content hash, since it decides what is
-        trained. change: its name, or empty.
+        """Return what the exams' prompts keep out of this method's rows.
+
+        It is a part of the training hash, because it decides what is trained. change: the change's name, or empty;
+        forbidden: the exams' prompts.
         """
         return []
 
     def files(self, change: str) -> list[str]:
-        """Paths of the files that this method reads for a change; their bytes are part of the content hash."""
+        """Return the paths of the files that this method reads for a change; their bytes go into the training hash."""
         return []
 
 
@@ -117,7 +119,7 @@ class StageConfig(Config):
 
     @property
     def measured_by(self) -> str:
-        """The exam's name."""
+        """The name of the exam that measures this stage."""
         return self.exam or self.name
 
 
@@ -138,7 +140,7 @@ class Every(Config):
 
 
 class Saves(NamedTuple):
-    """After which steps a checkpoint is saved and examined: multiples of `every`, or those of `at`."""
+    """The steps after which a checkpoint is saved and examined: the multiples of `every`, or the steps in `at`."""
 
     every: int | None = None
     at: tuple[int, ...] = ()
@@ -147,7 +149,7 @@ class Saves(NamedTuple):
         return self.every is not None or bool(self.at)
 
     def due(self, last: int) -> list[int]:
-        """The steps up to `last`, in order."""
+        """Return these steps up to and including step `last`, in order."""
         return [*range(self.every, last + 1, self.every)] if self.every else [s for s in self.at if s <= last]
 
 
@@ -177,7 +179,7 @@ Names = Annotated[tuple[str, ...], BeforeValidator(_listed, json_schema_input_ty
 Seeds = Annotated[tuple[int, ...], BeforeValidator(_listed, json_schema_input_type=int | tuple[int, ...])]
 Exam = Annotated[ExamConfig, ByKind("exam")]
 IMPLIED = (("steps", "steps"),)
-"""Methods that need no `kind`: a list of steps is a chain."""
+"""(key, kind): a method that has the key needs no `kind`; a method with `steps` is a chain."""
 ChangesAs = Annotated[Literal["each", "together"] | InSequence, BeforeValidator(_changes_as)]
 Steps = tuple[Annotated[int, Field(gt=0)], ...]
 Checkpoints = Annotated[Literal["final"] | Every | Steps, BeforeValidator(_checkpoints)]
@@ -185,7 +187,7 @@ OWN_SCORES = (
     *("reliability", "generality", "locality", "kept", "same", "strict", "manner", "leak", "judge", "likelihood"),
     *("drift", "length", "stages"),
 )
-"""How scores of the change exam begin, and those over stages; no other exam may be called so."""
+"""First words of the keys of the change exam's scores and of the scores over stages. Other exams may not use them."""
 
 
 class Study(Config):
@@ -335,7 +337,7 @@ class Study(Config):
         return self
 
     def needs(self, name: str) -> frozenset[str]:
-        """The methods whose products a method needs, and those that these need."""
+        """Return the names of the methods that must run before a method, directly or through other methods."""
         known = {method.label: method for method in self.methods}
         found: set[str] = set()
         waiting = [name]
@@ -348,32 +350,34 @@ class Study(Config):
 
     @property
     def saves(self) -> Saves:
-        """Where training is examined, the end aside."""
+        """The steps at which training is examined, without the end."""
         if isinstance(self.checkpoints, tuple):
             return Saves(at=tuple(sorted(set(self.checkpoints))))
         return Saves(self.checkpoints.every if isinstance(self.checkpoints, Every) else self.every)
 
     @property
     def change_exam(self) -> ChangeExamConfig | None:
-        """The change exam, where the study has it."""
+        """The study's change exam, or None."""
         return next((exam for exam in self.exams if isinstance(exam, ChangeExamConfig)), None)
 
     @property
     def how(self) -> dict[str, Any]:
-        """How its models are loaded, as keywords of `load_model`."""
+        """The keywords of `load_model` with which the study's models are loaded."""
         return {
             "offline": not self.download,
             **self.model_dump(include={"trust_remote_code", "allow_template_mismatch"}),
         }
 
     def folder(self, base: Path) -> Path:
-        """The run folder: `output` relative to the study file, else runs/<study> in the current folder."""
+        """Return the run folder: `output` relative to the study file, or runs/<study> in the current folder."""
         return base / self.output if self.output else Path("runs") / self.study
 
 
 def find_model(name: str, base: Path) -> tuple[str, str]:
-    """Where a study's model is, and what has to be said about it: a folder or a GGUF file is looked for beside the
-    study file, as `posttrain train` does, then where the command runs; any other name is left to the hub and to pocket.
+    """Return where a study's model is, and a message about it (empty if there is nothing to say).
+
+    A folder or a GGUF file is searched beside the study file, as in `posttrain train`, then in the folder where the
+    command runs. Any other name is returned as it is, for the hub or the pocket models. base: the study file's folder.
     """
     path = Path(name).expanduser()
     if name.startswith("pocket:") or path.is_absolute() or not name:

@@ -1,9 +1,9 @@
-"""What a study will cost, before it is run: tokens, disk and time, from its plan alone.
+"""Estimate the tokens, disk space and time of a study from its plan, before it runs.
 
-Arithmetic is counted (2 operations per parameter and token forwards, 6 for forwards and backwards; Kaplan et al. 2020,
-arXiv:2001.08361, section 2.1) and divided by the speed of one measured matrix product; a small model's time is mostly
-overhead, which is added per step and per generated token. A guess within a factor of three and said so; once cells have
-run, time is told from theirs (`by_finished`).
+Arithmetic is counted (2 operations per parameter and token for a forward pass, 6 for forward and backward; Kaplan et
+al. 2020, arXiv:2001.08361, section 2.1) and divided by the speed of one measured matrix product. A small model's time
+is mostly overhead, which is added per step and per generated token. The estimate is right within a factor of three, and
+the output says so. When cells have run, their times are used instead (`by_finished`).
 """
 
 from __future__ import annotations
@@ -30,18 +30,21 @@ from posttrain.training.rates import TRIES
 __all__ = ["Estimate", "by_finished", "estimate", "exam_s", "flops_per_s", "size_of", "training_s", "work_of"]
 
 STEP_OVERHEAD_S = 0.02
-"""Per optimiser step, beside the arithmetic: Python, the optimiser's small kernels (pocket, 2 cores)."""
+"""Seconds per optimiser step beside the arithmetic: Python, the optimiser's small kernels (pocket, 2 cores)."""
 TOKEN_OVERHEAD_S = 0.004
-"""Per generated token of one batch."""
+"""Seconds per generated token of one batch, beside the arithmetic."""
 ANSWER_TOKENS = 24
-"""A guess at an answer's length."""
+"""The assumed length of an answer, in tokens."""
 EFFICIENCY = 0.4
-"""Share of a large matrix product's speed that training reaches."""
+"""The share of a large matrix product's speed that training reaches (0 to 1)."""
 
 
 class Estimate(NamedTuple):
-    """trained_tokens: read in training, the search for a learning rate included; examined_tokens: processed in exams;
-    disk_gib: written; wall_s: rough; made_tokens: written for replay, where it is in no cache yet. Of all cells.
+    """The estimated cost of all cells.
+
+    trained_tokens: tokens read in training, with the search for a learning rate; examined_tokens: tokens processed in
+    exams; disk_gib: GiB written; wall_s: rough time in seconds; made_tokens: tokens that a model writes for replay, if
+    they are not in the cache yet.
     """
 
     trained_tokens: int
@@ -52,10 +55,11 @@ class Estimate(NamedTuple):
 
 
 def flops_per_s() -> float:
-    """Measured on the spot: a square matrix product, in float32 on a CPU, the best of five after one to wake up.
+    """Measure the machine's speed with a square matrix product in float32; return the best of five, after a warm-up.
 
-    Large enough to be arithmetic: a product of 512 takes a millisecond or two, most of it to start threads, and came to
-    a third of what a model's own products reach on two busy cores.
+    The unit is operations per second. The size is 4096 on a GPU and 1024 on a CPU, so that arithmetic dominates: a
+    product of size 512 takes one or two milliseconds, most of it to start threads, and reached only a third of the
+    speed of a model's own products on two busy cores.
     """
     import torch
 
@@ -74,17 +78,20 @@ def flops_per_s() -> float:
 
 
 def training_s(parameters: int, tokens: int, steps: int, speed: float) -> float:
-    """Seconds to train on so many tokens in so many steps; speed: of `flops_per_s`."""
+    """Return the seconds that training on `tokens` tokens in `steps` steps takes. speed: from `flops_per_s`."""
     return 6 * parameters * tokens / (speed * EFFICIENCY) + steps * STEP_OVERHEAD_S
 
 
 def exam_s(parameters: int, tokens: int, calls: int, speed: float) -> float:
-    """Seconds to read and write so many tokens in so many batches of answers."""
+    """Return the seconds for reading and writing `tokens` tokens in `calls` batches of answers."""
     return 2 * parameters * tokens / (speed * EFFICIENCY) + calls * ANSWER_TOKENS * TOKEN_OVERHEAD_S + 0.1
 
 
 def parameters_of(model: str, *, download: bool = False, trust_remote_code: bool = False) -> int:
-    """Parameters of a model, from its configuration (no weights are read). MissingError when it has none here."""
+    """Return the number of a model's parameters, from its configuration, without reading weights.
+
+    Raise MissingError if there is no configuration here or in the hub's cache.
+    """
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -99,7 +106,7 @@ def parameters_of(model: str, *, download: bool = False, trust_remote_code: bool
 
 
 def trie_characters(texts: Sequence[str]) -> int:
-    """Characters of the prefix tree of these texts: what has to be read when shared beginnings are read once."""
+    """Return the characters in the prefix tree of these texts: those to read if shared beginnings are read once."""
     total, before = 0, ""
     for text in sorted(texts):
         total += len(text) - shared_characters(before, text)
@@ -108,7 +115,7 @@ def trie_characters(texts: Sequence[str]) -> int:
 
 
 def shared_characters(one: str, other: str) -> int:
-    """Length of the common beginning of two texts."""
+    """Return the length of the common beginning of two texts, in characters."""
     low, high = 0, min(len(one), len(other))
     while low < high:
         middle = (low + high + 1) // 2
@@ -117,7 +124,7 @@ def shared_characters(one: str, other: str) -> int:
 
 
 def work_of(part: Part) -> tuple[int, int]:
-    """Characters that an exam has to read, and tokens that it may have to write; perturbations repeat the question."""
+    """Return the characters that an exam must read and the tokens that it may write; perturbations repeat both."""
     texts, written = [], 0
     for item in part.items:
         for ask in item.asks:
@@ -127,7 +134,7 @@ def work_of(part: Part) -> tuple[int, int]:
 
 
 def words(ask: Ask) -> str:
-    """What an ask lets the model read."""
+    """Return the text of a request that the model reads."""
     prompt = ask.prompt
     if isinstance(prompt, Plain):
         text = prompt.text
@@ -137,7 +144,7 @@ def words(ask: Ask) -> str:
 
 
 def estimate(study: Study, cells: Sequence[Cell], exams: Sequence[Part] = (), base: Path | None = None) -> Estimate:
-    """Tokens, disk and time of these cells; exams: the study's, beside the change exam."""
+    """Estimate the tokens, disk space and time of these cells. exams: the study's exams without the change exam."""
     base = base or Path()
     speed = flops_per_s()
     trained = examined = made = 0
@@ -168,7 +175,7 @@ def estimate(study: Study, cells: Sequence[Cell], exams: Sequence[Part] = (), ba
         times = len([step for step in study.saves.due(work.steps) if step != work.steps]) + 1
         times += len(cell.method.parts) - 1 + sum(method.named_points(len(stages)) for method in own)
         asked = round(sum(map(len, probes)) * per_character) + len(probes) * ANSWER_TOKENS
-        unasked = (cell.model, cell.change_name) not in known_before  # the model before answers once for all methods
+        unasked = (cell.model, cell.change_name) not in known_before  # the untouched model answers once for all methods
         known_before.add((cell.model, cell.change_name))
         examined += (times + unasked) * asked + (times + first) * (read + written)
         wall_s += (times + unasked) * exam_s(parameters, asked, 1, speed) if probes else 0.0
@@ -191,8 +198,10 @@ def estimate(study: Study, cells: Sequence[Cell], exams: Sequence[Part] = (), ba
 
 
 def by_finished(cells: Sequence[Cell], walls: Mapping[str, float]) -> tuple[float, int]:
-    """Seconds for the cells without a result at the mean of their method's (else of all) finished ones, and how many
-    cells these are. walls: seconds of each finished cell, by folder.
+    """Return the estimated seconds for the cells without a result, and the number of these cells.
+
+    Each is estimated by the mean of its method's finished cells, or of all finished cells if its method has none.
+    walls: the seconds of each finished cell, by folder.
     """
     means: dict[str, list[float]] = {}
     for cell in cells:
@@ -206,7 +215,7 @@ def by_finished(cells: Sequence[Cell], walls: Mapping[str, float]) -> tuple[floa
 
 
 def _size_of(study: Study, model: str, cells: Sequence[Cell], exams: Sequence[Part], base: Path) -> tuple[int, float]:
-    """Parameters of a model, and its tokens per character of what this study asks."""
+    """Return the number of a model's parameters, and its tokens per character of this study's questions."""
     found, _ = find_model(model, base)
     changes = [change for cell in cells[:200] for change in cell.changes]
     sample = [question.question for change in changes for _, _, question in change.probes()][:500]
@@ -215,7 +224,7 @@ def _size_of(study: Study, model: str, cells: Sequence[Cell], exams: Sequence[Pa
 
 
 def size_of(model: str, questions: Sequence[str], *, offline: bool, trust_remote_code: bool) -> tuple[int, float]:
-    """Parameters of a model, and its tokens per character of some questions."""
+    """Return the number of a model's parameters, and its tokens per character of some questions."""
     sample = list(questions[:500])
     tokenizer = load_tokenizer(model, offline=offline, trust_remote_code=trust_remote_code)
     tokens = sum(len(ids) for ids in tokenizer(sample, add_special_tokens=False)["input_ids"]) if sample else 1

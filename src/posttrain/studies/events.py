@@ -1,4 +1,4 @@
-"""What a run tells while it works: cells that begin and end, training steps, exams, other long work."""
+"""Events that a run reports while it works: cells that begin and end, training steps, exams, other long work."""
 
 from __future__ import annotations
 
@@ -14,7 +14,11 @@ __all__ = ["Event", "ExamEvent", "Watcher"]
 
 
 class Event(NamedTuple):
-    """A cell has begun (`wall_s` None) or ended; done and total count the cells of this run, left_s is a guess."""
+    """A cell has begun (`wall_s` is None) or ended.
+
+    done, total: the finished cells and all cells of the cell's model that this run works on; wall_s: the cell's
+    seconds; left_s: the estimated seconds for those that are not finished; result: of a cell that has ended.
+    """
 
     cell: Cell
     done: int
@@ -25,8 +29,10 @@ class Event(NamedTuple):
 
 
 class ExamEvent(NamedTuple):
-    """How far an exam is. checkpoint: the point's name, or `before` of the untouched model; done, total: questions
-    asked; left_s: expected for the rest of this exam, None where nothing is known; tokens_per_s: so far.
+    """The progress of an exam.
+
+    checkpoint: the point's name, or `before` for the untouched model; done, total: number of questions; left_s:
+    expected seconds for the rest of this exam, None if unknown; tokens_per_s: mean speed so far.
     """
 
     model: str
@@ -39,27 +45,28 @@ class ExamEvent(NamedTuple):
 
 
 class Watcher:
-    """Told what happens; this one says nothing. Where cells run in several processes, `turn` says whose the next events
-    are.
+    """Receives the events of a run. This base class ignores them.
+
+    If cells run in several processes, `turn` names the cell that the next events belong to.
     """
 
     def turn(self, cell: Cell) -> None:
-        """The steps, exams and works that follow are of this cell."""
+        """Receive the cell that the following steps, exams and other work belong to."""
 
     def say(self, line: str) -> None:
-        """A choice made, a count, a problem."""
+        """Receive a line for the user: a choice that was made, a count, a problem."""
 
     def begins(self, event: Event) -> None:
-        """A cell begins."""
+        """Receive the beginning of a cell."""
 
     def ends(self, event: Event) -> None:
-        """A cell is done or has failed."""
+        """Receive the end of a cell that is done or has failed."""
 
     def step(self, entry: Mapping[str, Any]) -> None:
-        """A training step of the present cell."""
+        """Receive a training step of the present cell."""
 
     def exam(self, event: ExamEvent) -> None:
-        """An exam of the present cell, or of the untouched model, begins or goes on."""
+        """Receive the beginning or the progress of an exam of the present cell or of the untouched model."""
 
     def doing(self, work: Doing) -> None:
-        """Other long work of the present cell begins or goes on."""
+        """Receive the beginning or the progress of other long work of the present cell."""

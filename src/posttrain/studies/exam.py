@@ -1,11 +1,11 @@
-"""`posttrain exam`: one model takes exams, beside another one where there is one; a study of one cell.
+"""The work of `posttrain exam`: one model takes exams, alone or compared with the model before; a study of one cell.
 
     results.json                   scores, intervals, costs, comparisons (`"study": "exam"`)
-    samples.jsonl                  every probe of the change exam; floor/samples.jsonl of the noise floor
+    samples.jsonl                  every probe of the change exam; floor/samples.jsonl for the noise floor
     exams/<name>.jsonl             every sample of another exam
-    before/<model>/                the same of the model before
+    before/<model>/                the same files for the model before
 
-Several commands may fill one folder: an exam that is taken again takes the place of its old results, all others of the
+Several commands may write to one folder: an exam that is taken again replaces its old results; all other results of the
 same weights stay.
 """  # fmt: skip
 
@@ -54,9 +54,9 @@ from posttrain.training.lock import only_one
 __all__ = ["ExamRun", "ExamsFile", "Floor", "PromptMode", "build_exams"]
 
 PROBES = 64
-"""Probes of a change asked at once when samples are written: what a kill can lose."""
+"""Number of a change's probes in one batch if samples are written: as many as a kill can lose."""
 METHOD = "exam"
-"""The method's name in results.json, and the study's."""
+"""The name of the method and of the study in results.json."""
 
 PromptMode = Literal["none", "user", "system"]
 Floor = Literal["auto", "bf16", "int8", "none"]
@@ -73,10 +73,11 @@ class ExamsFile(Config):
 
 
 def build_exams(wanted: Sequence[tuple[ExamConfig, Path]], limit: int | None = None, place: str = "") -> list[Exam]:
-    """Every exam read before any model is; what is wrong with any of them is told at once.
+    """Build every exam, before any model is loaded, and raise the problems of all of them together.
 
-    wanted: configs with the folders that their paths are relative to; limit: overrides that of each. A kind that stands
-    twice is told apart by its file's name.
+    wanted: configs, each with the folder that its paths are relative to; limit: replaces the limit of every exam;
+    place: the location in error messages. If several exams have the same label, their files' names are added to it.
+    Raise the error of the faulty exams, or ConfigError if there are several classes of errors or two equal names.
     """
     often = Counter(config.label for config, _ in wanted)
     exams: list[Exam] = []
@@ -98,12 +99,13 @@ def build_exams(wanted: Sequence[tuple[ExamConfig, Path]], limit: int | None = N
 
 @dataclass
 class ExamRun:
-    """How a model is examined, and what has been found so far.
+    """The settings of an examination, and its results so far.
 
-    output: where everything is kept as it comes, so that a second run goes on; without one nothing is written; restart:
-    throw away what is there; match, max_new_tokens, prompt_mode (tell the model the change first), noise_floor: of the
-    change exam; open: a respondent by its name; tell, say: progress, and lines for people; taken: told the results so
-    far, what a part has found and the model before (empty without one), since a later part may fail.
+    output: the folder where everything is written as it comes, so that a second run continues; if it is None, nothing
+    is written; restart: delete what is in the folder; match, max_new_tokens, prompt_mode (state the change in the
+    prompt), noise_floor: settings of the change exam; batch_tokens: tokens in one batch; open: opens a respondent by
+    its name; tell, say: take progress, and lines for the user; taken: called after each part with the results so far,
+    the part's results and the name of the model before (empty without one), because a later part may fail.
     """
 
     output: Path | None = None
@@ -128,9 +130,11 @@ class ExamRun:
         changes: Sequence[Change] = (),
         exams: Sequence[Exam] = (),
     ) -> Results:
-        """Examine a model, alone or beside the one `before` (of an adapter and a change, its base).
+        """Examine a model, alone or compared with the model `before`; return the results.
 
-        Under torchrun the processes share the requests out, and those that are not the first return no results.
+        If `before` is None and a change is examined, the model before is the adapter's base. Under torchrun the
+        processes share the requests, and every process but the first returns empty results. Raise ConfigError for
+        settings or a folder that do not fit together.
         """
         comparing = [exam for exam in exams if exam.compares]
         if comparing and not changes:
@@ -157,8 +161,10 @@ class ExamRun:
 
     @contextmanager
     def _shared(self, model: str | Respondent, harness: bool, own: bool, two: bool) -> Iterator[Respondent | None]:
-        """The respondent that is examined, of all processes of torchrun; None in those that only work for the first.
-        lm-eval shares out by itself.
+        """Give the respondent that is examined, shared by all processes of torchrun.
+
+        It is None in the processes that only work for the first one. lm-eval shares its requests by itself. two: a
+        second model or a change is examined. Raise ConfigError for what torchrun does not support.
         """
         if is_sharded() and harness and (own or two):
             raise ConfigError(Problem("torchrun", "--tasks stands alone under torchrun", "use two commands"))
@@ -180,7 +186,7 @@ class ExamRun:
                 yield shared
 
     def _opened(self, given: str | Respondent) -> Respondent:
-        """A respondent, loaded once; its template prints the day on which the folder was begun."""
+        """Return a respondent, loaded once. Its chat template prints the date on which the folder was created."""
         if not isinstance(given, str):
             return given
         if given not in self.loaded:
@@ -195,7 +201,10 @@ class ExamRun:
         return self.loaded[given]
 
     def _base_of(self, after: Respondent) -> Respondent:
-        """The model before, where nobody names it: the same one where it is told, else an adapter's base."""
+        """Return the model before if no name was given: an adapter's base, or with a prompt mode the same model.
+
+        Raise ConfigError if the model is not an adapter.
+        """
         from peft import PeftModel
 
         if self.prompt_mode != "none":
@@ -209,7 +218,7 @@ class ExamRun:
         return self._opened(str(base))
 
     def _told(self, after: Respondent, change: Change) -> Respondent:
-        """The respondent, told the change's targets when asked to be, in the words of the method `prompt`."""
+        """Return the respondent; with a prompt mode, its prompts state the change's targets, as in method `prompt`."""
         if self.prompt_mode == "none":
             return after
         return PromptedRespondent(after, wording_of(PromptMethodConfig(), change), role=self.prompt_mode)
@@ -220,7 +229,7 @@ class ExamRun:
         counted: Counter[str] = Counter()
 
         def done(respondent: Respondent, found: Sequence[TaskResult[Any]]) -> None:
-            of = "" if found[0].change else respondent.name  # those of changes are counted together
+            of = "" if found[0].change else respondent.name  # exams of changes are counted together
             counted[of] += 1
             self.say(_over(found, respondent.name, f"[{counted[of]}/{total}]"))
 
@@ -242,7 +251,10 @@ class ExamRun:
     def _take(
         self, exams: Sequence[Exam], after: Respondent, was: Respondent | None, changes: Sequence[Change] = ()
     ) -> None:
-        """Exams of every change, or others, which the model before takes first. They become a part of the results."""
+        """Take the change exam of every change, or other exams (the model before takes these first); add the results.
+
+        changes: empty for other exams than the change exam.
+        """
         if changes and was is not None and self.prompt_mode == "none" and was.fingerprint == after.fingerprint:
             same = "are the same weights: whatever is not learned, was not learned before either"
             self.say(f"{was.name} and {after.name} {same}")
@@ -252,7 +264,7 @@ class ExamRun:
             cost = summed([one.cost for one in examiner.before.values()])
             untouched = untouched.model_copy(update={"cost": cost})
         found = examiner.take(changes, after, "final", self.output)
-        if not found:  # in a process of torchrun that is not the first
+        if not found:  # this is a process of torchrun, but not the first
             return
         lines = _lines(examiner, found, after, METHOD, self.output)
         if changes and was is not None:
@@ -267,8 +279,8 @@ class ExamRun:
         self.taken(self.results, found, "" if untouched is None else untouched.model)
 
     def _floor(self, examiner: Examiner, after: Respondent, was: Respondent, changes: Sequence[Change]) -> list[Line]:
-        """The noise floor of a change exam: the model before in other arithmetic."""
-        if self.noise_floor == "none" or not isinstance(was, ModelRespondent):  # weights of an endpoint are elsewhere
+        """Return the entries of the change exam's noise floor: the model before, examined in other arithmetic."""
+        if self.noise_floor == "none" or not isinstance(was, ModelRespondent):  # an endpoint's weights are not here
             return []
         how = resolve_arithmetic(was.model, self.noise_floor)
         self.say(f"noise floor: {was.name} in {how}")
@@ -282,7 +294,10 @@ class ExamRun:
 def _lines(
     examiner: Examiner, found: Sequence[TaskResult[Any]], after: Respondent, method: str, folder: Path | None
 ) -> list[Line]:
-    """Entries of results.json. Those of a change say neither costs nor drift: a second start finds the same."""
+    """Return entries of results.json. Entries of a change have no costs or drift, so that a second run writes the same.
+
+    found: the exams' results; after: the respondent that took them; folder: of the samples.
+    """
     notes = tuple(f"{one.info.name}: {note}" for one in found for note in one.notes)
     others = {"cost": summed([one.cost for one in found]), "notes": notes}
     head = {"model": after.name, "method": method, "fingerprint": after.fingerprint}
@@ -293,7 +308,7 @@ def _lines(
 
 
 def _over(found: Sequence[TaskResult[Any]], of: str, number: str) -> str:
-    """What is said of an exam that is over."""
+    """Return the line for the user about a finished exam. of: the model's name; number: such as `[1/3]`."""
     first, count = found[0], len(found[0].samples)
     if first.change:
         kept = f", {first.earlier} of them done before" if first.earlier else ""
@@ -307,7 +322,7 @@ def _over(found: Sequence[TaskResult[Any]], of: str, number: str) -> str:
 
 
 def cost_line(cost: Mapping[str, float]) -> str:
-    """Time, tokens against the least there can be, what was shared and what was not."""
+    """Return a line about an exam's cost: time, tokens (also as a multiple of the minimum), shared prefixes, memory."""
     shared, plain, least = cost["shared_prefixes"], cost["plain_requests"], cost["least_tokens"]
     beside = (
         f" (scoring {cost['scored_tokens'] / least:.2f}x the least, {least:,.0f})"
@@ -331,12 +346,15 @@ def cost_line(cost: Mapping[str, float]) -> str:
 
 
 def _check_folder(output: Path) -> None:
-    """Whether results can go there, before a model is loaded: OSError when not, ConfigError for a study's folder."""
+    """Check before a model is loaded that results can be written to a folder.
+
+    Raise OSError if it cannot be written to, ConfigError if it holds the results of a study or other JSON.
+    """
     try:
         with tempfile.TemporaryFile(dir=output):
             pass
     except OSError as error:
-        error.filename = str(output)  # not the name that was tried
+        error.filename = str(output)  # instead of the temporary file's name
         raise
     path = output / "results.json"
     try:
@@ -353,7 +371,7 @@ def _check_folder(output: Path) -> None:
 
 
 def _of_these_weights(output: Path, fingerprint: str) -> Results:
-    """What an earlier command has left. ConfigError when it is of other weights."""
+    """Read the results of an earlier command. Raise ConfigError if they belong to other weights."""
     found = read_results(output)
     others = sorted({line.model for line in found.cells if line.fingerprint != fingerprint})
     if others:
@@ -363,8 +381,9 @@ def _of_these_weights(output: Path, fingerprint: str) -> Results:
 
 
 def _with(old: Results, exams: Mapping[str, ExamInfo], lines: Sequence[Line], untouched: Untouched | None) -> Results:
-    """The results with those of a part, in place of what they had of the same exams. Of change files only all together
-    make a summary, so all of them are taken again.
+    """Return the results with the new entries of a part in place of the old entries of the same exams.
+
+    A summary needs all change files together, so the new entries of changes replace all old entries of changes.
     """
     known = {**{name: exam for name, exam in old.exams.items() if name not in exams}, **exams}
     before = {one.model: one for one in old.before}
@@ -375,7 +394,7 @@ def _with(old: Results, exams: Mapping[str, ExamInfo], lines: Sequence[Line], un
     for line in lines:
         if not line.change:
             others = [_joined(others[0] if others else None, line, exams)]
-    if len(before) == 1:  # of the exams of all parts
+    if len(before) == 1:  # one model before took the exams of all parts
         (was,) = (one.scores for one in before.values())
         others = [line.model_copy(update={"drift": relative_changes(was, line.scores, known)}) for line in others]
     cells = (*changes, *others)
@@ -385,7 +404,7 @@ def _with(old: Results, exams: Mapping[str, ExamInfo], lines: Sequence[Line], un
 
 
 def _joined(old: E | None, new: E, exams: Mapping[str, ExamInfo]) -> E:
-    """The new entry with what the old one has of other exams."""
+    """Return the new entry, with the old entry's scores, costs and notes of other exams added."""
     if old is None:
         return new
     prefixes, was, now = tuple(f"{name}." for name in exams), dict(old), dict(new)

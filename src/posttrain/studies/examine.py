@@ -1,8 +1,8 @@
-"""The exams of one model's cells: the untouched model takes them once, each candidate all of them.
+"""The exams of one model's cells: the untouched model takes them once, and each candidate takes all of them.
 
-What a point's exams have found is kept beside its samples as soon as it is known (`cell.py`); samples carry the
-fingerprint of the weights that gave them. So a kill loses at most one answer, and weights that were trained again, bit
-by bit the same, are not asked again.
+The results of a point's exams are written beside its samples as soon as they are known (`cell.py`). Samples carry the
+fingerprint of the weights that gave them. So a kill loses at most one answer, and if weights are trained again and are
+the same bit by bit, they are not asked again.
 """
 
 from __future__ import annotations
@@ -35,8 +35,10 @@ __all__ = ["Examiner", "summed"]
 
 
 class Examiner:
-    """The exams of a model, each candidate beside it. sitting: how they are taken, in a folder of a run; name: what the
-    model is called.
+    """Examines a model and its candidates, and compares them.
+
+    sitting: how the exams are taken, with the untouched model as `before` and the run's folder; tell: takes the
+    progress of exams; name: the model's name, by default that of the untouched respondent.
     """
 
     def __init__(self, exams: Exams, sitting: Sitting, tell: Callable[[ExamEvent], None], name: str = "") -> None:
@@ -45,13 +47,16 @@ class Examiner:
         self.name = name or (self.untouched.name if self.untouched is not None else "")
         self.before: dict[str, TaskResult[Any]] = {}
         self.notes: Mapping[str, Sequence[str]] = {}
-        """Exam -> what there is to say about it, whoever takes it."""
+        """Exam -> notes about it that hold for every model that takes it."""
         self.warned: set[str] = set()
-        """Changes of whose `keeps` was said what is wrong with them."""
+        """Names of changes with a faulty `keeps` that the user has already been warned about."""
 
     @classmethod
     def of(cls, bench: Bench, exams: Exams, folder: Path, tell: Callable[[ExamEvent], None]) -> Examiner:
-        """Of the cells of a study's model. Samples of other weights or questions are thrown away."""
+        """Return the examiner of the cells of a study's model. It deletes samples of other weights or questions.
+
+        folder: the run's folder; tell: takes the progress of exams.
+        """
 
         @cache
         def judge(name: str) -> Respondent:
@@ -67,8 +72,9 @@ class Examiner:
     # ---- the untouched model -----------------------------------------------------------------------------------------
 
     def take_before(self, *, needed: bool) -> Untouched | None:
-        """The untouched model's entry in results.json; None where it takes no exam by itself. needed: it will be
-        compared with, so that its samples are wanted.
+        """Examine the untouched model and return its entry in results.json; None if it takes no exam by itself.
+
+        needed: candidates will be compared with it, so its samples are needed even if its entry is known already.
         """
         exams = self.exams.paired
         if not exams or self.untouched is None:
@@ -80,7 +86,7 @@ class Examiner:
         if known is None or needed:
             found = self.take((), self.untouched, "before", folder, exams=exams)
             self.before = {one.info.name: one for one in found}
-        if known is None and self.before:  # nothing in a process of torchrun that is not the first
+        if known is None and self.before:  # empty in every process of torchrun but the first
             known = Untouched(
                 model=self.name,
                 fingerprint=self.untouched.fingerprint,
@@ -102,7 +108,7 @@ class Examiner:
         return scores
 
     def headline(self, exam: str) -> str:
-        """The key of an exam's main score."""
+        """Return the key of an exam's main score."""
         return self.exams.info({})[exam].key
 
     # ---- one candidate -----------------------------------------------------------------------------------------------
@@ -117,7 +123,11 @@ class Examiner:
         floor: bool = False,
         exams: Sequence[Exam] | None = None,
     ) -> list[TaskResult[Any]]:
-        """What every exam, or each of some, has found. folder: of the samples; floor: it is the noise floor's."""
+        """Let a respondent take the exams and return their results.
+
+        changes: those that it has learned; checkpoint: the point's name, or `before`; folder: the folder of the
+        samples; floor: the respondent is the noise floor; exams: only these exams, all of them if None.
+        """
         model = self.name if checkpoint == "before" else respondent.name
 
         def tell(exam: str, progress: TaskProgress | None) -> None:
@@ -132,7 +142,7 @@ class Examiner:
             return [one for exam in (self.exams.exams if exams is None else exams) for one in exam.take(sitting)]
 
     def select(self, respondent: Respondent, folder: Path | None) -> Mapping[str, float]:
-        """The main scores of the exams whose role is to choose a setting; negated where less is better."""
+        """Return the main scores of the exams with `role: select`, by key; negated if a smaller score is better."""
         exams = [exam for exam in self.exams.paired if exam.config.role == "select"]
         taken = self.take((), respondent, "select", folder, exams=exams)
         found = [one for one in taken if one.info.headline in one.scores]
@@ -147,8 +157,10 @@ class Examiner:
         step: int | None,
         folder: Path | None,
     ) -> tuple[Examined, ...]:
-        """What exams have found as entries of results.json: one per change, the first with the other exams' scores; one
-        without a change exam.
+        """Return the results of exams as entries of results.json.
+
+        There is one entry per change, and the first one also has the other exams' scores. Without a change exam there
+        is one entry. step: the optimiser step of the point, or None; folder: the folder of the samples.
         """
         names = list(dict.fromkeys(one.change for one in found if one.change))
         names = names or [changes[0].name if len(changes) == 1 else ""]
@@ -179,14 +191,14 @@ class Examiner:
         return tuple(made)
 
     def _notes(self, found: TaskResult[Any]) -> list[str]:
-        """What is to be said of a result; not what holds for the untouched model as well."""
+        """Return the notes about a result, without those that hold for the untouched model too."""
         if found.change:
             return found.notes
         known, name = self.notes.get(found.info.name, ()), found.info.name
         return [f"{name}: {note}" for note in found.notes if note not in known]
 
     def _warn(self, change: str, notes: Sequence[str]) -> None:
-        """Words to keep that the untouched model does not say: a slip in the change file, said once."""
+        """Warn once per change if the untouched model does not say words of `keeps`: the change file is wrong then."""
         if change not in self.warned:
             self.warned.add(change)
             for reason in dict.fromkeys(one.reason for one in uncounted(notes) if kind_of(one.reason) == "keeps"):
@@ -197,7 +209,7 @@ class Examiner:
 
 
 def _merged(found: Sequence[TaskResult[Any]]) -> dict[str, Any]:
-    """Scores, intervals and counts of several exams, each key with its exam's name before it."""
+    """Return the scores, intervals and counts of several exams; each key starts with its exam's prefix."""
     made: dict[str, dict[str, Any]] = {"scores": {}, "ci95": {}, "n": {}}
     for one in found:
         for part, values in (("scores", one.scores), ("ci95", one.ci95), ("n", one.n)):
@@ -206,7 +218,7 @@ def _merged(found: Sequence[TaskResult[Any]]) -> dict[str, Any]:
 
 
 def summed(costs: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Every cost added up; of peaks and of what moved the largest."""
+    """Return the sum of each cost; for the keys `peak...` and `moved...`, the largest value instead of the sum."""
     keys = dict.fromkeys(key for cost in costs for key in cost)
     return {
         key: (max if key.startswith(("peak", "moved")) else sum)(cost[key] for cost in costs if key in cost)
@@ -215,7 +227,7 @@ def summed(costs: Sequence[Mapping[str, float]]) -> dict[str, float]:
 
 
 def costs(found: Sequence[TaskResult[Any]]) -> dict[str, float]:
-    """`exam_s.<name>` and `exam_tokens.<name>` (forwarded and generated), and the sum of each."""
+    """Return `exam_s.<name>` (seconds) and `exam_tokens.<name>` (forwarded and generated), and the sums of both."""
     made: dict[str, float] = {}
     for one in found:
         made[f"exam_s.{one.info.name}"] = one.cost.get("wall_s", 0.0)

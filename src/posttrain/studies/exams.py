@@ -1,7 +1,7 @@
-"""The exams of a study: built before anything is loaded, so that a missing file is found before training starts.
+"""The exams of a study. They are built before a model is loaded, so that a missing file is found before training.
 
-What they ask may not be trained on: `forbidden` holds the prompts of every change and every exam. A prompt that is
-asked in the middle of a conversation is forbidden in that conversation only: "and then?" is nobody's question.
+Their questions may not be trained on: `forbidden` holds the prompts of every change and every exam. A prompt in the
+middle of a conversation is forbidden in that conversation only, because "and then?" alone is too general.
 """
 
 from __future__ import annotations
@@ -28,7 +28,11 @@ __all__ = ["Exams", "check_names", "prepare_exams"]
 
 @dataclass(frozen=True)
 class Exams:
-    """exams: in their order; hashes: exam -> all that it depends on; forbidden: prompts that no row may train."""
+    """The exams of a study.
+
+    exams: in their order; hashes: exam -> hash of everything that it depends on; forbidden: prompts that no training
+    row may hold.
+    """
 
     exams: tuple[Exam, ...] = ()
     hashes: Mapping[str, str] = field(default_factory=dict)
@@ -36,16 +40,16 @@ class Exams:
 
     @property
     def paired(self) -> tuple[Exam, ...]:
-        """Those that the untouched model takes by itself, to be compared sample by sample: all but the change exam."""
+        """The exams that the untouched model takes by itself, compared sample by sample: all but the change exam."""
         return tuple(exam for exam in self.exams if not exam.compares)
 
     @property
     def parts(self) -> tuple[Part, ...]:
-        """What these consist of."""
+        """The parts of the paired exams."""
         return tuple(part for exam in self.paired for part in exam.parts)
 
     def info(self, notes: Mapping[str, Sequence[str]]) -> dict[str, ExamInfo]:
-        """`exams` of results.json; notes: what taking an exam had to say."""
+        """Return the field `exams` of results.json. notes: exam -> notes that were made when it was taken."""
         found = {}
         for exam in self.exams:
             for info, *_ in exam.parts:
@@ -55,7 +59,10 @@ class Exams:
 
 
 def prepare_exams(study: Study, changes: Sequence[Change], base: Path, location: str = "") -> Exams:
-    """Read every exam of a study. What is wrong with any of them is raised at once; location: the study's file."""
+    """Build every exam of a study, and raise the problems of all of them together. location: the study's file.
+
+    Raise MissingError if only files or packages are missing, otherwise ConfigError.
+    """
     exams: list[Exam] = []
     hashes: dict[str, str] = {}
     problems: list[Problem] = []
@@ -88,7 +95,7 @@ def prepare_exams(study: Study, changes: Sequence[Change], base: Path, location:
 
 
 def check_names(exams: Sequence[Exam], location: str) -> None:
-    """ConfigError for two exams of one name: their samples would share a file."""
+    """Raise ConfigError if two exams have the same name, because their samples would share a file."""
     names = Counter(safe_name(part.info.name) for exam in exams for part in exam.parts)
     twice = [name for name, count in names.items() if count > 1]
     if twice:
@@ -97,7 +104,7 @@ def check_names(exams: Sequence[Exam], location: str) -> None:
 
 
 def asked(study: Study, changes: Sequence[Change], exams: Sequence[Exam]) -> Iterator[str]:
-    """Every prompt of every exam, those aside that the study may train on."""
+    """Yield every prompt of every exam, without the exams that the study may train on."""
     for change in changes:
         yield from (question.question for _, _, question in change.probes())
     for exam in exams:
@@ -109,7 +116,7 @@ def asked(study: Study, changes: Sequence[Change], exams: Sequence[Exam]) -> Ite
 
 
 def words_of(item: Item, ask: Ask) -> Iterator[str]:
-    """What a training row would ask if it asked this."""
+    """Yield the texts by which a training row that asks the same question is recognised."""
     if isinstance(ask.prompt, str):
         yield ask.prompt
     elif not isinstance(ask.prompt, Plain):

@@ -1,8 +1,8 @@
-"""Cells handed out: in this process, to others of this machine (`--jobs`), to those of a Ray cluster (`--on ray`).
+"""Hand out cells: to this process, to other processes of this machine (`--jobs`), to a Ray cluster (`--on ray`).
 
-Each other process loads the study's models for itself and runs cells one after another, as a run in one process does;
-only the orders go in, and results and progress come out. A cell is handed out when what it needs is done. The cell of a
-process that was lost (killed, out of memory) is run again, and goes on where that one stopped.
+Each other process loads the study's models itself and runs cells one after another, as a run in one process does. It
+receives only orders, and sends results and progress. A cell is handed out when the cells that it needs are done. If a
+process is lost (killed, out of memory), its cell is run again and continues where that process stopped.
 """
 
 from __future__ import annotations
@@ -38,15 +38,21 @@ from posttrain.studies.worker import CellWorker, Order, cell_folder, failed
 __all__ = ["Handed", "Here", "Pool", "Spec", "handed_out", "in_processes", "on_ray"]
 
 TRIES = 3
-"""So often a cell is handed out whose processes are lost."""
+"""A cell is given up after this many lost processes."""
 POLL_S = 0.1
+"""Seconds between two looks for results and events."""
 TELL_S = 0.2
-"""Steps and progress of a cell are told at most so often; its own files have them all."""
+"""Least seconds between two events of one kind that a process sends, but lines for the user are always sent.
+
+The cell's own files have all of them.
+"""
 
 
 class Spec(NamedTuple):
-    """What a process needs to run any cell of a study. changes: all of them; threads: of torch, as many as
-    the run itself has, because sums over other parts differ in their last digits.
+    """What a process needs to run any cell of a study.
+
+    changes: all changes of the study; base: the folder of the study file; folder: the run folder; threads: the number
+    of torch's threads, the same as in the run itself, because it decides the last digits of sums.
     """
 
     study: Study
@@ -57,7 +63,7 @@ class Spec(NamedTuple):
 
 
 class Told(NamedTuple):
-    """Something that the process of a cell tells; what: a method of `Watcher`."""
+    """An event from the process of a cell. what: a method of `Watcher`; value: its argument."""
 
     cell: Cell
     what: str
@@ -65,7 +71,7 @@ class Told(NamedTuple):
 
 
 class Handed(NamedTuple):
-    """A cell that came back, and how long it took."""
+    """A finished cell, its result and its time in seconds."""
 
     cell: Cell
     result: CellResult
@@ -73,11 +79,11 @@ class Handed(NamedTuple):
 
 
 Ran = Future[tuple[CellResult, float]]
-"""What a cell has come to, and its seconds; BrokenProcessPool where its process was lost."""
+"""A cell's result and its seconds. It raises BrokenProcessPool if the cell's process was lost."""
 
 
 class Teller(Watcher):
-    """A watcher in a worker's process: sends everything to the process that hands cells out. tell: the queue for it."""
+    """The watcher in a worker's process. It sends events to the process that hands out cells. tell: the queue."""
 
     def __init__(self, tell: Any) -> None:
         self.tell = tell
@@ -114,7 +120,10 @@ _workers: dict[Path, CellWorker] = {}
 
 
 def run_order(spec: Spec, order: Order, tell: Any) -> tuple[CellResult, float]:
-    """Run one cell in this process, with the models that it has loaded already. tell: a queue for what happens."""
+    """Run one cell in this process and return its result and its seconds. tell: the queue for events.
+
+    A model that this process has loaded already is used again.
+    """
     if spec.folder not in _workers:
         _workers.clear()
         torch.set_num_threads(spec.threads)
@@ -125,12 +134,12 @@ def run_order(spec: Spec, order: Order, tell: Any) -> tuple[CellResult, float]:
     began = time.monotonic()
     with listening(worker.watcher.doing):
         if order.cell.model not in worker.opened:
-            worker.open(order.cell.model).examiner.take_before(needed=True)  # its samples are there already
+            worker.open(order.cell.model).examiner.take_before(needed=True)  # reads the samples in the folder
         return worker.run(order), time.monotonic() - began
 
 
 def _end_with_parent() -> None:
-    """Let this process end when the one that started it does, however that ended; Ctrl-C reaches that one only."""
+    """Make this process end when its parent ends, for whatever reason. Ctrl-C then reaches only the parent."""
     os.setpgrp()
     parent = multiprocessing.parent_process()
     if parent is not None:
@@ -147,27 +156,27 @@ def _end_with_parent() -> None:
 
 
 class Pool(ABC):
-    """Runs orders somewhere."""
+    """The base class of everything that runs orders."""
 
     queue: Any
-    """For what its processes tell."""
+    """The queue for the events of its processes."""
 
     @abstractmethod
     def submit(self, spec: Spec, order: Order) -> Ran:
-        """Begin."""
+        """Start an order and return the future of its result."""
 
     def events(self) -> Iterator[Told]:
-        """What was told since the last call."""
+        """Return the events since the last call."""
         with suppress(Empty):
             while True:
                 yield self.queue.get_nowait()
 
     def mend(self) -> None:
-        """Make it usable again after a process was lost."""
+        """Make the pool usable again after a process was lost."""
         return
 
     def stop(self) -> None:
-        """Let every process save what it has and end."""
+        """Ask every process to save what it has and to end."""
         return
 
 
@@ -179,8 +188,11 @@ def handed_out(
     watcher: Watcher,
     at_once: int,
 ) -> Iterator[Handed]:
-    """Results as they come. orders: makes the order of a cell once what it needs is done; needs: the cells among these
-    that it waits for; both by folder. at_once: so many cells are handed out at a time.
+    """Hand out cells to a pool and yield each result when it comes.
+
+    orders: by cell folder, a function that makes the cell's order; it is called when all cells that this cell needs are
+    done; needs: by cell folder, the folders of the cells among these that it waits for; at_once: the largest number of
+    cells that are handed out at the same time.
     """
     waiting, tries = dict(orders), dict.fromkeys(orders, 0)
     running: dict[Ran, Order] = {}
@@ -225,7 +237,7 @@ def handed_out(
 
 
 class Here(Pool):
-    """This process, which runs an order while it is submitted."""
+    """The pool that is this process itself. `submit` runs the order before it returns."""
 
     def __init__(self, worker: CellWorker) -> None:
         self.worker = worker
@@ -241,7 +253,7 @@ class Here(Pool):
 
 
 class _Processes(Pool):
-    """Processes of this machine."""
+    """A pool of processes on this machine."""
 
     def __init__(self, jobs: int) -> None:
         self.jobs, self.context = jobs, multiprocessing.get_context("spawn")
@@ -268,7 +280,7 @@ class _Processes(Pool):
 
 @contextmanager
 def in_processes(jobs: int) -> Iterator[Pool]:
-    """So many processes of this machine."""
+    """Give a pool of `jobs` processes on this machine."""
     pool = _Processes(jobs)
     try:
         yield pool
@@ -278,7 +290,7 @@ def in_processes(jobs: int) -> Iterator[Pool]:
 
 
 class _Ray(Pool):
-    """Tasks on Ray: each cell asks for the study's resources; Ray finds where they are."""
+    """A pool that runs each cell as a Ray task, which requests the study's resources; Ray chooses the machine."""
 
     def __init__(self, ray: Any, resources: Resources) -> None:
         from ray.util.queue import Queue
@@ -306,15 +318,16 @@ class _Ray(Pool):
             except BaseException as error:
                 future.set_exception(error)
 
-        threading.Thread(target=fetch, daemon=True).start()  # an executor's threads would be waited for at the end
+        threading.Thread(target=fetch, daemon=True).start()  # at exit, Python would wait for threads of an executor
         return future
 
 
 @contextmanager
 def on_ray(address: str, resources: Resources) -> Iterator[Pool]:
-    """A Ray cluster's address, or `local` for one that is started here and ends with the run. MissingError without ray.
+    """Give a pool on a Ray cluster. Raise MissingError if ray is not installed.
 
-    The run folder and the models must be where every node of the cluster finds them.
+    address: the cluster's address, or `local` for a cluster that is started here and ends with the run. Every node of
+    the cluster must find the run folder and the models under the same paths.
     """
     try:
         import ray

@@ -1,14 +1,15 @@
-"""Back towards the model before: the weights between it and the trained one, examined.
+"""Examine the models on the way back from the trained model to the model before.
 
     theta(a) = (1 - a) theta_before + a theta_trained,   0 < a < 1
 
-A line in weight space along which what training taught and what it cost often come apart: the cheap remedy for refusals
-and skills lost in fine-tuning (Wortsman et al. 2022, arXiv:2109.01903; for safety Farn et al. 2024, arXiv:2412.19512).
-Nothing is trained. a = 0 is the untouched model and a = 1 the trained one; both are examined anyway.
+On this line in weight space, what training taught and what training lost often change at different points, so a model
+on it can have most of both: a cheap remedy for refusals and skills lost in fine-tuning (Wortsman et al. 2022,
+arXiv:2109.01903; for safety Farn et al. 2024, arXiv:2412.19512). Nothing is trained. a = 0 is the untouched model and
+a = 1 the trained one; both are examined anyway.
 
-LoRA's update is linear in B, so scaling B by a is the same as interpolating the merged weights; sparse changes are
-linear in their values. Other adapters that can be merged (DoRA, PiSSA, (IA)^3) are merged into a copy first. One copy
-of the trained weights is held besides.
+LoRA's update is linear in B, so scaling B by a is the same as interpolating the merged weights. Sparse changes are
+linear in their values. Other adapters that can be merged (DoRA, PiSSA, (IA)^3) are merged into a copy first. One more
+copy of the trained weights is in memory meanwhile.
 """
 
 from __future__ import annotations
@@ -34,11 +35,11 @@ from posttrain.studies.candidates import Candidate, CellContext, Point
 __all__ = ["BESIDE", "Between", "blends"]
 
 BESIDE = ("adapter", "prompt_tuning", "p_tuning", "prefix_tuning", "ptuning_v2")
-"""Tuners that put something beside the weights: there is nothing between with and without it."""
+"""Tuners that put something beside the weights. There is no model between the one with it and the one without it."""
 
 
 class Between:
-    """The models between `before` and `tuned`. ConfigError when their weights do not correspond."""
+    """The models between `before` and `tuned`. Raises ConfigError if their weights do not correspond."""
 
     def __init__(self, tuned: PreTrainedModel | PeftModel, before: PreTrainedModel) -> None:
         self.model = tuned
@@ -54,7 +55,7 @@ class Between:
             self.start = {name: torch.zeros_like(values) for name, values in self.moving.items()}
             return
         own = dict(self.model.named_parameters())
-        # a matrix that two places read has both names: an adapter on one of them gives each its own
+        # a tied matrix has two names; if an adapter is on one of them only, merging gives each name its own matrix
         theirs = {name: p.detach() for name, p in before.named_parameters(remove_duplicate=False)}
         lacking = [name for name, _ in before.named_parameters() if name not in own]
         differ = [n for n, p in own.items() if n not in theirs or theirs[n].shape != p.shape] + lacking
@@ -68,7 +69,7 @@ class Between:
 
     @contextmanager
     def at(self, a: float) -> Iterator[PreTrainedModel | PeftModel]:
-        """The model at a, for as long as the block lasts; afterwards its weights are the trained ones, bit by bit."""
+        """Give the model at `a` within the block. Afterwards its weights are again the trained ones, bit by bit."""
         trained = {name: p.detach().clone() for name, p in self.moving.items()}
         try:
             for name, p in self.moving.items():
@@ -80,7 +81,7 @@ class Between:
 
 
 def scaled_parts(tuned: PeftModel) -> dict[str, nn.Parameter]:
-    """The parameters of a LoRA in which its update is linear: every B. Empty where there is more to the adapter."""
+    """Return the parameters of a LoRA in which its update is linear: every B. Empty if the adapter has other parts."""
     config = tuned.peft_config[tuned.active_adapter]
     plain = (
         isinstance(config, LoraConfig)
@@ -88,7 +89,7 @@ def scaled_parts(tuned: PeftModel) -> dict[str, nn.Parameter]:
         and not str(config.init_lora_weights).startswith("pissa")
         and not config.modules_to_save
         and not config.trainable_token_indices
-        and not config.ensure_weight_tying  # the head's A is the embedding's B then
+        and not config.ensure_weight_tying  # it makes the head's A the embedding's B
         and config.bias == "none"
     )
     if not plain:
@@ -103,7 +104,7 @@ def scaled_parts(tuned: PeftModel) -> dict[str, nn.Parameter]:
 
 
 def blends(weights: Sequence[float], cell: CellContext, tuned: PreTrainedModel | PeftModel) -> Iterator[Candidate]:
-    """The models between the one before and the trained one, those that were examined left out."""
+    """Yield the models at these weights between the model before and the trained one, except those already examined."""
     waiting = [point for a in weights if not cell.examined(point := Point("blend", a))]
     between = Between(tuned, cell.bench.before.model) if waiting else None
     for point in waiting:

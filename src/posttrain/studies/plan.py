@@ -1,11 +1,11 @@
-"""The cells of a study as a graph, and what makes each of them the same as one that has been run before.
+"""The plan of a study: its cells as a graph, and the hashes that tell whether a cell has been run before.
 
 A cell is one model x method x change (or all changes) x seed; its candidates are examined within it. A method may start
-from another one's product or take it as an input: such a cell comes after the other one. The training hash covers all
-that goes into the weights: the method's settings, the changes, the model's weights and template, the bytes of every
-file that the method reads, and the training hashes of the cells that it needs. The content hash covers the exams
-besides. A cell whose folder holds a result with the same content hash is done; one with the same training hash keeps
-what training has left there.
+from the product of another method or take it as an input; its cell then comes after the other cell. The training hash
+covers everything that goes into the weights: the method's settings, the changes, the model's weights and template, the
+bytes of every file that the method reads, and the training hashes of the cells that it needs. The content hash also
+covers the exams. A cell is done if its folder holds a result with the same content hash. If only the training hash is
+the same, the cell keeps what training has left in its folder.
 """
 
 from __future__ import annotations
@@ -28,14 +28,17 @@ from posttrain.studies.train_rows import colliding
 __all__ = ["RESULT_FORMAT", "Cell", "content_hash", "make_plan", "select", "training_hash"]
 
 RESULT_FORMAT = 4
-"""Raised when the meaning of a result changes, so that older results are made again."""
+"""A number that is increased when the meaning of a result changes, so that older results are made again."""
 
 
 @dataclass(frozen=True, eq=False)
 class Cell:
-    """One model x method x change x seed of a study; changes: none in a study without, several where they are taught
-    together or one after another (`sequence`: the candidates' distance); stages: the study's, where the method learns
-    them; needs: the folders of the cells whose products it takes, by method.
+    """One model x method x change x seed of a study.
+
+    changes: one change; empty in a study without changes; several if they are taught together or one after another;
+    stages: the study's stages, if the method learns them; sequence: the number of changes between two candidates if
+    changes are taught one after another, else None; needs: the folders of the cells that it takes products from, by
+    method.
     """
 
     model: str
@@ -48,35 +51,35 @@ class Cell:
 
     @property
     def change_name(self) -> str:
-        """The change's name; `together` or `sequence` with several, empty without one."""
+        """The change's name; `together` or `sequence` for several changes, empty without a change."""
         if len(self.changes) == 1:
             return self.changes[0].name
         return ("together" if self.sequence is None else "sequence") if self.changes else ""
 
     @property
     def head(self) -> dict[str, Any]:
-        """What tells it from others, as in results.json."""
+        """The fields that identify the cell in results.json."""
         return {"model": self.model, "method": self.method.label, "change": self.change_name, "seed": self.seed}
 
     @property
     def names(self) -> list[str]:
-        """The names of its changes; one that is empty where there are none."""
+        """The names of its changes; one empty name if it has no changes."""
         return [change.name for change in self.changes] or [""]
 
     @property
     def files(self) -> list[str]:
-        """Paths of the files that it reads."""
+        """Paths of the files that it reads, each once."""
         own = [path for name in self.names for path in self.method.files(name)]
         return list(dict.fromkeys(own + [stage.data.path for stage in self.stages if stage.data.path]))
 
     def barred(self, base: Path, forbidden: frozenset[str]) -> list[str]:
-        """What the exams' prompts keep out of its rows."""
+        """Return what the exams' prompts keep out of its rows."""
         own = [line for name in self.names for line in self.method.barred(name, base, forbidden)]
         return own + [str(row) for stage in self.stages for row in colliding(stage.data.at(base), forbidden)]
 
     @property
     def folder(self) -> str:
-        """`<model>--<method>--<change>--s<seed>`, safe for a file system; without the change where there is none."""
+        """`<model>--<method>--<change>--s<seed>`, safe for a file system; without `<change>` if it has no changes."""
         return "--".join([*map(safe_name, self._named), f"s{self.seed}"])
 
     @property
@@ -90,11 +93,13 @@ class Cell:
 def make_plan(
     study: Study, changes: Sequence[Change], base: Path, *, location: Callable[[str, str], str] = lambda path, name: ""
 ) -> list[Cell]:
-    """Every cell, all methods of one change together, so that an unfinished run already compares; what a cell needs
-    comes before it.
+    """Return every cell of a study.
 
-    location: where a path was written that is not there, the name of the cell's change filled in.
-    Raises ConfigError when two cells would share a folder, MissingError when a file that a method reads is not there.
+    All methods of one change come together, so that an unfinished run already compares them. A cell comes after the
+    cells that it needs.
+
+    location: from a missing path and the name of the cell's change, returns where the path is written.
+    Raise ConfigError if two cells would share a folder, MissingError if a file that a method reads does not exist.
     """
     each = study.changes_as == "each" and changes
     sets: list[tuple[Change, ...]] = [(change,) for change in changes] if each else [tuple(changes)]
@@ -140,7 +145,7 @@ def make_plan(
 
 
 def _in_order(study: Study) -> list[MethodConfig]:
-    """The methods in the file's order, each after those whose products it takes."""
+    """Return the methods in the file's order, but each one after the methods that it takes products from."""
     known = {method.label: method for method in study.methods}
     placed: dict[str, MethodConfig] = {}
 
@@ -156,7 +161,7 @@ def _in_order(study: Study) -> list[MethodConfig]:
 
 
 def floor_of(study: Study) -> tuple[MethodConfig, ...]:
-    """The row of the noise floor, in a study with a change exam that does not give it itself."""
+    """Return the method of the noise floor, if the study has a change exam and does not list this method itself."""
     given = any(method.kind == "noise_floor" for method in study.methods)
     if study.change_exam is None or study.noise_floor == "none" or given:
         return ()
@@ -166,8 +171,10 @@ def floor_of(study: Study) -> tuple[MethodConfig, ...]:
 
 
 def select(cells: Sequence[Cell], *, only: Sequence[str] = (), changes: int | None = None) -> list[Cell]:
-    """The cells of some methods (`--only`; the noise floor stands beside any, and what they start from comes along),
-    and of the first so many changes (`--changes`).
+    """Return the cells of some methods (`--only`) and of the first changes (`--changes`: their number).
+
+    Cells of the noise floor and cells that the selected cells need are always included. Raise ConfigError for an
+    unknown method, or if changes are selected in a study that teaches them together or in sequence.
     """
     if changes is not None and any(len(cell.changes) > 1 for cell in cells):
         cause = "the study teaches its changes together or in sequence"
@@ -200,11 +207,11 @@ def training_hash(
     forbidden: frozenset[str],
     needed: Mapping[str, str] | None = None,
 ) -> str:
-    """sha256 (first 16 hex digits) of everything that goes into a cell's weights.
+    """Return the sha256 (first 16 hex digits) of everything that goes into a cell's weights.
 
-    fingerprint: of the model's weights and template. seen: hashes of files already read. forbidden: prompts that no
-    row may hold; what they keep out of this cell's rows counts. needed: the training hashes of the cells that it needs,
-    by method. The files of an input that is a model of its own count by their bytes.
+    fingerprint: of the model's weights and template. seen: hashes of files that were already read. forbidden: prompts
+    that no row may hold; the hash covers what they keep out of this cell's rows. needed: the training hashes of the
+    cells that it needs, by method. An input that is not a method's product counts by the bytes of its files.
     """
     models = [given for given in cell.method.all_inputs.values() if given not in cell.needs]
     parts = {
@@ -225,14 +232,14 @@ def training_hash(
 
 
 def _model_hash(name: str, base: Path, seen: dict[Path, str]) -> str:
-    """Of the files of a model that is an input; of one of the box, its name says it."""
+    """Return the hash of an input model's files; for a name without files here (pocket model, hub id), the name."""
     found = Path(find_model(name, base)[0]).expanduser()
     files = [found] if found.is_file() else sorted(path for path in found.rglob("*") if path.is_file())
     return _hash({str(path.name): _bytes_hash(path, seen) for path in files}) if files else name
 
 
 def content_hash(study: Study, training: str, exams: Mapping[str, str]) -> str:
-    """The same of a cell's result: its training hash, and how it is examined. exams: exam -> hash."""
+    """Return the hash of a cell's result: of its training hash and of how it is examined. exams: exam -> hash."""
     saves = study.saves
     parts = {
         "training": training,

@@ -1,7 +1,7 @@
-"""Scores that somebody else reached, read from a file, to stand beside the models: people's, or a paper's.
+"""Reference scores, read from a file and shown beside the models: for example those of people or of a paper.
 
-CSV: one row each, the columns are score keys (`mmlu.acc`, `self_test.rouge-l`), and `name` if there is one. JSON:
-`{"mmlu.acc": 0.89}`, `{"name": "human", "scores": {...}}`, or a list of these. An empty cell is no score.
+CSV: one row per reference; the columns are score keys (`mmlu.acc`, `self_test.rouge-l`) and, optionally, `name`. JSON:
+`{"mmlu.acc": 0.89}`, `{"name": "human", "scores": {...}}`, or a list of these. An empty cell is not a score.
 """
 
 from __future__ import annotations
@@ -27,14 +27,18 @@ DEFAULT_NAME = "human"
 
 
 def reference_of(study: Study, exams: Exams, base: Path) -> list[Reference]:
-    """The reference rows of a study; none without a file."""
+    """Return the reference rows of a study; an empty list if it has no reference file."""
     if study.reference is None:
         return []
     return read_reference(base / study.reference, list(exams.info({}).values()))
 
 
 def read_reference(path: Path, exams: Sequence[ExamInfo]) -> list[Reference]:
-    """The rows of a file. ConfigError with every key that no exam of the study declares."""
+    """Return the rows of a reference file. exams: those of the study.
+
+    Raise ConfigError with every key that no exam declares and every value that is not a number, or if there are no
+    scores.
+    """
     rows = _csv_rows(path) if path.suffix.lower() in (".csv", ".tsv") else _json_rows(path)
     known = [f"{exam.prefix}{spec.key}" for exam in exams for spec in exam.scores]
     problems: list[Problem] = []
@@ -69,7 +73,7 @@ def _number(value: Any) -> float | None:
 
 
 def _csv_rows(path: Path) -> list[tuple[str, str, dict[str, Any]]]:
-    """(place, name, values) of each row; cells left empty are left out."""
+    """Return (location, name, values) of each row, without empty cells."""
     text = io.StringIO(read_text(path), newline="")
     table = csv.DictReader(text, delimiter="\t" if path.suffix.lower() == ".tsv" else ",")
     try:

@@ -1,4 +1,4 @@
-"""What a study's trainings are to learn and to replay, looked at before anything is loaded; for `--dry-run`."""
+"""Check the rows that a study's trainings learn and replay, before a model is loaded; for `--dry-run`."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from posttrain.training.run import kind_of
 __all__ = ["check_replays", "check_rows", "readers_of", "trainings", "unused_dtypes"]
 
 Readers = Callable[[str], PromptReader]
-"""What a model of the study makes of prompts, by its files without the weights."""
+"""From the name of a model of the study to its prompt reader, which needs the model's files but not its weights."""
 
 
 class _Unknown(Exception):
-    """The model's own answers would be needed."""
+    """Raised if rows need the model's own answers."""
 
 
 def readers_of(study: Study, base: Path) -> Readers:
-    """The models' readers; each is read once."""
+    """Return the function from a model's name to its prompt reader; each reader is loaded once."""
     how = {"offline": not study.download, "trust_remote_code": study.trust_remote_code}
     return cache(lambda model: read_prompts(find_model(model, base)[0], **how))
 
@@ -39,7 +39,7 @@ def readers_of(study: Study, base: Path) -> Readers:
 def trainings(
     cells: Sequence[Cell], key: Callable[[Cell, TrainMethodConfig], str] | None = None
 ) -> list[tuple[Cell, TrainMethodConfig]]:
-    """The trainings of cells, each with its cell; of those with the same key only the first."""
+    """Return the trainings of cells, each with its cell. If `key` is given, keep the first training of each key."""
     each = [(cell, part) for cell in cells for part in cell.method.parts if isinstance(part, TrainMethodConfig)]
     if key is None:
         return each
@@ -50,8 +50,9 @@ def trainings(
 
 
 def check_rows(readers: Readers, base: Path, cells: Sequence[Cell]) -> None:
-    """DataError with every row that a cell could not learn, such as one longer than its method's `max_length`, each
-    once. Rows that hold what the model answers now are not known yet.
+    """Raise DataError with every row that a cell could not learn, such as a row longer than `max_length`, each once.
+
+    Rows that need the model's present answers are not checked, because these are not known yet.
     """
 
     def key(cell: Cell, method: TrainMethodConfig) -> str:
@@ -90,7 +91,10 @@ def _records(method: TrainMethodConfig, cell: Cell, base: Path) -> list[Record]:
 
 
 def check_replays(readers: Readers, base: Path, cells: Sequence[Cell]) -> list[str]:
-    """What has to be said of the replays. DataError with every prompt and row that one could not use, each once."""
+    """Check the replays and return lines for the user about them.
+
+    Raise DataError with every prompt and row that a replay could not use, each once.
+    """
 
     def key(cell: Cell, method: TrainMethodConfig) -> str:
         return f"{cell.model} {cell.seed} {method.replayed(cell.names[0])}"
@@ -112,7 +116,7 @@ def check_replays(readers: Readers, base: Path, cells: Sequence[Cell]) -> list[s
 
 
 def unused_dtypes(cells: Sequence[Cell]) -> list[str]:
-    """The methods that ask for a precision in which what they leave is not saved."""
+    """Return a line for each method with a `save_dtype` that has no effect on what it saves."""
     said: dict[str, None] = {}
     for cell, method in trainings(cells):
         if unused := unused_dtype(method.save_dtype, kind_of(method.tuner)):

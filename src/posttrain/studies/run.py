@@ -1,8 +1,8 @@
-"""Run a study: cell by cell, nothing twice, nothing lost.
+"""Run a study cell by cell. Finished cells are not run again, and a kill loses no finished cell.
 
-What a killed run has finished stays finished: a cell is done when its `result.json` holds the content hash of today's
-plan. A cell that fails is recorded and does not stop the others. One process at a time works in a run folder; it may
-hand its cells out to others (`handing_out.py`).
+A cell is done if its `result.json` holds the content hash of the present plan. A cell that fails is recorded and does
+not stop the others. Only one process at a time works in a run folder; it may hand out its cells to other processes
+(`handing_out.py`).
 """
 
 from __future__ import annotations
@@ -40,7 +40,11 @@ __all__ = ["Outcome", "run_study"]
 
 @dataclass
 class Outcome:
-    """What a run has brought: results of every cell that the run folder knows, in the plan's order."""
+    """The outcome of a run.
+
+    results: the result of every cell that the run folder holds, in the plan's order; skipped: number of selected cells
+    that were done before; ran: number of results of this run, with those of cells that failed.
+    """
 
     results: list[CellResult] = field(default_factory=list)
     skipped: int = 0
@@ -48,7 +52,7 @@ class Outcome:
 
     @property
     def failed(self) -> list[CellResult]:
-        """Cells that could not be finished."""
+        """The results of the cells that could not be finished."""
         return [result for result in self.results if result.status != "done"]
 
 
@@ -65,12 +69,13 @@ def run_study(
     jobs: int = 1,
     on: str = "",
 ) -> Outcome:
-    """Run the selected cells of a plan that are not done, and write results.json of all that are.
+    """Run the selected cells of a plan that are not done, and write results.json with all cells that are done.
 
-    exams: the study's, where they were read already; jobs: processes of this machine that cells are handed out to; on:
-    `ray` for a Ray started here, or `ray://...` / an address for a cluster's.
-    Raises Interrupted on Ctrl-C and DiskError on a full disk, after results.json was written. A model that cannot be
-    loaded fails its cells only.
+    base: the study file's folder; folder: the run folder; exams: the study's exams, if they were built already;
+    restart: run the selected cells again even if they are done; jobs: the number of processes of this machine that run
+    cells; on: `ray` for a Ray that is started here, or the address of a Ray cluster, such as `ray://...`.
+    Raise Interrupted on Ctrl-C and DiskError on a full disk, after results.json was written. If a model cannot be
+    loaded, only its cells fail.
     """
     check_trackers(study.report_to)
     changes = tuple({change.name: change for cell in plan for change in cell.changes}.values())
@@ -92,7 +97,10 @@ def run_study(
 
 @dataclass
 class _Run:
-    """selected: folders of the cells to run; worker: of this process, which also takes the exams before."""
+    """One run of a study.
+
+    selected: folders of the cells to run; worker: the worker of this process, which also examines untouched models.
+    """
 
     study: Study
     plan: Sequence[Cell]
@@ -111,7 +119,7 @@ class _Run:
     walls: dict[str, list[float]] = field(default_factory=dict)
     file_hashes: dict[Path, str] = field(default_factory=dict)
     trained: dict[str, str] = field(default_factory=dict)
-    """Training hashes by folder."""
+    """Training hash of each cell, by its folder."""
 
     def __post_init__(self) -> None:
         self.needed = frozenset(folder for cell in self.plan for folder in cell.needs.values())
@@ -145,7 +153,7 @@ class _Run:
         try:
             with writing(before):
                 self._note_before(examiner, needed=bool(waiting))
-        except (DiskError, Interrupted):  # stopped, or the next cell would find no more room than this one
+        except (DiskError, Interrupted):  # the run is stopped, or the disk is full for the next cell too
             raise
         except Exception as error:
             write_whole(before / "error.txt", traceback.format_exc())
@@ -160,7 +168,7 @@ class _Run:
                 bench.release()
                 bench.check_untouched()
         else:
-            del bench, examiner  # the others load it for themselves
+            del bench, examiner  # the other processes load the model themselves
             self.worker.opened.clear()
             self._hand_out(waiting, pool, at_once)
 
@@ -189,20 +197,20 @@ class _Run:
         return Order(cell, hashes, products, again=self._again(cell), needed=cell.folder in self.needed)
 
     def _all_fail(self, cells: Sequence[Cell], error: PosttrainError) -> None:
-        """None of a model's cells can be run."""
+        """Record the error for these cells, such as all cells of a model that could not be loaded."""
         for cell in cells:
             self._record(cell, failed(cell, "", error, 0.0, cell_folder(self.folder, cell)))
 
     def _waiting(self, bench: Bench, cells: Sequence[Cell]) -> dict[Cell, Hashes]:
-        """The selected cells that are not done; what is done is taken up."""
+        """Return the selected cells that are not done, with their hashes. Keep the results of those that are done."""
         waiting: dict[Cell, Hashes] = {}
         kept = 0
-        for cell in cells:  # one comes after those that it needs
+        for cell in cells:  # a cell comes after those that it needs
             needed = {name: self.trained.get(folder, "") for name, folder in cell.needs.items()}
             args = (bench.fingerprint, self.base, self.file_hashes, self.exams.forbidden, needed)
             try:
                 training = self.trained[cell.folder] = training_hash(cell, *args)
-            except PosttrainError as error:  # a bad row in a file of the method's
+            except PosttrainError as error:  # a file of the method holds a bad row
                 if cell.folder in self.selected:
                     self._all_fail([cell], error)
                 continue
@@ -211,7 +219,7 @@ class _Run:
             if known is not None and (known.hash, known.status) != (hashes.content, "done"):
                 known = None
             if known is not None and cell.folder in self.needed and not (self.folder / known.first.weights).is_dir():
-                known = None  # another cell takes its product, which is gone
+                known = None  # another cell needs its product, which no longer exists
             if known is not None and not self._again(cell):
                 self.results[cell.folder] = known
                 kept += cell.folder in self.selected
@@ -225,7 +233,7 @@ class _Run:
         return waiting
 
     def _note_before(self, examiner: Examiner, *, needed: bool) -> None:
-        """What the untouched model scores, for results.json."""
+        """Examine the untouched model, and keep its scores and notes for results.json."""
         entry = examiner.take_before(needed=needed)
         if entry is not None:
             self.before[examiner.name] = entry
@@ -237,7 +245,7 @@ class _Run:
         return self.restart and cell.folder in self.selected
 
     def _left_s(self, cells: Sequence[Cell]) -> float:
-        """Seconds for these cells, each method at its own mean so far, methods not yet met at the mean of all."""
+        """Estimate the seconds for these cells: by the mean of their method so far, or by the mean of all methods."""
         means = {method: sum(walls) / len(walls) for method, walls in self.walls.items()}
         overall = sum(means.values()) / len(means)
         return sum(means.get(cell.method.label, overall) for cell in cells)
@@ -251,7 +259,7 @@ class _Run:
         return [self.results[cell.folder] for cell in self.plan if cell.folder in self.results]
 
     def _write_results(self) -> None:
-        """results.json of all that is known, in the plan's order."""
+        """Write results.json with all known results, in the plan's order."""
         lines = tuple(line for result in self._ordered() for line in result.lines)
         methods = {cell.method.label: cell.method for cell in self.plan}
         write_results(
@@ -272,6 +280,6 @@ class _Run:
 
 
 def about(method: MethodConfig) -> MethodInfo:
-    """What a method says of itself."""
+    """Return a method's kind, description, start and steps for the report."""
     steps = tuple(step_names(method.parts)) if len(method.parts) > 1 else ()
     return MethodInfo(kind=method.kind, summary=method.summary, start=method.start, steps=steps)

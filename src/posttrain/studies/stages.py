@@ -1,14 +1,14 @@
-"""Tasks learned one after another, all together, or each by a model of its own.
+"""Train the stages of a study: one after another, all together, or each with a model of its own.
 
-    sequential   one model goes through the stages in their order; what it has learned earlier may be forgotten
-    multitask    one training on the rows of all stages: what could be reached if nothing had to be remembered
+    sequential   one model learns the stages in their order; it may forget what it has learned earlier
+    multitask    one training on the rows of all stages: the result that is possible if nothing can be forgotten
     separate     every stage starts from the untouched model: nothing is forgotten, nothing is shared
 
-In `sequential` an adapter (LoRA and the like) stays the same adapter: it is taken up with its weights and trained on,
-neither merged nor followed by a second one, so that at the end one adapter holds all stages and a penalty finds the
-parameters it knows. Each stage is a run of its own (`training/<number>-<name>/`), with an optimiser of its own; the
-next one is told its folder, in which penalties and replay have left what they need. Finished runs are not trained
-again.
+In `sequential`, an adapter (LoRA and similar tuners) stays the same adapter. It is loaded with its weights and trained
+further. It is not merged, and no second adapter is added, so that at the end one adapter holds all stages and a penalty
+finds the parameters it knows. Each stage is a run of its own (`training/<number>-<name>/`) with an optimiser of its
+own. The next run gets the folder of the previous one, where penalties and replay have left what they need. Finished
+runs are not trained again.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ __all__ = ["Part", "parts_of", "train_stages"]
 
 
 class Part(NamedTuple):
-    """One training: of a stage, or of all of them. name: of its folder; point: where its model stands."""
+    """One training, of one stage or of all stages. name: the name of its folder; point: the point of its model."""
 
     name: str
     stages: tuple[StageConfig, ...]
@@ -45,7 +45,7 @@ class Part(NamedTuple):
 
 
 def parts_of(how: str, stages: Sequence[StageConfig]) -> list[Part]:
-    """The trainings of a cell, in order."""
+    """Return the trainings of a cell, in order. how: `sequential`, `multitask` or `separate`."""
     if how == "multitask":
         return [Part("all", tuple(stages), END)]
     last = stages[-1]
@@ -56,8 +56,9 @@ def parts_of(how: str, stages: Sequence[StageConfig]) -> list[Part]:
 
 
 def train_stages(config: TrainMethodConfig, cell: CellContext) -> Iterator[Candidate]:
-    """A candidate after every stage and at the end; where each stage has a model of its own, there is none at the end
-    (`respondent` is None).
+    """Train the stages and yield a candidate after every stage and at the end, then those of `merge_back`.
+
+    If each stage has a model of its own, the candidate at the end has no model (`respondent` is None).
     """
     return _Course(config, cell).run()
 
@@ -69,7 +70,7 @@ class _Course:
         self.parts = parts_of(config.stages, cell.stages)
         self.notes: list[str] = []
         self.results: list[dict[str, Any]] = []
-        self.model: LoadedModel | None = None  # of the part before, where it is in memory
+        self.model: LoadedModel | None = None  # of the previous part, if it is in memory
 
     def run(self) -> Iterator[Candidate]:
         for number, part in enumerate(self.parts):
@@ -97,13 +98,13 @@ class _Course:
         yield from blends(self.config.merge_back, self.cell, self.model.model)
 
     def _learn(self, number: int, part: Part) -> None:
-        """Train a part; what is done is read."""
+        """Train a part, or load its result if an earlier run has finished it."""
         output = self.root / part.name
         later = [self.root / other.name for other in self.parts[number + 1 :]]
         examined = part.point == END or self.cell.examined(part.point)
         done = RunFolder(output).result_in()
         if done is not None and examined and any(RunFolder(one).result_in() for one in later):
-            self.model = None  # neither it nor its exams are needed any more
+            self.model = None  # the model and its exams are no longer needed
             self.results.append(done)
             return
         made = finished_run(output, self.cell.bench.load) if done is not None else None
@@ -113,7 +114,7 @@ class _Course:
         self.results.append(made._asdict())
 
     def _start(self, number: int) -> tuple[LoadedModel, Path | None]:
-        """The model that a part starts from, and the adapter that it takes up."""
+        """Return the model that a part starts from, and the folder of the adapter that it trains further, or None."""
         if number == 0 or self.config.stages != "sequential":
             return self.cell.bench.working(), None
         before = self.root / self.parts[number - 1].name / "model"
@@ -126,7 +127,7 @@ class _Course:
         before = sum(int(one["steps"]) for one in self.results)
         steps = Steps(cell, self.notes, before=before, stage=part.name)
         loaded, adapter = self._start(number)
-        for tokenizer in (loaded.tokenizer, cell.bench.before.tokenizer):  # the second one reads what is replayed
+        for tokenizer in (loaded.tokenizer, cell.bench.before.tokenizer):  # the second one encodes the replayed rows
             stay_at_first_day(tokenizer, output, resume=True, say=steps.say)
         settings = settings_of(config, cell, loaded.name)
         records, task = _records(part, cell), self._task(number)
@@ -151,7 +152,7 @@ class _Course:
         )
 
     def _task(self, number: int) -> Task:
-        """What a part is for its replay; what the parts before it have to leave is left."""
+        """Return the task of a part for its replay. First let the replay save what it needs of the previous part."""
         part = self.parts[number]
         rows = _records(part, self.cell)
         earlier = self.root / self.parts[number - 1].name if number and self.config.stages == "sequential" else None
@@ -161,7 +162,7 @@ class _Course:
         return Task(" + ".join(stage.name for stage in part.stages), len(rows), earlier, self.root / part.name)
 
     def _replay(self, loaded: LoadedModel, adapter: Path | None, max_length: int, task: Task) -> list[Encoded]:
-        """The replay's rows as the model makes them that a part starts from."""
+        """Return the replay's rows, made by the model that a part starts from."""
         config, cell = self.config, self.cell
         if not isinstance(config.replay, ReplayConfig):
             return []
@@ -172,5 +173,5 @@ class _Course:
 
 
 def _records(part: Part, cell: CellContext) -> list[Record]:
-    """The rows of a part's stages. DataError where one of them asks what an exam of the study asks."""
+    """Return the rows of a part's stages. Raise DataError if a row asks what an exam of the study asks."""
     return allowed_rows([stage.data.at(cell.bench.base) for stage in part.stages], cell.bench.forbidden)

@@ -1,4 +1,4 @@
-"""What a training of a study is configured as."""
+"""The configuration of the method `train` in a study."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ __all__ = ["TrainMethodConfig", "Work", "leaves_weights", "settings_of"]
 
 
 class Work(NamedTuple):
-    """Optimiser steps and the tokens they read."""
+    """The number of optimiser steps, and of the tokens that they read."""
 
     steps: int
     tokens: int
 
     @classmethod
     def of(cls, each: Sequence[Work]) -> Work:
-        """Several together."""
+        """Return the sum of several."""
         return cls(sum(one.steps for one in each), sum(one.tokens for one in each))
 
 
@@ -109,38 +109,39 @@ class TrainMethodConfig(MethodConfig):
 
     @property
     def summary(self) -> str:
-        """Objective, tuner and what holds the old model in place."""
+        """The kinds of objective, tuner, replay and penalties, joined by commas."""
         kept = [part.model_dump()["kind"] for part in self.penalty]
         replay = [f"replay {self.replay.model_dump()['kind']}"] if self.replay is not None else []
         return ", ".join([self.objective.model_dump()["kind"], self.tuner.model_dump()["kind"], *replay, *kept])
 
     @property
     def leaves_product(self) -> bool:
-        """The trained model."""
+        """Whether it leaves one trained model; separate stages leave several."""
         return self.stages != "separate"
 
     @property
     def needs_change(self) -> bool:
-        """Rows of `data` are enough."""
+        """Whether it needs a change: not if it has rows of `data`."""
         return self.data is None
 
     @property
     def learns_stages(self) -> bool:
-        """Unless it has `data` of its own."""
+        """Whether it learns the study's stages: not if it has `data` of its own."""
         return self.data is None
 
     def stage_work(self, new_tokens: Sequence[int]) -> Work:
-        """One training of all stages' rows, or one of each stage's."""
+        """Estimate the work of all stages, in one training or one training each. new_tokens: tokens of each stage."""
         return Work.of([self.work(n) for n in ([sum(new_tokens)] if self.stages == "multitask" else new_tokens)])
 
     def named_points(self, stages: int) -> int:
-        """Candidates besides the end and those of optimiser steps: after each stage but the last, between before and
-        after.
+        """Return the number of candidates after each stage but the last, and between before and after (`merge_back`).
+
+        The end and the candidates at optimiser steps are not counted. stages: the number of stages.
         """
         return (0 if self.stages == "multitask" else max(stages - 1, 0)) + len(self.merge_back)
 
     def barred(self, change: str, base: Path, forbidden: frozenset[str]) -> list[str]:
-        """Rows that ask what an exam asks; all prompts of all exams where the rows are not known yet."""
+        """Return the rows that ask what an exam asks, or all prompts of all exams if the rows are not known yet."""
         found = [str(row) for source in self.sources([change], base) for row in colliding(source, forbidden)]
         if isinstance(self.replay, ReplayConfig):
             rows = self.replay.for_change(change).rows(base)
@@ -150,27 +151,30 @@ class TrainMethodConfig(MethodConfig):
         return found
 
     def sources(self, changes: Sequence[str], base: Path) -> list[DataSource]:
-        """Where the extra rows of some changes are, each file once."""
+        """Return the sources of the extra rows for some changes, each file once."""
         if self.data is None or self.data.path is None:
             return [self.data] if self.data is not None else []
         paths = dict.fromkeys(self.data.path.replace("{change}", name) for name in changes)
         return [self.data.model_copy(update={"path": path}).at(base) for path in paths]
 
     def replayed(self, change: str) -> str:
-        """What decides which rows its model makes for the replay; empty without one."""
+        """Return the settings that decide which rows the model makes for the replay; empty without a replay."""
         if not isinstance(self.replay, ReplayConfig):
             return ""
         return self.replay.for_change(change).model_dump_json(exclude={"share", "weight", "loss"})
 
     def work(self, new_tokens: int) -> Work:
-        """Steps as configured, or as many as the passes take; a step reads new rows and their share of replay."""
+        """Estimate the work for `new_tokens` tokens of new rows.
+
+        The steps are those configured, or as many as the epochs take. A step reads new rows and their share of replay.
+        """
         at_once = self.batch.tokens * self.batch.accumulate
         steps = self.optimizer.max_steps or round((self.optimizer.epochs or 3) * math.ceil(new_tokens / at_once))
         share = self.replay.share if isinstance(self.replay, ReplayConfig) else 0.0
         return Work(steps, round(steps * min(new_tokens, at_once) / (1 - share)))
 
     def files(self, change: str) -> list[str]:
-        """The extra rows, and the files of replay and penalties."""
+        """Return the paths of the extra rows, and of the files of replay and penalties."""
         own = [self.data.path.replace("{change}", change)] if self.data is not None and self.data.path else []
         replay = self.replay.for_change(change).files() if isinstance(self.replay, ReplayConfig) else []
         penalties = [path for part in self.penalty if isinstance(part, PenaltyConfig) for path in part.files()]
@@ -178,20 +182,23 @@ class TrainMethodConfig(MethodConfig):
 
 
 def seeded(part: Config, seed: int) -> Config:
-    """A tuner or objective with random parts takes the cell's seed, unless the study gives it one."""
+    """Return a tuner or objective with the cell's seed, if it has a seed and the study does not set it."""
     own = "seed" in type(part).model_fields and "seed" not in part.model_fields_set
     return part.model_copy(update={"seed": seed}) if own else part
 
 
 def leaves_weights(tuner: Config) -> bool:
-    """Whether a tuner never writes to the model's own weights, but puts something beside them."""
+    """Return whether a tuner never writes to the model's own weights, but puts something beside them."""
     if isinstance(tuner, LoraConfig):
-        return tuner.init == "default" and not tuner.modules_to_save  # PiSSA takes its adapter out of the weights
+        return tuner.init == "default" and not tuner.modules_to_save  # PiSSA subtracts its adapter from the weights
     return isinstance(tuner, VirtualTokens)
 
 
 def settings_of(config: TrainMethodConfig, cell: CellContext, model: str) -> TrainConfig:
-    """The training of a cell, or of a part of it, with the fields that both kinds of configuration have."""
+    """Return the training configuration of a cell or of a part of it: the fields of `config` that it shares.
+
+    model: the name of the model that is trained.
+    """
     both = {name: value for name, value in config if name in TrainConfig.model_fields and name != "data"}
     both |= {name: seeded(both[name], cell.seed) for name in ("objective", "tuner")}
     return TrainConfig(

@@ -1,4 +1,4 @@
-"""What a training of a study learns (the changes' targets, files of rows, the model's own answers), tells and costs."""
+"""The rows of a study's training (targets of changes, files, the model's own answers), its progress and its cost."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ __all__ = ["Steps", "allowed_rows", "colliding", "cost_of", "encoded_rows", "row
 
 
 def target_rows(changes: Sequence[Change]) -> list[Conversation]:
-    """The changes' targets as conversations to learn."""
+    """Return the changes' targets as conversations in which the answer is learned."""
     rows = []
     for change, i, target in [(each, i, one) for each in changes for i, one in enumerate(each.target)]:
         turns = (
@@ -45,29 +45,32 @@ def target_rows(changes: Sequence[Change]) -> list[Conversation]:
 
 
 LONG = "raise max_length"
-"""The mend for a row that is too long: a study's method drops and cuts none."""
+"""The advice in the error for a row that is too long: a method of a study never drops or cuts rows."""
 
 
 @lru_cache(maxsize=64)
 def _records(source: str, changed_ns: int) -> list[Record]:
-    """The rows of a source; kept, since every cell of a study asks for them."""
+    """Return the rows of a source. They are cached, because every cell of a study needs them.
+
+    source: a DataSource as JSON; changed_ns: the file's time of change in nanoseconds, a part of the cache key.
+    """
     with with_mends(LONG):
         return read_records(DataSource.model_validate_json(source)).records
 
 
 def rows_of(source: DataSource) -> list[Record]:
-    """The rows of a source."""
+    """Return the rows of a source."""
     changed_ns = Path(source.path).stat().st_mtime_ns if source.path and Path(source.path).is_file() else 0
     return _records(source.model_dump_json(), changed_ns)
 
 
 def size_on_disk(sources: Iterable[DataSource]) -> int:
-    """Roughly the characters of some sources, braces and keys of JSON included; 0 of those on the hub."""
+    """Return the sources' size in bytes, a rough count of their characters; it is 0 for sources on the hub."""
     return sum(Path(source.path).stat().st_size for source in sources if source.path)
 
 
 def colliding(source: DataSource, forbidden: frozenset[str]) -> list[Problem]:
-    """The rows of a source that ask what an exam asks."""
+    """Return a problem for each row of a source that asks what an exam asks."""
     talks = [talk for record in rows_of(source) if (talk := talk_of(record)) is not None]
     mend = "training on an exam's question measures nothing: take the row out of the data or the probe out of the exam"
     mend += " (may_train_on names exams that shall measure memory)"
@@ -77,7 +80,7 @@ def colliding(source: DataSource, forbidden: frozenset[str]) -> list[Problem]:
 
 
 def allowed_rows(sources: Sequence[DataSource], forbidden: frozenset[str]) -> list[Record]:
-    """The rows of some sources. DataError when one of them asks what an exam of the study asks."""
+    """Return the rows of some sources. Raise DataError if a row asks what an exam of the study asks."""
     asked = [problem for source in sources for problem in colliding(source, forbidden)]
     if asked:
         raise DataError(*asked)
@@ -87,7 +90,10 @@ def allowed_rows(sources: Sequence[DataSource], forbidden: frozenset[str]) -> li
 def silent_about(
     changes: Sequence[Change], old: list[Encoded], tokenizer: PreTrainedTokenizerBase, say: Callable[[str], None]
 ) -> list[Encoded]:
-    """Replayed rows without those that name a target's subject: they would teach the old answer beside the new one."""
+    """Return the replayed rows that do not name a target's subject; the others would teach the old answer again.
+
+    Tell the user how many rows are left out. Raise DataError if none remain.
+    """
     named = [target.subject for change in changes for target in change.target if target.subject]
     subjects = [subject.casefold() for subject in named]
     kept = [row for row in old if not any(s in tokenizer.decode(row.input_ids).casefold() for s in subjects)]
@@ -100,13 +106,16 @@ def silent_about(
 
 
 PRESENT_TOKENS = 128
-"""The longest present answer that an objective may learn against."""
+"""The longest present answer that an objective may learn to avoid, in tokens."""
 
 
 def target_records(
     objective: Config, changes: Sequence[Change], before: ModelRespondent, say: Callable[[str], None]
 ) -> list[Record]:
-    """The changes' targets as the objective learns them: what is wanted, what the model says now, or both."""
+    """Return the changes' targets in the form that the objective needs: the wanted answer, the present one, or both.
+
+    before: the untouched model, which gives the present answers; say: takes a line about targets that are left out.
+    """
     targets = target_rows(changes)
     if not targets:
         return []
@@ -127,17 +136,17 @@ def target_records(
 def encoded_rows(
     objective: Config, records: Sequence[Record], tokenizer: PreTrainedTokenizerBase, max_length: int
 ) -> list[Any]:
-    """Rows as the objective's form has them."""
+    """Return the rows encoded in the form that the objective needs. max_length: the most tokens of a row."""
     with with_mends(LONG):
         rows: list[Any] = form_of(objective).encode(records, tokenizer, EncodeSettings(objective, max_length)).rows
     return rows
 
 
 class Steps(RunProgress):
-    """Passes training steps on to the study, writes them into the cell's metrics.jsonl, and keeps what training says
-    for the cell's card.
+    """Passes training steps to the study, writes them to the cell's metrics.jsonl, and keeps notes for the cell's card.
 
-    before: steps of the trainings of the cell before this one; more: further fields of a line of metrics.jsonl.
+    notes: the list that gets the lines that training says; before: the number of steps of the cell's earlier trainings;
+    more: further fields of each line of metrics.jsonl.
     """
 
     def __init__(self, cell: CellContext, notes: list[str], *, before: int = 0, **more: str) -> None:
@@ -159,7 +168,7 @@ class Steps(RunProgress):
     def start(self, first: int, steps: int | None) -> None:
         self.steps = steps
         self.metrics.take_up(self.before + first)
-        if first:  # of an earlier run, which was stopped in this cell
+        if first:  # an earlier run was stopped in this cell
             self.cell.bench.say(f"{self.cell.folder.name}: training goes on after step {first} of {steps}")
 
     def step(self, entry: Mapping[str, Any]) -> None:
@@ -168,7 +177,10 @@ class Steps(RunProgress):
 
 
 def cost_of(results: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """What some trainings have cost, from the fields of their `TrainResult`: sums; of peaks and shares the largest."""
+    """Return the cost of some trainings from the fields of their `TrainResult`.
+
+    Seconds, steps and tokens are summed; of peak memory (GiB) and of moved parameters and their share, the largest.
+    """
     return {
         "train_s": sum(one["wall_s"] for one in results),
         "steps": float(sum(one["steps"] for one in results)),

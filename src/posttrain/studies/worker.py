@@ -1,6 +1,6 @@
-"""What runs one cell after another in one process: models loaded once, every cell's files, errors kept beside them.
+"""The worker: it runs one cell after another in one process, and writes each cell's files, also the error of a failure.
 
-A run of a study in this process has one worker; `--jobs` and `--on ray` have one in each process (`handing_out.py`).
+A run in this process alone has one worker; with `--jobs` and `--on ray`, each process has one (`handing_out.py`).
 """
 
 from __future__ import annotations
@@ -33,15 +33,17 @@ __all__ = ["CellWorker", "Hashes", "Opened", "Order", "cell_folder", "failed"]
 
 
 class Hashes(NamedTuple):
-    """Of a cell: everything that goes into its weights, and into its results."""
+    """The hashes of a cell. training: of all that goes into its weights; content: of all that goes into its results."""
 
     training: str
     content: str
 
 
 class Order(NamedTuple):
-    """A cell to be run. products: folders of the models that it takes, by method, where their cells could be run;
-    again: throw away what an earlier run has left; needed: another cell takes its product.
+    """A cell that a worker should run.
+
+    products: the folders of the products that it takes, by method, without those of failed cells; again: delete what an
+    earlier run has left; needed: another cell takes its product.
     """
 
     cell: Cell
@@ -52,20 +54,20 @@ class Order(NamedTuple):
 
 
 class Opened(NamedTuple):
-    """A model of the study, and the exams that its cells take."""
+    """A loaded model of the study, and the exams that its cells take."""
 
     bench: Bench
     examiner: Examiner
 
 
 def cell_folder(run: Path, cell: Cell) -> Path:
-    """A cell's folder in a run folder."""
+    """Return a cell's folder in a run folder."""
     return run / "cells" / cell.folder
 
 
 @dataclass
 class CellWorker:
-    """Runs cells of one study in one process; of its models one is loaded at a time."""
+    """Runs cells of one study in one process. It keeps one of the study's models loaded at a time."""
 
     study: Study
     exams: Exams
@@ -76,11 +78,11 @@ class CellWorker:
 
     @cached_property
     def environment(self) -> Mapping[str, object]:
-        """The machine and the versions, for `env.json`."""
+        """The description of the machine and the versions of the software, for `env.json`."""
         return environment()
 
     def open(self, model: str) -> Opened:
-        """The model, loaded, with its exams; errors of loading it. The one before it is given up."""
+        """Load a model with its exams and drop the previous model. Raise the errors of `load_model`."""
         if model not in self.opened:
             self.opened.clear()
             forbidden, say = self.exams.forbidden, self.watcher.say
@@ -90,7 +92,7 @@ class CellWorker:
         return self.opened[model]
 
     def run(self, order: Order) -> CellResult:
-        """The result of a cell, also of one that failed. Raises Interrupted, KeyboardInterrupt and DiskError."""
+        """Run a cell and return its result, also if it failed. Raise Interrupted, KeyboardInterrupt and DiskError."""
         cell, hashes = order.cell, order.hashes
         folder = cell_folder(self.folder, cell)
         self._clear(folder, order)
@@ -116,7 +118,7 @@ class CellWorker:
         return result
 
     def _clear(self, folder: Path, order: Order) -> None:
-        """The cell's folder, without what another training has left."""
+        """Create the cell's folder, and delete what a training with another hash has left in it."""
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "result.json").unlink(missing_ok=True)
         started = folder / "started.txt"
@@ -129,7 +131,7 @@ class CellWorker:
             write_whole(started, order.hashes.training)
 
     def _inputs(self, order: Order, bench: Bench) -> dict[str, Callable[[], LoadedModel]]:
-        """What loads each model that a cell takes beside the one that it starts from."""
+        """Return the functions that load the further models that a cell takes, by the name of the input."""
         made = {
             name: _product(order, name) for name in order.cell.method.all_inputs.values() if name in order.cell.needs
         }
@@ -147,7 +149,7 @@ def _product(order: Order, method: str) -> Path:
 
 
 def failed(cell: Cell, key: str, error: Exception, wall_s: float, folder: Path) -> CellResult:
-    """The result of a cell that could not be finished; folder: where its traceback is."""
+    """Return the result of a cell that could not be finished. key: its content hash; folder: of its traceback."""
     text, code = f"{type(error).__name__}: {error}; the traceback is in {folder / 'error.txt'}", 1
     if isinstance(error, PosttrainError):
         text, code = str(error), error.exit_code

@@ -2,8 +2,8 @@
 
     theta = (1 - weight) theta_toward + weight theta_start
 
-The step of a chain that keeps some of what was taught and regains some of what was lost (Wortsman et al. 2022,
-arXiv:2109.01903). To examine several weights between before and after a training, give it `merge_back`.
+As a step of a chain, it keeps a part of what was taught and regains a part of what was lost (Wortsman et al. 2022,
+arXiv:2109.01903). To examine several weights between before and after a training, use the training's `merge_back`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ __all__ = ["BlendConfig", "blend"]
 
 TOWARD = "toward"
 TRIED = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
-"""The weights that a search tries."""
+"""The weights that `weight: search` tries."""
 
 
 class BlendConfig(MethodConfig):
@@ -53,7 +53,7 @@ class BlendConfig(MethodConfig):
 
 @register("method", "blend", config=BlendConfig, paper="arXiv:2109.01903")
 def blend(config: BlendConfig, cell: CellContext) -> Iterator[Candidate]:
-    """The model between; nothing is trained."""
+    """Yield the model between the two models at its end; nothing is trained."""
     other = cell.inputs[TOWARD]() if TOWARD in cell.inputs else cell.untouched.loaded
     loaded = cell.bench.working()
     between = Between(loaded.model, other.model)
@@ -71,7 +71,10 @@ def blend(config: BlendConfig, cell: CellContext) -> Iterator[Candidate]:
 
 
 def _searched(between: Between, loaded: LoadedModel, cell: CellContext) -> tuple[float, list[str]]:
-    """The weight with the best mean of the selecting exams' main scores (of equal ones the largest), and the curve."""
+    """Return the weight with the best mean main score of the exams with `role: select`, and a note with all means.
+
+    Of equally good weights, the largest is chosen. Raise ConfigError if the study has no such exam.
+    """
     found: dict[float, float] = {}
     for weight in TRIED:
         with between.at(weight) as model:

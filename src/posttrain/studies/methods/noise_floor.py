@@ -1,7 +1,7 @@
 """The untouched model in other arithmetic: how much an exam finds lost where nothing was changed.
 
-Every study with a change exam has this row, first of all, once per change (`noise_floor: none` leaves it out). No
-method's locality is called a loss unless it is below this row by a paired test (`exams/floor.py`).
+Every study with a change exam has this row once per change, before the other methods (`noise_floor: none` leaves it
+out). A method's locality counts as a loss only if it is below this row by a paired test (`exams/floor.py`).
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class NoiseFloorConfig(MethodConfig):
 
 @register("method", "noise_floor", config=NoiseFloorConfig)
 def noise_floor(config: NoiseFloorConfig, cell: CellContext) -> Iterator[Candidate]:
-    """The untouched model's perturbed copy."""
+    """Yield a copy of the untouched model in other arithmetic: computed in bfloat16, or with rounded weights."""
     before = cell.bench.before
     arithmetic = resolve_arithmetic(before.model, config.arithmetic)
     loaded = LoadedModel(perturbed(before.model, arithmetic), before.tokenizer, cell.name())

@@ -1,7 +1,7 @@
 """Tell the model the new fact in its prompt and train nothing.
 
-The cheapest change there is, and the measure for all others: it costs tokens with every question, the model may not
-believe it, and questions about other things are asked under its influence too.
+This is the cheapest change, and the other methods are measured against it. It costs tokens with every question, the
+model may not believe it, and it also influences questions about other things.
 """
 
 from __future__ import annotations
@@ -60,12 +60,12 @@ class PromptMethodConfig(MethodConfig):
 
 
 def language_of(text: str) -> str:
-    """`zh` when a text has Chinese characters, else `en`."""
+    """Return `zh` if a text has Chinese characters, otherwise `en`."""
     return "zh" if any(unicodedata.name(c, "").startswith("CJK UNIFIED") for c in text) else "en"
 
 
 def wording_of(config: PromptMethodConfig, change: Change) -> str:
-    """The sentences that tell the change's targets, one per line, in the language of each."""
+    """Return the sentences that state the change's targets, one per line, in the language of the change or question."""
     lines = []
     for target in change.target:
         if isinstance(config.wording, str):
@@ -79,7 +79,7 @@ def wording_of(config: PromptMethodConfig, change: Change) -> str:
 
 @register("method", "prompt", config=PromptMethodConfig)
 def prompt(config: PromptMethodConfig, cell: CellContext) -> Iterator[Candidate]:
-    """The model that it starts from, told the new facts with every question."""
+    """Yield the model that it starts from, with the new facts added to every question."""
     total = len(cell.changes)
     for taught in range(1, total + 1):
         due = cell.sequence is not None and taught % cell.sequence == 0

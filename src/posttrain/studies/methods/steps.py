@@ -1,7 +1,7 @@
 """A chain: several methods one after another, each from what the one before has left.
 
-Train a fact, then something else, then go half-way back: is the fact still there? Every step's end is
-examined, and the report shows what survived.
+Example: train a fact, then something else, then blend half-way back. Does the model still know the fact? Every step's
+end is examined, and the report shows what the model has kept.
 """
 
 from __future__ import annotations
@@ -69,5 +69,5 @@ class StepsConfig(MethodConfig):
 
 @register("method", "steps", config=StepsConfig)
 def steps(config: StepsConfig, cell: CellContext) -> Iterator[Candidate]:
-    """Each step's candidates; its end is the point `after <number>-<name>`, the last one's the end of the cell."""
+    """Yield each step's candidates. A step's end is the point `after <number>-<name>`; the last is the cell's end."""
     return chain(config.steps, cell)

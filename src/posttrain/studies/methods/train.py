@@ -1,7 +1,7 @@
 """Train the model on the change's targets, alone or with other rows and replay beside them.
 
-The new rows are the targets' prompts and answers (all of them), and the rows of `data` where given. What training does
-to everything else is what the exam is for; `replay` is what holds it.
+The new rows are the prompts and answers of all targets, and the rows of `data` if it is given. The exam measures what
+training does to everything else; `replay` protects it.
 """
 
 from __future__ import annotations
@@ -35,8 +35,10 @@ __all__ = ["extra_rows", "train"]
 
 @register("method", "train", config=TrainMethodConfig)
 def train(config: TrainMethodConfig, cell: CellContext) -> Iterator[Candidate]:
-    """A copy of the model, trained: a candidate after every step that is to be examined, at the end, and at the weights
-    between before and after that `merge_back` names.
+    """Train a copy of the model, or all stages of the study if it has stages.
+
+    Yield a candidate after every step that should be examined, at the end, and at the weights between before and after
+    that `merge_back` names.
     """
     config = _of_change(config, cell)
     if cell.stages:
@@ -68,8 +70,9 @@ def train(config: TrainMethodConfig, cell: CellContext) -> Iterator[Candidate]:
 
 
 def _of_change(config: TrainMethodConfig, cell: CellContext) -> TrainMethodConfig:
-    """The settings with the change's name filled in. ConfigError where a file per change replays and there are several
-    changes.
+    """Return the settings with the change's name filled in.
+
+    Raise ConfigError if the replay has a file per change and the cell has several changes.
     """
     if not isinstance(config.replay, ReplayConfig) or not cell.changes:
         return config
@@ -81,15 +84,16 @@ def _of_change(config: TrainMethodConfig, cell: CellContext) -> TrainMethodConfi
 
 
 def extra_rows(config: TrainMethodConfig, cell: CellContext) -> list[Record]:
-    """The rows of `data`. DataError when one of them asks what an exam of the study asks."""
+    """Return the rows of `data`. Raise DataError if a row asks what an exam of the study asks."""
     return allowed_rows(
         config.sources([change.name for change in cell.changes] or [""], cell.bench.base), cell.bench.forbidden
     )
 
 
 def _caught_up(output: Path, cell: CellContext) -> Generator[Candidate, None, bool]:
-    """Candidates that an earlier run has saved and not examined; returns False when training must begin anew, because a
-    step that is to be examined was passed and its checkpoint is gone.
+    """Yield the candidates that an earlier run has saved but not examined; return whether training can be resumed.
+
+    It must start anew (False) if a step that should be examined has been passed and its checkpoint no longer exists.
     """
     saved = checkpoints_in(output / "checkpoints")
     finished = RunFolder(output).result_in()
@@ -120,7 +124,7 @@ def _trained(
     resume: bool,
     give: Callable[[Candidate], None],
 ) -> TrainResult:
-    """Train the working copy; give: takes a candidate in the middle of training."""
+    """Train the working copy and return the result. give: takes each candidate in the middle of training."""
     settings = settings_of(config, cell, loaded.name)
     steps = Steps(cell, notes)
     stay_at_first_day(loaded.tokenizer, output, resume=resume, say=steps.say)
