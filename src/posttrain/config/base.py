@@ -39,10 +39,8 @@ class Config(BaseModel):
 
 
 def spelled(written: Any, **others: str) -> BeforeValidator:
-    """Return a pydantic marker that accepts other spellings of a value.
-
-    Example: `spelled(Literal["bf16", "bfloat16"], bfloat16="bf16")`. written: the type with all spellings, for the JSON
-    Schema; others: other spelling -> value.
+    """Return a pydantic marker that accepts other spellings of a value. Example: `spelled(Literal["bf16", "bfloat16"],
+    bfloat16="bf16")`. written: the type with all spellings, for the JSON Schema; others: other spelling -> value.
     """
 
     def one(value: Any) -> Any:

@@ -50,9 +50,8 @@ def guess(data: bytes, name: str) -> Guess:
 
 
 def _converted(codec: str, name: str) -> str:
-    """Return the command that writes a UTF-8 copy into the file's folder.
-
-    The copy keeps the file's ending, as it says how the file is read.
+    """Return the command that writes a UTF-8 copy into the file's folder. The copy keeps the file's ending, as it says
+    how the file is read.
     """
     path = Path(name)
     packed = path.suffix.lower() == ".gz"
@@ -64,9 +63,8 @@ def _converted(codec: str, name: str) -> str:
 
 
 def wide_of(data: bytes) -> str:
-    """Return the name of a UTF-16 or UTF-32 encoding, or "" for other bytes.
-
-    It is recognised by a byte order mark, or by zeros in most of every second byte at the beginning.
+    """Return the name of a UTF-16 or UTF-32 encoding, or "" for other bytes. It is recognised by a byte order mark, or
+    by zeros in most of every second byte at the beginning.
     """
     marks = {b"\xff\xfe\x00\x00": "UTF-32", b"\x00\x00\xfe\xff": "UTF-32", b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
     found = next((name for mark, name in marks.items() if data.startswith(mark)), "")

@@ -67,10 +67,8 @@ def mend_of(path: Path) -> str:
 
 
 def read_yaml(path: Path, schema: str = "") -> CommentedMap:
-    """Return the top-level mapping of a YAML file; its nodes know their lines.
-
-    schema: name of the file's schema in `posttrain list --schema`, if it has one. Raise MissingError, or ConfigError
-    with the line.
+    """Return the top-level mapping of a YAML file; its nodes know their lines. schema: name of the file's schema in
+    `posttrain list --schema`, if it has one. Raise MissingError, or ConfigError with the line.
     """
     node = parse_yaml(read_text(path), str(path))
     if node is None:
@@ -86,9 +84,8 @@ def read_yaml(path: Path, schema: str = "") -> CommentedMap:
 
 
 def find_files(patterns: str | Sequence[str], base: Path, *, location: str = "") -> list[Path]:
-    """Return the files that paths or globs name, relative to `base`, each once and sorted within its pattern.
-
-    location: the location of the patterns, for errors. Raise MissingError with all patterns that name no file.
+    """Return the files that paths or globs name, relative to `base`, each once and sorted within its pattern. location:
+    the location of the patterns, for errors. Raise MissingError with all patterns that name no file.
     """
     found: dict[Path, None] = {}
     problems = []
@@ -161,7 +158,6 @@ def _apply(node: dict[str, Any], item: str) -> KeyPath:
 
 def line_of(node: Any, key_path: Sequence[str | int], *, key: bool = False) -> int | None:
     """Return the line (from 1) of a key path in the tree, or of the longest part of the key path that the file has.
-
     key: return the line of the last key itself, not of its value.
     """
     line = node.lc.line + 1 if isinstance(node, CommentedMap | CommentedSeq) else None
@@ -343,7 +339,6 @@ def problems_of(
 
 def check(node: dict[str, Any], model: type[C], name: str, given: Collection[KeyPath] = ()) -> C:
     """Validate a mapping and return the config. Raise ConfigError with every problem, with lines for a ruamel tree.
-
     name: of the file; given: result of `apply_sets`.
     """
     try:

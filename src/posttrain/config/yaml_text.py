@@ -31,9 +31,8 @@ PARSER_ERRORS = (ValueError, TypeError, KeyError, IndexError, AttributeError, As
 
 
 def parse_yaml(text: str, name: str) -> Any:
-    """Return the tree of a YAML text, or None when the text is empty. Its mappings and lists know their lines.
-
-    name: of the file, for errors, or "". Raise ConfigError.
+    """Return the tree of a YAML text, or None when the text is empty. Its mappings and lists know their lines. name: of
+    the file, for errors, or "". Raise ConfigError.
     """
     if text.count("[") + text.count("{") > DEEPEST:
         _check_brackets(text, name)
@@ -196,10 +195,8 @@ MOST_TRIED = 20
 
 
 def _in_text(text: str, line: int, name: str) -> list[Problem]:
-    """Return problems for the full-width signs that make a text invalid YAML.
-
-    A sign is the cause if the parser gets further with the ASCII sign instead. line: the line at which the parser
-    failed, which is not before the sign.
+    """Return problems for the full-width signs that make a text invalid YAML. A sign is the cause if the parser gets
+    further with the ASCII sign instead. line: the line at which the parser failed, which is not before the sign.
     """
     lines = text.split("\n")
     problems: list[Problem] = []

@@ -57,9 +57,8 @@ def prompt_length(row: Encoded) -> int:
 
 
 def encode_pairs(records: Sequence[Record], tokenizer: Tokenizer, limits: Limits) -> EncodeResult[PairRow]:
-    """Return all preferences as rows, in order. The length of a pair is the length of its longer answer.
-
-    Raise DataError (TemplateError), which names every row that is no preference or cannot be rendered.
+    """Return all preferences as rows, in order. The length of a pair is the length of its longer answer. Raise
+    DataError (TemplateError), which names every row that is no preference or cannot be rendered.
     """
     return _checked(_pairs(records, tokenizer, limits), len(records), limits)
 
@@ -92,7 +91,6 @@ def _graded(records: Sequence[Record], tokenizer: Tokenizer, limits: Limits) -> 
 
 def encodings_of(records: Sequence[Record], tokenizer: Tokenizer, limits: Limits, loss_on: LossOn) -> EncodeResult[Any]:
     """Return pairs if all records are preferences, graded rows if all are graded, else rows as `encode_all` makes them.
-
     Nothing is raised for bad rows: the result holds their problems.
     """
     kinds = {type(record) for record in records}

@@ -211,7 +211,6 @@ def hub_rows(
     hub: str, subset: str | None, split: str, *, download: bool, notes: list[str]
 ) -> Iterator[tuple[str, Any]]:
     """Yield (location, row or BadRow) of each row of a data set of the Hugging Face hub, or of a folder in its layout.
-
     Raise MissingError when it is not found, and DataError for an unknown split or subset or an unreadable file.
     """
     import datasets  # slow to import

@@ -63,10 +63,8 @@ def length_batches(
 
 
 def pieces(batch: Sequence[int], lengths: Sequence[int], tokens: int) -> list[list[int]]:
-    """Cut a batch, in its order, into parts with rows x longest row <= tokens, and return the parts.
-
-    Only a part of one row may exceed the budget. There are as few parts as possible, and the largest one is as small as
-    possible.
+    """Cut a batch, in its order, into parts with rows x longest row <= tokens, and return the parts. Only a part of one
+    row may exceed the budget. There are as few parts as possible, and the largest one is as small as possible.
     """
     made = _cut(batch, lengths, tokens)
     low, high = 1, tokens

@@ -108,9 +108,8 @@ def _read(value: Any) -> Any:
 
 
 def json_fault(value: Any) -> tuple[str, str] | None:
-    """Return cause and mend for the first part of a value that is not JSON, or None if the whole value is.
-
-    Python's JSON accepts NaN and infinity, and a template would print values of other types as Python does.
+    """Return cause and mend for the first part of a value that is not JSON, or None if the whole value is. Python's
+    JSON accepts NaN and infinity, and a template would print values of other types as Python does.
     """
     left = [value]
     while left:

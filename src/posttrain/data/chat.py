@@ -154,9 +154,8 @@ def encode_prompt(
 
 
 def prompt_text(turns: Sequence[Message], tokenizer: Tokenizer, tools: Sequence[dict[str, Any]] | None = None) -> str:
-    """Return turns as the chat template renders them, up to the point where the answer begins.
-
-    Raise the errors of `encode_prompt`.
+    """Return turns as the chat template renders them, up to the point where the answer begins. Raise the errors of
+    `encode_prompt`.
     """
     said = " ".join(turns[-1].content.split()) if turns else ""
     location = f"the prompt {said[:40]!r}{'...' if len(said) > 40 else ''}"
@@ -222,9 +221,8 @@ def _reader(tokenizer: Tokenizer) -> _Reader:
 
 
 def outcomes(records: Sequence[Record], tokenizer: Tokenizer, loss_on: LossOn) -> Iterator[Outcome]:
-    """Yield each record, in order, as ids and labels, or as its problem.
-
-    Rows of any length are yielded, and rows without a supervised token too.
+    """Yield each record, in order, as ids and labels, or as its problem. Rows of any length are yielded, and rows
+    without a supervised token too.
     """
     for at in range(0, len(records), CHUNK):
         chunk = records[at : at + CHUNK]
@@ -246,9 +244,8 @@ def outcomes(records: Sequence[Record], tokenizer: Tokenizer, loss_on: LossOn) -
 
 
 def _plain_problem(record: Completion | Text, tokenizer: Tokenizer) -> Problem | None:
-    """Return the problem of a plain text with a control token, or None.
-
-    A prompt and a completion without control tokens may form one when they are joined.
+    """Return the problem of a plain text with a control token, or None. A prompt and a completion without control
+    tokens may form one when they are joined.
     """
     if isinstance(record, Text):
         parts = [Part(record.text, "the text")]
@@ -334,12 +331,7 @@ class _Masked(NamedTuple):
 
 
 def _mask(
-    plan: Rendered,
-    ids: list[int],
-    encoding: Encoding | None,
-    tokenizer: Tokenizer,
-    reader: _Reader,
-    loss_on: LossOn,
+    plan: Rendered, ids: list[int], encoding: Encoding | None, tokenizer: Tokenizer, reader: _Reader, loss_on: LossOn
 ) -> _Masked | Problem:
     labels = [IGNORED] * len(ids)
     starts: list[Start] = []

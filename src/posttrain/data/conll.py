@@ -57,9 +57,8 @@ class _Layout(NamedTuple):
 
 
 def conll_rows(text: str, name: str, note: Callable[[str], None] = lambda _: None) -> Iterator[tuple[str, Any]]:
-    """Yield (location, row or BadRow) of every sentence. The location is its first line.
-
-    note: is called with a text about the lines that were skipped and the columns that were chosen.
+    """Yield (location, row or BadRow) of every sentence. The location is its first line. note: is called with a text
+    about the lines that were skipped and the columns that were chosen.
     """
     lines = _lines(text)
     sure = [line.cells for line in lines if _is_token(line.cells)]

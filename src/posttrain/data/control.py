@@ -71,10 +71,8 @@ class Gate:
         """Matches control tokens that are read as one token even when special tokens are split into letters."""
 
     def first_in(self, text: str, tokenizer: Tokenizer, *, unknown: bool = True) -> str | None:
-        """Return the first control token in a text, or half a surrogate pair, else None.
-
-        A spelling counts if the tokenizer converts it to the token. unknown: whether the unknown token counts too when
-        it is spelt out.
+        """Return the first control token in a text, or half a surrogate pair, else None. A spelling counts if the
+        tokenizer converts it to the token. unknown: whether the unknown token counts too when it is spelt out.
         """
         spelt = {hit[0] for hit in self.pattern.finditer(text)}
         half = next((one for one in spelt if "\ud800" <= one <= "\udfff"), None)
@@ -137,10 +135,8 @@ def gate_of(tokenizer: Tokenizer) -> Gate:
 
 
 def check_text(text: str, tokenizer: Tokenizer, subject: str, location: str = "") -> None:
-    """Raise TemplateError when a text that no template renders has a control token.
-
-    Two are allowed: the BOS token at the beginning of the text, and the unknown token, which ends nothing (WikiText's
-    `<unk>`).
+    """Raise TemplateError when a text that no template renders has a control token. Two are allowed: the BOS token at
+    the beginning of the text, and the unknown token, which ends nothing (WikiText's `<unk>`).
     """
     gate = gate_of(tokenizer)
     begins = str(tokenizer.bos_token) if tokenizer.bos_token is not None else ""

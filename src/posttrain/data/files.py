@@ -140,7 +140,6 @@ def json_lines(text: str, name: str) -> Iterator[tuple[str, Any]]:
 
 def _array(text: str, name: str) -> Iterator[tuple[str, Any]]:
     """Yield the rows of a JSON array, counted from 1 (`rows.json[1]`), or of JSON Lines if there are several values.
-
     Raise DataError when the text is not valid JSON.
     """
     try:
@@ -214,9 +213,8 @@ def table_rows(
 
 
 def _separator(text: str, usual: str, quotes: bool) -> str:
-    """Return the separator of the names in the first line: the usual one if it occurs, else the most frequent one.
-
-    Text in quotation marks is ignored if quotes.
+    """Return the separator of the names in the first line: the usual one if it occurs, else the most frequent one. Text
+    in quotation marks is ignored if quotes.
     """
     names = text.lstrip("\r\n").split("\n", 1)[0]
     names = re.sub(r'"[^"]*"', "", names) if quotes else names

@@ -282,10 +282,8 @@ def _doubles_spaces(tokenizer: Tokenizer) -> bool:
 
 
 def spaced(tokens: Sequence[str]) -> list[str]:
-    """Return the tokens, each with the space that running text has before it.
-
-    The first token has none, and neither has a token next to a Chinese or Japanese character. So pieces never span two
-    tokens.
+    """Return the tokens, each with the space that running text has before it. The first token has none, and neither has
+    a token next to a Chinese or Japanese character. So pieces never span two tokens.
     """
     return [
         f" {token}" if i and not is_cjk(token[0]) and not is_cjk(tokens[i - 1][-1]) else token

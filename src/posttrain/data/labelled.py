@@ -59,9 +59,8 @@ def tagged_of(row: Mapping[str, Any], location: str) -> TaggedTokens:
 
 
 def question_of(row: Mapping[str, Any], location: str) -> ReadingQuestion:
-    """Return the record of a row with `question`, `context` and `answers`.
-
-    Raise BadRow when a field is wrong, or the context does not have an answer at the index that the row gives.
+    """Return the record of a row with `question`, `context` and `answers`. Raise BadRow when a field is wrong, or the
+    context does not have an answer at the index that the row gives.
     """
     question, context = words_of(row, "question"), words_of(row, "context")
     key = row.get("id")
@@ -131,10 +130,8 @@ def is_squad(text: str) -> bool:
 
 
 def squad_rows(text: str, name: str) -> Iterator[tuple[str, Any]]:
-    """Yield (location, row or BadRow) of every question of a SQuAD file (SQuAD, DRCD, CMRC).
-
-    The location of a row ends with the question's id. Raise DataError when the file is not valid JSON or has no list
-    `data`.
+    """Yield (location, row or BadRow) of every question of a SQuAD file (SQuAD, DRCD, CMRC). The location of a row ends
+    with the question's id. Raise DataError when the file is not valid JSON or has no list `data`.
     """
     try:
         value = parse_json(text)

@@ -112,7 +112,6 @@ def _nothing_left(rows: int, dropped: int, max_length: int, bad: Sequence[Proble
 @contextmanager
 def with_mends(long: str) -> Iterator[None]:
     """Change the mends of errors raised in the block: `long` for rows that are too long, and none about skipping rows.
-
     This is for verbs that have neither `over_long` nor `--on-bad-row`.
     """
     try:
@@ -159,9 +158,8 @@ def _ranges(numbers: Sequence[int]) -> str:
 def data_error(
     problems: list[Problem], rows: int, kind: type[DataError] = DataError, *, skippable: bool = True
 ) -> DataError:
-    """Return one error for all bad rows, with the first problems listed and the others counted.
-
-    skippable: whether `--on-bad-row skip` may help; it does not help when no row would be left.
+    """Return one error for all bad rows, with the first problems listed and the others counted. skippable: whether
+    `--on-bad-row skip` may help; it does not help when no row would be left.
     """
     bad = len({problem.location for problem in problems})  # a row may have several problems
     mend = SKIP_MEND if skippable and bad < rows else ""

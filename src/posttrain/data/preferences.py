@@ -107,9 +107,8 @@ def _without(prompt: Turns, answer: Turns, field: str) -> Turns:
 
 
 def _shared(row: Mapping[str, Any], chosen: Turns, rejected: Turns) -> tuple[Turns, Turns, Turns]:
-    """Split two whole conversations into the prompt, which is their common beginning, and both answers.
-
-    Raise BadRow when they have no common beginning, or no assistant turn follows it.
+    """Split two whole conversations into the prompt, which is their common beginning, and both answers. Raise BadRow
+    when they have no common beginning, or no assistant turn follows it.
     """
     if not (isinstance(row["chosen"], list) and isinstance(row["rejected"], list)):
         raise BadRow("'prompt' is missing", 'add "prompt": "...", or write both as lists of messages, prompt included')
@@ -152,9 +151,8 @@ class FromTargets(NamedTuple, Generic[RecordT]):
 
 
 def pairs_from_targets(targets: Sequence[Conversation], before_answers: Sequence[str]) -> FromTargets[Preference]:
-    """Return a preference of each target's answer (its last turn) over the present answer of the unchanged model.
-
-    A target is skipped when the present answer is equal or empty. before_answers: one per target, in order.
+    """Return a preference of each target's answer (its last turn) over the present answer of the unchanged model. A
+    target is skipped when the present answer is equal or empty. before_answers: one per target, in order.
     """
     pairs = [
         Preference(

@@ -203,7 +203,6 @@ Record: TypeAlias = (
 
 def texts_of(record: Record) -> list[Record]:
     """Return the records to render for a record: both answers of a preference, the graded answer, or the record itself.
-
     The `location` of an answer says which one it is: chosen, rejected, wanted or unwanted.
     """
     if isinstance(record, Preference):
@@ -215,9 +214,8 @@ def texts_of(record: Record) -> list[Record]:
 
 
 def talk_of(record: Record) -> Conversation | None:
-    """Return a record as a conversation, for comparing questions, or None when it is none.
-
-    A preference gives the conversation with its chosen answer.
+    """Return a record as a conversation, for comparing questions, or None when it is none. A preference gives the
+    conversation with its chosen answer.
     """
     if isinstance(record, Preference):
         record = record.both()[0]

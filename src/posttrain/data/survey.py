@@ -97,9 +97,8 @@ def count(
     loss_on: LossOn,
     known: int | None = None,
 ) -> Counted:
-    """Render every row as training would, without the bad rows, and count them.
-
-    No error is raised, even when no row is left. known: how many token embeddings the model has, None if not known.
+    """Render every row as training would, without the bad rows, and count them. No error is raised, even when no row is
+    left. known: how many token embeddings the model has, None if not known.
     """
     bad = list(read.problems)
     if not read.records:
@@ -151,7 +150,6 @@ def unknown_tokens(rows: Sequence[Encoded], tokenizer: Tokenizer, known: int | N
 
 def check_stop(rows: Sequence[Encoded], tokenizer: Tokenizer, stops: Sequence[int]) -> StopCheck:
     """Check that generation stops at every token that ends a supervised turn; else the model would continue its answer.
-
     stops: the model's end-of-sequence ids (`models.load.stop_ids`).
     """
     ends = sorted({end for row in rows for end in _ends(row)})
@@ -171,7 +169,6 @@ def check_stop(rows: Sequence[Encoded], tokenizer: Tokenizer, stops: Sequence[in
 
 def check_prompt(tokenizer: Tokenizer) -> str:
     """Return how the generation prompt differs from the trained text, or "" when it does not or there is no template.
-
     DeepSeek-R1's template makes generation begin with `<think>`, but renders past answers without it.
     """
     if not tokenizer.chat_template:

@@ -99,9 +99,8 @@ class FieldCheck:
                 yield Spot(i, "tool_calls", part=part, like=like)
 
     def _is_new(self, spot: Spot) -> bool:
-        """Return whether to check a spot that was not seen in the text.
-
-        A part is not checked if a like part is used, unless it is a part of a call with a value that can be seen.
+        """Return whether to check a spot that was not seen in the text. A part is not checked if a like part is used,
+        unless it is a part of a call with a value that can be seen.
         """
         if spot.part is None or spot.like not in self.kept_parts:
             return True
@@ -121,9 +120,8 @@ class FieldCheck:
     def _check_lines(
         self, spot: Spot, messages: Sequence[Message], tools: Tools, location: str, text: str, prompt: bool
     ) -> None:
-        """Raise TemplateError when a line of a turn is left out: Qwen3 removes thoughts from earlier turns.
-
-        Lines are checked only if the content is not in the text literally, plain or quoted as JSON.
+        """Raise TemplateError when a line of a turn is left out: Qwen3 removes thoughts from earlier turns. Lines are
+        checked only if the content is not in the text literally, plain or quoted as JSON.
         """
         turn = spot.turn
         assert turn is not None

@@ -57,10 +57,8 @@ def shared_length(one: Sequence[object], other: Sequence[object]) -> int:
 
 
 def first_token(encoding: Encoding, char: int) -> int:
-    """Return the index of the first token that ends after a character.
-
-    `char_to_token` needs no list of all offsets, but finds no token for white space that byte-level tokenizers remove
-    from their offsets.
+    """Return the index of the first token that ends after a character. `char_to_token` needs no list of all offsets,
+    but finds no token for white space that byte-level tokenizers remove from their offsets.
     """
     token = encoding.char_to_token(char)
     return bisect_right([end for _, end in encoding.offsets], char) if token is None else token
@@ -119,7 +117,6 @@ class Joined(NamedTuple):
 
 def join(before: list[int], whole: list[int], prompt: str, text: str, tokenizer: Tokenizer) -> Joined:
     """Return the ids of `prompt` and of `text`, given the ids of the prompt (before) and of both together (whole).
-
     `before` and `whole` must be encoded in the same way.
     """
     before, whole = _without_end(before, whole, text, tokenizer)

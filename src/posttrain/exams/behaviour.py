@@ -139,10 +139,8 @@ def script_of(text: str) -> Literal["traditional", "simplified", "mixed", "eithe
 
 
 def behaviour(prompt: str, answer: str) -> dict[str, float]:
-    """Return the scores of how a sample was answered.
-
-    length: words; formatted: 1 if any mark of Markdown is used, else 0; own_language: 1 if the answer is in the
-    language of the prompt, else 0; absent if one of the two has no letters.
+    """Return the scores of how a sample was answered. length: words; formatted: 1 if any mark of Markdown is used, else
+    0; own_language: 1 if the answer is in the language of the prompt, else 0; absent if one of the two has no letters.
     """
     scores = {"length": float(length(answer)), "formatted": float(any(formatting(answer).values()))}
     asked, said = language_of(prompt), language_of(answer)
@@ -187,9 +185,8 @@ class Manner:
 
 
 def manner(prompt: str, before: str, after: str) -> Manner:
-    """Compare how two answers to one prompt are given.
-
-    prompt: an answer that says only what the prompt says (a name, a quotation) has no language of its own.
+    """Compare how two answers to one prompt are given. prompt: an answer that says only what the prompt says (a name, a
+    quotation) has no language of its own.
     """
     words = [max(1, length(text)) for text in (before, after)]
     ratio = max(words) / min(words)

@@ -138,9 +138,8 @@ class ChangeExam(Exam):
         return [made(change, judge=judge, floor=floor) for change in changes]
 
     def take(self, sitting: Sitting) -> list[TaskResult[Any]]:
-        """Examine each change in turn; all changes share samples.jsonl.
-
-        ConfigError without a model before the change.
+        """Examine each change in turn; all changes share samples.jsonl. ConfigError without a model before
+        the change.
         """
         before = sitting.before
         if before is None:
@@ -180,9 +179,8 @@ def needs_two() -> ConfigError:
 
 
 def _items(change: Change, max_new_tokens: int) -> list[Item]:
-    """Return every probe: targets first, then generality, then locality.
-
-    A probe that occurs twice in a group is kept twice, with different ids.
+    """Return every probe: targets first, then generality, then locality. A probe that occurs twice in a group
+    is kept twice, with different ids.
     """
     items: list[Item] = []
     seen: Counter[str] = Counter()
@@ -217,9 +215,8 @@ def _both(replies: Sequence[Reply]) -> tuple[Answer, Answer, list[str]]:
 
 
 def _then(judge: Respondent | None, item: Item, replies: Sequence[Reply]) -> list[Ask]:
-    """Return what is asked when both answers are known.
-
-    These are the judge's opinion, how likely both answers are, and the distributions along the answer before.
+    """Return what is asked when both answers are known. These are the judge's opinion, how likely both
+    answers are, and the distributions along the answer before.
     """
     before, after, _ = _both(replies)
     prompt, asks = item.asks[-1].prompt, []

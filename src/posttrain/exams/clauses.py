@@ -75,9 +75,8 @@ def without_echo(answer: str, prompt: str) -> str:
 
 
 def clauses_of(answer: str, keep: Sequence[str] = ()) -> list[Clause]:
-    """Return the clauses of the answer in order, without clauses that have no word.
-
-    keep: texts that are never cut, with any punctuation ("March 3, 1998").
+    """Return the clauses of the answer in order, without clauses that have no word. keep: texts that are never cut,
+    with any punctuation ("March 3, 1998").
     """
     found: list[Clause] = []
     sentence = item = 0

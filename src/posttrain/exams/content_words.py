@@ -113,9 +113,8 @@ def _in_digits(match: re.Match[str]) -> str:
 
 
 def _english_in_digits(match: re.Match[str]) -> str:
-    """Return an English number in digits: fifty-six, three hundred and sixty-five, the 2 of "two million".
-
-    A single "one" stays a word ("one of the").
+    """Return an English number in digits: fifty-six, three hundred and sixty-five, the 2 of "two million". A single
+    "one" stays a word ("one of the").
     """
     said = [word for word in re.split(r"[- ]+", match[0]) if word not in ("and", "a")]
     if said == ["one"]:

@@ -142,9 +142,8 @@ class TaskExam(Exam):
 
 
 def build(config: ExamConfig, base: Path) -> Exam:
-    """Return the exam that a config describes. base: folder of its relative paths.
-
-    Raises the errors of the kind's builder.
+    """Return the exam that a config describes. base: folder of its relative paths. Raises the errors of the kind's
+    builder.
     """
     made: Exam | Task = registry.load("exam", config.kind).function(config, base)
     if isinstance(made, Exam):

@@ -29,9 +29,8 @@ EXACT = 1e-9
 
 
 class Reason(NamedTuple):
-    """The decision on one demand.
-
-    limit: the demanded value; value: the score or the loss; met, why: the decision and its cause.
+    """The decision on one demand. limit: the demanded value; value: the score or the loss; met, why: the decision and
+    its cause.
     """
 
     kind: Literal["minimum", "loss"]

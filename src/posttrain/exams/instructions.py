@@ -44,10 +44,8 @@ def is_followed(name: str, answer: str, arguments: Arguments) -> bool:
 
 
 def verdicts(answer: str, ids: Sequence[str], kwargs: Sequence[Arguments]) -> tuple[list[bool], list[bool]]:
-    """Return whether each instruction is followed, strictly and by IFEval's loose rule.
-
-    The loose rule also accepts the answer without its first line, its last line or both, and each of these forms
-    without asterisks.
+    """Return whether each instruction is followed, strictly and by IFEval's loose rule. The loose rule also accepts the
+    answer without its first line, its last line or both, and each of these forms without asterisks.
     """
     lines = answer.split("\n")
     forms = [answer, "\n".join(lines[1:]), "\n".join(lines[:-1]), "\n".join(lines[1:-1])]
@@ -80,9 +78,8 @@ def _language(args: Arguments) -> str:
 
 
 def _counted(count: Callable[[str, Arguments], int], wanted: str, relation: str = "relation") -> Checker:
-    """Return a checker that compares a count with the argument `wanted`.
-
-    The argument `relation` says how; it is `at least` when left out.
+    """Return a checker that compares a count with the argument `wanted`. The argument `relation` says how; it is `at
+    least` when left out.
     """
 
     def keeps(text: str, args: Arguments) -> bool:
@@ -270,9 +267,8 @@ def _subschemas(schema: Any) -> Iterator[Mapping[str, Any]]:
 
 
 def fits(value: Any, schema: Mapping[str, Any]) -> bool:
-    """Return whether the value satisfies every keyword of the schema.
-
-    With a reference that leads nowhere, or in a circle, no value does.
+    """Return whether the value satisfies every keyword of the schema. With a reference that leads nowhere, or in a
+    circle, no value does.
     """
     from jsonschema import Draft202012Validator as Validator
     from referencing import Registry

@@ -73,9 +73,8 @@ def band_of(score: float) -> Band:
 def kept(
     prompt: str, before: str, after: str, *, truncated_before: bool = False, truncated_after: bool = False
 ) -> Kept:
-    """Compare two answers to one prompt; the module docstring has the formula.
-
-    truncated_before, truncated_after: the answer was cut at its limit of tokens, so its last word may be incomplete.
+    """Compare two answers to one prompt; the module docstring has the formula. truncated_before, truncated_after: the
+    answer was cut at its limit of tokens, so its last word may be incomplete.
     """
     score, reason = _score(prompt, _whole(before, truncated_before), _whole(after, truncated_after))
     return Kept(score, band_of(score), reason)
@@ -131,9 +130,8 @@ def _overlap(prompt: str, before: str, after: str) -> tuple[float, str]:
 
 
 def _all_words(prompt: str, before: str, after: str) -> tuple[float, str]:
-    """Compare two answers that use only words of the question: every word counts.
-
-    The smaller share decides, unless the question offers a choice.
+    """Compare two answers that use only words of the question: every word counts. The smaller share decides, unless the
+    question offers a choice.
     """
     ours, theirs = (tuple(dict.fromkeys(content_words(text) or words(text))) for text in (before, after))
     if not ours or not theirs:
@@ -149,9 +147,8 @@ def _weighed(recall: float, precision: float) -> float:
 
 
 def covered(ours: Sequence[str], theirs: Collection[str], given: frozenset[str] = frozenset()) -> float:
-    """Return the share (0 to 1) of our words that theirs say.
-
-    given: the characters of the prompt, which do not count when a Chinese word is compared by its characters.
+    """Return the share (0 to 1) of our words that theirs say. given: the characters of the prompt, which do not count
+    when a Chinese word is compared by its characters.
     """
     characters = frozenset(_HAN.findall("".join(theirs)))
     return sum(_credit(word, theirs, characters, given) for word in ours) / len(ours)
@@ -197,9 +194,8 @@ def prompts_of(judge: Respondent, prompt: str, before: str, after: str) -> list[
 
 
 def opinion_of(said: Sequence[str]) -> bool | None:
-    """Return whether the judge finds that both answers say the same; None if its opinion is unclear.
-
-    said: the judge's replies in both orders; empty for equal texts, which gives True.
+    """Return whether the judge finds that both answers say the same; None if its opinion is unclear. said: the judge's
+    replies in both orders; empty for equal texts, which gives True.
     """
     opinions = [True if _YES.match(text) else False if _NO.match(text) else None for text in said]
     return True if not opinions else opinions[0] if len(set(opinions)) == 1 else None

@@ -54,9 +54,8 @@ _FENCE = re.compile(r"```[ \t]*(\w*)[^\n]*\n(.*?)(```|\Z)", re.DOTALL)
 
 
 class Cap(NamedTuple):
-    """What a rule decides. limit: the highest score allowed; if `agrees`, the lowest score allowed instead.
-
-    `agrees` is for answers that say the same, such as a bare yes and a yes with its reasons.
+    """What a rule decides. limit: the highest score allowed; if `agrees`, the lowest score allowed instead. `agrees` is
+    for answers that say the same, such as a bare yes and a yes with its reasons.
     """
 
     limit: float
@@ -110,9 +109,8 @@ def _refusal(prompt: str, before: str, after: str) -> Cap | None:
 
 
 def _polarity(prompt: str, before: str, after: str) -> Cap | None:
-    """Lower the score if a yes-or-no question has the opposite answer.
-
-    Raise it to 1 if both say the same and one of them is a bare yes or no.
+    """Lower the score if a yes-or-no question has the opposite answer. Raise it to 1 if both say the same and one of
+    them is a bare yes or no.
     """
     if not _ASKS_YES_NO.search(fold(prompt)) or asks_to_choose(prompt):
         return None
@@ -181,9 +179,8 @@ def _said(ours: tuple[str, ...], theirs: tuple[str, ...]) -> float:
 
 
 def _correction(prompt: str, before: str, after: str) -> Cap | None:
-    """Lower the score if one answer corrects itself and the other does not say what the correction says.
-
-    Example: "Jupiter, but it's actually Saturn".
+    """Lower the score if one answer corrects itself and the other does not say what the correction says. Example:
+    "Jupiter, but it's actually Saturn".
     """
     for one, other in ((before, after), (after, before)):
         found = _CORRECTION.search(fold(one))
@@ -215,9 +212,8 @@ def _denied(text: str) -> dict[str, set[bool]]:
 
 
 def _code(prompt: str, before: str, after: str) -> Cap | None:
-    """Lower the score if both answers give code and it differs within the length of the shorter code.
-
-    Spaces do not count.
+    """Lower the score if both answers give code and it differs within the length of the shorter code. Spaces do not
+    count.
     """
     was, now = (_code_lines(text) for text in (before, after))
     if not was or not now:
@@ -235,10 +231,8 @@ def _code_lines(text: str) -> list[str]:
 
 
 def json_share(before: str, after: str) -> float | None:
-    """Return the share of equal values if both answers contain a JSON object or list, else None.
-
-    1 for the same values, otherwise `LOW` times the share of equal values. Words around the JSON are allowed, code of
-    another language is not.
+    """Return the share of equal values if both answers contain a JSON object or list, else None. 1 for the same values,
+    otherwise `LOW` times the share of equal values. Words around the JSON are allowed, code of another language is not.
     """
     was, now = _json_leaves(before), _json_leaves(after)
     if was is None or now is None:

@@ -171,7 +171,6 @@ class PosttrainLM(Texts, TemplateLM):
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
         """Return a conversation as text, without its system turn if the template refuses one (as HFLM does).
-
         TemplateError when the tokenizer has no chat template.
         """
         import jinja2
@@ -196,7 +195,6 @@ class PosttrainLM(Texts, TemplateLM):
 
     def set_cache_hook(self, cache_hook: Any) -> None:
         """Support lm-eval's `use_cache`, with one table for these weights and this template, not one for all models.
-
         The keys of lm-eval's table are requests only, so another model of the same path would get this model's answers.
         """
         super().set_cache_hook(cache_hook)
@@ -209,9 +207,8 @@ class PosttrainLM(Texts, TemplateLM):
     # ---- requests ------------------------------------------------------------------------------------------------
 
     def loglikelihood(self, requests: list[Any], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
-        """Return (log-probability in nats, whether greedy) of each continuation after its context.
-
-        PosttrainError with `enable_thinking`.
+        """Return (log-probability in nats, whether greedy) of each continuation after its context. PosttrainError with
+        `enable_thinking`.
         """
         if self.enable_thinking:
             raise PosttrainError("enable_thinking is for tasks that generate: log-probabilities leave no room to think")
@@ -294,14 +291,7 @@ class PosttrainLM(Texts, TemplateLM):
         fitting = [cut_left(pair, self.max_length) for pair in pairs]
         self.usage.truncated += sum(new != old for new, old in zip(fitting, pairs, strict=True))
         self.respondent.check_tokens([[*pair.context, *pair.continuation] for pair in fitting], "request")
-        score(
-            self.model,
-            fitting,
-            usage=self.usage,
-            batch_tokens=self.batch_tokens,
-            on_scored=on_scored,
-            say=self.say,
-        )
+        score(self.model, fitting, usage=self.usage, batch_tokens=self.batch_tokens, on_scored=on_scored, say=self.say)
 
     def _loglikelihood_tokens(
         self, requests: list[tuple[tuple[str, str], list[int], list[int]]], **kwargs: Any

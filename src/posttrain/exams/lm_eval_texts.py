@@ -99,9 +99,8 @@ class Texts:
         return coded
 
     def pairs(self, arguments: Sequence[tuple[Any, ...]]) -> list[TokenPair]:
-        """Return the token pairs of all requests, as `TemplateLM.loglikelihood` and `_encode_pair` make them.
-
-        DataError for continuations without a token.
+        """Return the token pairs of all requests, as `TemplateLM.loglikelihood` and `_encode_pair` make them. DataError
+        for continuations without a token.
         """
         split = [move_spaces(context, continuation) for context, continuation in arguments]
         coded = self.encoded(text for context, continuation in split for text in (context, context + continuation))
@@ -160,9 +159,8 @@ class Texts:
         return Settings([term for term in until if term], limit, bool(kwargs["do_sample"]), kwargs)
 
     def _prompts(self, contexts: Sequence[str], limit: int) -> list[list[int]]:
-        """Return the ids of the contexts, cut on the left so that `limit` more fit, as in `HFLM.tok_batch_encode`.
-
-        An empty context becomes the prefix token.
+        """Return the ids of the contexts, cut on the left so that `limit` more fit, as in `HFLM.tok_batch_encode`. An
+        empty context becomes the prefix token.
         """
         room = self.max_length - limit
         coded = self.encoded(contexts)
@@ -205,7 +203,6 @@ class Texts:
 
     def _sampling(self, settings: Settings) -> dict[str, Any]:
         """Return temperature, top_p, top_k: the task's, else the generation config's, else those of `model.generate`.
-
         Temperature 0 is greedy; top_p 1 and top_k 0 exclude no token. Without any setting top_k is 50.
         """
         if not settings.sampled:

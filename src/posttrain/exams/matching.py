@@ -78,10 +78,8 @@ def _stated(sentence: str, one: str, old: Sequence[str]) -> bool:
 
 
 def json_values(answer: str) -> str | None:
-    """Return the values of an answer that is a JSON object or list, in one canonical form, or None.
-
-    A code fence around it is allowed, other words around it are not. Keys and strings are normalised, key order is
-    ignored.
+    """Return the values of an answer that is a JSON object or list, in one canonical form, or None. A code fence around
+    it is allowed, other words around it are not. Keys and strings are normalised, key order is ignored.
     """
     value = json_in(answer, parse_constant=_refuse_constant)
     if value is None:

@@ -51,9 +51,8 @@ class Mention:
 
 
 def mentions_of(clauses: Sequence[Clause], objects: Sequence[str], asked: Asked) -> list[Mention]:
-    """Return the first `MOST` mentions, in order.
-
-    Part of a longer word or name is not a mention (York in New York, 金 in 金屬).
+    """Return the first `MOST` mentions, in order. Part of a longer word or name is not a mention (York in New York, 金
+    in 金屬).
     """
     found = []
     for index, clause in enumerate(clauses):
@@ -110,9 +109,8 @@ def _denied(before: str, after: str, asked: Asked) -> bool:
 
 
 def _rejected(mention: Mention, clauses: Sequence[Clause], asked: Asked) -> bool:
-    """Return whether one of the next two clauses rejects the mention.
-
-    Either of them says "that is wrong", or the next one continues "..., not the capital".
+    """Return whether one of the next two clauses rejects the mention. Either of them says "that is wrong", or the next
+    one continues "..., not the capital".
     """
     following = clauses[mention.clause + 1 : mention.clause + 3]
     if any(cues.REJECTED.search(clause.text) for clause in following):
@@ -155,9 +153,8 @@ def _listed(mention: Mention, clauses: Sequence[Clause], asked: Asked) -> bool:
 
 
 def _in_comma_list(mention: Mention, clauses: Sequence[Clause], asked: Asked) -> bool:
-    """Return whether the object is in a list of bare names: it ends its clause, and names are next to it.
-
-    There must be three names in all, or two with "or" or "and".
+    """Return whether the object is in a list of bare names: it ends its clause, and names are next to it. There must be
+    three names in all, or two with "or" or "and".
     """
     clause = clauses[mention.clause]
     if mention.after:
@@ -207,9 +204,8 @@ def _bare(text: str) -> bool:
 
 
 def names(answer: str, objects: Sequence[str], *, prompt: str = "") -> bool:
-    """Return whether the answer names one of the objects; the module docstring has the rule.
-
-    prompt: the question; an object that it says itself is not counted.
+    """Return whether the answer names one of the objects; the module docstring has the rule. prompt: the question; an
+    object that it says itself is not counted.
     """
     answer, prompt = read_part(answer), read_part(prompt)
     question = asked(prompt, tuple(objects))
@@ -223,9 +219,8 @@ def names(answer: str, objects: Sequence[str], *, prompt: str = "") -> bool:
 
 
 def _begins(clause: Clause, one: str) -> bool:
-    """Return whether the clause is at least the first half of a name with several words.
-
-    The words of the name must begin with a capital letter, or have at most three characters.
+    """Return whether the clause is at least the first half of a name with several words. The words of the name must
+    begin with a capital letter, or have at most three characters.
     """
     words = one.split()
     if len(words) < 2 or not all(word[0].isupper() or len(word) <= 3 for word in words):

@@ -102,9 +102,8 @@ def words_of(text: str, words: str) -> list[tuple[int, int]]:
 
 
 def first_sentence(text: str) -> str:
-    """Return the text up to the first sentence end that follows a word.
-
-    Sentence ends are 。！？ ! ? a line break, or a full stop after a word of at least three letters.
+    """Return the text up to the first sentence end that follows a word. Sentence ends are 。！？ ! ? a line
+    break, or a full stop after a word of at least three letters.
     """
     for sentence in _SENTENCE_END.split(text):
         if normalise(sentence):
@@ -114,7 +113,6 @@ def first_sentence(text: str) -> str:
 
 def json_in(answer: str, **settings: Any) -> dict[str, Any] | list[Any] | None:
     """Return the JSON object or list that the whole answer is, with or without a code fence, or None.
-
     settings: of `json.loads`.
     """
     text = answer.strip()

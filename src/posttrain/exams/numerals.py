@@ -70,9 +70,8 @@ _NO_NUMBERS = ("萬一", "万一")
 
 
 def number_of(text: str) -> Decimal | None:
-    """Return the number that a whole text is, or None.
-
-    Grouped digits, a currency mark, full width, 萬 and Chinese numerals are allowed.
+    """Return the number that a whole text is, or None. Grouped digits, a currency mark, full width, 萬 and
+    Chinese numerals are allowed.
     """
     text = _plain(text).strip().rstrip(".。, ")
     inside = _boxed(text)
@@ -116,9 +115,8 @@ def final_number(text: str) -> Decimal | None:
 
 
 def _written(text: str) -> Iterator[tuple[Decimal, bool]]:
-    """Yield each number in Chinese numerals and whether it certainly is one.
-
-    一起 and 四川 are not numbers, 一半 may be one.
+    """Yield each number in Chinese numerals and whether it certainly is one. 一起 and 四川 are not numbers, 一半
+    may be one.
     """
     words: Numerals | None = None  # cutting a text into words takes time, and the first time loads the dictionary
     for found in _WRITTEN.finditer(text):

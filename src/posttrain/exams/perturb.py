@@ -130,9 +130,8 @@ class Variant(NamedTuple):
 
 
 def variants_of(task: Task[Any]) -> tuple[list[Variant], dict[str, int]]:
-    """Return every variant, and how many questions each perturbation leaves unchanged.
-
-    DataError for a task without items, or with two items of the same id.
+    """Return every variant, and how many questions each perturbation leaves unchanged. DataError for a task without
+    items, or with two items of the same id.
     """
     if not task.items:
         raise DataError(Problem(task.name, "the task has no items", "look at its file and its limit"))
@@ -159,9 +158,8 @@ def place_of(task: Task[Any], variant: Variant) -> str:
 
 
 def _perturbed(task: Task[Any], item: Item, kind: Perturbation) -> Item | None:
-    """Return the item with its question disturbed; None if nothing changes.
-
-    PosttrainError if the question is not in a prompt.
+    """Return the item with its question disturbed; None if nothing changes. PosttrainError if the question is not in a
+    prompt.
     """
     words = perturb(item.question, kind, seed=task.seed)
     if words == item.question:

@@ -84,10 +84,8 @@ class _Part(BaseModel):
 
 
 class ExamInfo(_Part):
-    """One exam, without any scores.
-
-    headline and the keys of `scores` and `capabilities` do not contain the exam's name; chance: the headline that
-    guessing reaches, where it is known.
+    """One exam, without any scores. headline and the keys of `scores` and `capabilities` do not contain the exam's
+    name; chance: the headline that guessing reaches, where it is known.
     """
 
     name: str
@@ -135,9 +133,8 @@ class ExamInfo(_Part):
 
 @dataclass(frozen=True)
 class DriftScore:
-    """The part of one score in its group.
-
-    before: None where the untouched model was not asked; change: None without a value before or when that is 0.
+    """The part of one score in its group. before: None where the untouched model was not asked; change: None without a
+    value before or when that is 0.
     """
 
     score: str
@@ -150,10 +147,8 @@ class DriftScore:
 
 @dataclass(frozen=True)
 class Drift:
-    """The relative change of a group of scores, and the scores behind it.
-
-    change: None where no score has one; direction: `better` (a positive change is better) or `none` (neither direction
-    is better).
+    """The relative change of a group of scores, and the scores behind it. change: None where no score has one;
+    direction: `better` (a positive change is better) or `none` (neither direction is better).
     """
 
     change: float | None
@@ -255,9 +250,8 @@ class PointResult(_Part):
 
 
 class Untouched(_Part):
-    """The scores of a model before any training or edit.
-
-    notes: exam -> the notes on its result; key: equal for the same model and the same exams.
+    """The scores of a model before any training or edit. notes: exam -> the notes on its result; key: equal for the
+    same model and the same exams.
     """
 
     model: str
@@ -296,9 +290,8 @@ class Reference(_Part):
 
 
 class MethodInfo(_Part):
-    """A method's one-line description for the report, and where it starts.
-
-    start: the method that it starts from; steps: the names of a chain's steps.
+    """A method's one-line description for the report, and where it starts. start: the method that it starts from;
+    steps: the names of a chain's steps.
     """
 
     kind: str
@@ -379,9 +372,8 @@ def write_results(folder: Path, results: Results) -> None:
 
 
 def read_results(folder: Path) -> Results:
-    """Read results.json of a run folder.
-
-    MissingError when there is no such file; DataError when it was not written by posttrain, or has another format.
+    """Read results.json of a run folder. MissingError when there is no such file; DataError when it was not written by
+    posttrain, or has another format.
     """
     path = folder / "results.json"
     if not path.is_file():

@@ -62,9 +62,8 @@ class Row:
         return value
 
     def texts(self, key: str) -> list[str] | None:
-        """Return a list of at least one string; a single string counts as a list.
-
-        None, and noted, if it is something else or one of the strings is blank.
+        """Return a list of at least one string; a single string counts as a list. None, and noted, if it is something
+        else or one of the strings is blank.
         """
         value = self.value.get(key)
         value = [value] if isinstance(value, str) else value
@@ -79,10 +78,8 @@ class Row:
 
 
 class Rows:
-    """The rows of one file. Iterate over them, then call `check`.
-
-    names: for the columns of a table without a header line (see `tables.Names`). In a TSV file quotation marks have no
-    special meaning, as in GLUE's files.
+    """The rows of one file. Iterate over them, then call `check`. names: for the columns of a table without a header
+    line (see `tables.Names`). In a TSV file quotation marks have no special meaning, as in GLUE's files.
     """
 
     def __init__(self, path: Path, *, names: Names = lambda _: None) -> None:

@@ -63,10 +63,8 @@ NOTHING = Distributions((), torch.empty(0))
 
 @dataclass(frozen=True)
 class TaskProgress:
-    """Progress of a task.
-
-    done, total: requests, or items when the task compares; tokens: spent so far; left_s: expected remaining seconds,
-    None at first.
+    """Progress of a task. done, total: requests, or items when the task compares; tokens: spent so far; left_s:
+    expected remaining seconds, None at first.
     """
 
     done: int
@@ -349,9 +347,8 @@ class _Asking(Generic[R]):
         return self.cache.get((self.parties[ask.of].fingerprint, ask)) if ask.of == "before" else None
 
     def _meter(self, call: _Call) -> Meter | nullcontext[None]:
-        """Return a meter for a call that has a name in `Task.doing`, otherwise a context that does nothing.
-
-        It counts the requests that are really asked; for pairs of distributions, one of the two.
+        """Return a meter for a call that has a name in `Task.doing`, otherwise a context that does nothing. It counts
+        the requests that are really asked; for pairs of distributions, one of the two.
         """
         asks = [ask for part in call for ask in part]
         what = self.task.doing.get((asks[-1].of, asks[-1].kind))
@@ -389,7 +386,6 @@ class _Asking(Generic[R]):
 
 def _calls(asks: Iterable[Ask]) -> list[_Call]:
     """Sort requests into calls: by respondent, by kind, and for answers by their length limit and stop strings.
-
     Requests for distributions come last, those of both models side by side, NEXT_CHUNK texts per part.
     """
     calls: dict[tuple[object, ...], list[Ask]] = {}

@@ -66,9 +66,8 @@ class SampleLog(Generic[R]):
     """A file of samples. `done` has the samples that were in it, by change and `Record.key`."""
 
     def __init__(self, path: Path, keys: Keys, read: Read[R], *, restart: bool = False, discard: bool = False) -> None:
-        """Open the file. restart: delete it first; discard: delete samples of another exam.
-
-        ConfigError for samples of another exam, without `discard`.
+        """Open the file. restart: delete it first; discard: delete samples of another exam. ConfigError for samples of
+        another exam, without `discard`.
         """
         self.path = path
         self.keys = keys
@@ -152,7 +151,6 @@ def read_samples(path: Path, read: Read[Any] = Sample.from_json) -> list[Any]:
 
 def rows_in(path: Path, read: Read[T], wrong: str) -> list[T]:
     """Return every row of a file of JSON lines, except blank lines and a last one that a kill left incomplete.
-
     DataError, with `wrong` as the cause, for all lines that cannot be read.
     """
     found, problems = [], []
@@ -194,10 +192,8 @@ def request_id(kind: str, arguments: Iterable[Any]) -> str:
 
 
 class KeptResponses:
-    """Responses by request, in a file or, without a path, in memory only.
-
-    Under torchrun each process appends to its own file (`responses-1.jsonl` next to that of the first) and reads all
-    files.
+    """Responses by request, in a file or, without a path, in memory only. Under torchrun each process appends to its
+    own file (`responses-1.jsonl` next to that of the first) and reads all files.
     """
 
     def __init__(self, path: Path | None, key: str, *, rank: int = 0, discard: bool = False) -> None:

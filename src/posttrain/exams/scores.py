@@ -160,9 +160,8 @@ def _count(notes: list[str], samples: Sequence[ProbeResult], test: Callable[[Pro
 
 
 def merged_notes(notes: Sequence[Sequence[str]]) -> list[str]:
-    """Merge the notes of several changes: "1 of 2 ..." and "1 of 3 ..." with the same words become "2 of 5 ...".
-
-    Only changes that have the note count in it.
+    """Merge the notes of several changes: "1 of 2 ..." and "1 of 3 ..." with the same words become "2 of 5 ...". Only
+    changes that have the note count in it.
     """
     sums: dict[str, tuple[int, int]] = {}
     read = (_COUNTED.fullmatch(note) for one in notes for note in one)
@@ -175,9 +174,8 @@ def merged_notes(notes: Sequence[Sequence[str]]) -> list[str]:
 def over_changes(
     name: str, values: Sequence[float], counted: Sequence[int], own: Interval | None = None
 ) -> Interval | None:
-    """Return the interval of a score's mean over changes.
-
-    counted: number of probes of each change; own: the interval of a single change.
+    """Return the interval of a score's mean over changes. counted: number of probes of each change; own: the interval
+    of a single change.
     """
     if len(values) == 1:
         return own

@@ -259,9 +259,8 @@ def transfer_scores(before: Sequence[float], matrix: Sequence[Sequence[float]]) 
 
 
 def separate_scores(matrix: Sequence[Sequence[float]]) -> dict[str, float]:
-    """Return `acc` for tasks with one model each: the mean of each task's score by its own model, `R[j][j]`.
-
-    Nothing is carried from task to task, so there are no transfer scores. ValueError unless the matrix is square.
+    """Return `acc` for tasks with one model each: the mean of each task's score by its own model, `R[j][j]`. Nothing is
+    carried from task to task, so there are no transfer scores. ValueError unless the matrix is square.
     """
     if not matrix or any(len(row) != len(matrix) for row in matrix):
         raise ValueError("as many models as tasks are expected")

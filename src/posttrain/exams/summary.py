@@ -17,7 +17,6 @@ __all__ = ["summarise"]
 
 def summarise(lines: Sequence[Line]) -> tuple[Summary, ...]:
     """Return a row for each model, method and point, in the order of the lines, compared with the model's noise floor.
-
     Failed lines are left out.
     """
     floors = {(line.model, line.change): line.outcomes for line in lines if line.method == NOISE_FLOOR and line.done}
@@ -44,9 +43,8 @@ def summarise(lines: Sequence[Line]) -> tuple[Summary, ...]:
 def _averaged(
     rows: Sequence[Line | Summary], mean: Callable[[Sequence[float]], float], *, intervals: bool = True
 ) -> Summary:
-    """Return each score's mean over the rows that have it, with its interval.
-
-    The interval is over these rows, or the row's own if there is only one. `intervals`: False leaves it out.
+    """Return each score's mean over the rows that have it, with its interval. The interval is over these rows, or the
+    row's own if there is only one. `intervals`: False leaves it out.
     """
     scores: dict[str, float] = {}
     ci95: dict[str, Interval] = {}

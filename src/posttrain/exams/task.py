@@ -156,9 +156,8 @@ def the_scored(replies: Sequence[Reply]) -> list[Scored]:
 
 
 def averages(samples: Sequence[Sample]) -> dict[str, Score]:
-    """Return the mean of each score over the samples that have it, overall and by group.
-
-    A score that no sample has is absent.
+    """Return the mean of each score over the samples that have it, overall and by group. A score that no sample has is
+    absent.
     """
     return by_group(samples, means)
 
@@ -303,7 +302,6 @@ def content_id(*parts: Any) -> str:
 
 def resolve(path: str, base: Path) -> Path:
     """Return a path of a config, relative to the study's folder; `builtin:NAME` is a file that comes with posttrain.
-
     MissingError for an unknown NAME.
     """
     if not path.startswith(BUILTIN):
@@ -322,9 +320,8 @@ def turns(examples: Iterable[tuple[str, str]], asked: str) -> tuple[Message, ...
 
 
 def draw(items: Sequence[Item], limit: int | None, seed: int) -> list[Item]:
-    """Return at most `limit` items in their order, drawn with equal chances; all of them without a limit.
-
-    A larger limit returns all the items of a smaller one, and more.
+    """Return at most `limit` items in their order, drawn with equal chances; all of them without a limit. A larger
+    limit returns all the items of a smaller one, and more.
     """
     if limit is None or limit >= len(items):
         return list(items)
@@ -345,10 +342,8 @@ class Chosen(NamedTuple):
 
 
 def choice_asks(prompt: Prompt, choices: Sequence[str]) -> tuple[Ask, ...]:
-    """Return one request for each choice.
-
-    After plain text a space is put before the choice, unless the text ends or the choice begins with a space or a
-    non-ASCII (such as Chinese) character.
+    """Return one request for each choice. After plain text a space is put before the choice, unless the text ends or
+    the choice begins with a space or a non-ASCII (such as Chinese) character.
     """
     if isinstance(prompt, Plain):
         bare = prompt.text[-1:].isspace() or not prompt.text[-1:].isascii()

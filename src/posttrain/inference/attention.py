@@ -31,10 +31,8 @@ __all__ = ["PrefixCache", "Reading", "Support", "core", "forward", "numbers_of",
 
 
 class Support(NamedTuple):
-    """What a model can read.
-
-    `batched` says that rows of unequal length may be padded. `brief` says that the last layer may leave out tokens with
-    no request. `reason` states why branches cannot share a line.
+    """What a model can read. `batched` says that rows of unequal length may be padded. `brief` says that the last layer
+    may leave out tokens with no request. `reason` states why branches cannot share a line.
     """
 
     kind: Literal["flat", "prefix", "plain"]
@@ -118,9 +116,8 @@ def _gather(states: Tensor, index: Tensor, width: int) -> Tensor:
 
 
 def forward(model: Any, ids: Tensor, index: Tensor, *, brief: bool = False, **inputs: Any) -> Tensor:
-    """Return logits (N, V) at the flat indices `index` of the rows `ids` (B, T).
-
-    With `brief`, nothing is computed for other tokens after the last layer's keys and values.
+    """Return logits (N, V) at the flat indices `index` of the rows `ids` (B, T). With `brief`, nothing is computed for
+    other tokens after the last layer's keys and values.
     """
     inputs.setdefault("use_cache", inputs.get("past_key_values") is not None)
     feeding = feeding_only(model, index, ids.shape[1]) if brief else nullcontext()
@@ -130,10 +127,8 @@ def forward(model: Any, ids: Tensor, index: Tensor, *, brief: bool = False, **in
 
 
 class Reading(NamedTuple):
-    """Requested logits (N, V) of one forward pass, and its cost.
-
-    `forwarded` counts tokens with padding, `tokens` those read for the first time, and `shared` the nodes read for
-    several requests or branches.
+    """Requested logits (N, V) of one forward pass, and its cost. `forwarded` counts tokens with padding, `tokens` those
+    read for the first time, and `shared` the nodes read for several requests or branches.
     """
 
     logits: Tensor
@@ -147,10 +142,8 @@ class Reading(NamedTuple):
 def read(
     model: Any, tree: Tree, steps: Iterable[Step], support: Support, *, answers: int, tokens: int
 ) -> Iterator[Reading]:
-    """Follow a plan and yield a reading for each forward pass.
-
-    `answers` is the largest number of tokens with logits at once. `tokens` is the largest number of tokens that the
-    cache grows by at once.
+    """Follow a plan and yield a reading for each forward pass. `answers` is the largest number of tokens with logits at
+    once. `tokens` is the largest number of tokens that the cache grows by at once.
     """
     cache = PrefixCache()
     done: set[int] = set()

@@ -36,10 +36,8 @@ REPEATED = 0.01
 
 
 class Dense(NamedTuple):
-    """Tokens `queries` of the line attend to all of `keys`.
-
-    `keys` is a whole path from the root, so a key's position in the text is its index here. Keys are counted from the
-    cache's first token.
+    """Tokens `queries` of the line attend to all of `keys`. `keys` is a whole path from the root, so a key's position
+    in the text is its index here. Keys are counted from the cache's first token.
     """
 
     queries: Ints
@@ -48,7 +46,6 @@ class Dense(NamedTuple):
 
 class Bins(NamedTuple):
     """Tokens `queries` of the line, (bins, t), attend to `keys`, (bins, s), where `mask`, (bins, t, s), is True.
-
     Without a mask the two arrays are the same and attention is causal. `real` is (bins, t); it is False for padding.
     """
 
@@ -59,10 +56,8 @@ class Bins(NamedTuple):
 
 
 class Line(NamedTuple):
-    """A batch as one line.
-
-    It has the ids and the positions in the text (N,), the parts of attention, the number of nodes that are read once
-    for several requests or branches, and the requests.
+    """A batch as one line. It has the ids and the positions in the text (N,), the parts of attention, the number of
+    nodes that are read once for several requests or branches, and the requests.
     """
 
     ids: Ints
@@ -74,9 +69,8 @@ class Line(NamedTuple):
 
 
 def in_lines(tree: Tree, top: int, cached: int, limits: Limits, deeper: Deeper) -> Iterator[Batch]:
-    """Yield batches of up to `batch_tokens` tokens, one line each.
-
-    A stretch that several batches need is read into the cache once, or, if it is short, again with each batch.
+    """Yield batches of up to `batch_tokens` tokens, one line each. A stretch that several batches need is read into the
+    cache once, or, if it is short, again with each batch.
     """
     line: list[int] = []
     held: set[int] = set()
@@ -139,9 +133,8 @@ def straight(ids: Ints, cached: int, asked: Asked) -> Line:
 
 
 def lay_line(tree: Tree, nodes: Sequence[int], cached: int, done: set[int]) -> Line:
-    """Return a batch's nodes as a line.
-
-    Each node's requests are made once: `done` holds the nodes with requests made before.
+    """Return a batch's nodes as a line. Each node's requests are made once: `done` holds the nodes with requests made
+    before.
     """
     edges = np.array([tree.edge(n) for n in nodes])
     begins = np.cumsum(edges) - edges

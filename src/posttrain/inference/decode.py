@@ -32,10 +32,8 @@ __all__ = ["Decoded", "context_limit", "decode", "positions_in_config", "unfit"]
 
 
 class Decoded(NamedTuple):
-    """One answer in token ids, without the stop token.
-
-    `ended` says that a stop token or a stop string came before the limit. Tokens that hold a stop string are kept:
-    `texts.cut_at_stop` cuts the text.
+    """One answer in token ids, without the stop token. `ended` says that a stop token or a stop string came before the
+    limit. Tokens that hold a stop string are kept: `texts.cut_at_stop` cuts the text.
     """
 
     ids: list[int]

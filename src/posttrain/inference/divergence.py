@@ -14,8 +14,7 @@ def log_probabilities(logits: Tensor) -> Tensor:
 
 
 def kl_nats(p: Tensor, q: Tensor) -> Tensor:
-    """Return KL(p || q) = sum_v p_v (log p_v - log q_v) in nats of log-probabilities (..., V), as (...).
-
-    Equal distributions give 0.
+    """Return KL(p || q) = sum_v p_v (log p_v - log q_v) in nats of log-probabilities (..., V), as (...). Equal
+    distributions give 0.
     """
     return (p.exp() * (p - q)).sum(-1)

@@ -59,9 +59,8 @@ class PromptEncoder:
             return eos
 
     def encode(self, prompt: Prompt) -> list[int]:
-        """Return the token ids of a prompt, ready for the answer.
-
-        Raise TemplateError if a text holds a control token.
+        """Return the token ids of a prompt, ready for the answer. Raise TemplateError if a text holds a
+        control token.
         """
         if isinstance(prompt, Plain):
             self.check_plain(prompt)
@@ -101,9 +100,8 @@ class PromptEncoder:
         return any(gate.first_in(text, self.tokenizer, unknown=False) is not None for text in texts)
 
     def _spelt(self, answer: str) -> list[int]:
-        """Return the ids of an answer with control tokens as their letters.
-
-        A model may have written them, and they end nothing in the answer.
+        """Return the ids of an answer with control tokens as their letters. A model may have written them,
+        and they end nothing in the answer.
         """
         ids: list[int] = []
         for part in gate_of(self.tokenizer).cut(answer):
@@ -182,10 +180,8 @@ class TokenRespondent(PromptEncoder, Respondent):
 
 
 class PromptReader(PromptEncoder):
-    """Checks prompts for a model without its weights.
-
-    `rows` is the number of tokens that the model has embeddings for, None if unknown. `limit` is its number of
-    positions.
+    """Checks prompts for a model without its weights. `rows` is the number of tokens that the model has
+    embeddings for, None if unknown. `limit` is its number of positions.
     """
 
     def __init__(self, tokenizer: Any, rows: int | None, limit: int) -> None:
@@ -193,9 +189,8 @@ class PromptReader(PromptEncoder):
         self.system_prefix = None
 
     def check(self, prompts: Sequence[Prompt], *, scored: bool = False) -> None:
-        """Raise DataError that names everything that is wrong with prompts.
-
-        With `scored`, the prompts include the answers to score, so they may fill all positions.
+        """Raise DataError that names everything that is wrong with prompts. With `scored`, the prompts
+        include the answers to score, so they may fill all positions.
         """
         each("prompt", prompts, lambda prompt: self._read(self.encode(prompt), written=not scored))
 

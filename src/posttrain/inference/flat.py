@@ -31,9 +31,8 @@ __all__ = ["NAME", "attend", "attending", "by_line", "products", "stepping"]
 
 NAME = "posttrain_tree"
 SMALL = 64
-"""Largest number of queries and keys for plain products on a CPU in bfloat16.
-
-Up to this number they are faster than torch's flash kernel (1.6x at 30 and 64).
+"""Largest number of queries and keys for plain products on a CPU in bfloat16. Up to this number they are faster than
+torch's flash kernel (1.6x at 30 and 64).
 """
 SCORES = 1 << 26
 """Number of scores that plain products compute at once."""
@@ -78,7 +77,6 @@ class _Parts:
 
     def _dense(self, part: Dense, window: int, brief: bool) -> _Dense | None:
         """Return the part without keys that no query sees and without queries that see no key; None if it is empty.
-
         With `brief`, queries of tokens with no request are left out too.
         """
         queries, positions = part.queries, self.line.positions
@@ -126,10 +124,8 @@ _parts: ContextVar[_Parts | None] = ContextVar("parts", default=None)
 def attending(
     line: Line, cached: int, device: torch.device, dtype: torch.dtype, *, last: int | None = None
 ) -> Iterator[None]:
-    """Within this block, attention follows the line, for one forward pass.
-
-    `cached` is the number of keys before the line's own. `last` is the index of the layer after which only the
-    requested tokens are read.
+    """Within this block, attention follows the line, for one forward pass. `cached` is the number of keys before the
+    line's own. `last` is the index of the layer after which only the requested tokens are read.
     """
     token = _parts.set(_Parts(line, cached, device, dtype, last))
     try:
@@ -159,10 +155,8 @@ def stepping(model: PreTrainedModel) -> AbstractContextManager[None]:
 def _attention(
     module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
 ) -> tuple[Tensor, None]:
-    """Return attention (1, N, heads, d) for query (1, heads, N, d) and key, value (1, key heads, P + C + N, d).
-
-    Keys and values start with a layer's prefix, then those of the cache. Raise ValueError for attention with
-    position_bias.
+    """Return attention (1, N, heads, d) for query (1, heads, N, d) and key, value (1, key heads, P + C + N, d). Keys
+    and values start with a layer's prefix, then those of the cache. Raise ValueError for attention with position_bias.
     """
     parts, scale = _parts.get(), float(kwargs.get("scaling") or query.shape[-1] ** -0.5)
     window, cap, sink, bias = (kwargs.get(name) for name in ("sliding_window", "softcap", "s_aux", "position_bias"))
@@ -221,9 +215,8 @@ def _repeated(states: Tensor, groups: int) -> Tensor:
 def attend(
     q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, *, scale: float, causal: bool = True, cap: float | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Return attention (B, heads, t, d) and the log-sum-exp of its scores, float32 (B, heads, t).
-
-    Attention is causal without a mask, unless `causal` is False. With `cap`, scores s become cap * tanh(s / cap).
+    """Return attention (B, heads, t, d) and the log-sum-exp of its scores, float32 (B, heads, t). Attention is causal
+    without a mask, unless `causal` is False. With `cap`, scores s become cap * tanh(s / cap).
     """
     causal = causal and mask is None
     cpu = q.device.type == "cpu"

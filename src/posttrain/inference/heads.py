@@ -59,10 +59,8 @@ DEFAULT_LENGTH = 512
 
 
 class Classified(NamedTuple):
-    """The classes of a text.
-
-    `labels` are the predicted labels, the likeliest first. `probabilities` has every label. `truncated` says that the
-    end of the text was not read.
+    """The classes of a text. `labels` are the predicted labels, the likeliest first. `probabilities` has
+    every label. `truncated` says that the end of the text was not read.
     """
 
     labels: tuple[str, ...]
@@ -114,9 +112,8 @@ def _settings(loaded: LoadedModel, notes: HeadNotes, **more: Any) -> HeadSetting
 def said_labels(
     logits: Tensor, labels: Sequence[str], *, multi_label: bool, threshold: float = 0.5
 ) -> list[Classified]:
-    """Return the labels that logits (B, C) predict.
-
-    This is the likeliest label, or with `multi_label` every label with a probability at or above the threshold.
+    """Return the labels that logits (B, C) predict. This is the likeliest label, or with `multi_label` every
+    label with a probability at or above the threshold.
     """
     values = logits.float()
     chances = values.sigmoid() if multi_label else values.softmax(-1)
@@ -129,9 +126,8 @@ def said_labels(
 
 
 def classify(loaded: LoadedModel, texts: Sequence[str | tuple[str, str]]) -> list[Classified]:
-    """Return the class of each text, or of each pair.
-
-    A text that is too long is cut at its end and marked truncated.
+    """Return the class of each text, or of each pair. A text that is too long is cut at its end and marked
+    truncated.
     """
     pairs = [(text, None) if isinstance(text, str) else text for text in texts]
     records = [LabelledText(one, (), f"text {i + 1}", two, gold=False) for i, (one, two) in enumerate(pairs)]
@@ -156,9 +152,8 @@ def classify_records(loaded: LoadedModel, records: Sequence[Record]) -> list[Cla
 
 
 def said_tags(logits: Tensor, row: TagRow, labels: Sequence[str]) -> Tagged:
-    """Return the likeliest tag of each token, from the logits (T, C) of the piece that represents it.
-
-    A token that the tokenizer turns into nothing gets `O`, or the first tag if there is no `O`, with probability 0.
+    """Return the likeliest tag of each token, from the logits (T, C) of the piece that represents it. A token
+    that the tokenizer turns into nothing gets `O`, or the first tag if there is no `O`, with probability 0.
     """
     chances, best = logits.float().softmax(-1).max(-1)  # (T,)
     chance, number = chances.tolist(), best.tolist()
@@ -191,10 +186,8 @@ def tag_records(loaded: LoadedModel, records: Sequence[Record]) -> list[Tagged]:
 
 
 class WindowScores(NamedTuple):
-    """The best span of a window.
-
-    It has the span's score, the index of its first character in the text and the index after its last one, and the
-    score of the null answer.
+    """The best span of a window. It has the span's score, the index of its first character in the text and
+    the index after its last one, and the score of the null answer.
     """
 
     score: float
@@ -224,10 +217,8 @@ def window_scores(start: Tensor, end: Tensor, row: SpanRow, max_answer_tokens: i
 def best_answer(
     windows: Sequence[WindowScores], context: str, *, null_answers: bool, null_threshold: float = 0.0
 ) -> FoundSpan:
-    """Return the best span of all windows of a question, or the null answer.
-
-    The null answer's score is its lowest in any window, as in BERT's SQuAD 2.0 script, because one window that has the
-    answer is enough.
+    """Return the best span of all windows of a question, or the null answer. The null answer's score is its
+    lowest in any window, as in BERT's SQuAD 2.0 script, because one window that has the answer is enough.
     """
     best = max(windows, key=lambda window: window.score)
     null = min(window.null_score for window in windows)

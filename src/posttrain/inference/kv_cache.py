@@ -82,7 +82,6 @@ class _RoomyLayer(DynamicLayer):
 
 def _joined(parts: Sequence[tuple[Tensor, Tensor | None]], width: int, room: int) -> Tensor:
     """Return the last `width` columns of chosen rows (None: all) of several tensors, stacked and aligned at the right.
-
     Columns added on the left are zero: they are masked, but a mask does not stop a NaN.
     """
     first, _ = parts[0]
@@ -106,9 +105,8 @@ class Part(NamedTuple):
 
 
 class RunningCache(Cache):
-    """Rows of several caches in one cache of `width` columns with room for `room` more.
-
-    The caches are emptied by layers.
+    """Rows of several caches in one cache of `width` columns with room for `room` more. The caches are emptied by
+    layers.
     """
 
     def __init__(self, parts: Sequence[Part], width: int, room: int) -> None:
@@ -125,10 +123,8 @@ class RunningCache(Cache):
 
 
 def expanded(prefix: Cache, pads: Tensor) -> DynamicCache:
-    """Return a prefix's cache of one row of P columns as a cache of B rows.
-
-    Row i has pads[i] columns of padding on its left and the same number fewer of the prefix's last columns. `pads` is
-    (B,).
+    """Return a prefix's cache of one row of P columns as a cache of B rows. Row i has pads[i] columns of padding on its
+    left and the same number fewer of the prefix's last columns. `pads` is (B,).
     """
     grown = DynamicCache()
     for number, layer in enumerate(prefix.layers):

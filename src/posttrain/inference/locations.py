@@ -24,9 +24,8 @@ B = TypeVar("B")
 LISTED = 20
 """Largest number of texts that an error names; further texts are only counted."""
 MANY = 3
-"""From this number of texts on, a problem that all texts of a call share is reported once.
-
-Such a problem is not a fault of the texts.
+"""From this number of texts on, a problem that all texts of a call share is reported once. Such a problem is not a
+fault of the texts.
 """
 
 _locations: ContextVar[Callable[[int], str] | None] = ContextVar("locations", default=None)
@@ -44,9 +43,8 @@ def located(location: Callable[[int], str]) -> Iterator[None]:
 
 @contextmanager
 def among(which: Callable[[int], int], what: str = "request") -> Iterator[None]:
-    """Within this block, the texts of a call are some of the texts of the enclosing call, or parts of them.
-
-    `which` maps an index of the inner call to an index of the outer call.
+    """Within this block, the texts of a call are some of the texts of the enclosing call, or parts of them. `which`
+    maps an index of the inner call to an index of the outer call.
     """
     known = _locations.get()
     with located(lambda number: known(which(number)) if known is not None else f"{what} {which(number) + 1}"):
@@ -54,18 +52,16 @@ def among(which: Callable[[int], int], what: str = "request") -> Iterator[None]:
 
 
 def location_of(what: str, number: int, own: str = "") -> str:
-    """Return the location of a text.
-
-    If no location is known, return `own`, or else the kind of the text and its number, such as `prompt 3`.
+    """Return the location of a text. If no location is known, return `own`, or else the kind of the text and its
+    number, such as `prompt 3`.
     """
     known = _locations.get()
     return known(number) if known is not None else own or f"{what} {number + 1}"
 
 
 def each(what: str, texts: Sequence[A], encode: Callable[[A], B]) -> list[B]:
-    """Encode every text. Raise DataError (TemplateError) that names every text that cannot be encoded.
-
-    Each problem has the location of its text.
+    """Encode every text. Raise DataError (TemplateError) that names every text that cannot be encoded. Each problem has
+    the location of its text.
     """
     made: list[B] = []
     problems: list[Problem] = []

@@ -32,10 +32,8 @@ COARSE = 0.1
 
 
 class Way(NamedTuple):
-    """How a model reads the tokens after the first one.
-
-    `memory` is the name of the model's memory; None means that the whole text is read again. `together` says that
-    several rows are read in one forward pass.
+    """How a model reads the tokens after the first one. `memory` is the name of the model's memory; None
+    means that the whole text is read again. `together` says that several rows are read in one forward pass.
     """
 
     memory: str | None
@@ -86,9 +84,8 @@ def _trial(model: Any, way: Way, rows: int) -> Tensor:
 
 
 def _read(model: Any, whole: Tensor, way: Way, memory: Any) -> tuple[Tensor, Any]:
-    """Return logits (B, V) after texts (B, T), and the new memory.
-
-    `memory` holds all but the last token, or is None.
+    """Return logits (B, V) after texts (B, T), and the new memory. `memory` holds all but the last token, or
+    is None.
     """
     parameters = inspect.signature(core(model).forward).parameters
     ids = whole if memory is None else whole[:, -1:]
@@ -108,9 +105,8 @@ def _read(model: Any, whole: Tensor, way: Way, memory: Any) -> tuple[Tensor, Any
 def answer_by_length(
     model: Any, prompts: Sequence[Sequence[int]], rows: Sequence[int], answers: Answers, *, tokens: int, usage: Usage
 ) -> None:
-    """Answer the prompts with the indices `rows`, in batches with rows x (length + new tokens) <= `tokens`.
-
-    A batch always has at least one row.
+    """Answer the prompts with the indices `rows`, in batches with rows x (length + new tokens) <= `tokens`. A
+    batch always has at least one row.
     """
     if not rows:
         return

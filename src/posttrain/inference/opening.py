@@ -31,10 +31,8 @@ def is_remote(name: str) -> bool:
 
 
 def open_respondent(name: str, **options: Unpack[LoadOptions]) -> Respondent:
-    """Return the respondent with this name.
-
-    `options` are those of `load_model`, for models that are loaded here. Raise ConfigError for a wrong YAML file, for a
-    name without a model, and for a dtype of a model that is not loaded here.
+    """Return the respondent with this name. `options` are those of `load_model`, for models that are loaded here. Raise
+    ConfigError for a wrong YAML file, for a name without a model, and for a dtype of a model that is not loaded here.
     """
     if not is_remote(name):
         from posttrain.inference.respondents import ModelRespondent

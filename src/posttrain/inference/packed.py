@@ -47,9 +47,8 @@ def pays() -> bool:
 
 
 def laid_out(weight: Tensor) -> Callable[[Tensor, Tensor | None], Tensor]:
-    """Return a function (x (.., in), bias (out,) or None) -> (.., out) for a weight that does not change.
-
-    The weight is laid out if that is faster.
+    """Return a function (x (.., in), bias (out,) or None) -> (.., out) for a weight that does not change. The weight is
+    laid out if that is faster.
     """
     if not (pays() and _packable(weight)):
         return lambda x, bias: functional.linear(x, weight, bias)

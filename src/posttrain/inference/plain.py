@@ -27,9 +27,8 @@ class TokenPair(NamedTuple):
 
 
 def prefix_token(tokenizer: Any) -> int:
-    """Return the token before the first one of a document: bos, or eos if there is no bos.
-
-    Raise PosttrainError if the tokenizer has neither.
+    """Return the token before the first one of a document: bos, or eos if there is no bos. Raise PosttrainError if the
+    tokenizer has neither.
     """
     for token in (tokenizer.bos_token_id, tokenizer.eos_token_id):
         if token is not None:
@@ -46,9 +45,8 @@ def encode_plain(text: str, tokenizer: Any) -> list[int]:
 def plain_pair(
     context: str, continuation: str, tokenizer: Any, coded: MutableMapping[str, list[int]] | None = None
 ) -> TokenPair:
-    """Return a context and its continuation as ids.
-
-    `coded` holds contexts that are already encoded, because the choices of a question share one.
+    """Return a context and its continuation as ids. `coded` holds contexts that are already encoded, because the
+    choices of a question share one.
     """
     if not context:
         ids: list[int] = tokenizer.encode(continuation, add_special_tokens=False)

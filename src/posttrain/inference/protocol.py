@@ -30,9 +30,8 @@ __all__ = [
 
 
 class Plain(NamedTuple):
-    """Text without a chat template and without a system message. A continuation follows it letter by letter.
-
-    Spaces at its end belong to what follows, as in lm-eval. An empty text means the beginning of a document.
+    """Text without a chat template and without a system message. A continuation follows it letter by letter. Spaces at
+    its end belong to what follows, as in lm-eval. An empty text means the beginning of a document.
     """
 
     text: str
@@ -57,10 +56,8 @@ class Answer(NamedTuple):
 
 
 class Scored(NamedTuple):
-    """The log-probability of a text.
-
-    It has the sum over the text's own tokens in nats (without an end-of-turn token), the number of these tokens, and
-    whether each of them is the likeliest at its position.
+    """The log-probability of a text. It has the sum over the text's own tokens in nats (without an end-of-turn token),
+    the number of these tokens, and whether each of them is the likeliest at its position.
     """
 
     sum_nats: float
@@ -69,9 +66,8 @@ class Scored(NamedTuple):
 
 
 class Distributions(NamedTuple):
-    """Next-token log-probabilities in nats (A, V), with a row for each of an answer's tokens `ids`.
-
-    The last token ends the answer.
+    """Next-token log-probabilities in nats (A, V), with a row for each of an answer's tokens `ids`. The last token ends
+    the answer.
     """
 
     ids: tuple[int, ...]
@@ -80,9 +76,8 @@ class Distributions(NamedTuple):
 
 @dataclass
 class Usage:
-    """The amount of work that a respondent has done so far; it only grows.
-
-    A remote respondent knows the tokens that are billed, and their cost.
+    """The amount of work that a respondent has done so far; it only grows. A remote respondent knows the tokens that
+    are billed, and their cost.
     """
 
     requests: int = 0
@@ -117,9 +112,8 @@ class Usage:
 
 
 Told: TypeAlias = Callable[[int, Any], None]
-"""A function that gets the index of a prompt, pair or text and its result as soon as the result is known.
-
-The order is that of finishing.
+"""A function that gets the index of a prompt, pair or text and its result as soon as the result is known. The order is
+that of finishing.
 """
 
 
@@ -172,9 +166,8 @@ class Respondent(ABC):
     @property
     @abstractmethod
     def fingerprint(self) -> str:
-        """Equal for two respondents only if they answer alike, stateful ones from `reset` on.
-
-        It is used as a cache key.
+        """Equal for two respondents only if they answer alike, stateful ones from `reset` on. It is used as a cache
+        key.
         """
 
     def answers(
@@ -188,9 +181,8 @@ class Respondent(ABC):
         on_answer: Told = nobody,
         on_token: Told | None = None,
     ) -> list[Answer]:
-        """Return one answer per prompt, in order, with the settings of `Generation`.
-
-        A sampled answer depends on the seed and on its index.
+        """Return one answer per prompt, in order, with the settings of `Generation`. A sampled answer depends on the
+        seed and on its index.
         """
         stop = tuple(filter(None, stop))  # an empty string stops nothing
         return self._answers(prompts, Generation(max_new_tokens, temperature, seed, stop, on_answer, on_token))
@@ -208,16 +200,14 @@ class Respondent(ABC):
 
     @abstractmethod
     def logprobs(self, pairs: Sequence[tuple[Prompt, str]], *, on_scored: Told = nobody) -> list[Scored]:
-        """Return how likely each continuation is after its prompt, teacher-forced.
-
-        An empty one has 0 tokens and 0 nats.
+        """Return how likely each continuation is after its prompt, teacher-forced. An empty one has 0 tokens and 0
+        nats.
         """
 
     @abstractmethod
     def rolling(self, texts: Sequence[str], *, on_scored: Told = nobody) -> list[Scored]:
-        """Return how likely whole texts are, each from the beginning of a document.
-
-        Texts are read in windows of the model's context that do not overlap (lm-eval's `loglikelihood_rolling`).
+        """Return how likely whole texts are, each from the beginning of a document. Texts are read in windows of the
+        model's context that do not overlap (lm-eval's `loglikelihood_rolling`).
         """
 
     def next_token_logprobs(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> list[Distributions] | None:
@@ -233,9 +223,8 @@ class Respondent(ABC):
         return State({}, {})
 
     def restore(self, state: State) -> None:
-        """Continue from a state with tensors on the CPU. An empty state means that nothing was asked before.
-
-        Raise ValueError if the respondent has no state.
+        """Continue from a state with tensors on the CPU. An empty state means that nothing was asked before. Raise
+        ValueError if the respondent has no state.
         """
         if state.values or state.tensors:
             raise ValueError(f"{self.name} has no state")

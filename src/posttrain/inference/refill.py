@@ -41,14 +41,12 @@ LEAVE = 0.25
 ROOM = 64
 """Largest number of columns for new tokens in a new buffer, which takes memory for them."""
 EVEN = 0.75
-"""A prompt with less than this share of the longest prompt's tokens waits for the next forward pass.
-
-This holds only if the forward pass already has `PASS` tokens.
+"""A prompt with less than this share of the longest prompt's tokens waits for the next forward pass. This holds only if
+the forward pass already has `PASS` tokens.
 """
 PASS = 512
-"""Number of tokens in a forward pass from which on short prompts wait.
-
-For fewer tokens, padding costs less than another forward pass.
+"""Number of tokens in a forward pass from which on short prompts wait. For fewer tokens, padding costs less than
+another forward pass.
 """
 COST = 64
 """Number of tokens that a group must save, because its prefix needs one more forward pass."""
@@ -109,10 +107,8 @@ def _joined(length: int, branches: Sequence[_Best]) -> _Best:
 
 
 class Answers:
-    """The answers so far.
-
-    `limits` is the largest number of tokens of each answer. `met` returns whether an answer's tokens end it. `on_done`
-    gets each prompt's index, its tokens and whether the answer stopped by itself.
+    """The answers so far. `limits` is the largest number of tokens of each answer. `met` returns whether an answer's
+    tokens end it. `on_done` gets each prompt's index, its tokens and whether the answer stopped by itself.
     """
 
     def __init__(
@@ -159,10 +155,8 @@ class Answers:
 
 
 class Rows(NamedTuple):
-    """Rows of a batch.
-
-    They have a cache, the indices of prompts, the numbers of tokens in the cache, the tokens to read next (B,), and
-    whether each row goes on.
+    """Rows of a batch. They have a cache, the indices of prompts, the numbers of tokens in the cache, the tokens to
+    read next (B,), and whether each row goes on.
     """
 
     cache: Cache
@@ -209,9 +203,8 @@ class RefilledBatch:
         return len(self.prompts[row]) + self.answers.limits[row]
 
     def _reshaped(self, rows: Rows | None, waiting: deque[tuple[Group, int]]) -> tuple[Rows | None, Tensor, int]:
-        """Return the rows that go on and the rows that join in one cache, its mask, and the number of new columns.
-
-        The mask has columns for new tokens.
+        """Return the rows that go on and the rows that join in one cache, its mask, and the number of new columns. The
+        mask has columns for new tokens.
         """
         parts = [rows] if rows is not None and any(rows.alive) else []
         running = [n for part in parts for n, live in zip(part.numbers, part.alive, strict=True) if live]

@@ -37,7 +37,6 @@ class Sampling(NamedTuple):
 
 def pick(logits: Tensor, sampling: Sampling, uniforms: list[float]) -> Tensor:
     """Return next tokens (B,) from logits (B, V): the largest, or by inverse CDF at each row's own number in [0, 1).
-
     Raise PosttrainError if logits are not finite.
     """
     top = logits.max(-1)

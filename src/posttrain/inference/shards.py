@@ -72,9 +72,8 @@ def _share(value: list[Any]) -> list[Any]:
 
 
 def _own(inner: Respondent, method: str, items: Sequence[Any], settings: dict[str, Any]) -> list[Any]:
-    """Return every process's part of a call, in order: its results, its problems and its usage so far.
-
-    Raise PosttrainError if any process has problems.
+    """Return every process's part of a call, in order: its results, its problems and its usage so far. Raise
+    PosttrainError if any process has problems.
     """
     own = block(len(items), dist.get_rank(), dist.get_world_size())
     mine = [items[i] for i in own]
@@ -115,10 +114,8 @@ def work(inner: Respondent) -> None:
 
 
 class ShardedRespondent(Wrapper):
-    """Process 0's respondent. The other processes do their share of every call by `work`.
-
-    Sampled answers depend on the number of processes, because a row's random numbers depend on its index in its
-    process's list.
+    """Process 0's respondent. The other processes do their share of every call by `work`. Sampled answers depend on the
+    number of processes, because a row's random numbers depend on its index in its process's list.
     """
 
     def __init__(self, inner: Respondent) -> None:

@@ -34,9 +34,8 @@ class StateFile:
         self.kept_s = time.monotonic()
 
     def resume(self, done: MutableMapping[str, Any]) -> None:
-        """Put the respondent into the state for the remaining items: the stored state, or the state of `reset`.
-
-        `done` holds answers by item. Answers that came after the restored state are removed from it.
+        """Put the respondent into the state for the remaining items: the stored state, or the state of `reset`. `done`
+        holds answers by item. Answers that came after the restored state are removed from it.
         """
         order = list(self.items)
         answered = next((i for i, key in enumerate(order) if key not in done), len(order))
@@ -47,9 +46,8 @@ class StateFile:
             done.pop(key, None)
 
     def _restored(self, most: int) -> int:
-        """Restore the stored state and return the number of items before it.
-
-        Return 0 if there is no stored state of the first items, of at most `most` of them.
+        """Restore the stored state and return the number of items before it. Return 0 if there is no stored state of
+        the first items, of at most `most` of them.
         """
         try:
             with safe_open(self.path or "", "pt") as file:

@@ -14,10 +14,8 @@ __all__ = ["attend_step"]
 
 
 def attend_step(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float) -> Tensor:
-    """Return attention (B, 1, heads, d).
-
-    `query` is (B, heads, 1, d); `key` and `value` are (B, key heads, S, d). `mask` is (B or 1, 1, 1, S); it is True or
-    0 where a key is seen.
+    """Return attention (B, 1, heads, d). `query` is (B, heads, 1, d); `key` and `value` are (B, key heads, S, d).
+    `mask` is (B or 1, 1, 1, S); it is True or 0 where a key is seen.
     """
     rows, heads, _, width = query.shape
     kinds = key.shape[1]

@@ -63,9 +63,8 @@ def warn(text: str) -> None:
 
 @contextmanager
 def taking_masks(model: Any, say: Callable[[str], None]) -> Iterator[None]:
-    """Within this block, the model's attention takes any mask.
-
-    Flash and flex attention accept their own shapes only.
+    """Within this block, the model's attention takes any mask. Flash and flex attention accept their own
+    shapes only.
     """
     inner = core(model)
     was = inner.config.get_text_config()._attn_implementation
@@ -106,9 +105,8 @@ def _once(model: Any, text: str, say: Callable[[str], None]) -> None:
 
 
 def alike(model: Any, other: Any) -> None:
-    """Make a copy of a model be read as the model is read, without a trial.
-
-    Readings that are compared must not differ in this. Nothing is done if the copy is of another class.
+    """Make a copy of a model be read as the model is read, without a trial. Readings that are compared must
+    not differ in this. Nothing is done if the copy is of another class.
     """
     inner, first = core(model), core(other)
     if type(inner) is type(first):
@@ -116,9 +114,8 @@ def alike(model: Any, other: Any) -> None:
 
 
 def support(model: Any, longest: int, say: Callable[[str], None] = warn) -> Support:
-    """Return what the model can read for rows of up to `longest` tokens.
-
-    A trial finds it once. The result also holds for adapters on the model (LoRA) and for its copies (`alike`).
+    """Return what the model can read for rows of up to `longest` tokens. A trial finds it once. The result
+    also holds for adapters on the model (LoRA) and for its copies (`alike`).
     """
     inner = core(model)
     known = _known.setdefault(inner, _Known())
@@ -136,9 +133,8 @@ def support(model: Any, longest: int, say: Callable[[str], None] = warn) -> Supp
 
 
 def _reach(config: dict[str, Any], widest: int) -> int:
-    """Return the longest text below `widest` tokens beyond which the configuration changes something; 0 if none.
-
-    Such a change is a window, a chunk, or another scale of the positions.
+    """Return the longest text below `widest` tokens beyond which the configuration changes something; 0 if
+    none. Such a change is a window, a chunk, or another scale of the positions.
     """
     longest = 0
     for key, value in config.items():
@@ -183,9 +179,8 @@ def _tried(model: Any, reach: int) -> Support:
 
 
 def _problem(model: Any, reach: int, way: Support, *, coarse: float = COARSE) -> str:
-    """Return what is wrong with this way of reading, or "".
-
-    `coarse` is the largest difference from plain passes in half precision.
+    """Return what is wrong with this way of reading, or "". `coarse` is the largest difference from plain
+    passes in half precision.
     """
     pairs = _trial(model, reach)
     tree, expected = Tree(pairs, share=way.kind != "plain"), _expected(model, pairs)
@@ -215,9 +210,8 @@ def _problem(model: Any, reach: int, way: Support, *, coarse: float = COARSE) ->
 
 
 def _trial(model: Any, reach: int) -> list[TokenPair]:
-    """Return rows p+a, p+b+c, p+b+d and another row, of random tokens.
-
-    With `reach`, p is so long that its branches go beyond this length.
+    """Return rows p+a, p+b+c, p+b+d and another row, of random tokens. With `reach`, p is so long that its
+    branches go beyond this length.
     """
     config, limit = numbers_of(model), context_limit(model)
     special = {
@@ -257,7 +251,6 @@ def _expected(model: Any, pairs: list[TokenPair]) -> list[Tensor]:
 
 def _noise(model: Any, pairs: list[TokenPair], expected: list[Tensor]) -> float:
     """Return by how many nats a float32 model differs from itself if its inputs are rounded differently.
-
     Return 0 in half precision.
     """
     if core(model).dtype.itemsize < 4:
@@ -274,9 +267,8 @@ def _noise(model: Any, pairs: list[TokenPair], expected: list[Tensor]) -> float:
 
 
 def _differ(found: Tensor, expected: Tensor, dtype: torch.dtype, coarse: float = COARSE, *, noise: float = 0.0) -> str:
-    """Return what is wrong with log-probabilities (V,), or "" if they are equal up to rounding.
-
-    `noise` is the model's own noise in nats.
+    """Return what is wrong with log-probabilities (V,), or "" if they are equal up to rounding. `noise` is
+    the model's own noise in nats.
     """
     gap = found - expected
     spread = float(expected.std())

@@ -17,9 +17,8 @@ from collections.abc import Callable, Sequence
 __all__ = ["StopWatch", "TextStream", "cut_at_stop", "settled", "spoken"]
 
 MARGIN = 8
-"""Number of characters at a window's beginning that may differ from the whole text.
-
-The reason is a missing space or an incomplete character.
+"""Number of characters at a window's beginning that may differ from the whole text. The reason is a missing space or an
+incomplete character.
 """
 BROKEN = "\ufffd"
 """Character that a decoder writes for bytes that are not (yet) a character."""
@@ -77,9 +76,8 @@ def spoken(text: str) -> str:
 
 
 def settled(text: str, *, tidies: bool = False) -> str:
-    """Return the part of an unfinished answer that does not change any more; "" during a thought.
-
-    `tidies` says that the tokenizer tidies spaces (see above).
+    """Return the part of an unfinished answer that does not change any more; "" during a thought. `tidies` says that
+    the tokenizer tidies spaces (see above).
     """
     begin = text.lstrip()
     if OPEN.startswith(begin) or (begin.startswith(OPEN) and CLOSE not in begin):

@@ -43,9 +43,8 @@ Ints: TypeAlias = NDArray[np.int64]
 TOKEN = np.dtype(">u4")
 """Type of tokens in rows: big-endian, so that comparing bytes compares tokens."""
 CACHE_TOKENS = 96
-"""A stretch is read into the cache if reading it in every row costs more tokens than this.
-
-This takes its own forward pass.
+"""A stretch is read into the cache if reading it in every row costs more tokens than this. This takes its own forward
+pass.
 """
 SIMILAR = 0.9
 """Rows share a batch only down to this share of the longest one's length, once the batch has `FULL_ENOUGH` tokens."""
@@ -127,9 +126,8 @@ class Tree:
         self._measure()
 
     def _build(self, lengths: Sequence[int], shared: Sequence[int]) -> list[int]:
-        """Make the nodes of sorted rows, and return the node at the end of each row.
-
-        `shared` is the number of tokens shared with the row before.
+        """Make the nodes of sorted rows, and return the node at the end of each row. `shared` is the number of tokens
+        shared with the row before.
         """
         self.end: list[int] = []
         self.parent: list[int] = []
@@ -240,10 +238,8 @@ class _Row(NamedTuple):
 
 
 def in_rows(tree: Tree, top: int, cached: int, limits: Limits, deeper: Deeper) -> Iterator[Batch]:
-    """Yield batches with every branch in its own row.
-
-    Rows of similar length are in one batch, the longest first. A node with several branches is read into the cache, or,
-    if that would save little, again in each row.
+    """Yield batches with every branch in its own row. Rows of similar length are in one batch, the longest first. A
+    node with several branches is read into the cache, or, if that would save little, again in each row.
     """
     rows: list[_Row] = []
     found: list[tuple[int, list[int], int]] = [(child, [], 0) for child in reversed(tree.children[top])]
@@ -276,10 +272,8 @@ def in_rows(tree: Tree, top: int, cached: int, limits: Limits, deeper: Deeper) -
 
 
 class Asked(NamedTuple):
-    """The requests of a batch.
-
-    Token `steps[j]` of the continuation of request `requests[j]` is predicted after the batch's token with index
-    `tokens[row[j]]`. `tokens` is sorted and holds no index twice.
+    """The requests of a batch. Token `steps[j]` of the continuation of request `requests[j]` is predicted after the
+    batch's token with index `tokens[row[j]]`. `tokens` is sorted and holds no index twice.
     """
 
     tokens: Ints
@@ -289,9 +283,8 @@ class Asked(NamedTuple):
 
 
 class Layout(NamedTuple):
-    """Rows as an array `ids` (rows, width), each filled with its last token.
-
-    `lengths` is the number of tokens per row. `shared` is the number of nodes read once for several requests.
+    """Rows as an array `ids` (rows, width), each filled with its last token. `lengths` is the number of tokens per row.
+    `shared` is the number of nodes read once for several requests.
     """
 
     ids: Ints
@@ -301,9 +294,8 @@ class Layout(NamedTuple):
 
 
 def lay_out(tree: Tree, rows: Sequence[Sequence[int]], done: set[int]) -> Layout:
-    """Return rows of nodes as an array.
-
-    Each node's requests are made once: `done` holds the nodes with requests made before.
+    """Return rows of nodes as an array. Each node's requests are made once: `done` holds the nodes with requests made
+    before.
     """
     lengths = np.array([sum(tree.edge(n) for n in row) for row in rows], dtype=np.int64)
     width = int(lengths.max())
@@ -322,9 +314,8 @@ def lay_out(tree: Tree, rows: Sequence[Sequence[int]], done: set[int]) -> Layout
 
 
 def ask(tree: Tree, begins: Sequence[tuple[int, int]], done: set[int]) -> Asked:
-    """Return the requests of nodes, each given with the index of its first token in the batch.
-
-    Each node's requests are made once: `done` holds the nodes with requests made before, and grows.
+    """Return the requests of nodes, each given with the index of its first token in the batch. Each node's requests are
+    made once: `done` holds the nodes with requests made before, and grows.
     """
     tokens: list[Ints] = []
     requests: list[Ints] = []

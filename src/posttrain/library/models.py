@@ -140,9 +140,8 @@ class Chat:
 def chat(
     *models: Model | Respondent | str, system: str = "", max_new_tokens: int = 256, temperature: float = 0.0
 ) -> Chat:
-    """Talk to one or several models side by side: `pt.chat(base, new).say("誰寫了哈姆雷特？")`.
-
-    Raise ValueError if no model is given, or if two have the same name.
+    """Talk to one or several models side by side: `pt.chat(base, new).say("誰寫了哈姆雷特？")`. Raise ValueError if
+    no model is given, or if two have the same name.
     """
     respondents = [respondent_of(one) for one in models]
     names = [one.name for one in respondents]

@@ -105,9 +105,8 @@ class Examination:
         return pandas.DataFrame(rows)
 
     def plot(self, *, language: str | None = None) -> Plot:
-        """Return a plot of learned against forgotten, with a mark per model and method.
-
-        Raise DataError if no change was examined.
+        """Return a plot of learned against forgotten, with a mark per model and method. Raise DataError if no change
+        was examined.
         """
         from posttrain.reports.change_page import plot_section
         from posttrain.reports.marks import marks_of

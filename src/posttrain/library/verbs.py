@@ -105,9 +105,8 @@ def _file_of(data: str | Path | Sequence[Mapping[str, Any]], scratch: Path) -> s
 
 
 def _nested(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings with the direct keys of `optimizer` and `batch` moved into these parts.
-
-    Raise ConfigError with every unknown key.
+    """Return the settings with the direct keys of `optimizer` and `batch` moved into these parts. Raise ConfigError
+    with every unknown key.
     """
     made = dict(settings)
     method = TrainMethodConfig.model_fields.keys()
@@ -249,9 +248,8 @@ class StudyFile:
 
 
 def study(given: str | Path | Mapping[str, Any], **settings: Any) -> StudyFile:
-    """Read a study from a YAML file, or from a mapping of its keys.
-
-    settings: keys that replace those of the file, such as `seeds=[0, 1]`. Raise ConfigError with file, line and advice.
+    """Read a study from a YAML file, or from a mapping of its keys. settings: keys that replace those of the file, such
+    as `seeds=[0, 1]`. Raise ConfigError with file, line and advice.
     """
     if isinstance(given, Mapping):
         return StudyFile(check({**given, **settings}, Study, "pt.study"), Path.cwd())

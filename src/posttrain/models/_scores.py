@@ -23,9 +23,8 @@ __all__ = ["length_groups", "sign_pull", "squared_into"]
 
 
 def sign_pull(logits: Tensor, signs: Tensor) -> Tensor:
-    """Return the gradient with respect to the logits of sum_v e_v sqrt(p_v) log p_v, with sqrt(p) held fixed.
-
-    The gradient is w - p sum(w) with w = e sqrt(p). `logits`, `signs` and the result are (N, V). No graph is built.
+    """Return the gradient with respect to the logits of sum_v e_v sqrt(p_v) log p_v, with sqrt(p) held fixed. The
+    gradient is w - p sum(w) with w = e sqrt(p). `logits`, `signs` and the result are (N, V). No graph is built.
     """
     chances = logits.detach().softmax(-1)  # (N, V)
     pull = chances.sqrt().mul_(signs)
@@ -33,9 +32,8 @@ def sign_pull(logits: Tensor, signs: Tensor) -> Tensor:
 
 
 def length_groups(lengths: Sequence[int], tokens: int, least: int) -> list[list[int]]:
-    """Return the rows in groups of similar length, each of at most `tokens` padded tokens, as lists of row indices.
-
-    A group always holds at least one row. There are at least `least` groups if there are enough rows.
+    """Return the rows in groups of similar length, each of at most `tokens` padded tokens, as lists of row indices. A
+    group always holds at least one row. There are at least `least` groups if there are enough rows.
     """
     most = max(len(lengths) // max(least, 1), 1)
     groups: list[list[int]] = []
@@ -49,10 +47,8 @@ def length_groups(lengths: Sequence[int], tokens: int, least: int) -> list[list[
 
 @contextmanager
 def squared_into(sums: Mapping[str, Tensor], parameters: Mapping[str, nn.Parameter]) -> Iterator[None]:
-    """Within this block, add the square of each gradient to `sums` and free the gradient.
-
-    This happens as soon as a backward pass has computed the gradient. Gradients that the parameters had before are
-    restored at the end.
+    """Within this block, add the square of each gradient to `sums` and free the gradient. This happens as soon as a
+    backward pass has computed the gradient. Gradients that the parameters had before are restored at the end.
     """
     held = {name: parameter.grad for name, parameter in parameters.items()}
 

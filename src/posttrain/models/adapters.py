@@ -41,9 +41,8 @@ __all__ = [
 ]
 
 TRAINING_STATE = "training_state.safetensors"
-"""File in an adapter folder that holds the parameters as they are trained, so that training can continue.
-
-It is written only where the adapter's own file holds their result instead.
+"""File in an adapter folder that holds the parameters as they are trained, so that training can continue. It is written
+only where the adapter's own file holds their result instead.
 """
 START_A, START_B = "posttrain_pissa_a", "posttrain_pissa_b"
 ADAPTER = "default"
@@ -92,9 +91,8 @@ def _pissa_layers(model: nn.Module) -> list[tuple[str, LoraLayer]]:
 
 
 def moves_base(model: nn.Module) -> bool:
-    """Return whether a PEFT model's own matrices differ from the base's (PiSSA).
-
-    If so, switching the adapter off does not give the base.
+    """Return whether a PEFT model's own matrices differ from the base's (PiSSA). If so, switching the adapter off does
+    not give the base.
     """
     return bool(_pissa_layers(model))
 
@@ -108,9 +106,8 @@ def keep_pissa_start(model: PeftModel) -> None:
 
 
 def save_peft(model: PeftModel, folder: Path) -> None:
-    """Write the adapter folder, and the training state if it is needed.
-
-    A PiSSA adapter is written as an update of its original base.
+    """Write the adapter folder, and the training state if it is needed. A PiSSA adapter is written as an update of its
+    original base.
     """
     # "auto" would ask the hub whether the vocabulary grew; posttrain never resizes it without a request.
     model.save_pretrained(folder, safe_serialization=True, save_embedding_layers=False)
@@ -133,9 +130,8 @@ def save_peft(model: PeftModel, folder: Path) -> None:
 
 
 def training_state(model: nn.Module) -> dict[str, Tensor] | None:
-    """Return the trained parameters by name where an adapter folder holds only their result; else return None.
-
-    The result is an encoder's output or PiSSA's difference. Training cannot continue from it.
+    """Return the trained parameters by name where an adapter folder holds only their result; else return None. The
+    result is an encoder's output or PiSSA's difference. Training cannot continue from it.
     """
     if not isinstance(model, PeftModel) or not _hides_its_parameters(model):
         return None
@@ -151,10 +147,8 @@ def _hides_its_parameters(model: PeftModel) -> bool:
 
 
 def set_peft_state(model: PeftModel, folder: Path) -> None:
-    """Load an adapter folder's weights into a model that will be trained.
-
-    Raise TrainingError for another adapter's weights (PEFT would load a part of them), and for a folder without the
-    parameters of the encoder or of PiSSA.
+    """Load an adapter folder's weights into a model that will be trained. Raise TrainingError for another adapter's
+    weights (PEFT would load a part of them), and for a folder without the parameters of the encoder or of PiSSA.
     """
     if _hides_its_parameters(model):
         path = folder / TRAINING_STATE

@@ -75,15 +75,13 @@ class Added(nn.Module, ABC):
 
     @abstractmethod
     def connect(self, model: PreTrainedModel) -> None:
-        """Register hooks.
-
-        They must be bound methods of submodules, so that a deep copy of the model calls its own hooks.
+        """Register hooks. They must be bound methods of submodules, so that a deep copy of the model calls its own
+        hooks.
         """
 
     def look(self, model: Any, examples: Callable[[int], Sequence[Example]], say: Callable[[str], None]) -> None:
-        """Prepare for training. It is called before the first step, with the model in eval mode.
-
-        `examples(n)` returns at most n of the training rows.
+        """Prepare for training. It is called before the first step, with the model in eval mode. `examples(n)` returns
+        at most n of the training rows.
         """
 
     def finish(self, say: Callable[[str], None]) -> None:
@@ -139,10 +137,8 @@ def head_parameters(model: PreTrainedModel) -> list[str]:
 
 
 def attach(model: PreTrainedModel, added: Added, *, moving: Collection[str] = ()) -> None:
-    """Freeze the model and put the part into it.
-
-    `moving` names the model's own parameters that are trained too, in addition to those of a head. Raise PosttrainError
-    if the model already has a part.
+    """Freeze the model and put the part into it. `moving` names the model's own parameters that are trained too, in
+    addition to those of a head. Raise PosttrainError if the model already has a part.
     """
     if added_to(model) is not None:
         raise PosttrainError(Problem(model.name_or_path, "has an added part already", "start from the model itself"))
@@ -172,9 +168,8 @@ def at_rest(model: nn.Module) -> Iterator[None]:
 
 @torch.no_grad()
 def two_tokens(model: PreTrainedModel) -> None:
-    """Run one forward pass of two tokens in eval mode, so that hooks see which modules run and with which shapes.
-
-    Raise PosttrainError if the model needs more inputs than token ids.
+    """Run one forward pass of two tokens in eval mode, so that hooks see which modules run and with which shapes. Raise
+    PosttrainError if the model needs more inputs than token ids.
     """
     embedding = model.get_input_embeddings()
     ids = torch.full((1, 2), min(5, embedding.num_embeddings - 1), device=embedding.weight.device)
@@ -216,9 +211,8 @@ WEIGHTS = "adapter_model.safetensors"
 
 
 def set_added_state(model: PreTrainedModel, folder: Path) -> None:
-    """Load adapter_model.safetensors into a model that has the part.
-
-    Raise PosttrainError that names the tensors that do not fit.
+    """Load adapter_model.safetensors into a model that has the part. Raise PosttrainError that names the tensors that
+    do not fit.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -249,9 +243,8 @@ def set_added_state(model: PreTrainedModel, folder: Path) -> None:
 
 
 def load_added(model: PreTrainedModel, folder: Path, config: Mapping[str, Any]) -> PreTrainedModel:
-    """Put the part of an adapter folder into its base. Return the model frozen and in eval mode.
-
-    Raise PosttrainError for an unknown kind of part and for settings or tensors that do not fit.
+    """Put the part of an adapter folder into its base. Return the model frozen and in eval mode. Raise PosttrainError
+    for an unknown kind of part and for settings or tensors that do not fit.
     """
     at = str(folder / "adapter_config.json")
     kind = config["posttrain_tuner"]
@@ -269,9 +262,8 @@ def load_added(model: PreTrainedModel, folder: Path, config: Mapping[str, Any]) 
 
 
 def merged_added(model: PreTrainedModel) -> PreTrainedModel:
-    """Return the model with the change in its own weights and without the part.
-
-    Raise PosttrainError if the change cannot be merged.
+    """Return the model with the change in its own weights and without the part. Raise PosttrainError if the change
+    cannot be merged.
     """
     added = added_to(model)
     assert added is not None

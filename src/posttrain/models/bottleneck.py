@@ -39,10 +39,8 @@ PARTS = {
 
 
 class Bottlenecks(Added):
-    """The adapters of all layers.
-
-    The settings are: where (both, mlp, attention), size (m) or reduction (d / m), activation, dropout, init_std (of
-    W_down), seed, modules (names of modules after which adapters are put, or None).
+    """The adapters of all layers. The settings are: where (both, mlp, attention), size (m) or reduction (d / m),
+    activation, dropout, init_std (of W_down), seed, modules (names of modules after which adapters are put, or None).
     """
 
     kind: ClassVar[str] = "adapter"
@@ -148,9 +146,8 @@ def _nowhere(model: PreTrainedModel, location: str, cause: str) -> Problem:
 
 
 def _widths(model: PreTrainedModel, names: list[str]) -> dict[str, int]:
-    """Return the width of each module's output, found by a forward pass.
-
-    Raise PosttrainError if a module returns no hidden states.
+    """Return the width of each module's output, found by a forward pass. Raise PosttrainError if a module returns no
+    hidden states.
     """
     found: dict[str, int] = {}
 

@@ -19,10 +19,8 @@ StoredDtype: TypeAlias = Literal["float32", "bfloat16"]
 
 
 class Converted(NamedTuple):
-    """What a conversion wrote.
-
-    `gib` is the size of the folder in GiB, and `stops` are the tokens that end an answer. The fingerprints are the ones
-    that `posttrain model show` prints.
+    """What a conversion wrote. `gib` is the size of the folder in GiB, and `stops` are the tokens that end an answer.
+    The fingerprints are the ones that `posttrain model show` prints.
     """
 
     output: str

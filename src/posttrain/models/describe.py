@@ -14,9 +14,8 @@ MARKERS = re.compile(r"\{%-?\s*generation\b")
 
 
 def describe(name: str, **how: Unpack[Source]) -> dict[str, Any]:
-    """Load a model and return its architecture, sizes, vocabulary, template and fingerprints.
-
-    Errors as in `load_model`.
+    """Load a model and return its architecture, sizes, vocabulary, template and fingerprints. Errors as in
+    `load_model`.
     """
     loaded = load_model(name, allow_template_mismatch=True, **how)
     model, tokenizer = loaded.model, loaded.tokenizer

@@ -45,10 +45,8 @@ _anew: ContextVar[bool] = ContextVar("anew", default=False)
 
 
 def safe_name(name: str) -> str:
-    """Return a name that can be part of a folder name: `Qwen/Qwen3-8B` -> `Qwen-Qwen3-8B`.
-
-    Letters and digits of any script, `.`, `_` and `+` are kept. The result never contains `--`, which separates the
-    names in a cell's folder.
+    """Return a name that can be part of a folder name: `Qwen/Qwen3-8B` -> `Qwen-Qwen3-8B`. Letters and digits of any
+    script, `.`, `_` and `+` are kept. The result never contains `--`, which separates the names in a cell's folder.
     """
     return re.sub(r"-+", "-", re.sub(r"[^\w.+-]", "-", name)).strip("-.") or "x"
 
@@ -85,10 +83,8 @@ def _reason(error: BaseException, path: Path | str) -> str | None:
 
 @contextmanager
 def writing(target: Path, *remove: Path) -> Iterator[None]:
-    """Raise DiskError instead of the various errors that libraries raise on a full disk.
-
-    If the block fails for any reason, the half-written files and folders `remove` are deleted. `target` is the path
-    that the message names.
+    """Raise DiskError instead of the various errors that libraries raise on a full disk. If the block fails for any
+    reason, the half-written files and folders `remove` are deleted. `target` is the path that the message names.
     """
     try:
         yield
@@ -105,9 +101,8 @@ def writing(target: Path, *remove: Path) -> Iterator[None]:
 
 
 def as_umask_says(*paths: Path) -> None:
-    """Give files, and all files in folders, the permissions that the umask allows. Do nothing on Windows.
-
-    Without this, files written by safetensors can be read by their owner only.
+    """Give files, and all files in folders, the permissions that the umask allows. Do nothing on Windows. Without this,
+    files written by safetensors can be read by their owner only.
     """
     if sys.platform == "win32":
         return

@@ -35,9 +35,8 @@ ExportDtype: TypeAlias = Literal["auto", "float32", "bfloat16", "float16"]
 TORCH = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 SAME = 1e-5
-"""Largest difference between the outputs of the written model and of the rounded source.
-
-The unit is the standard deviation of the outputs. Only the order of additions may differ.
+"""Largest difference between the outputs of the written model and of the rounded source. The unit is the standard
+deviation of the outputs. Only the order of additions may differ.
 """
 
 
@@ -158,9 +157,8 @@ def _fits(name: str, model: Any, dtype: torch.dtype) -> None:
 
 
 def _loads_again(output: Path, source: LoadedModel, expected: torch.Tensor | None, *, trust_remote_code: bool) -> str:
-    """Load the written model and compare its outputs. Return the name of the library that loads it.
-
-    Raise PosttrainError if the outputs or the rendered template differ.
+    """Load the written model and compare its outputs. Return the name of the library that loads it. Raise
+    PosttrainError if the outputs or the rendered template differ.
     """
     if head_of_model(source.model) is None:
         model = transformers.AutoModelForCausalLM.from_pretrained(
@@ -186,9 +184,8 @@ def _loads_again(output: Path, source: LoadedModel, expected: torch.Tensor | Non
 
 
 def _adapter(name: str, output: Path, dtype: ExportDtype, how: Source, say: Callable[[str], None]) -> Exported:
-    """Write the adapter's files, its tokenizer with the template, and a card.
-
-    Raise PosttrainError if the written adapter gives other outputs.
+    """Write the adapter's files, its tokenizer with the template, and a card. Raise PosttrainError if the written
+    adapter gives other outputs.
     """
     folder = Path(resolve(name))
     loaded = load_any(name, device="cpu", dtype="auto", say=say, **how)
@@ -248,9 +245,8 @@ def _is_path(base: str) -> bool:
 
 
 def _card(name: str, dtype: str | None, *, merged: bool, base: str = "", fingerprint: str | None = None) -> str:
-    """Return the text of README.md: what the export was made of, without paths of this machine.
-
-    `base` and `fingerprint` are for an adapter that is exported alone.
+    """Return the text of README.md: what the export was made of, without paths of this machine. `base` and
+    `fingerprint` are for an adapter that is exported alone.
     """
     own = Path(base).expanduser().name if _is_path(base) else base
     what = f"an adapter for the base `{own}`" if dtype is None else f"stored as {dtype}"

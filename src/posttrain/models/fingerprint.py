@@ -55,9 +55,8 @@ CONVERSATIONS: tuple[tuple[dict[str, str], ...], ...] = (
 
 
 def weights_fingerprint(model: PreTrainedModel) -> str:
-    """Return the first 16 hex digits of the sha256 over names, shapes and float32 bytes of all parameters.
-
-    The fingerprint is the same on any device and in any stored precision that holds the weights exactly.
+    """Return the first 16 hex digits of the sha256 over names, shapes and float32 bytes of all parameters. The
+    fingerprint is the same on any device and in any stored precision that holds the weights exactly.
     """
     found = _fingerprint_of(sorted(model.named_parameters(), key=itemgetter(0))).fingerprint
     if is_large(model):
@@ -66,10 +65,8 @@ def weights_fingerprint(model: PreTrainedModel) -> str:
 
 
 class StoredWeights(NamedTuple):
-    """The size and fingerprint of stored weights.
-
-    `parameters` counts numbers. `fingerprint` equals that of `weights_fingerprint` for a model that stores every
-    parameter once, under its own name.
+    """The size and fingerprint of stored weights. `parameters` counts numbers. `fingerprint` equals that of
+    `weights_fingerprint` for a model that stores every parameter once, under its own name.
     """
 
     parameters: int
@@ -167,9 +164,8 @@ def file_fingerprint(path: Path) -> str:
 
 
 def check_base(folder: Path, base: str, model: PreTrainedModel) -> None:
-    """Raise PosttrainError if an adapter folder's notes name another base than this model, which is called `base`.
-
-    An adapter without notes (not made by posttrain) passes. A base in float16, which rounds differently, passes too.
+    """Raise PosttrainError if an adapter folder's notes name another base than this model, which is called `base`. An
+    adapter without notes (not made by posttrain) passes. A base in float16, which rounds differently, passes too.
     """
     import torch
 
@@ -182,9 +178,8 @@ def check_base(folder: Path, base: str, model: PreTrainedModel) -> None:
 
 
 def template_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Return the first 16 hex digits of the sha256 over the token ids of fixed conversations.
-
-    Return "none" for a tokenizer without a chat template.
+    """Return the first 16 hex digits of the sha256 over the token ids of fixed conversations. Return "none" for a
+    tokenizer without a chat template.
     """
     if not tokenizer.chat_template:
         return "none"
@@ -224,9 +219,8 @@ MISMATCH_MEND = (
 def check_template(
     folder_or_name: str | Path, tokenizer: PreTrainedTokenizerBase, *, allow_mismatch: bool = False
 ) -> None:
-    """Raise TemplateError if the weights were trained with another template than this tokenizer's.
-
-    Weights without `posttrain.json` (not made by posttrain) pass, and so do names that are not folders.
+    """Raise TemplateError if the weights were trained with another template than this tokenizer's. Weights without
+    `posttrain.json` (not made by posttrain) pass, and so do names that are not folders.
     """
     folder = Path(resolve(str(folder_or_name)))
     saved = read_notes(folder).get("template_fingerprint")

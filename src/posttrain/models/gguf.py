@@ -30,10 +30,8 @@ DROPPED = ("quantization_config", "gguf_file", "_model_name_or_path")
 """Keys of a GGUF file's configuration that make transformers treat a saved model as a quantised one."""
 
 SPLIT_DIGITS = ("smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b")
-"""Vocabularies that split digits one by one before applying GPT-2's rule.
-
-The source is llama.cpp, src/llama-vocab.cpp, under LLAMA_VOCAB_PRE_TYPE_SMOLLM. transformers 5.23 applies GPT-2's rule
-only.
+"""Vocabularies that split digits one by one before applying GPT-2's rule. The source is llama.cpp, src/llama-vocab.cpp,
+under LLAMA_VOCAB_PRE_TYPE_SMOLLM. transformers 5.23 applies GPT-2's rule only.
 """
 
 AS_GPT2 = ("gpt-2", "gpt2", "default", "mpt", "olmo", "jais", "trillion", "phi-2", "granite-docling")
@@ -152,9 +150,8 @@ def load_gguf(path: Path, dtype: torch.dtype, *, say: Callable[[str], None] = _s
 
 
 def gguf_tokenizer(path: Path, *, say: Callable[[str], None] = _say_once) -> PreTrainedTokenizerBase:
-    """Return the tokenizer that the file describes, with its chat template.
-
-    `say` is called with a warning if the file's splitting rule is unknown.
+    """Return the tokenizer that the file describes, with its chat template. `say` is called with a warning if the
+    file's splitting rule is unknown.
     """
     import transformers
 

@@ -42,10 +42,8 @@ class GgufTensor(NamedTuple):
 
 
 class GgufHeader(NamedTuple):
-    """Everything that precedes the weights in a file.
-
-    `fields` holds numbers and strings by key, and for an array only its length. `data_start` is the position of the
-    data in bytes.
+    """Everything that precedes the weights in a file. `fields` holds numbers and strings by key, and for an array only
+    its length. `data_start` is the position of the data in bytes.
     """
 
     path: Path
@@ -89,9 +87,8 @@ def is_gguf(name: str | Path) -> bool:
 
 
 def read_header(path: Path) -> GgufHeader:
-    """Return the header of a file.
-
-    Raise MissingError if the file cannot be read, and PosttrainError if it is broken or cut short.
+    """Return the header of a file. Raise MissingError if the file cannot be read, and PosttrainError if it is broken or
+    cut short.
     """
     location = str(path)
     try:

@@ -47,10 +47,8 @@ COARSE = 1e-2
 
 
 class PlainHead(NamedTuple):
-    """The weights of an output head.
-
-    Logits are softcap * tanh(factor * (W h + b) / softcap), or factor * (W h + b) without a softcap. `weight` is
-    (V, D). `bias` is (V,) or None. `softcap` is 0 if there is none.
+    """The weights of an output head. Logits are softcap * tanh(factor * (W h + b) / softcap), or factor * (W h + b)
+    without a softcap. `weight` is (V, D). `bias` is (V,) or None. `softcap` is 0 if there is none.
     """
 
     weight: Tensor
@@ -151,9 +149,8 @@ def plain_head(model: nn.Module) -> PlainHead | None:
 
 @torch.no_grad()
 def _tried(core: Any, head: nn.Linear) -> tuple[float, float] | None:
-    """Return the factor and softcap with which the head gives the model's own logits for a few tokens.
-
-    Return None if no factor and softcap do.
+    """Return the factor and softcap with which the head gives the model's own logits for a few tokens. Return None if
+    no factor and softcap do.
     """
     ids = torch.arange(1, 7, device=core.device).view(2, 3) % head.weight.shape[0]
     read: list[Tensor] = []
@@ -332,9 +329,8 @@ def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, factor: float, 
 
 
 def _raw_slope(slope: Tensor | None, capped: Tensor | None, factor: float, softcap: float) -> Tensor:
-    """Return the gradient with respect to W h + b from `slope`, the gradient with respect to the logits.
-
-    `capped` holds the logits if there is a softcap, else it is None.
+    """Return the gradient with respect to W h + b from `slope`, the gradient with respect to the logits. `capped` holds
+    the logits if there is a softcap, else it is None.
     """
     assert slope is not None
     if capped is not None:

@@ -34,10 +34,8 @@ TOLERANCE = 1e-4
 
 
 class Line(NamedTuple):
-    """Rows as one line of tokens.
-
-    `ids` and `positions` are (1, N). `mask` is (1, 1, N, N), float32, and is added to attention scores. `asked` is
-    (A,): the indices in the line of the supervised tokens, row by row.
+    """Rows as one line of tokens. `ids` and `positions` are (1, N). `mask` is (1, 1, N, N), float32, and is added to
+    attention scores. `asked` is (A,): the indices in the line of the supervised tokens, row by row.
     """
 
     ids: Tensor
@@ -47,9 +45,8 @@ class Line(NamedTuple):
 
 
 def lay_line(input_ids: Tensor, asked: Tensor) -> Line:
-    """Return rows (B, T), right-padded, as a line.
-
-    `asked` is (B, T) bool and not all False. Each row is used up to its last token that `asked` marks.
+    """Return rows (B, T), right-padded, as a line. `asked` is (B, T) bool and not all False. Each row is used up to its
+    last token that `asked` marks.
     """
     nodes: dict[tuple[int, int], int] = {}  # (index of the parent, token) -> index in the line
     ids: list[int] = []
@@ -85,9 +82,8 @@ def lay_line(input_ids: Tensor, asked: Tensor) -> Line:
 
 
 def line_for(model: nn.Module, input_ids: Tensor, asked: Tensor) -> Line | None:
-    """Return the line to read instead of the rows, in float32 on a CPU.
-
-    Return None if a line would not be faster or the model cannot read one.
+    """Return the line to read instead of the rows, in float32 on a CPU. Return None if a line would not be faster or
+    the model cannot read one.
     """
     core = core_of(model)
     if input_ids.device.type != "cpu" or core.dtype != torch.float32 or torch.is_autocast_enabled("cpu"):

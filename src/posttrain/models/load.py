@@ -58,9 +58,7 @@ BIG_PARAMETERS = 1_000_000_000
 """With more parameters than this, weights are kept in bfloat16 on a GPU that supports it."""
 
 READ_SUFFIXES = (".json", ".safetensors", ".bin")
-"""Suffixes of files in a model folder that must be readable.
-
-safetensors reports an unreadable file as "no such file".
+"""Suffixes of files in a model folder that must be readable. safetensors reports an unreadable file as "no such file".
 """
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt")
@@ -79,9 +77,8 @@ class LoadedModel(NamedTuple):
 
 
 class Source(TypedDict, total=False):
-    """Options of where a model comes from.
-
-    With `offline` (the default), nothing is fetched. With `trust_remote_code`, code that the model contains is run.
+    """Options of where a model comes from. With `offline` (the default), nothing is fetched. With `trust_remote_code`,
+    code that the model contains is run.
     """
 
     offline: bool
@@ -105,10 +102,8 @@ class LoadOptions(Source, total=False):
 
 
 def load_model(name: str, **options: Unpack[LoadOptions]) -> LoadedModel:
-    """Return a language model and its tokenizer, in eval mode.
-
-    Raise MissingError that names the missing file, base or hub id. Raise TemplateError if the tokenizer renders
-    differently from the one the weights were trained with.
+    """Return a language model and its tokenizer, in eval mode. Raise MissingError that names the missing file, base or
+    hub id. Raise TemplateError if the tokenizer renders differently from the one the weights were trained with.
     """
     if adapter_base(Path(resolve(name))) is not None and (notes := saved_head(name)) is not None:
         raise cannot_generate(name, notes)
@@ -116,9 +111,8 @@ def load_model(name: str, **options: Unpack[LoadOptions]) -> LoadedModel:
 
 
 def load_with(name: str, make: Maker, **options: Unpack[LoadOptions]) -> LoadedModel:
-    """Do the work of `load_model` for any kind of model.
-
-    `make` makes the model from a folder. Adapters are then put on this model.
+    """Do the work of `load_model` for any kind of model. `make` makes the model from a folder. Adapters are then put on
+    this model.
     """
     import torch
 
@@ -217,9 +211,8 @@ def _named(model: PreTrainedModel, name: str, folder: str) -> PreTrainedModel:
 
 
 def hub_folder(name: str, *, offline: bool = True) -> Path:
-    """Return the folder of a hub model in the local cache. Fetch it first if `offline` is False.
-
-    Raise MissingError if it is not there.
+    """Return the folder of a hub model in the local cache. Fetch it first if `offline` is False. Raise MissingError if
+    it is not there.
     """
     from huggingface_hub import snapshot_download
 
@@ -303,9 +296,8 @@ def _load_adapter(name: str, base: str, way: _Way, merged: bool, within: tuple[s
 
 
 def adapter_base(folder: Path) -> str | None:
-    """Return the base that an adapter folder names; None if the folder is not an adapter's.
-
-    Raise MissingError if adapter_config.json does not name the base.
+    """Return the base that an adapter folder names; None if the folder is not an adapter's. Raise MissingError if
+    adapter_config.json does not name the base.
     """
     path = folder / "adapter_config.json"
     if not path.is_file():
@@ -376,9 +368,8 @@ def _dtype(dtype: str, device: torch.device, config: Any, trust: bool) -> torch.
 
 
 def load_tokenizer(name: str, **how: Unpack[Source]) -> PreTrainedTokenizerBase:
-    """Return the tokenizer: an adapter's own if its folder has one, else its base's.
-
-    A missing pad token is set in memory.
+    """Return the tokenizer: an adapter's own if its folder has one, else its base's. A missing pad token is set in
+    memory.
     """
     import transformers
 
@@ -410,10 +401,8 @@ def load_tokenizer(name: str, **how: Unpack[Source]) -> PreTrainedTokenizerBase:
 
 
 def stop_ids(name: str, tokenizer: PreTrainedTokenizerBase, **how: Unpack[Source]) -> tuple[int, ...]:
-    """Return the token ids at which generation stops, read without the weights.
-
-    They come from generation_config.json, else config.json, else the tokenizer's end token; for a GGUF file from its
-    header.
+    """Return the token ids at which generation stops, read without the weights. They come from generation_config.json,
+    else config.json, else the tokenizer's end token; for a GGUF file from its header.
     """
     import transformers
 

@@ -19,9 +19,8 @@ from posttrain.models.adapters import virtual_columns
 __all__ = ["UNFIT", "core_of", "keeps_logits", "logits_at"]
 
 UNFIT = (TypeError, ValueError, RuntimeError, AttributeError, IndexError, KeyError, NotImplementedError)
-"""Errors that a model's code raises when it is called with arguments that it does not support.
-
-A trial treats them as "not supported". Running out of memory is not treated so, and is raised.
+"""Errors that a model's code raises when it is called with arguments that it does not support. A trial treats them as
+"not supported". Running out of memory is not treated so, and is raised.
 """
 
 
@@ -33,16 +32,14 @@ def core_of(model: nn.Module) -> Any:
 
 @lru_cache(maxsize=32)
 def keeps_logits(kind: type[nn.Module]) -> bool:
-    """Return whether a model takes `logits_to_keep`.
-
-    Causal models of transformers 5 do; a model with its own code may not.
+    """Return whether a model takes `logits_to_keep`. Causal models of transformers 5 do; a model with its own code may
+    not.
     """
     return "logits_to_keep" in inspect.signature(kind.forward).parameters
 
 
 def logits_at(model: nn.Module, input_ids: Tensor, columns: Tensor | None) -> Tensor:
     """Return logits (B, K, V) at the positions `columns` (K,), or at all positions (B, T, V) if `columns` is None.
-
     `input_ids` is (B, T), right-padded, on the model's device.
     """
     options: dict[str, Any] = {}

@@ -44,14 +44,12 @@ EVERY_S = 0.05
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, MADV_DONTNEED = -1, -3, 4
 """Parameters of mallopt, from malloc.h, and of madvise, from mman.h."""
 LARGE_BLOCK = 8 * 2**20
-"""Size in bytes from which the system gets a freed block back at once.
-
-Smaller blocks stay in the heap: getting fresh pages can take as long as the product that fills them.
+"""Size in bytes from which the system gets a freed block back at once. Smaller blocks stay in the heap: getting fresh
+pages can take as long as the product that fills them.
 """
 KERNELS = 128
-"""How many compiled products oneDNN keeps; each takes about 1 MB, and every shape needs some.
-
-With oneDNN's default of 1,024 the process grew by 50 MB a step (SmolLM2-135M, 25 new shapes in a micro batch).
+"""How many compiled products oneDNN keeps; each takes about 1 MB, and every shape needs some. With oneDNN's default of
+1,024 the process grew by 50 MB a step (SmolLM2-135M, 25 new shapes in a micro batch).
 """
 LARGE_MODEL = 50_000_000
 """Number of parameters from which saving memory is worth the time that it takes."""
@@ -59,9 +57,8 @@ LARGE_MODEL = 50_000_000
 
 @dataclass(eq=False)
 class Peak:
-    """Peak memory of a block in GiB, including blocks inside it.
-
-    `kept` is True if the system keeps the peak, and False if a thread measures it.
+    """Peak memory of a block in GiB, including blocks inside it. `kept` is True if the system keeps the peak, and False
+    if a thread measures it.
     """
 
     kept: bool
@@ -156,9 +153,8 @@ def trim() -> None:
 
 
 def mapped() -> list[tuple[int, int]]:
-    """Return (start, end) addresses, in order, of files that are mapped into memory and have no page written to.
-
-    The condition is `Anonymous: 0 kB` (proc(5)). The list is empty on systems other than Linux.
+    """Return (start, end) addresses, in order, of files that are mapped into memory and have no page written to. The
+    condition is `Anonymous: 0 kB` (proc(5)). The list is empty on systems other than Linux.
     """
     found: list[tuple[int, int]] = []
     start = end = 0

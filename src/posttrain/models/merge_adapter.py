@@ -92,9 +92,8 @@ def merge_peft(model: PeftModel, location: str) -> PreTrainedModel:
 
 
 def relative_distance(found: Tensor | None, expected: Tensor | None) -> float:
-    """Return the root mean square of the difference, divided by the standard deviation of `expected`.
-
-    Return 0 if one of the tensors is None.
+    """Return the root mean square of the difference, divided by the standard deviation of `expected`. Return 0 if one
+    of the tensors is None.
     """
     if found is None or expected is None:
         return 0.0
@@ -105,9 +104,8 @@ def relative_distance(found: Tensor | None, expected: Tensor | None) -> float:
 
 @torch.no_grad()
 def some_logits(model: Any) -> Tensor | None:
-    """Return the first output for a few tokens, in eval mode.
-
-    Return None for a model without weights, and for one that needs more than token ids.
+    """Return the first output for a few tokens, in eval mode. Return None for a model without weights, and for one that
+    needs more than token ids.
     """
     core = model.get_base_model() if isinstance(model, PeftModel) else model
     embedding = core.get_input_embeddings()

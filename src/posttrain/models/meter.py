@@ -224,9 +224,8 @@ def _hook(factory: Callable[..., Any], args: tuple[Any, ...], settings: dict[str
 
 
 def counted(tensors: Collection[Any], desc: str = "") -> Iterator[Any]:
-    """Yield the tensors of a model one by one, counted by a Meter.
-
-    `desc` is not used; tqdm takes the name of a bar in its position.
+    """Yield the tensors of a model one by one, counted by a Meter. `desc` is not used; tqdm takes the name of a bar in
+    its position.
     """
     with Meter("loading weights", len(tensors), "tensors", after_s=MOMENT_S, kept=None) as meter:
         for tensor in tensors:

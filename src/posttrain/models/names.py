@@ -66,10 +66,8 @@ def resolve(name: str) -> str:
 
 
 def near_model(name: str) -> str | None:
-    """Return the existing folder (or GGUF file) with the path most similar to a missing one.
-
-    Paths are compared part by part: for `runs/cok/model` the result is `runs/cook/model`. Return None if nothing is
-    similar.
+    """Return the existing folder (or GGUF file) with the path most similar to a missing one. Paths are compared part by
+    part: for `runs/cok/model` the result is `runs/cook/model`. Return None if nothing is similar.
     """
     wanted = Path(name)
     gguf = wanted.suffix.lower() == SUFFIX

@@ -51,9 +51,8 @@ HEADS: dict[Head, tuple[str, str]] = {
 
 
 def read_notes(folder: Path) -> dict[str, Any]:
-    """Return `posttrain.json` of a folder as a dict; empty if there is none.
-
-    Raise TemplateError if the file is not valid JSON.
+    """Return `posttrain.json` of a folder as a dict; empty if there is none. Raise TemplateError if the file is not
+    valid JSON.
     """
     path = folder / NOTES_FILE
     if not path.is_file():

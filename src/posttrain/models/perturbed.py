@@ -30,10 +30,8 @@ def resolve_arithmetic(model: nn.Module, arithmetic: Arithmetic) -> Literal["bf1
 
 
 def perturbed(model: PreTrainedModel, arithmetic: Literal["bf16", "int8"]) -> PreTrainedModel:
-    """Return a perturbed copy of the model.
-
-    The copy takes half of the model's memory (bf16) or as much (int8). Tied weights stay tied. `int8` does not round
-    biases, norms and other parameters of one dimension.
+    """Return a perturbed copy of the model. The copy takes half of the model's memory (bf16) or as much (int8). Tied
+    weights stay tied. `int8` does not round biases, norms and other parameters of one dimension.
     """
     if arithmetic == "bf16":
         memo: dict[int, object] = {}

@@ -40,10 +40,8 @@ CHILD = "posttrain_prefix"
 
 
 class Site(NamedTuple):
-    """The attention of one layer.
-
-    `name` is the name of its module, `heads` the number of heads of keys and values, `key` and `value` the width of one
-    head of keys and of values.
+    """The attention of one layer. `name` is the name of its module, `heads` the number of heads of keys and values,
+    `key` and `value` the width of one head of keys and of values.
     """
 
     name: str
@@ -53,9 +51,8 @@ class Site(NamedTuple):
 
 
 class Prefix(Added):
-    """The table, or embedding and projection, and the keys and values of all layers during a forward pass.
-
-    The settings are: tokens (P), projection (none, v1, v2), projection_size (h), dropout, init_scale, seed.
+    """The table, or embedding and projection, and the keys and values of all layers during a forward pass. The settings
+    are: tokens (P), projection (none, v1, v2), projection_size (h), dropout, init_scale, seed.
     """
 
     kind: ClassVar[str] = "ptuning_v2"
@@ -105,7 +102,6 @@ class Prefix(Added):
 
     def renew(self, module: nn.Module, args: Any) -> None:
         """Compute the layers' keys and values, (heads, P, width of a head) each. It runs before each forward pass.
-
         Raise PosttrainError if another attention function has been set.
         """
         self.layers = []
@@ -239,9 +235,8 @@ def sites(model: PreTrainedModel) -> list[Site]:
 
 
 def _around(names: list[str], model: nn.Module) -> str:
-    """Return the name of the innermost module that contains all of these modules and runs.
-
-    A list of modules does not run.
+    """Return the name of the innermost module that contains all of these modules and runs. A list of modules does not
+    run.
     """
     parts: list[str] = []
     for each in zip(*(name.split(".") for name in names), strict=False):

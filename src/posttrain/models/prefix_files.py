@@ -69,9 +69,8 @@ def read_prefix(path: Path) -> dict[str, Tensor]:
 def from_file(
     model: PreTrainedModel, path: Path, settings: Mapping[str, Any], *, fixed: Collection[str] = ()
 ) -> Prefix:
-    """Return a prefix with the file's tensors.
-
-    `fixed` names settings that must equal those of the file. Raise PosttrainError if they or the shapes differ.
+    """Return a prefix with the file's tensors. `fixed` names settings that must equal those of the file. Raise
+    PosttrainError if they or the shapes differ.
     """
     tensors = read_prefix(path)
     tokens, width = tensors["embedding.weight"].shape

@@ -18,9 +18,8 @@ __all__ = ["Processor", "flags_in", "processor", "wait_politely"]
 
 CPUINFO = Path("/proc/cpuinfo")
 UNITS = {"amx_bf16": "AMX", "avx512_bf16": "AVX512-BF16", "bf16": "Arm BF16"}
-"""Maps flags of /proc/cpuinfo to the common name of the unit that multiplies bfloat16, fastest first.
-
-`bf16` is Arm's flag.
+"""Maps flags of /proc/cpuinfo to the common name of the unit that multiplies bfloat16, fastest first. `bf16` is Arm's
+flag.
 """
 LOAD = Path("/proc/loadavg")
 BRIEFLY, LONGER = "1000", "20000"
@@ -28,10 +27,8 @@ BRIEFLY, LONGER = "1000", "20000"
 
 
 class Processor(NamedTuple):
-    """The processor and its support for bfloat16.
-
-    `name` is the name that the system reports. `units` is the unit that multiplies bfloat16, or "". `bf16_used` says
-    whether torch uses it.
+    """The processor and its support for bfloat16. `name` is the name that the system reports. `units` is the unit that
+    multiplies bfloat16, or "". `bf16_used` says whether torch uses it.
     """
 
     name: str
@@ -55,9 +52,8 @@ class Processor(NamedTuple):
 
 
 def flags_in(text: str) -> tuple[str, frozenset[str]]:
-    """Return (name, flags) of the first processor in the text of /proc/cpuinfo.
-
-    Arm calls its flags Features and has no name.
+    """Return (name, flags) of the first processor in the text of /proc/cpuinfo. Arm calls its flags Features and has no
+    name.
     """
     found: dict[str, str] = {}
     for line in text.splitlines():
@@ -87,9 +83,8 @@ def wait_politely() -> None:
 
     By default idle threads spin: next to another busy program the steps of a small model became 30 times slower. Here
     they sleep after spinning for a moment. That moment is longer on a quiet machine (an exam in 3.6 s instead of 4.8
-    s). Next to
-    two busy programs, the longer spinning would take 16 s instead of 7 s, so the number of running threads is checked
-    first.
+    s). Next to two busy programs, the longer spinning would take 16 s instead of 7 s, so the number of running threads
+    is checked first.
     """
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", LONGER if _quiet() else BRIEFLY)
@@ -97,9 +92,8 @@ def wait_politely() -> None:
 
 
 def _quiet() -> bool:
-    """Return whether no other thread of this machine runs now.
-
-    The number is read three times, 5 ms apart. Return False if it is not known.
+    """Return whether no other thread of this machine runs now. The number is read three times, 5 ms apart. Return False
+    if it is not known.
     """
     for look in range(3):
         if look:

@@ -29,10 +29,8 @@ START = 5.0
 
 
 class PrunedChange(SparseChange):
-    """The changes of all weights, with gates until they are pruned.
-
-    The settings are: share, l0, gate_rate (alpha = 5 + gate_rate x the value that the optimiser moves), seed, and
-    pruned, which is set at the end.
+    """The changes of all weights, with gates until they are pruned. The settings are: share, l0, gate_rate (alpha = 5 +
+    gate_rate x the value that the optimiser moves), seed, and pruned, which is set at the end.
     """
 
     kind: ClassVar[str] = "diff_pruning"
@@ -71,10 +69,8 @@ class PrunedChange(SparseChange):
 
 
 class GatedChange(Change):
-    """The change of one weight of n numbers.
-
-    Before pruning it has values v and gates (alpha - 5) / gate_rate, (n,) each. After pruning it has values (k,) at
-    indices (k,), and `gates` is None.
+    """The change of one weight of n numbers. Before pruning it has values v and gates (alpha - 5) / gate_rate, (n,)
+    each. After pruning it has values (k,) at indices (k,), and `gates` is None.
     """
 
     def __init__(self, owner: PrunedChange, name: str, at: Tensor, size: int, *, gated: bool) -> None:

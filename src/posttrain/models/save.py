@@ -118,9 +118,8 @@ def save_model(
 
 
 def saved_padding(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> AbstractContextManager[None]:
-    """Within this block, model and tokenizer name the pad token of the files that they were loaded from.
-
-    A model with a head keeps the pad token that it was trained with, because it finds the end of a text by it.
+    """Within this block, model and tokenizer name the pad token of the files that they were loaded from. A model with a
+    head keeps the pad token that it was trained with, because it finds the end of a text by it.
     """
     return nullcontext() if head_of_model(model) is not None else own_padding(model, tokenizer)
 

@@ -29,9 +29,8 @@ class Neighbour(NamedTuple):
 
 
 class VirtualToken(NamedTuple):
-    """A learned vector and its nearest tokens.
-
-    `number` is its position before a row, from 0. `norm` is its length divided by the mean length of an embedding.
+    """A learned vector and its nearest tokens. `number` is its position before a row, from 0. `norm` is its length
+    divided by the mean length of an embedding.
     """
 
     number: int
@@ -40,9 +39,8 @@ class VirtualToken(NamedTuple):
 
 
 def nearest_tokens(name: str, k: int, **how: Unpack[Source]) -> list[VirtualToken]:
-    """Return the k tokens nearest to each virtual token of an adapter folder.
-
-    Raise PosttrainError for a folder without such vectors.
+    """Return the k tokens nearest to each virtual token of an adapter folder. Raise PosttrainError for a folder without
+    such vectors.
     """
     from safetensors.torch import load_file
 
@@ -86,9 +84,8 @@ def nearest(vectors: Tensor, table: Tensor, tokenizer: PreTrainedTokenizerBase, 
 
 
 def readable(tokenizer: PreTrainedTokenizerBase, token: int) -> str:
-    """Return a token as text.
-
-    A part of a character, such as two of the three bytes of a Chinese character, becomes `<E7 8E>`.
+    """Return a token as text. A part of a character, such as two of the three bytes of a Chinese character, becomes
+    `<E7 8E>`.
     """
     from transformers.convert_slow_tokenizer import bytes_to_unicode
 

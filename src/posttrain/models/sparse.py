@@ -26,10 +26,8 @@ __all__ = ["Change", "SparseChange", "largest", "weights_in_use"]
 
 
 class SparseChange(Added):
-    """The changes of all weights.
-
-    The settings are: share (of the model's parameters), rows (the number of rows that are measured), fisher
-    (empirical, sampled, random), seed. Until `look` is called, the indices are random.
+    """The changes of all weights. The settings are: share (of the model's parameters), rows (the number of rows that
+    are measured), fisher (empirical, sampled, random), seed. Until `look` is called, the indices are random.
     """
 
     kind: ClassVar[str] = "fishmask"
@@ -141,9 +139,8 @@ class Change(nn.Module):
 
 
 def weights_in_use(model: PreTrainedModel) -> dict[str, list[str]]:
-    """Map the name of each parameter that a forward pass uses to the names of the modules that own it.
-
-    A tied matrix has two owners.
+    """Map the name of each parameter that a forward pass uses to the names of the modules that own it. A tied matrix
+    has two owners.
     """
     ran: set[nn.Module] = set()
     owning = [module for module in model.modules() if any(True for _ in module.parameters(recurse=False))]
@@ -161,9 +158,8 @@ def weights_in_use(model: PreTrainedModel) -> dict[str, list[str]]:
 
 
 def largest(scores: Mapping[str, Tensor], count: int) -> dict[str, Tensor]:
-    """Return flat indices, ascending, of the `count` largest scores over all tensors together.
-
-    Of equal scores the first ones are taken.
+    """Return flat indices, ascending, of the `count` largest scores over all tensors together. Of equal scores the
+    first ones are taken.
     """
     best = [score.topk(min(count, score.numel())).values for score in scores.values()]
     bar = torch.cat([each.flatten() for each in best]).topk(count).values[-1]

@@ -18,9 +18,8 @@ __all__ = ["DTYPES", "Stored", "stored_dtype", "tensors_in", "weight_files"]
 
 SIZES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
 SIZES |= {"F8_E4M3": 1, "F8_E5M2": 1, "U16": 2, "U32": 4, "U64": 8}
-"""Size of a number in bytes, by safetensors' name of its type.
-
-Types smaller than a byte are missing here, and their sizes are not checked.
+"""Size of a number in bytes, by safetensors' name of its type. Types smaller than a byte are missing here, and their
+sizes are not checked.
 """
 DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 """Maps safetensors' names of the precisions for training and inference to torch's names."""
@@ -36,10 +35,8 @@ class Stored(NamedTuple):
 
 
 def tensors_in(path: Path) -> dict[str, Stored]:
-    """Return the type and shape of every tensor of a safetensors file, by name.
-
-    Raise PosttrainError if the header cannot be read, or if the file does not have the length that the header states (a
-    copy that was cut short).
+    """Return the type and shape of every tensor of a safetensors file, by name. Raise PosttrainError if the header
+    cannot be read, or if the file does not have the length that the header states (a copy that was cut short).
     """
 
     def wrong(cause: str) -> PosttrainError:
@@ -76,9 +73,8 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def stored_dtype(name: str, **how: Unpack[Source]) -> str | None:
-    """Return the precision in which most of a model's numbers are stored; for an adapter that of its base.
-
-    Return None if a model cannot be trained in it (a quantised file), or if it is not known.
+    """Return the precision in which most of a model's numbers are stored; for an adapter that of its base. Return None
+    if a model cannot be trained in it (a quantised file), or if it is not known.
     """
     folder = Path(resolve(name))
     if is_gguf(folder):

@@ -33,9 +33,8 @@ SHOWN = 3
 
 
 class Check(NamedTuple):
-    """One check and its result.
-
-    `ok` is None if the check was not made. `detail` states what was found, or why the check was not made.
+    """One check and its result. `ok` is None if the check was not made. `detail` states what was found, or why the
+    check was not made.
     """
 
     check: str
@@ -44,9 +43,8 @@ class Check(NamedTuple):
 
 
 def verify_model(name: str, *, against: str | None = None, **how: Unpack[Source]) -> list[Check]:
-    """Return all checks of a model, an adapter or a GGUF file. Raise MissingError if no model has this name.
-
-    `against` names another model that must have the same tensors and outputs.
+    """Return all checks of a model, an adapter or a GGUF file. Raise MissingError if no model has this name. `against`
+    names another model that must have the same tensors and outputs.
     """
     name = resolve(name) if Path(name).is_dir() else name
     found = Path(resolve(name))

@@ -63,9 +63,8 @@ def outside(
 
 
 class StandIn(NamedTuple):
-    """The pad token that is used in memory instead of the files' own.
-
-    `own` is the tokenizer file's pad token. `named` holds the pad ids in the model's configurations.
+    """The pad token that is used in memory instead of the files' own. `own` is the tokenizer file's pad token. `named`
+    holds the pad ids in the model's configurations.
     """
 
     token: str
@@ -149,10 +148,8 @@ def without_padding_outside(config: Any) -> Any:
 
 
 def padding_inside(tokenizer: PreTrainedTokenizerBase, rows: int) -> int:
-    """Return the id of a token to pad with.
-
-    It is the token for beginnings, which no text ends with, else another special token. The end token comes last,
-    because classifiers look for a text's last token that is not padding.
+    """Return the id of a token to pad with. It is the token for beginnings, which no text ends with, else another
+    special token. The end token comes last, because classifiers look for a text's last token that is not padding.
     """
     first = [tokenizer.bos_token_id, tokenizer.cls_token_id, tokenizer.unk_token_id]
     added = (i for i, token in tokenizer.added_tokens_decoder.items() if token.special)

@@ -119,9 +119,8 @@ def check_labels(labels: tuple[str, ...] | None, weights: object, *, least: int)
 
 
 def balanced(labels: Sequence[str], seen: Iterable[str]) -> dict[str, float]:
-    """Return the weight N / (C n_c) of each class. n_c of the N labels in `seen` are of the class.
-
-    C is the number of classes that occur. A class that does not occur has the weight 1.
+    """Return the weight N / (C n_c) of each class. n_c of the N labels in `seen` are of the class. C is the number of
+    classes that occur. A class that does not occur has the weight 1.
     """
     counts = Counter(seen)
     total, classes = sum(counts.values()), sum(counts[label] > 0 for label in labels)

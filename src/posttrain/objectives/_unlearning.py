@@ -63,9 +63,8 @@ class ForgetAndRetain(NamedTuple):
 
 
 def token_nats(logits: Tensor, targets: Tensor) -> Tensor:
-    """Return the negative log-likelihood of each supervised token, 0 at other positions, (B, K), in float32.
-
-    logits: (B, K, V); targets: (B, K). Only supervised positions are put through the softmax.
+    """Return the negative log-likelihood of each supervised token, 0 at other positions, (B, K), in float32. logits:
+    (B, K, V); targets: (B, K). Only supervised positions are put through the softmax.
     """
     asked = targets != IGNORED  # (B, K)
     said = log_probabilities(logits[asked])  # (N, V)
@@ -74,9 +73,8 @@ def token_nats(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def retain_nats(rows: ForgetAndRetain, nats: Tensor, retain: str) -> Tensor:
-    """Return the retain loss of each row, summed over its supervised tokens, (B,); 0 for forget rows.
-
-    nats: (B, K), the result of `token_nats` for the same rows; retain: `nll` or `kl`.
+    """Return the retain loss of each row, summed over its supervised tokens, (B,); 0 for forget rows. nats: (B, K), the
+    result of `token_nats` for the same rows; retain: `nll` or `kl`.
     """
     if retain == "nll":
         return nats.sum(1) * rows.old

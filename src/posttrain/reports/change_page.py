@@ -31,9 +31,8 @@ Curve = tuple[tuple[float, float], ...]
 
 
 class Spot(NamedTuple):
-    """A method in the scatter plot. x is the forgotten share and y the learned share.
-
-    x, y: means; x_ci, y_ci: their intervals; dots: (x, y, change) of each change. All shares are 0 to 1.
+    """A method in the scatter plot. x is the forgotten share and y the learned share. x, y: means; x_ci, y_ci: their
+    intervals; dots: (x, y, change) of each change. All shares are 0 to 1.
     """
 
     label: str
@@ -150,9 +149,8 @@ def _notes(run: Run) -> Iterator[Message]:
 
 
 def more_section(run: Run, marks: Mapping[Version, Mark]) -> Section | None:
-    """Return the tables of graded contents, of the strict comparison, of all other scores, and of costs.
-
-    None when all of them are empty.
+    """Return the tables of graded contents, of the strict comparison, of all other scores, and of costs. None when all
+    of them are empty.
     """
     content = (say("scores.content_about"), *_about(run, *CONTENT_GROUPS))
     more = say("scores.more" if run.groups >= {*MORE_GROUPS} else "head.other")
@@ -201,9 +199,8 @@ def loss_section(run: Run, marks: Mapping[Version, Mark]) -> Section | None:
 
 
 def losses(curves: Mapping[str, Mapping[str, Sequence[Curve]]], marks: Mapping[str, Mark]) -> Chart:
-    """Draw the loss curves of each method: a thin line for each cell, and a thick line for their mean.
-
-    curves: method -> `new` (loss on the new examples; solid) and `all` (loss on everything in the step; dashed).
+    """Draw the loss curves of each method: a thin line for each cell, and a thick line for their mean. curves: method
+    -> `new` (loss on the new examples; solid) and `all` (loss on everything in the step; dashed).
     """
     rows: Rows = [
         {"kind": kind, "panel": label, "cell": cell, "step": step, "loss": value}
@@ -232,9 +229,8 @@ def _drawn(name: str, curves: Sequence[Curve]) -> Iterator[tuple[str, int, Seque
 
 
 def mean_curve(curves: Sequence[Curve]) -> list[tuple[float, float]]:
-    """Return the mean over cells at every logged step, from the step at which every cell has a loss.
-
-    A cell that has stopped counts with its last loss.
+    """Return the mean over cells at every logged step, from the step at which every cell has a loss. A cell that has
+    stopped counts with its last loss.
     """
     if not curves:
         return []
@@ -244,9 +240,8 @@ def mean_curve(curves: Sequence[Curve]) -> list[tuple[float, float]]:
 
 
 def _curves(cells: Sequence[Cell], kind: str) -> list[Curve]:
-    """Return the curves of one kind, `new` or `all`, for the cells that have one.
-
-    Without replay both kinds are equal. Then only the curves of `new` are returned.
+    """Return the curves of one kind, `new` or `all`, for the cells that have one. Without replay both kinds are equal.
+    Then only the curves of `new` are returned.
     """
     curves = []
     for cell in cells:

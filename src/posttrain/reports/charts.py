@@ -100,10 +100,8 @@ class Said(str):
 
 @dataclass(frozen=True)
 class Chart:
-    """A chart for every language.
-
-    drawn: its Vega-Lite specification, in which words are `Said`; label: what it shows; names: the names in its legend;
-    panels: the number of panels; left: the width of its y axis, in CSS pixels.
+    """A chart for every language. drawn: its Vega-Lite specification, in which words are `Said`; label: what it shows;
+    names: the names in its legend; panels: the number of panels; left: the width of its y axis, in CSS pixels.
     """
 
     drawn: Mapping[str, Any]
@@ -124,10 +122,8 @@ class Chart:
         return min(LONGEST, round(FONT * widest)) + 42
 
     def payload(self, words: Mapping[str, Word]) -> dict[str, Any]:
-        """Return the data for the page's script.
-
-        There may be many rows. So rows that are equal in all languages are stored once, and the names of their fields
-        are stored once.
+        """Return the data for the page's script. There may be many rows. So rows that are equal in all languages are
+        stored once, and the names of their fields are stored once.
         """
         specs = {language: self.spec(word) for language, word in words.items()}
         rows = [_packed(spec.pop("data")["values"]) for spec in specs.values()]
@@ -187,23 +183,20 @@ def number(field: str, **more: Any) -> dict[str, Any]:
 
 
 def nominal(field: str, **more: Any) -> dict[str, Any]:
-    """Return a nominal channel in the order of the rows.
-
-    The order is not a list of names: Vega-Lite turns such a list into code, in which a name could do harm.
+    """Return a nominal channel in the order of the rows. The order is not a list of names: Vega-Lite turns such a list
+    into code, in which a name could do harm.
     """
     return {"field": field, "type": "nominal", "sort": None} | more
 
 
 class Layers:
-    """Layers of a chart over one table of rows.
-
-    A layer draws the rows of one kind (their field `kind`), each in the colour and shape of its name.
+    """Layers of a chart over one table of rows. A layer draws the rows of one kind (their field `kind`), each in the
+    colour and shape of its name.
     """
 
     def __init__(self, field: str, marks: Mapping[str, Mark], *, legend: bool = True) -> None:
-        """Begin a chart. field: the field that holds the name of a row; marks: name -> colour and shape.
-
-        legend: whether to draw a legend, in which a click on a name shows only the chosen names.
+        """Begin a chart. field: the field that holds the name of a row; marks: name -> colour and shape. legend:
+        whether to draw a legend, in which a click on a name shows only the chosen names.
         """
         import altair
 
@@ -218,10 +211,8 @@ class Layers:
         self.chosen = altair.selection_point(name="chosen", fields=[field], bind="legend", toggle="true")
 
     def add(self, kind: str, mark: str, look: str, only: str = "", *, full: float = 1.0, **channels: Any) -> None:
-        """Add a layer in the colours of the names.
-
-        kind: of the rows that it draws; mark: a mark of Vega-Lite; look: a key of LOOKS; full: its opacity, 0 to 1,
-        when its name is not hidden by a choice in the legend.
+        """Add a layer in the colours of the names. kind: of the rows that it draws; mark: a mark of Vega-Lite; look: a
+        key of LOOKS; full: its opacity, 0 to 1, when its name is not hidden by a choice in the legend.
         """
         opacity: dict[str, Any] = {"value": full}
         if self.legend:
@@ -230,9 +221,8 @@ class Layers:
         self.plain(kind, mark, look, only, color=self.colour, opacity=opacity, **shape, **channels)
 
     def plain(self, kind: str, mark: str, look: str, only: str = "", **channels: Any) -> None:
-        """Add a layer in the page's own colours.
-
-        only: a name for a layer that only the page's script draws, not `Chart.svg`.
+        """Add a layer in the page's own colours. only: a name for a layer that only the page's script draws, not
+        `Chart.svg`.
         """
         named = {"name": f"only_{only}"} if only else {}
         transform = [{"filter": {"field": "kind", "equal": kind}}]

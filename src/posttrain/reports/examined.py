@@ -44,9 +44,8 @@ class Compared:
 
     @property
     def too_few(self) -> int | None:
-        """Return the number of questions, or of differing questions, when it is too small to show any difference.
-
-        None in all other cases, and always for several cells.
+        """Return the number of questions, or of differing questions, when it is too small to show any difference. None
+        in all other cases, and always for several cells.
         """
         if self.cells > 1 or self.agree or not self.difference:
             return None

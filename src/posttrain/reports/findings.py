@@ -42,10 +42,8 @@ class Finding(NamedTuple):
 
 
 def findings(run: Run) -> list[Finding]:
-    """Return the findings in their order on the page.
-
-    The order: general findings, findings that methods share, exams, noise floor, targets that the untouched model
-    already met, and answers that could not be judged.
+    """Return the findings in their order on the page. The order: general findings, findings that methods share, exams,
+    noise floor, targets that the untouched model already met, and answers that could not be judged.
     """
     rows = [row for row in run.final if row.scores]  # the last checkpoint of each method
     methods = [row for row in rows if not row.is_floor]
@@ -90,7 +88,6 @@ def _general(rows: Sequence[Row]) -> Iterator[Finding]:
 
 def _best(ranked: Sequence[Row]) -> Iterator[Finding]:
     """Name the best trade-off among the methods that learned; a method that learns nothing would keep everything.
-
     ranked: rows by trade-off, best first. With too few shared changes, say so instead of naming the best.
     """
     able = [row for row in ranked if numbers.has_learned(row.scores)]
@@ -118,10 +115,8 @@ def _good(scores: Mapping[str, float]) -> bool:
 
 
 def _within(a: Row, b: Row) -> bool:
-    """Whether two methods cannot be distinguished by their trade-offs.
-
-    This is so when the 95 % interval of the mean difference, paired by change and seed, contains 0. False for two
-    models or fewer than two pairs.
+    """Whether two methods cannot be distinguished by their trade-offs. This is so when the 95 % interval of the mean
+    difference, paired by change and seed, contains 0. False for two models or fewer than two pairs.
     """
     others = {(cell.change, cell.seed): numbers.trade_off(cell.scores) for cell in b.cells}
     pairs = [(numbers.trade_off(cell.scores), others.get((cell.change, cell.seed))) for cell in a.cells]
@@ -141,9 +136,8 @@ KINDS: dict[str, str] = {  # kind of difference from the untouched model -> key 
 
 
 def _exams(run: Run) -> Iterator[Finding]:
-    """Yield which exams really fell or rose, which differences are unsure, and from which step on knowledge falls.
-
-    A page with one model and method has one paragraph for this; with several, each exam has its own paragraph.
+    """Yield which exams really fell or rose, which differences are unsure, and from which step on knowledge falls. A
+    page with one model and method has one paragraph for this; with several, each exam has its own paragraph.
     """
     rows = [row for row in run.final if row.compare]
     falling = list(_falls(run))
@@ -164,9 +158,8 @@ def _exams(run: Run) -> Iterator[Finding]:
 
 
 def _sorted_out(beside: Iterable[tuple[str, ExamInfo, Compared | None]]) -> tuple[list[Message], bool]:
-    """Return a sentence for each kind of difference from the untouched model, and whether one is a real fall.
-
-    beside: (shown name, exam, comparison).
+    """Return a sentence for each kind of difference from the untouched model, and whether one is a real fall. beside:
+    (shown name, exam, comparison).
     """
     names: dict[str, list[Message]] = {kind: [] for kind in KINDS}
     for name, exam, compared in beside:
@@ -181,9 +174,8 @@ def _sorted_out(beside: Iterable[tuple[str, ExamInfo, Compared | None]]) -> tupl
 
 
 def _falls(run: Run) -> Iterator[tuple[Message, bool]]:
-    """Yield (sentence, whether it is a fall) about knowledge over training steps.
-
-    Methods with the same exam and the same step share a sentence.
+    """Yield (sentence, whether it is a fall) about knowledge over training steps. Methods with the same exam and the
+    same step share a sentence.
     """
     shared: dict[tuple[str, str, int], list[str]] = {}
     for version, exam, point in falls(run) if run.stepped else ():
@@ -216,9 +208,8 @@ def _before(run: Run) -> Iterator[Finding]:
 
 
 def describe_method(config: Mapping[str, object], change: bool = True, summary: str = "") -> list[Message]:
-    """Return what a method does, from its entry in study.yaml: its kind, tuner, replay and penalties.
-
-    change: whether the run has the change exam; summary: a text for a kind that the catalogue does not know.
+    """Return what a method does, from its entry in study.yaml: its kind, tuner, replay and penalties. change: whether
+    the run has the change exam; summary: a text for a kind that the catalogue does not know.
     """
     parts = []
     kind = str(config.get("kind", ""))

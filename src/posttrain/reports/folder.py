@@ -35,10 +35,8 @@ STAGES = "stages."
 
 
 class Cell(Line):
-    """One cell: a line of results.json with the content of the cell's folder.
-
-    metrics: the lines of metrics.jsonl; samples: the lines of samples.jsonl; config: the text of config.yaml; env: the
-    content of env.json.
+    """One cell: a line of results.json with the content of the cell's folder. metrics: the lines of metrics.jsonl;
+    samples: the lines of samples.jsonl; config: the text of config.yaml; env: the content of env.json.
     """
 
     metrics: tuple[dict[str, Any], ...] = ()
@@ -120,10 +118,8 @@ class Row(Summary):
 
 @dataclass(frozen=True)
 class Run:
-    """All data of a report.
-
-    results: the content of results.json; cells: its cells with their files; rows: the rows of the main table; study,
-    study_text: the content and the text of study.yaml; problems: what could not be read.
+    """All data of a report. results: the content of results.json; cells: its cells with their files; rows: the rows of
+    the main table; study, study_text: the content and the text of study.yaml; problems: what could not be read.
     """
 
     results: Results
@@ -157,9 +153,8 @@ class Run:
 
     @property
     def title(self) -> str:
-        """Return the title of the page: the study's title or name, or the models of `posttrain exam`.
-
-        A model that is a long path is shortened to its last parts, unless two models would then have the same name.
+        """Return the title of the page: the study's title or name, or the models of `posttrain exam`. A model that is a
+        long path is shortened to its last parts, unless two models would then have the same name.
         """
         if not (self.alone and self.models):
             return str(self.study.get("title") or self.results.study)
@@ -192,9 +187,8 @@ class Run:
 
     @property
     def changes(self) -> tuple[str, ...]:
-        """Return the changes in the order of the cells.
-
-        A cell with only other exams has an empty name as its change, which is left out if any cell has a change.
+        """Return the changes in the order of the cells. A cell with only other exams has an empty name as its change,
+        which is left out if any cell has a change.
         """
         named = tuple(dict.fromkeys(cell.change for cell in self.cells if cell.change))
         return named or tuple(dict.fromkeys(cell.change for cell in self.cells))
@@ -231,9 +225,8 @@ class Run:
 
     @property
     def shown(self) -> tuple[Row, ...]:
-        """Return the rows of the change exam's tables.
-
-        These are the final rows if a separate section shows the other checkpoints, and otherwise all rows.
+        """Return the rows of the change exam's tables. These are the final rows if a separate section shows the other
+        checkpoints, and otherwise all rows.
         """
         own = any(row.checkpoint.startswith(("stage-", "blend-", "after-")) for row in self.rows)
         return self.final if self.stepped or own else self.rows
@@ -258,9 +251,8 @@ class Run:
 
 
 def read_run(folder: Path) -> Run:
-    """Read a run folder.
-
-    Raise MissingError without results.json, and DataError when it is not of the kind that `posttrain run` writes.
+    """Read a run folder. Raise MissingError without results.json, and DataError when it is not of the kind that
+    `posttrain run` writes.
     """
     problems: list[str] = []
     results, study_file = read_results(folder), folder / "study.yaml"
@@ -284,9 +276,8 @@ def _end(name: str) -> str:
 
 
 def rows_of(results: Results, cells: tuple[Cell, ...] = ()) -> tuple[Row, ...]:
-    """Return the rows of the main table: the summary of results.json, each row with its finished cells.
-
-    cells: the cells of the results with the content of their folders; if empty, those of `results` are used.
+    """Return the rows of the main table: the summary of results.json, each row with its finished cells. cells: the
+    cells of the results with the content of their folders; if empty, those of `results` are used.
     """
     summary = {(one.model, one.method, one.checkpoint): one for one in results.summary or summarise(results.cells)}
     grouped: dict[tuple[str, str, str], list[Cell]] = {}
@@ -329,9 +320,8 @@ def _cell(line: Line, folder: Path, problems: list[str]) -> Cell:
 
 
 def read_lines(path: Path, folder: Path, problems: list[str]) -> Iterator[dict[str, Any]]:
-    """Yield the rows of a JSONL file to which a process may still append; nothing when the file is missing.
-
-    A line that cannot be read is added to `problems` and left out. folder: paths in `problems` are relative to it.
+    """Yield the rows of a JSONL file to which a process may still append; nothing when the file is missing. A line that
+    cannot be read is added to `problems` and left out. folder: paths in `problems` are relative to it.
     """
     text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
     for number, line in enumerate(text.split("\n"), start=1):

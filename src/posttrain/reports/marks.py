@@ -50,9 +50,8 @@ class Mark(NamedTuple):
 
 
 def marks_of(names: Iterable[Name]) -> dict[Name, Mark]:
-    """Return a different mark for each name, in the order of the names.
-
-    Shapes (12) and colours (11) advance together, which gives 132 different pairs. Later names get further hues.
+    """Return a different mark for each name, in the order of the names. Shapes (12) and colours (11) advance together,
+    which gives 132 different pairs. Later names get further hues.
     """
     return {name: _mark(i) for i, name in enumerate(dict.fromkeys(names))}
 

@@ -31,9 +31,8 @@ def group_of(key: str) -> str:
 
 
 def columns(score_keys: Iterable[str], groups: Sequence[str] = GROUPS) -> list[str]:
-    """Return the scores of a table in the order of groups and declarations.
-
-    With the default groups, scores of unknown groups are kept and come last; otherwise only the given groups are kept.
+    """Return the scores of a table in the order of groups and declarations. With the default groups, scores of unknown
+    groups are kept and come last; otherwise only the given groups are kept.
     """
     found = dict.fromkeys(score_keys)
     wanted = [k for k in found if group_of(k) in groups or (groups is GROUPS and group_of(k) not in GROUPS)]
@@ -65,9 +64,8 @@ def group_mean(scores: Mapping[str, float], group: str) -> float | None:
 
 
 def learned(scores: Mapping[str, float]) -> float | None:
-    """Return the learned share: the mean of reliability and the mean of the generality scores.
-
-    It is reliability alone without generality scores, and None without reliability.
+    """Return the learned share: the mean of reliability and the mean of the generality scores. It is reliability alone
+    without generality scores, and None without reliability.
     """
     if "reliability" not in scores:
         return None
@@ -150,9 +148,8 @@ def percent_range(shares: Sequence[float]) -> str:
 
 
 def score_text(key: str, value: float) -> str:
-    """Return a score as tables show it.
-
-    A share is in per cent without the sign, a length has one decimal, and other scores are written by `amount`.
+    """Return a score as tables show it. A share is in per cent without the sign, a length has one decimal, and other
+    scores are written by `amount`.
     """
     if key in DECLARED and DECLARED[key].unit == "tokens":
         return fixed(value, 1)

@@ -48,9 +48,8 @@ def quadrant_of(before: bool, after: bool) -> int:
 
 
 def pairs_of(before: Iterable[Mapping[str, Any]], after: Iterable[Mapping[str, Any]], cell: Cell) -> Iterator[Pair]:
-    """Yield the questions without perturbation that both files judge as right or wrong, joined by their id.
-
-    Questions with another number of choices after are left out.
+    """Yield the questions without perturbation that both files judge as right or wrong, joined by their id. Questions
+    with another number of choices after are left out.
     """
     known = {row["id"]: row for row in before if _counts(row)}
     for row in after:
@@ -74,9 +73,8 @@ def _text(value: Any) -> str:
 
 
 def draw(pairs: Iterable[Pair]) -> list[Pair]:
-    """Return at most `CAP` pairs of each quadrant, those with the smallest hash of the id.
-
-    The choice is therefore random, but the same for every method.
+    """Return at most `CAP` pairs of each quadrant, those with the smallest hash of the id. The choice is therefore
+    random, but the same for every method.
     """
     hashed = sorted((hashlib.sha256(one.id.encode()).hexdigest(), one.id, one.change, one.seed, one) for one in pairs)
     quadrants = ([one for *_, one in hashed if one.quadrant == number] for number in range(len(QUADRANTS)))
@@ -133,7 +131,6 @@ def _rows(place: Path, folder: str, exam: str) -> list[dict[str, Any]]:
 
 def forgetting(run: Run, marks: Mapping[Version, Mark], *, samples: bool) -> Section | None:
     """Return the section with the quadrants of all exams that judge answers as right or wrong; None without any.
-
     samples: whether the page has questions of the quadrants.
     """
     found = [(exam.name, table) for exam in run.exams if (table := _quadrants(run, exam, marks)).lines]
@@ -147,9 +144,8 @@ def forgetting(run: Run, marks: Mapping[Version, Mark], *, samples: bool) -> Sec
 
 
 def _quadrants(run: Run, exam: ExamInfo, marks: Mapping[Version, Mark]) -> Table:
-    """Return a table with the counts and shares of each model and method.
-
-    If the chance level is known, it also has the shares that guessing does not explain.
+    """Return a table with the counts and shares of each model and method. If the chance level is known, it also has the
+    shares that guessing does not explain.
     """
     rows = [(row, one) for row in run.final if (one := row.compare.get(exam.name)) is not None and one.shares()]
     known_chance = any(one.adjusted[0] is not None for _, one in rows)

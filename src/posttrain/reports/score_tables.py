@@ -29,9 +29,8 @@ LOSS, UNSURE = "\u25be", "?"
 
 
 def score_table(run: Run, groups: Sequence[str], marks: Mapping[Version, Mark], label: Words) -> Table | None:
-    """Return a table of the change exam's scores of some groups; None when it would have no column.
-
-    The table of `MORE_GROUPS` also has all scores that no other table shows.
+    """Return a table of the change exam's scores of some groups; None when it would have no column. The table of
+    `MORE_GROUPS` also has all scores that no other table shows.
     """
     rows = [row for row in run.shown if row.scores]
     columns = numbers.columns((key for row in rows for key in row.scores), groups)
@@ -46,9 +45,8 @@ def score_table(run: Run, groups: Sequence[str], marks: Mapping[Version, Mark], 
 
 
 def cost_table(run: Run, marks: Mapping[Version, Mark]) -> Table | None:
-    """Return a table of the costs of each method, means over its cells; None when no costs are known.
-
-    For a run of `posttrain exam`, where nothing was trained, it has the costs of each model's exams.
+    """Return a table of the costs of each method, means over its cells; None when no costs are known. For a run of
+    `posttrain exam`, where nothing was trained, it has the costs of each model's exams.
     """
     label = say("head.cost")
     if run.alone:

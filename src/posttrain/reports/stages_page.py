@@ -95,10 +95,8 @@ def stages_section(run: Run, marks: Mapping[Version, Mark]) -> Section | None:
 
 
 def over_stages(courses: Sequence[Course], marks: Mapping[str, Mark]) -> Chart:
-    """Draw the score of each task after each stage, with a panel for each method.
-
-    The line of a task is dashed until the stage that learns it, which has a ring. Stages get numbers instead of names
-    when their names would overlap.
+    """Draw the score of each task after each stage, with a panel for each method. The line of a task is dashed until
+    the stage that learns it, which has a ring. Stages get numbers instead of names when their names would overlap.
     """
     first = courses[0].names
     short = all(course.names == first for course in courses) and sum(map(len, first)) < 40
@@ -131,9 +129,8 @@ def _transfer(course: Course, name: str) -> Entry:
 
 
 def _heats(course: Course, low: float, high: float) -> Table:
-    """Return a heat table with a row per stage and a column per task; the task that a stage learned has a frame.
-
-    low, high: the values with the worst and the best colour, or the other way round where less is better.
+    """Return a heat table with a row per stage and a column per task; the task that a stage learned has a frame. low,
+    high: the values with the worst and the best colour, or the other way round where less is better.
     """
     many = course.how != "multitask"
     key = "stages.model_of" if course.how == "separate" else "stages.after"
@@ -156,9 +153,8 @@ def _heats(course: Course, low: float, high: float) -> Table:
 
 
 def stages_table(run: Run) -> Table | None:
-    """Return a table for papers and spreadsheets, with a row per method; None without stages.
-
-    Its columns are ACC, BWT, FWT, forgetting, and the last scores of the tasks.
+    """Return a table for papers and spreadsheets, with a row per method; None without stages. Its columns are ACC, BWT,
+    FWT, forgetting, and the last scores of the tasks.
     """
     courses = courses_of(run)
     if not courses:

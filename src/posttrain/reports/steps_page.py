@@ -52,9 +52,8 @@ def best(points: Sequence[StepPoint], *, higher_is_better: bool = True) -> StepP
 
 
 def starts_to_fall(points: Sequence[StepPoint], *, higher_is_better: bool = True) -> StepPoint | None:
-    """Return the first checkpoint from which on all are worse than the untouched model by a real difference.
-
-    None when there is no such checkpoint: a score that recovers, or that may have fallen by chance, does not count.
+    """Return the first checkpoint from which on all are worse than the untouched model by a real difference. None when
+    there is no such checkpoint: a score that recovers, or that may have fallen by chance, does not count.
     """
     first = None
     for point in sorted(points, key=lambda point: -point.step):
@@ -87,10 +86,8 @@ def falls(run: Run) -> Iterator[tuple[Version, ExamInfo, StepPoint | None]]:
 
 
 class Series(NamedTuple):
-    """A score of a method over steps.
-
-    before: the untouched model's score; best: the best checkpoint; fall: the checkpoint from which on the score has
-    fallen; chance: the score of guessing.
+    """A score of a method over steps. before: the untouched model's score; best: the best checkpoint; fall: the
+    checkpoint from which on the score has fallen; chance: the score of guessing.
     """
 
     label: str
@@ -103,9 +100,8 @@ class Series(NamedTuple):
 
 
 def steps_section(run: Run, marks: Mapping[Version, Mark]) -> Section | None:
-    """Return a section with a chart for each exam and each of `CHANGE_GROUPS`.
-
-    None unless several checkpoints with known steps were examined.
+    """Return a section with a chart for each exam and each of `CHANGE_GROUPS`. None unless several checkpoints with
+    known steps were examined.
     """
     if not run.stepped:
         return None
@@ -152,9 +148,8 @@ def _series(run: Run, exam: ExamInfo, version: Version, marks: Mapping[Version, 
 
 
 def _remarks(one: Series, knows: bool = False, *, share: bool = False) -> tuple[Message, ...]:
-    """Return which checkpoint of a method is best and, if `knows`, from which step on its knowledge has fallen.
-
-    share: the values are shares in per cent.
+    """Return which checkpoint of a method is best and, if `knows`, from which step on its knowledge has fallen. share:
+    the values are shares in per cent.
     """
     said = [say("verbatim", text=f"`{one.label}`:")]
     if one.best:

@@ -39,7 +39,6 @@ UNSURE = "?"
 
 def text_table(results: Results, width: int = 100, *, language: str = "en") -> str:
     """Return a table of methods x main scores of results.json, with remarks below it, as text that ends in a newline.
-
     width: the largest width in columns of the terminal; a value below 40 counts as 40.
     """
     # the others are in the report only

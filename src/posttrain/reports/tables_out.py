@@ -86,9 +86,8 @@ def tex_escape(plain: str) -> str:
 
 
 def to_latex(table: Table, language: str = LANGUAGES[0]) -> str:
-    """Return the table as a LaTeX tabular.
-
-    Rules of the package booktabs separate the kinds of rows: the untouched model, models and references.
+    """Return the table as a LaTeX tabular. Rules of the package booktabs separate the kinds of rows: the untouched
+    model, models and references.
     """
 
     def number(entry: Entry) -> str:
@@ -167,9 +166,8 @@ def filled(
     template: str, language: str, *, show: Callable[[Words], Markup] = both,
     word: Callable[[Words], Words] = lambda words: words, **values: object,
 ) -> str:  # fmt: skip
-    """Return a template filled with values.
-
-    show: turns words into HTML; word: replaces a message by the page's own wording of it.
+    """Return a template filled with values. show: turns words into HTML; word: replaces a message by the page's own
+    wording of it.
     """
 
     def head(name: Words) -> Markup:

@@ -138,9 +138,8 @@ def breakable(name: str) -> Markup:
 
 
 def both(message: Words) -> Markup:
-    """Return a message as HTML in every language, each in its own element; a name is returned once, escaped.
-
-    The page shows only the elements in the chosen language.
+    """Return a message as HTML in every language, each in its own element; a name is returned once, escaped. The page
+    shows only the elements in the chosen language.
     """
     return escape(message) if isinstance(message, str) else sentences([message])
 
@@ -154,9 +153,8 @@ def sentences(messages: Sequence[Words]) -> Markup:
 
 
 def attribute(language: str, **messages: Words) -> Markup:
-    """Return HTML attributes (`title`, `aria-label`, ...) in the page's first language.
-
-    The attribute `data-i18n` has them in all languages, for the switch of the language.
+    """Return HTML attributes (`title`, `aria-label`, ...) in the page's first language. The attribute `data-i18n` has
+    them in all languages, for the switch of the language.
     """
     names = {name.replace("_", "-"): message for name, message in messages.items()}
     every = {name: {each: text(m, each).replace("`", "") for each in LANGUAGES} for name, m in names.items()}

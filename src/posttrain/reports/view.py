@@ -46,10 +46,8 @@ class Entry(NamedTuple):
 
 
 class Head(NamedTuple):
-    """The head of a column.
-
-    below: a smaller line below it; group: neighbouring columns with the same group share a heading; kind: its CSS
-    class; unseen: it is invisible, and only screen readers read it.
+    """The head of a column. below: a smaller line below it; group: neighbouring columns with the same group share a
+    heading; kind: its CSS class; unseen: it is invisible, and only screen readers read it.
     """
 
     name: Words
@@ -117,10 +115,8 @@ class Panel(NamedTuple):
 
 
 class Section(NamedTuple):
-    """A section of the page.
-
-    name: its HTML id; nav: the key of its name in the list of sections; part: the name of its own part of the template,
-    which is drawn after its panels.
+    """A section of the page. name: its HTML id; nav: the key of its name in the list of sections; part: the name of its
+    own part of the template, which is drawn after its panels.
     """
 
     name: str

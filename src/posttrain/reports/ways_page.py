@@ -73,9 +73,8 @@ def _starts(run: Run, model: str, method: str) -> Iterator[Step]:
 
 
 def survived(reliability: Sequence[float | None]) -> list[float | None]:
-    """Return, for each step, its reliability divided by the highest one after any earlier step.
-
-    None for a step without reliability, and where the highest earlier one is 0, as for the first step.
+    """Return, for each step, its reliability divided by the highest one after any earlier step. None for a step without
+    reliability, and where the highest earlier one is 0, as for the first step.
     """
     found: list[float | None] = []
     highest = 0.0

@@ -52,7 +52,6 @@ __all__ = [
 
 PACKAGED_PROMPTS = Path(__file__).parent / "replay" / "prompts.jsonl"
 """Questions and requests in Traditional Chinese and English, of the kinds that pocket was trained on: mostly facts.
-
 They are used for pocket if no prompts are given.
 """
 GENERAL_PROMPTS = Path(__file__).parent / "replay" / "general.jsonl"
@@ -107,10 +106,8 @@ class ReplayConfig(Config):
         return None
 
     def check(self, base: Path, reader: PromptReader, seed: int) -> str:
-        """Check rows and prompts before a model answers them; for `--dry-run`.
-
-        Raise errors for bad rows and prompts. Return a sentence if there are fewer prompts or rows than `n`, else an
-        empty string.
+        """Check rows and prompts before a model answers them; for `--dry-run`. Raise errors for bad rows and prompts.
+        Return a sentence if there are fewer prompts or rows than `n`, else an empty string.
         """
         self.rows(base)
         return ""
@@ -242,9 +239,8 @@ def short_of(n: int | None, there: int) -> str:
 
 
 def read_prompts(path: Path) -> list[PromptOnly]:
-    """Read prompts from a JSONL file. Raise DataError with every bad line.
-
-    A row is `{"prompt": ...}`, `{"messages": [...]}` (its first user message is the prompt), or a string.
+    """Read prompts from a JSONL file. Raise DataError with every bad line. A row is `{"prompt": ...}`, `{"messages":
+    [...]}` (its first user message is the prompt), or a string.
     """
     prompts, problems = sifted_prompts(path)
     if problems:

@@ -148,9 +148,8 @@ class Bench:
         return self._copied({id(p): torch.nn.Parameter(p.data, requires_grad=p.requires_grad) for p in parameters})
 
     def _copied(self, memo: dict[int, Any]) -> LoadedModel:
-        """Copy the model and keep the copy as the working copy. memo: the memo of `copy.deepcopy`.
-
-        Raise PosttrainError for an adapter that could not be merged: a tuner would meet the parts of another tuner.
+        """Copy the model and keep the copy as the working copy. memo: the memo of `copy.deepcopy`. Raise PosttrainError
+        for an adapter that could not be merged: a tuner would meet the parts of another tuner.
         """
         if self.unmerged is not None:
             problems = [p._replace(mend="examine it as it is, or train its base") for p in self.unmerged.problems]
@@ -211,9 +210,8 @@ class Bench:
         task: Task,
         note: Callable[[str], None],
     ) -> list[Encoded]:
-        """Return the encoded rows of a replay, made by a model of this bench at the beginning of a task.
-
-        note: takes the same lines as `say`, for the card of the run.
+        """Return the encoded rows of a replay, made by a model of this bench at the beginning of a task. note: takes
+        the same lines as `say`, for the card of the run.
         """
 
         def say(text: str) -> None:

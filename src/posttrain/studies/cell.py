@@ -42,10 +42,8 @@ EXAMINED = "examined.json"
 
 @dataclass
 class CellRun:
-    """The run of one cell.
-
-    key: the cell's content hash; root: the run's folder; start: the bench of the model that the cell starts from;
-    inputs: the further models that it takes, by name; needed: whether another cell takes its product.
+    """The run of one cell. key: the cell's content hash; root: the run's folder; start: the bench of the model that the
+    cell starts from; inputs: the further models that it takes, by name; needed: whether another cell takes its product.
     """
 
     cell: Cell
@@ -132,10 +130,8 @@ class CellRun:
         )
 
     def _take_next(self, offered: Iterator[Candidate]) -> bool:
-        """Examine the next candidate; return False if there is none.
-
-        An error in its exams is raised inside the method, which may save what it has. No reference to the candidate
-        remains afterwards.
+        """Examine the next candidate; return False if there is none. An error in its exams is raised inside the method,
+        which may save what it has. No reference to the candidate remains afterwards.
         """
         candidate = next(offered, None)
         if candidate is None:
@@ -208,9 +204,8 @@ class CellRun:
         shutil.rmtree(old)
 
     def _in_order(self) -> list[PointResult]:
-        """Return every point that was examined, by this run or an earlier one.
-
-        Optimiser steps come first, by their number; the other points follow in the order in which they were examined.
+        """Return every point that was examined, by this run or an earlier one. Optimiser steps come first, by their
+        number; the other points follow in the order in which they were examined.
         """
         found = {point.name: one for point, one in self.found.items()}
         for path in sorted((self.folder / "checkpoints").glob(f"*/{EXAMINED}")):
@@ -228,7 +223,6 @@ class CellRun:
 
     def _stages(self) -> dict[str, Any]:
         """Return the stages' names, scores before, score matrix (a row per candidate, a column per stage), its summary.
-
         A training of all stages at once has one row. The summary scores are added to the scores of the end.
         """
         stages, how = self.cell.stages, str(self.cell.method.model_dump()["stages"])

@@ -96,9 +96,8 @@ def _linked(links: Sequence[Link], cell: CellContext) -> Iterator[Candidate]:
 
 
 def _step(link: Link, cell: CellContext, done: Sequence[Step], *, last: bool) -> Generator[Candidate, None, Step]:
-    """Yield one step's candidates and return what it leaves. No reference to its model remains afterwards.
-
-    Raise PosttrainError if the step offers no candidate at its end, or leaves no model for the next step.
+    """Yield one step's candidates and return what it leaves. No reference to its model remains afterwards. Raise
+    PosttrainError if the step offers no candidate at its end, or leaves no model for the next step.
     """
     home = cell.folder.parents[1]
     left: Step | None = None
@@ -143,9 +142,8 @@ def _unneeded(home: Path, cell: CellContext, product: Path | None) -> list[Path]
 
 
 class Step(NamedTuple):
-    """What a step has left, as written to `step.json` when its candidates have been examined.
-
-    product: its product's path relative to the cell's folder, empty without one; cost: its costs; notes: its notes.
+    """What a step has left, as written to `step.json` when its candidates have been examined. product: its product's
+    path relative to the cell's folder, empty without one; cost: its costs; notes: its notes.
     """
 
     product: str

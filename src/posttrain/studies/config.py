@@ -95,10 +95,8 @@ class MethodConfig(Config):
         return False
 
     def barred(self, change: str, base: Path, forbidden: frozenset[str]) -> list[str]:
-        """Return what the exams' prompts keep out of this method's rows.
-
-        It is a part of the training hash, because it decides what is trained. change: the change's name, or empty;
-        forbidden: the exams' prompts.
+        """Return what the exams' prompts keep out of this method's rows. It is a part of the training hash, because it
+        decides what is trained. change: the change's name, or empty; forbidden: the exams' prompts.
         """
         return []
 

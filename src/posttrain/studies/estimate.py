@@ -88,9 +88,8 @@ def exam_s(parameters: int, tokens: int, calls: int, speed: float) -> float:
 
 
 def parameters_of(model: str, *, download: bool = False, trust_remote_code: bool = False) -> int:
-    """Return the number of a model's parameters, from its configuration, without reading weights.
-
-    Raise MissingError if there is no configuration here or in the hub's cache.
+    """Return the number of a model's parameters, from its configuration, without reading weights. Raise MissingError if
+    there is no configuration here or in the hub's cache.
     """
     import torch
     from transformers import AutoModelForCausalLM

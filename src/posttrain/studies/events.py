@@ -29,10 +29,8 @@ class Event(NamedTuple):
 
 
 class ExamEvent(NamedTuple):
-    """The progress of an exam.
-
-    checkpoint: the point's name, or `before` for the untouched model; done, total: number of questions; left_s:
-    expected seconds for the rest of this exam, None if unknown; tokens_per_s: mean speed so far.
+    """The progress of an exam. checkpoint: the point's name, or `before` for the untouched model; done, total: number
+    of questions; left_s: expected seconds for the rest of this exam, None if unknown; tokens_per_s: mean speed so far.
     """
 
     model: str
@@ -45,9 +43,8 @@ class ExamEvent(NamedTuple):
 
 
 class Watcher:
-    """Receives the events of a run. This base class ignores them.
-
-    If cells run in several processes, `turn` names the cell that the next events belong to.
+    """Receives the events of a run. This base class ignores them. If cells run in several processes, `turn` names the
+    cell that the next events belong to.
     """
 
     def turn(self, cell: Cell) -> None:

@@ -201,9 +201,8 @@ class ExamRun:
         return self.loaded[given]
 
     def _base_of(self, after: Respondent) -> Respondent:
-        """Return the model before if no name was given: an adapter's base, or with a prompt mode the same model.
-
-        Raise ConfigError if the model is not an adapter.
+        """Return the model before if no name was given: an adapter's base, or with a prompt mode the same model. Raise
+        ConfigError if the model is not an adapter.
         """
         from peft import PeftModel
 
@@ -252,7 +251,6 @@ class ExamRun:
         self, exams: Sequence[Exam], after: Respondent, was: Respondent | None, changes: Sequence[Change] = ()
     ) -> None:
         """Take the change exam of every change, or other exams (the model before takes these first); add the results.
-
         changes: empty for other exams than the change exam.
         """
         if changes and was is not None and self.prompt_mode == "none" and was.fingerprint == after.fingerprint:
@@ -295,7 +293,6 @@ def _lines(
     examiner: Examiner, found: Sequence[TaskResult[Any]], after: Respondent, method: str, folder: Path | None
 ) -> list[Line]:
     """Return entries of results.json. Entries of a change have no costs or drift, so that a second run writes the same.
-
     found: the exams' results; after: the respondent that took them; folder: of the samples.
     """
     notes = tuple(f"{one.info.name}: {note}" for one in found for note in one.notes)
@@ -346,9 +343,8 @@ def cost_line(cost: Mapping[str, float]) -> str:
 
 
 def _check_folder(output: Path) -> None:
-    """Check before a model is loaded that results can be written to a folder.
-
-    Raise OSError if it cannot be written to, ConfigError if it holds the results of a study or other JSON.
+    """Check before a model is loaded that results can be written to a folder. Raise OSError if it cannot be written to,
+    ConfigError if it holds the results of a study or other JSON.
     """
     try:
         with tempfile.TemporaryFile(dir=output):
@@ -381,9 +377,8 @@ def _of_these_weights(output: Path, fingerprint: str) -> Results:
 
 
 def _with(old: Results, exams: Mapping[str, ExamInfo], lines: Sequence[Line], untouched: Untouched | None) -> Results:
-    """Return the results with the new entries of a part in place of the old entries of the same exams.
-
-    A summary needs all change files together, so the new entries of changes replace all old entries of changes.
+    """Return the results with the new entries of a part in place of the old entries of the same exams. A summary needs
+    all change files together, so the new entries of changes replace all old entries of changes.
     """
     known = {**{name: exam for name, exam in old.exams.items() if name not in exams}, **exams}
     before = {one.model: one for one in old.before}

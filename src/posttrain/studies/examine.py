@@ -54,7 +54,6 @@ class Examiner:
     @classmethod
     def of(cls, bench: Bench, exams: Exams, folder: Path, tell: Callable[[ExamEvent], None]) -> Examiner:
         """Return the examiner of the cells of a study's model. It deletes samples of other weights or questions.
-
         folder: the run's folder; tell: takes the progress of exams.
         """
 
@@ -72,9 +71,8 @@ class Examiner:
     # ---- the untouched model -----------------------------------------------------------------------------------------
 
     def take_before(self, *, needed: bool) -> Untouched | None:
-        """Examine the untouched model and return its entry in results.json; None if it takes no exam by itself.
-
-        needed: candidates will be compared with it, so its samples are needed even if its entry is known already.
+        """Examine the untouched model and return its entry in results.json; None if it takes no exam by itself. needed:
+        candidates will be compared with it, so its samples are needed even if its entry is known already.
         """
         exams = self.exams.paired
         if not exams or self.untouched is None:

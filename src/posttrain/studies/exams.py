@@ -28,10 +28,8 @@ __all__ = ["Exams", "check_names", "prepare_exams"]
 
 @dataclass(frozen=True)
 class Exams:
-    """The exams of a study.
-
-    exams: in their order; hashes: exam -> hash of everything that it depends on; forbidden: prompts that no training
-    row may hold.
+    """The exams of a study. exams: in their order; hashes: exam -> hash of everything that it depends on; forbidden:
+    prompts that no training row may hold.
     """
 
     exams: tuple[Exam, ...] = ()
@@ -59,9 +57,8 @@ class Exams:
 
 
 def prepare_exams(study: Study, changes: Sequence[Change], base: Path, location: str = "") -> Exams:
-    """Build every exam of a study, and raise the problems of all of them together. location: the study's file.
-
-    Raise MissingError if only files or packages are missing, otherwise ConfigError.
+    """Build every exam of a study, and raise the problems of all of them together. location: the study's file. Raise
+    MissingError if only files or packages are missing, otherwise ConfigError.
     """
     exams: list[Exam] = []
     hashes: dict[str, str] = {}

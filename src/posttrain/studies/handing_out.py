@@ -42,9 +42,8 @@ TRIES = 3
 POLL_S = 0.1
 """Seconds between two looks for results and events."""
 TELL_S = 0.2
-"""Least seconds between two events of one kind that a process sends, but lines for the user are always sent.
-
-The cell's own files have all of them.
+"""Least seconds between two events of one kind that a process sends, but lines for the user are always sent. The cell's
+own files have all of them.
 """
 
 
@@ -120,9 +119,8 @@ _workers: dict[Path, CellWorker] = {}
 
 
 def run_order(spec: Spec, order: Order, tell: Any) -> tuple[CellResult, float]:
-    """Run one cell in this process and return its result and its seconds. tell: the queue for events.
-
-    A model that this process has loaded already is used again.
+    """Run one cell in this process and return its result and its seconds. tell: the queue for events. A model that this
+    process has loaded already is used again.
     """
     if spec.folder not in _workers:
         _workers.clear()

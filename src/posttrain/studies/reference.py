@@ -34,10 +34,8 @@ def reference_of(study: Study, exams: Exams, base: Path) -> list[Reference]:
 
 
 def read_reference(path: Path, exams: Sequence[ExamInfo]) -> list[Reference]:
-    """Return the rows of a reference file. exams: those of the study.
-
-    Raise ConfigError with every key that no exam declares and every value that is not a number, or if there are no
-    scores.
+    """Return the rows of a reference file. exams: those of the study. Raise ConfigError with every key that no exam
+    declares and every value that is not a number, or if there are no scores.
     """
     rows = _csv_rows(path) if path.suffix.lower() in (".csv", ".tsv") else _json_rows(path)
     known = [f"{exam.prefix}{spec.key}" for exam in exams for spec in exam.scores]

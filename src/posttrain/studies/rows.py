@@ -51,7 +51,6 @@ def trainings(
 
 def check_rows(readers: Readers, base: Path, cells: Sequence[Cell]) -> None:
     """Raise DataError with every row that a cell could not learn, such as a row longer than `max_length`, each once.
-
     Rows that need the model's present answers are not checked, because these are not known yet.
     """
 
@@ -91,9 +90,8 @@ def _records(method: TrainMethodConfig, cell: Cell, base: Path) -> list[Record]:
 
 
 def check_replays(readers: Readers, base: Path, cells: Sequence[Cell]) -> list[str]:
-    """Check the replays and return lines for the user about them.
-
-    Raise DataError with every prompt and row that a replay could not use, each once.
+    """Check the replays and return lines for the user about them. Raise DataError with every prompt and row that a
+    replay could not use, each once.
     """
 
     def key(cell: Cell, method: TrainMethodConfig) -> str:

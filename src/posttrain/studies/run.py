@@ -40,10 +40,8 @@ __all__ = ["Outcome", "run_study"]
 
 @dataclass
 class Outcome:
-    """The outcome of a run.
-
-    results: the result of every cell that the run folder holds, in the plan's order; skipped: number of selected cells
-    that were done before; ran: number of results of this run, with those of cells that failed.
+    """The outcome of a run. results: the result of every cell that the run folder holds, in the plan's order; skipped:
+    number of selected cells that were done before; ran: number of results of this run, with those of cells that failed.
     """
 
     results: list[CellResult] = field(default_factory=list)
@@ -97,9 +95,8 @@ def run_study(
 
 @dataclass
 class _Run:
-    """One run of a study.
-
-    selected: folders of the cells to run; worker: the worker of this process, which also examines untouched models.
+    """One run of a study. selected: folders of the cells to run; worker: the worker of this process, which also
+    examines untouched models.
     """
 
     study: Study

@@ -56,9 +56,8 @@ def parts_of(how: str, stages: Sequence[StageConfig]) -> list[Part]:
 
 
 def train_stages(config: TrainMethodConfig, cell: CellContext) -> Iterator[Candidate]:
-    """Train the stages and yield a candidate after every stage and at the end, then those of `merge_back`.
-
-    If each stage has a model of its own, the candidate at the end has no model (`respondent` is None).
+    """Train the stages and yield a candidate after every stage and at the end, then those of `merge_back`. If each
+    stage has a model of its own, the candidate at the end has no model (`respondent` is None).
     """
     return _Course(config, cell).run()
 

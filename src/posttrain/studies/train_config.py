@@ -135,7 +135,6 @@ class TrainMethodConfig(MethodConfig):
 
     def named_points(self, stages: int) -> int:
         """Return the number of candidates after each stage but the last, and between before and after (`merge_back`).
-
         The end and the candidates at optimiser steps are not counted. stages: the number of stages.
         """
         return (0 if self.stages == "multitask" else max(stages - 1, 0)) + len(self.merge_back)
@@ -164,9 +163,8 @@ class TrainMethodConfig(MethodConfig):
         return self.replay.for_change(change).model_dump_json(exclude={"share", "weight", "loss"})
 
     def work(self, new_tokens: int) -> Work:
-        """Estimate the work for `new_tokens` tokens of new rows.
-
-        The steps are those configured, or as many as the epochs take. A step reads new rows and their share of replay.
+        """Estimate the work for `new_tokens` tokens of new rows. The steps are those configured, or as many as the
+        epochs take. A step reads new rows and their share of replay.
         """
         at_once = self.batch.tokens * self.batch.accumulate
         steps = self.optimizer.max_steps or round((self.optimizer.epochs or 3) * math.ceil(new_tokens / at_once))
@@ -195,9 +193,8 @@ def leaves_weights(tuner: Config) -> bool:
 
 
 def settings_of(config: TrainMethodConfig, cell: CellContext, model: str) -> TrainConfig:
-    """Return the training configuration of a cell or of a part of it: the fields of `config` that it shares.
-
-    model: the name of the model that is trained.
+    """Return the training configuration of a cell or of a part of it: the fields of `config` that it shares. model: the
+    name of the model that is trained.
     """
     both = {name: value for name, value in config if name in TrainConfig.model_fields and name != "data"}
     both |= {name: seeded(both[name], cell.seed) for name in ("objective", "tuner")}

@@ -50,9 +50,8 @@ LONG = "raise max_length"
 
 @lru_cache(maxsize=64)
 def _records(source: str, changed_ns: int) -> list[Record]:
-    """Return the rows of a source. They are cached, because every cell of a study needs them.
-
-    source: a DataSource as JSON; changed_ns: the file's time of change in nanoseconds, a part of the cache key.
+    """Return the rows of a source. They are cached, because every cell of a study needs them. source: a DataSource as
+    JSON; changed_ns: the file's time of change in nanoseconds, a part of the cache key.
     """
     with with_mends(LONG):
         return read_records(DataSource.model_validate_json(source)).records
@@ -90,9 +89,8 @@ def allowed_rows(sources: Sequence[DataSource], forbidden: frozenset[str]) -> li
 def silent_about(
     changes: Sequence[Change], old: list[Encoded], tokenizer: PreTrainedTokenizerBase, say: Callable[[str], None]
 ) -> list[Encoded]:
-    """Return the replayed rows that do not name a target's subject; the others would teach the old answer again.
-
-    Tell the user how many rows are left out. Raise DataError if none remain.
+    """Return the replayed rows that do not name a target's subject; the others would teach the old answer again. Tell
+    the user how many rows are left out. Raise DataError if none remain.
     """
     named = [target.subject for change in changes for target in change.target if target.subject]
     subjects = [subject.casefold() for subject in named]
@@ -113,7 +111,6 @@ def target_records(
     objective: Config, changes: Sequence[Change], before: ModelRespondent, say: Callable[[str], None]
 ) -> list[Record]:
     """Return the changes' targets in the form that the objective needs: the wanted answer, the present one, or both.
-
     before: the untouched model, which gives the present answers; say: takes a line about targets that are left out.
     """
     targets = target_rows(changes)
@@ -177,9 +174,8 @@ class Steps(RunProgress):
 
 
 def cost_of(results: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Return the cost of some trainings from the fields of their `TrainResult`.
-
-    Seconds, steps and tokens are summed; of peak memory (GiB) and of moved parameters and their share, the largest.
+    """Return the cost of some trainings from the fields of their `TrainResult`. Seconds, steps and tokens are summed;
+    of peak memory (GiB) and of moved parameters and their share, the largest.
     """
     return {
         "train_s": sum(one["wall_s"] for one in results),

@@ -40,10 +40,8 @@ class Hashes(NamedTuple):
 
 
 class Order(NamedTuple):
-    """A cell that a worker should run.
-
-    products: the folders of the products that it takes, by method, without those of failed cells; again: delete what an
-    earlier run has left; needed: another cell takes its product.
+    """A cell that a worker should run. products: the folders of the products that it takes, by method, without those of
+    failed cells; again: delete what an earlier run has left; needed: another cell takes its product.
     """
 
     cell: Cell

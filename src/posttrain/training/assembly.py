@@ -96,10 +96,8 @@ def bare_forms(
 
 
 def check_combination(config: TrainConfig, *, made: bool = False) -> None:
-    """Check, as far as the configuration shows it, that the parts go together.
-
-    Raise ConfigError for parts that do not, and MissingError for trackers that are not installed. made: whether rows
-    are made while the model trains.
+    """Check, as far as the configuration shows it, that the parts go together. Raise ConfigError for parts that do not,
+    and MissingError for trackers that are not installed. made: whether rows are made while the model trains.
     """
     check_trackers(config.report_to)
     form = form_of(config.objective)
@@ -119,9 +117,8 @@ def check_combination(config: TrainConfig, *, made: bool = False) -> None:
 
 
 def show_rows(tuned: nn.Module, rows: Sequence[Any], seed: int, say: Callable[[str], None]) -> None:
-    """Show the new rows to an added part that needs to look at them before the first step.
-
-    Raise ConfigError for rows that are neither conversations nor texts (such as pairs and classes).
+    """Show the new rows to an added part that needs to look at them before the first step. Raise ConfigError for rows
+    that are neither conversations nor texts (such as pairs and classes).
     """
     added = added_to(tuned)
     if added is None or not added.looks_at_rows:
@@ -228,10 +225,8 @@ def rows_read(config: TrainConfig, material: Material, tokenizer: PreTrainedToke
 
 
 def tokens_at_once(model: PreTrainedModel | PeftModel, lowered: Lowered) -> int | None:
-    """Return how many padded tokens may go through the model together.
-
-    On a CPU this is the number for which the activations stay below the limit in bytes. On other devices it is None:
-    whole micro batches go through together.
+    """Return how many padded tokens may go through the model together. On a CPU this is the number for which the
+    activations stay below the limit in bytes. On other devices it is None: whole micro batches go through together.
     """
     if model.device.type != "cpu":
         return None

@@ -57,10 +57,8 @@ class Forms:
 
 
 class Learner(NamedTuple):
-    """The parts that take part in training.
-
-    A source of steps may use them: it may generate answers with the tuned model before it gives a step, and it may use
-    the rows that were read before the first step.
+    """The parts that take part in training. A source of steps may use them: it may generate answers with the tuned
+    model before it gives a step, and it may use the rows that were read before the first step.
     """
 
     config: TrainConfig

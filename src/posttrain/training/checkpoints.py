@@ -50,9 +50,8 @@ MODEL = "model"
 """Name of the folder for the trained model, inside that of the run."""
 WITHOUT_EFFECT = {"output", "report_to", "data", "validation", "download", "earlier"}
 WITHOUT_EFFECT |= {"save_every_steps", "save_at_steps", "keep_checkpoints"}
-"""Settings that may differ between a run and its resumption.
-
-Data are compared by their tokens instead, and files of an earlier task by their bytes.
+"""Settings that may differ between a run and its resumption. Data are compared by their tokens instead, and files of an
+earlier task by their bytes.
 """
 
 
@@ -116,9 +115,8 @@ def check_settings(output: Path, config: TrainConfig) -> None:
 
 
 def check_fingerprint(folder: Path, fingerprint: dict[str, Any], *, but: Collection[str] = ()) -> None:
-    """Raise ConfigError with every difference if the run or checkpoint in the folder has another fingerprint.
-
-    but: keys that are not known yet and are therefore not compared.
+    """Raise ConfigError with every difference if the run or checkpoint in the folder has another fingerprint. but: keys
+    that are not known yet and are therefore not compared.
     """
     before, now = _read(folder / FINGERPRINT), json.loads(json.dumps(fingerprint))
     _refuse(folder, differences(*({k: v for k, v in one.items() if k not in but} for one in (before, now))))

@@ -134,9 +134,8 @@ class RunFolder:
         *,
         dtype: torch.dtype | None = None,
     ) -> None:
-        """Write the trained weights (or the adapter) with tokenizer and notes, then the card, then the result.
-
-        dtype: precision of the saved model; None saves it in the precision it has in memory.
+        """Write the trained weights (or the adapter) with tokenizer and notes, then the card, then the result. dtype:
+        precision of the saved model; None saves it in the precision it has in memory.
         """
         card = card_of(config, result)
         save_model(model, tokenizer, self.model, card=card, dtype=dtype)
@@ -173,9 +172,8 @@ def as_json(value: Any) -> str:
 
 
 def told(whole: Any, chosen: Any) -> Any:
-    """Return a configuration without its defaults, but with every `kind`, which names the part.
-
-    whole, chosen: the configuration dumped with and without defaults.
+    """Return a configuration without its defaults, but with every `kind`, which names the part. whole, chosen: the
+    configuration dumped with and without defaults.
     """
     if isinstance(whole, list) and isinstance(chosen, list):
         return [told(one, other) for one, other in zip(whole, chosen, strict=True)]

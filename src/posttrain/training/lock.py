@@ -55,9 +55,8 @@ def check_free(folder: Path) -> None:
 
 
 def _held(path: Path) -> IO[str] | None:
-    """Open the lock file, lock it and return it; return None if nothing can be written there.
-
-    Raise PosttrainError if another run holds the lock.
+    """Open the lock file, lock it and return it; return None if nothing can be written there. Raise PosttrainError if
+    another run holds the lock.
     """
     while True:
         try:

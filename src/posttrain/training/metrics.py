@@ -72,9 +72,8 @@ class MetricsLog:
 
 @dataclass
 class Sums:
-    """The sums over a step or a validation: nats of new rows, nats of replayed rows, and metrics.
-
-    Metrics of penalties are summed over all rows, other metrics over new rows.
+    """The sums over a step or a validation: nats of new rows, nats of replayed rows, and metrics. Metrics of penalties
+    are summed over all rows, other metrics over new rows.
     """
 
     new: float = 0.0

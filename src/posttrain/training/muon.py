@@ -104,10 +104,8 @@ class Muon(torch.optim.Optimizer):
 
 
 def muon_for(model: nn.Module, rate: float, config: OptimizerConfig) -> Muon:
-    """Return an optimiser for the trainable parameters of a model.
-
-    Matrices use Muon, except embeddings and the output head. All other parameters use AdamW. Weight decay acts on
-    matrices and embeddings, not on norms and biases.
+    """Return an optimiser for the trainable parameters of a model. Matrices use Muon, except embeddings and the output
+    head. All other parameters use AdamW. Weight decay acts on matrices and embeddings, not on norms and biases.
     """
     outside = {
         id(m.weight) for name, m in model.named_modules() if isinstance(m, nn.Embedding) or name.endswith("lm_head")

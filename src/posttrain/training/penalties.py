@@ -57,17 +57,14 @@ class Penalties:
 
     @property
     def trainable(self) -> Trainable:
-        """Return the trained parameters by name.
-
-        They are looked up at each call, since FSDP2 replaces parameters by shards when training begins.
+        """Return the trained parameters by name. They are looked up at each call, since FSDP2 replaces parameters by
+        shards when training begins.
         """
         return {name: p for name, p in self.model.named_parameters() if name in self.names}
 
     def check(self, *, deepspeed: bool, sharded: bool, leaves: bool) -> None:
-        """Raise ConfigError if penalties cannot reach gradients or whole parameters.
-
-        sharded: whether FSDP cuts the parameters; leaves: whether there is an output folder, in which penalties save a
-        state for the next task.
+        """Raise ConfigError if penalties cannot reach gradients or whole parameters. sharded: whether FSDP cuts the
+        parameters; leaves: whether there is an output folder, in which penalties save a state for the next task.
         """
         if self.parts and deepspeed:
             cause = "DeepSpeed keeps gradients to itself until it has stepped, so nothing can be added to them"
@@ -78,9 +75,8 @@ class Penalties:
             raise ConfigError(Problem("penalty", cause, "use a single process, DDP, or l2_sp"))
 
     def add(self, loss_scale: float) -> dict[str, float]:
-        """Add the gradient of every penalty to that of the task; return the values of the penalties in nats.
-
-        The gradient of the task must be complete. It is `loss_scale` times too large.
+        """Add the gradient of every penalty to that of the task; return the values of the penalties in nats. The
+        gradient of the task must be complete. It is `loss_scale` times too large.
         """
         if not self.parts:
             return {}

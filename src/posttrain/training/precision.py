@@ -38,9 +38,8 @@ __all__ = ["Lowered", "arithmetic", "precision_of", "rounded_as_saved", "saved_b
 BIG_ON_GPU = 1_000_000_000
 """Number of parameters from which `precision: auto` computes in bfloat16 on a GPU that supports it."""
 BIG_ON_CPU = 50_000_000
-"""Number of parameters from which it does so on a CPU with AMX or AVX512-BF16.
-
-For smaller models the overhead costs more than bfloat16 saves.
+"""Number of parameters from which it does so on a CPU with AMX or AVX512-BF16. For smaller models the overhead costs
+more than bfloat16 saves.
 """
 ALL: dict[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 """The dtypes by the names that `save_dtype` uses."""
@@ -119,9 +118,8 @@ class Lowered:
 
     @property
     def kinds(self) -> Kinds:
-        """Return the blocks that `slim_blocks` computes inside the context.
-
-        They are searched at the first call, while the model is still unchanged.
+        """Return the blocks that `slim_blocks` computes inside the context. They are searched at the first call, while
+        the model is still unchanged.
         """
         if self.found is None:
             able = self.works and isinstance(self.model, PeftModel)
@@ -199,7 +197,6 @@ class Lowered:
 @contextlib.contextmanager
 def _slim(model: nn.Module, dtype: torch.dtype, kinds: Kinds) -> Iterator[None]:
     """Make blocks of these kinds, and plain LoRA layers outside of them, use fewer passes over memory during the block.
-
     Base weights must have the dtype `dtype` already.
     """
     plain: list[Any] = [module for module in model.modules() if plain_lora(module)]
@@ -224,9 +221,8 @@ def _slim(model: nn.Module, dtype: torch.dtype, kinds: Kinds) -> Iterator[None]:
 
 
 def unused_dtype(save_dtype: SaveDtype, kind: str) -> str:
-    """Return a sentence if `save_dtype` has no effect for this kind of tuner, else an empty string.
-
-    Tuners that produce an adapter always save it in float32.
+    """Return a sentence if `save_dtype` has no effect for this kind of tuner, else an empty string. Tuners that produce
+    an adapter always save it in float32.
     """
     if save_dtype in ("auto", "float32") or kind in WHOLE:
         return ""
@@ -236,9 +232,8 @@ def unused_dtype(save_dtype: SaveDtype, kind: str) -> str:
 def rounded_as_saved(
     config: TrainConfig, model: PreTrainedModel | PeftModel, say: Callable[[str], None]
 ) -> torch.dtype | None:
-    """Round the weights of a model in place to the precision in which it is saved, and return that precision.
-
-    None means that the model is saved in the precision it has in memory.
+    """Round the weights of a model in place to the precision in which it is saved, and return that precision. None
+    means that the model is saved in the precision it has in memory.
     """
     if isinstance(model, PeftModel) or added_to(model) is not None:
         return None
@@ -263,9 +258,8 @@ def rounded_as_saved(
 
 
 def saved_bytes(config: TrainConfig, model: PreTrainedModel | PeftModel) -> int:
-    """Return about how many bytes the result's weights take on disk.
-
-    For an adapter the trained parameters are counted, for a whole model all parameters in the precision of saving.
+    """Return about how many bytes the result's weights take on disk. For an adapter the trained parameters are counted,
+    for a whole model all parameters in the precision of saving.
     """
     if isinstance(model, PeftModel) or added_to(model) is not None:
         return 4 * sum(p.numel() for p in model.parameters() if p.requires_grad)

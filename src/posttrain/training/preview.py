@@ -107,9 +107,8 @@ def preview(config: TrainConfig, *, base: Path | None = None, say: Callable[[str
 
 
 def skeleton(config: TrainConfig, say: Callable[[str], None]) -> LoadedModel:
-    """Build the model without weights (on torch's meta device) and load its tokenizer.
-
-    Adapter folders and models with a head are loaded whole.
+    """Build the model without weights (on torch's meta device) and load its tokenizer. Adapter folders and models with
+    a head are loaded whole.
     """
     folder = resolve(config.model)
     check_folder(folder)

@@ -18,9 +18,8 @@ __all__ = ["LiveProgress", "PlainProgress", "RunProgress", "progress_for"]
 
 
 class RunProgress:
-    """The base class of displays: it receives the events of a run and shows nothing.
-
-    It is used as a context, so that a live display is closed however the run ends.
+    """The base class of displays: it receives the events of a run and shows nothing. It is used as a context, so that a
+    live display is closed however the run ends.
     """
 
     def __enter__(self) -> Self:

@@ -48,18 +48,16 @@ TRIES = 24
 SPAN = 30.0
 """Half the width of the range, as a factor: it goes from the table's rate / SPAN to the table's rate x SPAN."""
 BLOWN_UP = 1.5
-"""The loss has blown up if it is more than this many times the first one, and more than 0.5 nats above it.
-
-The test then ends. It also ends at a loss that is not finite.
+"""The loss has blown up if it is more than this many times the first one, and more than 0.5 nats above it. The test
+then ends. It also ends at a loss that is not finite.
 """
 WAY = 0.9
 """Share of the fall of the loss at which the distance that the weights must move is measured."""
 AT_MOST_STEPS = 5
 """Maximum number of steps in which the chosen rate must cover that distance."""
 CUT_AT_THE_END = {"diff_pruning"}
-"""Tuners that cut the change of the weights after the last step.
-
-For these the effect of a step on the loss does not show their result.
+"""Tuners that cut the change of the weights after the last step. For these the effect of a step on the loss does not
+show their result.
 """
 
 
@@ -94,10 +92,8 @@ def auto_rate(tuner: str, parameters: int) -> float:
 
 
 class Found(NamedTuple):
-    """The result of a range test.
-
-    rate: the chosen rate; rates, losses: the rate and the loss of each try, losses in nats; blown_up: the rate at which
-    the loss blew up, None if it never did.
+    """The result of a range test. rate: the chosen rate; rates, losses: the rate and the loss of each try, losses in
+    nats; blown_up: the rate at which the loss blew up, None if it never did.
     """
 
     rate: float
@@ -181,9 +177,8 @@ def rate_of(
 
 
 def find_rate(learner: Learner, step: Step, *, middle: float, steps: int | None, dtype: torch.dtype | None) -> Found:
-    """Make the range test for a run of `steps` steps on the rows of one step, around the rate `middle`.
-
-    The model is in evaluation mode during the test. Afterwards it is as it was before.
+    """Make the range test for a run of `steps` steps on the rows of one step, around the rate `middle`. The model is in
+    evaluation mode during the test. Afterwards it is as it was before.
     """
     model, config = learner.model, learner.config.optimizer
     rates = [middle * SPAN ** (2 * i / (TRIES - 1) - 1) for i in range(TRIES)]

@@ -22,9 +22,8 @@ __all__ = ["Reference", "reference_of"]
 
 
 def can_be_switched_off(tuned: nn.Module) -> bool:
-    """Return whether the parts that a tuner adds can be switched off, so that the model before training remains.
-
-    This is not possible for PiSSA, since it subtracts its adapter from the model's own weights.
+    """Return whether the parts that a tuner adds can be switched off, so that the model before training remains. This
+    is not possible for PiSSA, since it subtracts its adapter from the model's own weights.
     """
     if isinstance(tuned, PeftModel):
         config = tuned.peft_config[tuned.active_adapter]
@@ -37,10 +36,8 @@ def can_be_switched_off(tuned: nn.Module) -> bool:
 
 @dataclass
 class Reference:
-    """The object that gives the model before training.
-
-    copy: a frozen copy; None if the adapter can be switched off, or if the reference is used only before the first step
-    (`start_only`); begun: whether training has begun.
+    """The object that gives the model before training. copy: a frozen copy; None if the adapter can be switched off, or
+    if the reference is used only before the first step (`start_only`); begun: whether training has begun.
     """
 
     tuned: nn.Module

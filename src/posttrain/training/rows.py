@@ -41,9 +41,8 @@ __all__ = ["hold_out", "longest_row", "longest_within", "material_of", "read_sou
 LISTED = 5
 """Maximum number of problems of skipped rows that are listed; the others are only counted."""
 HASHED_PARAMETERS = 500_000_000
-"""Maximum number of parameters for which the fingerprint of a run contains the hash of the start weights.
-
-For larger models the weights are not hashed.
+"""Maximum number of parameters for which the fingerprint of a run contains the hash of the start weights. For larger
+models the weights are not hashed.
 """
 
 
@@ -138,9 +137,8 @@ def _rows_fingerprint(rows: Sequence[Any], form: Form) -> str:
 
 
 def longest_row(config: TrainConfig, model: PreTrainedModel) -> int:
-    """Return the maximum number of tokens of a row: `max_length`, or less if the model has fewer positions.
-
-    Virtual tokens use positions of the model, too.
+    """Return the maximum number of tokens of a row: `max_length`, or less if the model has fewer positions. Virtual
+    tokens use positions of the model, too.
     """
     return longest_within(config.max_length, config.tuner, context_limit(model))
 
@@ -160,9 +158,8 @@ def read_source(source: DataSource, config: TrainConfig) -> ReadResult:
 def read_rows(
     source: DataSource, loaded: LoadedModel, config: TrainConfig, *, max_length: int, say: Callable[[str], None]
 ) -> list[Any]:
-    """Read the rows of a file or data set and encode them as the objective's form does.
-
-    `say` reports how many rows were dropped and cut. Raise DataError with every bad row.
+    """Read the rows of a file or data set and encode them as the objective's form does. `say` reports how many rows
+    were dropped and cut. Raise DataError with every bad row.
     """
     tokenizer = loaded.tokenizer
     form = form_of(config.objective)
@@ -230,9 +227,8 @@ def _lessons(
 def make_replay(
     config: TrainConfig, loaded: LoadedModel, max_length: int, base: Path, say: Callable[[str], None], task: Task
 ) -> list[Encoded]:
-    """Make old rows as `config.replay` says, with the model as it is before training.
-
-    Return no rows if there is no earlier task to replay.
+    """Make old rows as `config.replay` says, with the model as it is before training. Return no rows if there is no
+    earlier task to replay.
     """
     assert isinstance(config.replay, ReplayConfig)
     respondent = ModelRespondent(loaded)
@@ -250,10 +246,8 @@ def make_replay(
 
 
 def hold_out(rows: Sequence[Any], share: float, seed: int) -> tuple[list[Any], list[Any]]:
-    """Return (training rows, validation rows): a random share is held out, with at least one row on each side.
-
-    Rows of one location, such as the windows of a long text, stay together. Raise DataError with fewer than two
-    locations.
+    """Return (training rows, validation rows): a random share is held out, with at least one row on each side. Rows of
+    one location, such as the windows of a long text, stay together. Raise DataError with fewer than two locations.
     """
     places = list(dict.fromkeys(row.location for row in rows))
     if len(places) < 2:

@@ -34,9 +34,8 @@ LONGEST = 256
 
 
 class ShortAttention(torch.autograd.Function):
-    """Causal attention: query (B, heads, T, d); key, value (B, key heads, T, d) -> (B, heads, T, d).
-
-    Query heads that share a key head are neighbours, so they are computed as additional queries of the same keys.
+    """Causal attention: query (B, heads, T, d); key, value (B, key heads, T, d) -> (B, heads, T, d). Query heads that
+    share a key head are neighbours, so they are computed as additional queries of the same keys.
     """
 
     @staticmethod
@@ -115,9 +114,8 @@ def _attend_watched(
 
 @contextlib.contextmanager
 def _attending_by(name: str, core: Any) -> Iterator[bool]:
-    """Make a model with `sdpa` attention use the attention function of this name during the block.
-
-    Yield False, and change nothing, for a model that does not use transformers' attention interface.
+    """Make a model with `sdpa` attention use the attention function of this name during the block. Yield False, and
+    change nothing, for a model that does not use transformers' attention interface.
     """
     try:
         core.set_attn_implementation(name)

@@ -28,9 +28,8 @@ class Stoppable(Protocol):
 
 @contextmanager
 def stop_on_signal(target: Stoppable) -> Iterator[None]:
-    """Make SIGINT and SIGTERM set `target.stop_asked` during the block; restore the former handlers afterwards.
-
-    Python delivers signals to the main thread only; in other threads this changes nothing.
+    """Make SIGINT and SIGTERM set `target.stop_asked` during the block; restore the former handlers afterwards. Python
+    delivers signals to the main thread only; in other threads this changes nothing.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

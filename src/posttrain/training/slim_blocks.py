@@ -160,9 +160,8 @@ class Seen(NamedTuple):
 
 @torch.no_grad()
 def kinds_of(model: nn.Module) -> Kinds:
-    """Find the modules of these kinds by a trial in float32, for a model on a CPU with `sdpa` attention.
-
-    Random states and training modes are restored afterwards.
+    """Find the modules of these kinds by a trial in float32, for a model on a CPU with `sdpa` attention. Random states
+    and training modes are restored afterwards.
     """
     core = core_of(model)
     norms = [m for m in core.modules() if _like_norm(m)]
@@ -246,9 +245,8 @@ def _is_gated(module: Any, call: Seen) -> bool:
 
 
 def _is_attention(module: Any, call: Seen, asked: tuple[Tensor, Tensor, Tensor, bool]) -> bool:
-    """Compare attention with the computation above.
-
-    asked: query, key and value as the attention function received them, and whether the call needed only a scale.
+    """Compare attention with the computation above. asked: query, key and value as the attention function received
+    them, and whether the call needed only a scale.
     """
     x: Any = call.kwargs.get("hidden_states")
     positions: Any = call.kwargs.get("position_embeddings")
@@ -320,10 +318,8 @@ def _attention_forward(module: Any, group: Joined, last: Joined, scale: float, *
 
 @contextlib.contextmanager
 def slim_blocks(kinds: Kinds, group_of: Callable[[list[Any]], Joined]) -> Iterator[None]:
-    """Make modules of these kinds compute as above during the block.
-
-    The weights of their layers must already have the precision of the forward pass. group_of: joins layers that read
-    the same x.
+    """Make modules of these kinds compute as above during the block. The weights of their layers must already have the
+    precision of the forward pass. group_of: joins layers that read the same x.
     """
     try:
         for module in kinds.norms:

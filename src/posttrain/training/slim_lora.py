@@ -31,9 +31,8 @@ __all__ = ["Joined", "Part", "alone", "hooked", "still"]
 
 
 class Part(NamedTuple):
-    """The position of one layer's update in `wide`.
-
-    first, last: the rows of W; column: the first column of sB, counted after the columns of W; scale: the factor of B.
+    """The position of one layer's update in `wide`. first, last: the rows of W; column: the first column of sB, counted
+    after the columns of W; scale: the factor of B.
     """
 
     first: int
@@ -103,10 +102,8 @@ def _rows(x: Tensor, low_a: Tensor) -> Tensor:
 
 
 class Kept(NamedTuple):
-    """The tensors that do not change within one `still` context.
-
-    since: the mark of the context; low_a: all A; products: the product with rows of `wide`, by the address and the
-    number of these rows.
+    """The tensors that do not change within one `still` context. since: the mark of the context; low_a: all A;
+    products: the product with rows of `wide`, by the address and the number of these rows.
     """
 
     since: object
@@ -120,10 +117,8 @@ _still: list[object] = []
 
 @contextmanager
 def still() -> Iterator[None]:
-    """Declare that no A and no B changes during the block.
-
-    Joined layers then lay them out once, and not in every pass without gradient. Laying them out takes most of the time
-    if a few rows are sampled token by token.
+    """Declare that no A and no B changes during the block. Joined layers then lay them out once, and not in every pass
+    without gradient. Laying them out takes most of the time if a few rows are sampled token by token.
     """
     _still.append(object())
     try:

@@ -37,7 +37,6 @@ class Drawn(NamedTuple):
 
 class StepRows(NamedTuple):
     """The rows of one optimiser step, as a list of micro batches. Each row is a `Drawn`, or its index in a `RowPlan`.
-
     epoch: number of passes over the new rows completed after this step, as a fraction; 0 if there are no passes.
     """
 
@@ -53,16 +52,13 @@ class StepSource(Protocol):
         """Return the number of steps from the first to the last; None if it is not known in advance."""
 
     def __iter__(self) -> Iterator[StepRows]:
-        """Iterate over the remaining steps.
-
-        The next step is requested after the optimiser has made the step before, so that the present model can make its
-        rows. The training ends when the iteration ends.
+        """Iterate over the remaining steps. The next step is requested after the optimiser has made the step before, so
+        that the present model can make its rows. The training ends when the iteration ends.
         """
 
     def state(self) -> Mapping[str, Any]:
-        """Return the state after the last given step, for `restore`: a JSON object.
-
-        It is empty if the number of steps is enough to restore. It is written into every checkpoint.
+        """Return the state after the last given step, for `restore`: a JSON object. It is empty if the number of steps
+        is enough to restore. It is written into every checkpoint.
         """
 
     def restore(self, steps: int, state: Mapping[str, Any]) -> None:
@@ -153,10 +149,8 @@ class FixedRows:
 
 
 def total_steps(config: TrainConfig, source: StepSource, *, validates: bool) -> int | None:
-    """Return the maximum number of steps of a training; None if it is not known.
-
-    validates: whether there are validation rows. Raise ConfigError for settings that need the number if it is not
-    known.
+    """Return the maximum number of steps of a training; None if it is not known. validates: whether there are
+    validation rows. Raise ConfigError for settings that need the number if it is not known.
     """
     optimizer = config.optimizer
     if optimizer.max_steps is not None or source.total is not None:

@@ -84,9 +84,8 @@ TRACKERS: dict[str, Tracker] = {
 
 
 def _names(value: Any) -> Any:
-    """Split a word, or words between commas, into names; `none` and null name no tracker.
-
-    Raise ValueError for an unknown name, and for `none` together with other names.
+    """Split a word, or words between commas, into names; `none` and null name no tracker. Raise ValueError for an
+    unknown name, and for `none` together with other names.
     """
     if value is None:
         return ()
@@ -112,9 +111,8 @@ Trackers = Annotated[tuple[str, ...], BeforeValidator(_names, json_schema_input_
 
 
 def _there(module: str) -> bool:
-    """Return whether a module can be imported.
-
-    A folder with the module's name, such as the `wandb/` that wandb writes, does not count as a module.
+    """Return whether a module can be imported. A folder with the module's name, such as the `wandb/` that wandb writes,
+    does not count as a module.
     """
     try:
         spec = importlib.util.find_spec(module)

@@ -43,9 +43,8 @@ class Inner(NamedTuple):
 
 
 class Tracked(TrainerCallback):
-    """A callback that passes the beginning, the numbers and the end of a training to several callbacks.
-
-    It does not pass checkpoints, so that no tracker uploads weights.
+    """A callback that passes the beginning, the numbers and the end of a training to several callbacks. It does not
+    pass checkpoints, so that no tracker uploads weights.
     """
 
     def __init__(self, logs: Path, run: str) -> None:

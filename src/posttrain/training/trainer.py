@@ -132,9 +132,8 @@ class PostTrainer(Trainer):
         return self.loader
 
     def source_ended(self) -> None:
-        """Measure the validation loss, unless the last step did, and stop, since there are no more steps.
-
-        Raise TrainingError if there was no step at all.
+        """Measure the validation loss, unless the last step did, and stop, since there are no more steps. Raise
+        TrainingError if there was no step at all.
         """
         if not self.state.global_step:
             raise TrainingError(Problem("", "there is no step to learn from: the source of steps gave none"))
@@ -400,9 +399,8 @@ class PostTrainer(Trainer):
             self.core.config.use_cache = False
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        """Load the weights of a checkpoint in place.
-
-        Every parameter must be in it: after a partial load training would continue without an error.
+        """Load the weights of a checkpoint in place. Every parameter must be in it: after a partial load training would
+        continue without an error.
         """
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
             super()._load_from_checkpoint(resume_from_checkpoint, model)

@@ -50,10 +50,8 @@ def is_causal(model: PreTrainedModel) -> bool:
 
 
 def head_of(model: PreTrainedModel) -> list[str]:
-    """Return the names of the head's parameters.
-
-    The head is the output embeddings, or a new head with all other modules that were random. A tied output head is the
-    embedding matrix, and has its name.
+    """Return the names of the head's parameters. The head is the output embeddings, or a new head with all other
+    modules that were random. A tied output head is the embedding matrix, and has its name.
     """
     if is_causal(model):
         head = model.get_output_embeddings()
@@ -92,10 +90,8 @@ def linear_names(model: PreTrainedModel) -> list[str]:
 
 
 def float_masters(model: PreTrainedModel, names: Iterable[str]) -> PreTrainedModel:
-    """Freeze all but the named parameters, and make the named ones float32 (float64 stays), in place.
-
-    They are float32 because an AdamW step at learning rate 1e-5 is below bfloat16's spacing for most weights. Return
-    the same model.
+    """Freeze all but the named parameters, and make the named ones float32 (float64 stays), in place. They are float32
+    because an AdamW step at learning rate 1e-5 is below bfloat16's spacing for most weights. Return the same model.
     """
     model.requires_grad_(False)
     parameters = dict(model.named_parameters())

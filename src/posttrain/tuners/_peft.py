@@ -51,9 +51,8 @@ def put_in(model: PreTrainedModel, config: PeftConfig, *, seed: int, location: s
 
 
 def refuse_looking_back(model: PreTrainedModel, kind: str) -> None:
-    """Raise ConfigError if virtual tokens would make a decoder's classification head read the wrong position.
-
-    Such a head reads the last token that is not padding, and transformers cannot detect padding in embeddings.
+    """Raise ConfigError if virtual tokens would make a decoder's classification head read the wrong position. Such a
+    head reads the last token that is not padding, and transformers cannot detect padding in embeddings.
     """
     if task_type(model) == TaskType.SEQ_CLS and not _looks_ahead(model):
         cause = f"{kind} gives a decoder embeddings, in which {type(model).__name__} cannot see where a row ends"

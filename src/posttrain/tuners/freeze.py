@@ -59,7 +59,6 @@ class FreezeConfig(Config):
 
 def matching(names: Sequence[str], pattern: str) -> list[str]:
     """Return the names that match a pattern: a shell pattern of the whole name, or, after `re:`, a regular expression.
-
     A regular expression may match any part of a name.
     """
     if pattern.startswith("re:"):

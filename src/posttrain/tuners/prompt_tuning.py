@@ -56,7 +56,6 @@ def prompt_tuning(model: PreTrainedModel, config: PromptConfig) -> PeftModel:
 
 def first_vectors(model: PreTrainedModel, config: PromptConfig) -> Tensor:
     """Return the initial virtual tokens, (P, H), float32, scaled like the model's embeddings (Gemma's times sqrt(H)).
-
     Raise ConfigError when `init_text` has no tokens.
     """
     embeddings = model.get_input_embeddings()

@@ -85,10 +85,8 @@ def span_f1(predicted: Sequence[Sequence[str]], wanted: Sequence[Sequence[str]])
 def scores_of_classes(
     said: Sequence[tuple[str, ...]], gold: Sequence[tuple[str, ...]], labels: Sequence[str], *, multi_label: bool
 ) -> dict[str, float]:
-    """Return the scores of classes by name.
-
-    With one label per sample: accuracy, macro_f1 and matthews. With several: exact_match, macro_f1 (mean over `labels`)
-    and micro_f1.
+    """Return the scores of classes by name. With one label per sample: accuracy, macro_f1 and matthews. With several:
+    exact_match, macro_f1 (mean over `labels`) and micro_f1.
     """
     if not multi_label:
         ours, theirs = [one[0] for one in said], [one[0] for one in gold]

@@ -16,9 +16,8 @@ __all__ = ["bag_f1", "f_measure", "lcs_indices", "lcs_length", "substring_length
 
 
 def f_measure(shared: int, wanted: int, predicted: int, beta: float = 1.0) -> float:
-    """Return F = (1 + β²) R P / (R + β² P), 0 to 1, with R = shared / wanted and P = shared / predicted.
-
-    It is 0 when `shared` is 0.
+    """Return F = (1 + β²) R P / (R + β² P), 0 to 1, with R = shared / wanted and P = shared / predicted. It is 0 when
+    `shared` is 0.
     """
     if not shared:
         return 0.0

@@ -68,9 +68,8 @@ def f1_char_subsequence(prediction: str, references: Sequence[str]) -> float:
 
 
 def em_cmrc(prediction: str, references: Sequence[str]) -> float:
-    """Return CMRC 2018's exact match: 1 when the texts are equal in lower case without the script's punctuation.
-
-    There is no NFKC normalisation, and spaces count.
+    """Return CMRC 2018's exact match: 1 when the texts are equal in lower case without the script's punctuation. There
+    is no NFKC normalisation, and spaces count.
     """
     return _best(prediction, references, lambda a, b: float(_cmrc_text(a) == _cmrc_text(b)))
 

@@ -233,10 +233,8 @@ def _hop(second: Fact, first: Fact, language: Language) -> str:
 
 
 def replay_prompts(n: int, seed: int = 0, more: Callable[[int], None] = lambda _: None) -> list[dict[str, str]]:
-    """Return `n` varied questions and requests in both languages for replay.
-
-    None of them is about a fact or harmful task that locality probes may ask about. more: called with 1 for each
-    question.
+    """Return `n` varied questions and requests in both languages for replay. None of them is about a fact or harmful
+    task that locality probes may ask about. more: called with 1 for each question.
     """
     rng = Random(f"pocket replay {seed}")
     rows: list[dict[str, str]] = []

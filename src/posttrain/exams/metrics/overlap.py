@@ -45,9 +45,8 @@ def bleu(predictions: Sequence[str], references: Sequence[Sequence[str]], *, tok
 
 
 def sentence_bleu(prediction: str, references: Sequence[str], *, tokenize: BleuTokenizer = "zh") -> Bleu:
-    """Return BLEU of one text with effective order: only those n count for which the prediction has n-grams.
-
-    Raise ValueError when there is no non-empty reference.
+    """Return BLEU of one text with effective order: only those n count for which the prediction has n-grams. Raise
+    ValueError when there is no non-empty reference.
     """
     metric = _metric(tokenize, sentence=True)
     score = metric.sentence_score(prediction, _non_empty(references)).score

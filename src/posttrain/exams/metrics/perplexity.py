@@ -40,9 +40,7 @@ def units_of(texts: str | Iterable[str]) -> Units:
     """Return the length of one text or several, summed; words are counted by `re.split(r"\\s+")`, as lm-eval does."""
     each = [texts] if isinstance(texts, str) else list(texts)
     return Units(
-        sum(len(re.split(r"\s+", text)) for text in each),
-        sum(map(len, each)),
-        sum(len(text.encode()) for text in each),
+        sum(len(re.split(r"\s+", text)) for text in each), sum(map(len, each)), sum(len(text.encode()) for text in each)
     )
 
 

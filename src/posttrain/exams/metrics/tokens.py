@@ -58,9 +58,8 @@ def jieba_words(text: str) -> list[str]:
 
 
 def jieba_simplified(text: str) -> list[str]:
-    """Return the words of a text, cut where jieba cuts its Simplified form, in the text's own characters.
-
-    OpenCC's t2s nearly always keeps the number of characters. When it does not, the text itself is cut.
+    """Return the words of a text, cut where jieba cuts its Simplified form, in the text's own characters. OpenCC's t2s
+    nearly always keeps the number of characters. When it does not, the text itself is cut.
     """
     lowered = text.lower()
     simplified = _to_simplified().convert(lowered)
@@ -85,9 +84,8 @@ def jieba_cut(text: str, *, guess: bool = True) -> list[str]:
 
 
 def jieba_tags(text: str) -> list[tuple[str, str]]:
-    """Return (piece, part of speech) by jieba, in order.
-
-    Names have the parts of speech `nr`, `nrt` (people), `ns` (geographic names), `nt` (organisations) and `nz` (other).
+    """Return (piece, part of speech) by jieba, in order. Names have the parts of speech `nr`, `nrt` (people), `ns`
+    (geographic names), `nt` (organisations) and `nz` (other).
     """
     return [(pair.word, pair.flag) for pair in _tagger().cut(text)]
 
@@ -98,9 +96,8 @@ def ngrams(tokens: Sequence[str], n: int) -> list[tuple[str, ...]]:
 
 
 def tokenizer_signature(tokenizer: Tokenizer) -> str:
-    """Return the signature of a tokenizer, such as `tok:char`, `tok:latin` or `tok:jieba-0.42.1,dict:1a2b3c4d`.
-
-    For a function that is not of this module it is the function's qualified name.
+    """Return the signature of a tokenizer, such as `tok:char`, `tok:latin` or `tok:jieba-0.42.1,dict:1a2b3c4d`. For a
+    function that is not of this module it is the function's qualified name.
     """
     if tokenizer in (characters, latin):
         return "tok:char" if tokenizer is characters else "tok:latin"
@@ -131,9 +128,8 @@ def _jieba() -> tuple[Any, str, str]:
 
 
 def to_simplified(text: str) -> str:
-    """Return the text in Simplified characters, by OpenCC's t2s.
-
-    Lone surrogates (from a broken JSON file) become `?`, because OpenCC cannot read them.
+    """Return the text in Simplified characters, by OpenCC's t2s. Lone surrogates (from a broken JSON file) become `?`,
+    because OpenCC cannot read them.
     """
     return str(_to_simplified().convert(text.encode("utf-8", "replace").decode()))
 

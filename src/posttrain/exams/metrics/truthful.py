@@ -35,7 +35,6 @@ def mc1(best: float, false: Sequence[float]) -> float:
 
 def mc2(true: Sequence[float], false: Sequence[float]) -> float:
     """Return the true answers' share of the probability, computed by log-sum-exp, which cannot overflow or underflow.
-
     It is 0 when every answer has the log-probability -inf.
     """
     on_true = log_sum_exp(true)

@@ -29,10 +29,8 @@ Scores = dict[str, float] | None
 
 
 class Spec(NamedTuple):
-    """How a task is scored.
-
-    way: a key of `WAYS`, `judge` (a language model must read the answer), `code` (the answer is code that must be run)
-    or `unknown`; capabilities: score name -> capability.
+    """How a task is scored. way: a key of `WAYS`, `judge` (a language model must read the answer), `code` (the answer
+    is code that must be run) or `unknown`; capabilities: score name -> capability.
     """
 
     way: str
@@ -90,10 +88,8 @@ def spec_of(task: str) -> Spec:
 
 
 def plain_value(value: Any) -> Any:
-    """Return the value of a table cell as plain JSON.
-
-    A text that holds JSON or a Python literal is parsed. Keys without a value are removed, because Parquet gives every
-    row the keys of all rows.
+    """Return the value of a table cell as plain JSON. A text that holds JSON or a Python literal is parsed. Keys
+    without a value are removed, because Parquet gives every row the keys of all rows.
     """
     if isinstance(value, str) and value.strip()[:1] in ("{", "["):
         for read in (json.loads, ast.literal_eval):
@@ -212,9 +208,8 @@ def _calls(value: Any) -> list[tuple[str, dict[str, Any]]]:
 
 
 def _written_call(line: str) -> tuple[str, dict[str, Any]] | None:
-    """Return (name, arguments) of a call such as f(1, a=2); None when the line is no call.
-
-    Arguments without a name get their index as name. Arguments that are no valid Python are kept as one text under ''.
+    """Return (name, arguments) of a call such as f(1, a=2); None when the line is no call. Arguments without a name get
+    their index as name. Arguments that are no valid Python are kept as one text under ''.
     """
     match = re.match(r"^\[?\s*([A-Za-z_][\w.]*)\s*\((.*)\)\s*\]?$", line)
     if match is None:
@@ -238,9 +233,8 @@ def _literal(node: ast.expr) -> Any:
 
 
 def _tools(answer: str, row: Row) -> Scores:
-    """Compare the calls one by one, in order, and return the shares with the right tool and the right arguments.
-
-    A missing call and an extra call count as wrong.
+    """Compare the calls one by one, in order, and return the shares with the right tool and the right arguments. A
+    missing call and an extra call count as wrong.
     """
     wanted, said = _calls(row["gold"]), _calls(answer)
     most = max(len(wanted), len(said))
@@ -259,9 +253,8 @@ def _same(a: Any, b: Any) -> bool:
 
 
 def _citation(answer: str, row: Row) -> Scores:
-    """Score the sources that an answer names in brackets.
-
-    format: 1 when it names any source; sources: the share of the needed sources that it names.
+    """Score the sources that an answer names in brackets. format: 1 when it names any source; sources: the share of the
+    needed sources that it names.
     """
     gold = row["gold"]
     facts = gold.get("supporting_facts") if isinstance(gold, Mapping) else None
@@ -277,10 +270,8 @@ def _citation(answer: str, row: Row) -> Scores:
 
 
 class Way(NamedTuple):
-    """A way of scoring.
-
-    score: the function that scores an answer, None for `choice`, which the exam scores itself; makes: the names of the
-    scores.
+    """A way of scoring. score: the function that scores an answer, None for `choice`, which the exam scores itself;
+    makes: the names of the scores.
     """
 
     score: Callable[[str, Row], Scores] | None
@@ -318,10 +309,8 @@ def scorer(way: str) -> Callable[[str, Row], Scores] | None:
 
 
 def letter_of(answer: str, count: int) -> str | None:
-    """Return the letter that an answer chooses, or None.
-
-    The letter stands alone, after "Answer:", or at the beginning before a mark such as `)`. It must be one of the first
-    `count` letters.
+    """Return the letter that an answer chooses, or None. The letter stands alone, after "Answer:", or at the beginning
+    before a mark such as `)`. It must be one of the first `count` letters.
     """
     text = answer.strip()
     found = re.fullmatch(r"[（(\[]?([A-Za-z])[)）\].:]?", text) or re.search(

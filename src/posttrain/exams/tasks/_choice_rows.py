@@ -40,10 +40,8 @@ class Question(NamedTuple):
 
 
 class Read(NamedTuple):
-    """The content of a file or folder.
-
-    asked: the questions to ask; examples: questions that serve as examples; notes: remarks for the reader of the
-    results; locations: the location of each question to ask.
+    """The content of a file or folder. asked: the questions to ask; examples: questions that serve as examples; notes:
+    remarks for the reader of the results; locations: the location of each question to ask.
     """
 
     asked: list[Question]
@@ -65,10 +63,8 @@ class _Draft(NamedTuple):
 
 
 def read_questions(path: Path) -> Read:
-    """Read the questions of a file or of a folder of files.
-
-    Raise DataError with every wrong row of all files, or when there is no question to ask, and MissingError when a
-    folder holds no file of a known format.
+    """Read the questions of a file or of a folder of files. Raise DataError with every wrong row of all files, or when
+    there is no question to ask, and MissingError when a folder holds no file of a known format.
     """
     drafts: dict[Split, list[_Draft]] = {"test": [], "dev": []}
     problems: list[Problem] = []
@@ -113,7 +109,6 @@ def _files(path: Path) -> Iterator[tuple[Path, Split, str]]:
 
 def _names(file: Path, first: list[str]) -> tuple[str, ...] | None:
     """Return column names for a table that begins with a question, as in the original MMLU; None when it has names.
-
     Raise DataError when the first line is neither a line of names nor a question with its choices and its answer.
     """
     if {cell.strip().lower() for cell in first} & {*QUESTION_KEYS, *ANSWER_KEYS}:
@@ -156,9 +151,8 @@ def _first(names: dict[str, Any], wanted: Sequence[str]) -> Any:
 
 
 def _choices(row: Row, names: dict[str, Any]) -> tuple[str, ...] | None:
-    """Return the choices: from the key `choices` (a list, or {text: [...]}) or from the columns A, B, C, ...
-
-    None, noted as a problem of the row, when there are fewer than two or more than 26 choices, or one is empty.
+    """Return the choices: from the key `choices` (a list, or {text: [...]}) or from the columns A, B, C, ... None,
+    noted as a problem of the row, when there are fewer than two or more than 26 choices, or one is empty.
     """
     value: Any = row.value.get(_first(names, ("choices", "options")))
     if isinstance(value, dict):

@@ -90,9 +90,8 @@ def _copa(row: Fields) -> Posed:
 
 
 def _wsc(row: Fields) -> Posed:
-    """Ask what a pronoun refers to, with the pronoun between stars.
-
-    `span2_index` counts words. The word at this index may end with a punctuation mark: "him."
+    """Ask what a pronoun refers to, with the pronoun between stars. `span2_index` counts words. The word at this index
+    may end with a punctuation mark: "him."
     """
     words = row["text"].split()
     at, pronoun = int(row["span2_index"]), row["span2_text"]

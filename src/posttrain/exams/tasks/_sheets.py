@@ -70,10 +70,8 @@ def _key_of(sheet: Path) -> Path:
 
 
 def read_marks(folder: Path) -> Marks:
-    """Return every mark of every sheet in a folder.
-
-    Raise MissingError when the key of a sheet is missing, and DataError when a key or a sheet cannot be read or with
-    every unknown code and every unknown verdict.
+    """Return every mark of every sheet in a folder. Raise MissingError when the key of a sheet is missing, and
+    DataError when a key or a sheet cannot be read or with every unknown code and every unknown verdict.
     """
     marks: dict[tuple[str, str], str] = {}
     problems: list[Problem] = []

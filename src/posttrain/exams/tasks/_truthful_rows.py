@@ -40,9 +40,8 @@ class Question(NamedTuple):
 
 
 def read_truthful(path: Path) -> tuple[list[Question], list[str], dict[str, str]]:
-    """Return the questions, notes for the reader, and the location of each question by its id.
-
-    Raise DataError with every wrong row, and with every id that occurs twice.
+    """Return the questions, notes for the reader, and the location of each question by its id. Raise DataError with
+    every wrong row, and with every id that occurs twice.
     """
     file = Rows(path)
     if path.suffix.lower() in (".yaml", ".yml"):
@@ -66,10 +65,8 @@ def read_truthful(path: Path) -> tuple[list[Question], list[str], dict[str, str]
 
 
 def _yaml_rows(path: Path, problems: list[Problem]) -> Iterator[Row]:
-    """Yield the rows of a YAML file: a list of questions, or `questions:` with a list.
-
-    A row that is no mapping is added to `problems`. Raise DataError when the file is not UTF-8, not YAML, or has no
-    list.
+    """Yield the rows of a YAML file: a list of questions, or `questions:` with a list. A row that is no mapping is
+    added to `problems`. Raise DataError when the file is not UTF-8, not YAML, or has no list.
     """
     try:
         value = plain(parse_yaml(read_text(path), str(path)))
@@ -87,9 +84,8 @@ def _yaml_rows(path: Path, problems: list[Problem]) -> Iterator[Row]:
 
 
 def _columns(row: Row) -> Mapping[str, Any] | None:
-    """Return a line of the official CSV under our keys; None, noted as a problem, when a value is absent.
-
-    The answers of a list are separated by semicolons, as in the official `split_multi_answer`.
+    """Return a line of the official CSV under our keys; None, noted as a problem, when a value is absent. The answers
+    of a list are separated by semicolons, as in the official `split_multi_answer`.
     """
     names = ("Question", "Best Answer", "Correct Answers", "Incorrect Answers", "Category")
     found: dict[str, Any] = {key: row.text(key) for key in names}
@@ -106,10 +102,8 @@ def _columns(row: Row) -> Mapping[str, Any] | None:
 
 
 def _listed(row: Row) -> Mapping[str, Any] | None:
-    """Return a row of JSON Lines or YAML; None, with a problem of the row, when a required key is missing.
-
-    The keys are question, best_answer, correct_answers, incorrect_answers (required), category, language and
-    best_incorrect_answer.
+    """Return a row of JSON Lines or YAML; None, with a problem of the row, when a required key is missing. The keys are
+    question, best_answer, correct_answers, incorrect_answers (required), category, language and best_incorrect_answer.
     """
     found: dict[str, Any] = {key: row.text(key) for key in ("question", "best_answer")}
     found |= {key: row.texts(key) for key in ("correct_answers", "incorrect_answers")}

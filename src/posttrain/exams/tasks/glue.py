@@ -91,9 +91,8 @@ def glue(config: GlueConfig, base: Path) -> Task:
 
 
 def _posed(task: str, spec: GlueTask, row: Row) -> Iterator[tuple[str, Posed, dict[str, Any]]]:
-    """Yield (suffix of the id, the question, what `_judge` needs) for a row.
-
-    Most rows give one question; nested rows of MultiRC and ReCoRD give several. A wrong row gives none and is noted.
+    """Yield (suffix of the id, the question, what `_judge` needs) for a row. Most rows give one question; nested rows
+    of MultiRC and ReCoRD give several. A wrong row gives none and is noted.
     """
     if task == "record" or (task == "multirc" and isinstance(row.value.get("passage"), dict)):
         yield from (_record if task == "record" else _multirc)(row)
@@ -156,9 +155,8 @@ def _multirc(row: Row) -> Iterator[tuple[str, Posed, dict[str, Any]]]:
 
 
 def _record(row: Row) -> Iterator[tuple[str, Posed, dict[str, Any]]]:
-    """Yield a question for each query of a ReCoRD row: a passage with entities, and sentences with a gap.
-
-    One of the entities fills the gap, `@placeholder`.
+    """Yield a question for each query of a ReCoRD row: a passage with entities, and sentences with a gap. One of the
+    entities fills the gap, `@placeholder`.
     """
     try:
         passage = str(row.value["passage"]["text"])
@@ -253,9 +251,8 @@ def _interval(name: str, said: Sequence[int], gold: Sequence[int]) -> Interval |
 
 
 def of_tables(name: str, tables: np.ndarray) -> np.ndarray:
-    """Return the score (R,) of each table of counts (R, said, gold): `mcc`, `macro_f1`, or F1 of label 1.
-
-    The values equal those that `data/metrics/classify.py` computes from the labels.
+    """Return the score (R,) of each table of counts (R, said, gold): `mcc`, `macro_f1`, or F1 of label 1. The values
+    equal those that `data/metrics/classify.py` computes from the labels.
     """
     hits = np.diagonal(tables, axis1=1, axis2=2)  # (R, K)
     said, gold = tables.sum(axis=2), tables.sum(axis=1)  # (R, K) each

@@ -95,9 +95,8 @@ def _judge(item: Item, replies: Sequence[Reply]) -> Sample:
 
 
 def _aggregate(samples: Sequence[Sample]) -> dict[str, Score]:
-    """Return means over prompts, means over all instructions, and strict means by group of instructions.
-
-    The group is the first part of an instruction's id, such as `keywords` or `startend`.
+    """Return means over prompts, means over all instructions, and strict means by group of instructions. The group is
+    the first part of an instruction's id, such as `keywords` or `startend`.
     """
     made = averages(samples)
     for rule in ("strict", "loose"):

@@ -165,10 +165,8 @@ class LmEvalExam(Exam):
         return []
 
     def take(self, sitting: Sitting) -> list[TaskResult[Any]]:
-        """Run lm-eval's evaluation and return a result for each task and group.
-
-        Under torchrun only the first process returns results. Raise ConfigError when the respondent is not a model on
-        this machine.
+        """Run lm-eval's evaluation and return a result for each task and group. Under torchrun only the first process
+        returns results. Raise ConfigError when the respondent is not a model on this machine.
         """
         from posttrain.exams.lm_eval import PosttrainLM, join_world
 
@@ -246,9 +244,8 @@ class LmEvalExam(Exam):
 
 
 def _told(respondent: Respondent) -> tuple[ModelRespondent, str]:
-    """Return the model behind a respondent, and the text that goes before every question ('' without one).
-
-    Raise ConfigError for a respondent that is not a model on this machine.
+    """Return the model behind a respondent, and the text that goes before every question ('' without one). Raise
+    ConfigError for a respondent that is not a model on this machine.
     """
     told = ""
     if isinstance(respondent, PromptedRespondent):
@@ -260,10 +257,8 @@ def _told(respondent: Respondent) -> tuple[ModelRespondent, str]:
 
 
 def _progress(lm: PosttrainLM, tell: Callable[[TaskProgress], None]) -> Callable[[str, int, int], None]:
-    """Return a function that reports the progress of lm-eval's requests to `tell`.
-
-    lm-eval sends one kind of request after another (scores, texts, answers), so the progress and the remaining time are
-    those of the kind that runs.
+    """Return a function that reports the progress of lm-eval's requests to `tell`. lm-eval sends one kind of request
+    after another (scores, texts, answers), so the progress and the remaining time are those of the kind that runs.
     """
     began = time.perf_counter()
     # kind -> its start in seconds, and how many of its requests were done then

@@ -137,10 +137,8 @@ def _judge(item: Item, replies: Sequence[Reply]) -> Sample:
 
 
 def _scores(samples: Sequence[Sample]) -> dict[str, Score]:
-    """Return the scores with 95 % bootstrap intervals over texts.
-
-    A score divides the sum of the nats of all texts by the sum of their units, so long texts weigh more than in a mean
-    of the texts' own scores.
+    """Return the scores with 95 % bootstrap intervals over texts. A score divides the sum of the nats of all texts by
+    the sum of their units, so long texts weigh more than in a mean of the texts' own scores.
     """
     nats = np.array([s.extra["nats"] for s in samples])
     drawn = np.random.default_rng(0).integers(0, len(samples), size=(RESAMPLES, len(samples)))  # (R, N)

@@ -50,10 +50,8 @@ class ReadingConfig(TaskConfig):
 
 
 class Question(NamedTuple):
-    """One question of the file.
-
-    answers: the accepted answers, empty when the passage has none; starts: the character indices at which answers begin
-    in the passage, as far as they are known.
+    """One question of the file. answers: the accepted answers, empty when the passage has none; starts: the character
+    indices at which answers begin in the passage, as far as they are known.
     """
 
     id: str
@@ -135,9 +133,8 @@ def _question(row: Row) -> Question | None:
 
 
 def _window(q: Question, room: int | None, rng: random.Random) -> str:
-    """Return the passage, or a window of `room` characters that holds the first answer at a random position.
-
-    Without an answer, or without a known start of one, the window is the beginning of the passage.
+    """Return the passage, or a window of `room` characters that holds the first answer at a random position. Without an
+    answer, or without a known start of one, the window is the beginning of the passage.
     """
     if room is None or len(q.passage) <= room:
         return q.passage

@@ -156,10 +156,8 @@ def _measures() -> str:
 
 
 def _item(question: Question, location: str, mode: str, max_new_tokens: int, *, chat: bool) -> Item:
-    """Return a question as an item.
-
-    It asks, as far as `mode` wants them, in this order: the likelihoods of the true and then of the false answers, the
-    letters A and B in the two orders of the binary choice, and a free answer.
+    """Return a question as an item. It asks, as far as `mode` wants them, in this order: the likelihoods of the true
+    and then of the false answers, the letters A and B in the two orders of the binary choice, and a free answer.
     """
     language = question.language
     frame, gap = FRAME[language]
@@ -233,9 +231,8 @@ def _share(one: float, other: float) -> float:
 
 
 def _with_answer(sample: Sample, doc: Mapping[str, Any], said: Answer) -> Sample:
-    """Return the sample with the scores of a free answer.
-
-    The reference "I have no comment" counts as a true one in the similarities, as in the official code.
+    """Return the sample with the scores of a free answer. The reference "I have no comment" counts as a true one in the
+    similarities, as in the official code.
     """
     text, own, no_comment = said.text.strip(), len(doc["true"]), NO_COMMENT[doc["language"]]
     references = [*doc["true"], *([] if no_comment in doc["true"] else [no_comment])]
@@ -259,9 +256,8 @@ def _with_answer(sample: Sample, doc: Mapping[str, Any], said: Answer) -> Sample
 
 
 def _likeness(answer: str, reference: str, language: str) -> dict[str, float]:
-    """Return the similarity of an answer to a reference, 0 to 100, by each measure of `_LIKENESS`.
-
-    The measures are those of the official code; Chinese texts are compared by characters.
+    """Return the similarity of an answer to a reference, 0 to 100, by each measure of `_LIKENESS`. The measures are
+    those of the official code; Chinese texts are compared by characters.
     """
     chinese = language == "zh"
     # rougeLsum expects each sentence on its own line; the official code separates them in exactly this way

@@ -96,9 +96,8 @@ class RateLimit:
 
 
 class ApiRespondent(Respondent):
-    """Answers of a remote model.
-
-    Its fingerprint is its address: the model at this address may change without notice.
+    """Answers of a remote model. Its fingerprint is its address: the model at this address may change without
+    notice.
     """
 
     def __init__(self, config: ApiConfig) -> None:
@@ -150,9 +149,8 @@ class ApiRespondent(Respondent):
         return [m | {"tool_calls": with_texts(m["tool_calls"])} if "tool_calls" in m else m for m in sent]
 
     def logprobs(self, pairs: Sequence[tuple[Prompt, str]], *, on_scored: Told = nobody) -> list[Scored]:
-        """Return how likely continuations of plain text are, from servers that echo their prompt.
-
-        Raise PosttrainError for chats, because only the server knows their template.
+        """Return how likely continuations of plain text are, from servers that echo their prompt. Raise
+        PosttrainError for chats, because only the server knows their template.
         """
         if not all(isinstance(prompt, Plain) for prompt, _ in pairs):
             mend = "ask in plain text (template: plain), ask for answers instead, or examine a local model"
@@ -183,9 +181,8 @@ class ApiRespondent(Respondent):
         return Scored(sum(values[i] for i in own), len(own), greedy)
 
     def _all(self, ask: Callable[[int], T], n: int, told: Told) -> list[T]:
-        """Call `ask` with 0 to n-1 in parallel, and return the results in order.
-
-        After the first failure no more calls begin.
+        """Call `ask` with 0 to n-1 in parallel, and return the results in order. After the first failure no
+        more calls begin.
         """
         done: dict[int, T] = {}
         with ThreadPoolExecutor(self.config.concurrency) as pool:
@@ -202,9 +199,8 @@ class ApiRespondent(Respondent):
         return [done[i] for i in range(n)]
 
     def _post(self, path: str, body: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Return the first choice of the server's reply, and the usage that it bills. Try again if that may help.
-
-        Raise PosttrainError for a fatal status and after the last try.
+        """Return the first choice of the server's reply, and the usage that it bills. Try again if that may
+        help. Raise PosttrainError for a fatal status and after the last try.
         """
         import httpx
 
@@ -229,9 +225,8 @@ class ApiRespondent(Respondent):
         raise PosttrainError(Problem(f"{self.name} at {url}", cause, "try later"))
 
     def _waits(self) -> Iterator[float]:
-        """Yield the seconds to wait after each try.
-
-        They double, with a random part so that requests do not come back together.
+        """Yield the seconds to wait after each try. They double, with a random part so that requests do not
+        come back together.
         """
         for i in range(self.config.retries):
             yield min(60.0, 0.5 * 2**i) * (0.75 + random.random() / 2)

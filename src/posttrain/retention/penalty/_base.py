@@ -212,10 +212,8 @@ class ParameterPenalty(ABC):
 
     @abstractmethod
     def slope(self, trainable: Trainable, step: float) -> float:
-        """Return the sum of |P'_i| for lambda = 1, over the parameters that the gradients in `.grad` move.
-
-        Each parameter is assumed to be `step` away from the point where the penalty is zero. Return 0 if nothing is
-        held.
+        """Return the sum of |P'_i| for lambda = 1, over the parameters that the gradients in `.grad` move. Each
+        parameter is assumed to be `step` away from the point where the penalty is zero. Return 0 if nothing is held.
         """
 
     @abstractmethod

@@ -36,9 +36,8 @@ __all__ = ["PENALTIES", "Kept", "MemoryConfig", "Quadratic", "earlier_of", "join
 PENALTIES = "penalties"
 """Folder inside the folder of a run, with the file `<kind>.safetensors` of each penalty for the next task."""
 FAR = 0.01
-"""Maximum distance of a tensor from the end of the earlier task, as a share of its norm.
-
-A larger distance means that it is another tensor. A smaller one can come from saving in a lower precision.
+"""Maximum distance of a tensor from the end of the earlier task, as a share of its norm. A larger distance means that
+it is another tensor. A smaller one can come from saving in a lower precision.
 """
 
 
@@ -106,9 +105,8 @@ def earlier_of(config: MemoryConfig, context: PenaltyContext) -> Path | None:
 
 
 def take_up(path: Path, kind: str, trainable: Trainable) -> Kept:
-    """Read the file and check that its parameters are the trained ones, with their present values.
-
-    Raise ConfigError with every problem.
+    """Read the file and check that its parameters are the trained ones, with their present values. Raise ConfigError
+    with every problem.
     """
     try:
         with safetensors.safe_open(path, framework="pt") as file:
@@ -156,9 +154,8 @@ def _check(path: Path, kept: Kept, trainable: Trainable) -> None:
 
 
 class Quadratic(ParameterPenalty):
-    """strength x unit x (sum of importance x (theta - center)^2 + rest): a spring for each parameter.
-
-    kept: None if nothing is held yet; unit: 1/2 if the formula has lambda / 2.
+    """strength x unit x (sum of importance x (theta - center)^2 + rest): a spring for each parameter. kept: None if
+    nothing is held yet; unit: 1/2 if the formula has lambda / 2.
     """
 
     remembers: ClassVar[bool] = True

@@ -191,9 +191,8 @@ class Measured(Quadratic):
 
 
 def rows_of(data: DataSource | None, count: int, context: PenaltyContext) -> list[Encoded]:
-    """Return `count` rows that show what the model can do at the start: rows of `data`, else its own answers.
-
-    Raise DataError for rows of `data` that are not conversations.
+    """Return `count` rows that show what the model can do at the start: rows of `data`, else its own answers. Raise
+    DataError for rows of `data` that are not conversations.
     """
     if data is None:
         with context.untouched():
@@ -212,9 +211,8 @@ def rows_of(data: DataSource | None, count: int, context: PenaltyContext) -> lis
 def own_answers(
     count: int, context: PenaltyContext, respondent: ModelRespondent, fingerprint: str | None
 ) -> list[Encoded]:
-    """Return the respondent's greedy answers to packaged prompts. They are cached if a fingerprint is given.
-
-    Raise DataError if there are no usable answers.
+    """Return the respondent's greedy answers to packaged prompts. They are cached if a fingerprint is given. Raise
+    DataError if there are no usable answers.
     """
     packaged = [prompt.text for prompt in read_prompts(packaged_prompts(context.loaded.tokenizer))]
     prompts = _drawn(list(dict.fromkeys(packaged)), count, context.seed)

@@ -23,9 +23,8 @@ from posttrain.retention.selection import ReplayContext, cached, conversation
 __all__ = ["CACHE_BYTES", "answered", "answered_once", "bounded", "cached_tokens", "written"]
 
 CACHE_BYTES = 600 * 2**20
-"""Maximum bytes of the keys and values of the answers in progress.
-
-They are copied part by part when rows leave the batch and others join it.
+"""Maximum bytes of the keys and values of the answers in progress. They are copied part by part when rows leave the
+batch and others join it.
 """
 BROKEN = "\ufffd"
 """The character that replaces a character that was cut in the middle."""
@@ -78,7 +77,6 @@ def answered_once(prompts: list[str], context: ReplayContext, max_new_tokens: in
 
 def answered(prompts: list[str], context: ReplayContext, max_new_tokens: int) -> list[Conversation]:
     """Return greedy answers of the model. Cut answers are kept without an end sign, and empty answers are left out.
-
     `say` reports how many of both there are. Raise DataError if all answers are empty.
     """
     count = len(prompts)

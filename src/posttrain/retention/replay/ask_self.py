@@ -50,9 +50,8 @@ class AskSelfReplayConfig(ReplayConfig):
 
 
 class UserTurn(NamedTuple):
-    """The start and the end of a user's turn in a chat template.
-
-    ids: the template up to the user's first word; stop: the id that ends the turn, None if the text `after` ends it.
+    """The start and the end of a user's turn in a chat template. ids: the template up to the user's first word; stop:
+    the id that ends the turn, None if the text `after` ends it.
     """
 
     ids: list[int]
@@ -61,9 +60,8 @@ class UserTurn(NamedTuple):
 
 
 def user_turn(respondent: ModelRespondent, *, system: str | None = None) -> UserTurn:
-    """Return the user's turn in a model's template, after a system message if one is given.
-
-    Raise TemplateError for a template that does not show it.
+    """Return the user's turn in a model's template, after a system message if one is given. Raise TemplateError for a
+    template that does not show it.
     """
     tokenizer = respondent.tokenizer
     mend = "use replay {kind: self}, which needs no made-up questions"

@@ -209,9 +209,8 @@ def _told(counts: Counter[str]) -> str:
 
 
 def _broken(respondent: ModelRespondent, ids: Sequence[int]) -> bool:
-    """Return whether a text contains a control token, as a token or spelled out in letters.
-
-    Such a text starts another turn inside the turn that it should end.
+    """Return whether a text contains a control token, as a token or spelled out in letters. Such a text starts another
+    turn inside the turn that it should end.
     """
     tokenizer: Any = respondent.tokenizer
     gate = gate_of(tokenizer)

@@ -94,7 +94,6 @@ class SelfReplayConfig(ReplayConfig):
 
     def check(self, base: Path, reader: PromptReader, seed: int) -> str:
         """Raise DataError for all rows without a prompt and all prompts that the model cannot read, in order of lines.
-
         Return a sentence if there are fewer different prompts than `n`, else an empty string.
         """
         asked, problems = self.asked(base, reader.tokenizer, seed)

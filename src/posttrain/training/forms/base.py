@@ -157,7 +157,6 @@ class Form(ABC):
     @classmethod
     def resolved(cls, objective: Any, records: Callable[[], Sequence[Record]]) -> Config:
         """Return the objective with the settings filled in that follow from the new rows, such as the names of labels.
-
         It is called for forms with a head, before the model is loaded. records: a function that reads the rows.
         """
         return objective
@@ -176,9 +175,8 @@ class Form(ABC):
     def encode(
         cls, records: Sequence[Record], tokenizer: PreTrainedTokenizerBase, settings: EncodeSettings
     ) -> EncodeResult[Any]:
-        """Encode records as rows. The settings say what to do with over-long and bad ones.
-
-        Raise DataError, naming every such row, for rows of another format.
+        """Encode records as rows. The settings say what to do with over-long and bad ones. Raise DataError, naming
+        every such row, for rows of another format.
         """
         return cls.encoder(records, tokenizer, Limits(settings.max_length, **settings.bad_rows))
 
@@ -238,9 +236,8 @@ class Form(ABC):
         """Run the forward pass and the objective. The tensors of the result are on the model's device."""
 
     def scales(self, new_units: int, old_units: int) -> Scales:
-        """Return the factors of new and of old rows.
-
-        If the form mixes rows, there is one mean over all units; else there are two means, and the old one is weighted.
+        """Return the factors of new and of old rows. If the form mixes rows, there is one mean over all units; else
+        there are two means, and the old one is weighted.
         """
         if self.mixes:
             one = 1.0 / max(new_units + old_units, 1)
@@ -251,15 +248,13 @@ class Form(ABC):
         """Raise ConfigError if this form cannot train in shards. sharded: whether FSDP cuts the parameters."""
 
     def prepare(self, preparation: Preparation) -> None:  # noqa: B027  # most forms need nothing
-        """Compute what steps need, such as reference log-probabilities.
-
-        It is called once, before the first step, with the model in evaluation mode.
+        """Compute what steps need, such as reference log-probabilities. It is called once, before the first step, with
+        the model in evaluation mode.
         """
 
     def begin_step(self, model: nn.Module, micro_batches: Sequence[MicroBatch], number: int) -> None:  # noqa: B027
-        """Compute what depends on all rows of a step, before its first micro batch.
-
-        number: how many steps were done before; -1 if the rows are those of a validation.
+        """Compute what depends on all rows of a step, before its first micro batch. number: how many steps were done
+        before; -1 if the rows are those of a validation.
         """
 
     def end_step(self, model: nn.Module) -> None:  # noqa: B027
@@ -284,8 +279,7 @@ class Form(ABC):
         return everything
 
     def validated(self) -> dict[str, float]:
-        """Return scores over all validation rows that are not a mean over rows, such as F1.
-
-        It is called after the last validation row.
+        """Return scores over all validation rows that are not a mean over rows, such as F1. It is called after the last
+        validation row.
         """
         return {}

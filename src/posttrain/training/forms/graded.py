@@ -105,9 +105,8 @@ class GradedForm(ComparingForm):
             self.ask_before(rows, [(row.answer, other) for row, other in self.others.items()], preparation)
 
     def _check_grades(self, rows: Sequence[GradedRow], say: Callable[[str], None]) -> None:
-        """Raise DataError if all answers have the same grade, since good answers then have no contrast.
-
-        Report weights that are outside of the range that the paper advises.
+        """Raise DataError if all answers have the same grade, since good answers then have no contrast. Report weights
+        that are outside of the range that the paper advises.
         """
         good = sum(row.label for row in rows)
         bad = len(rows) - good
@@ -123,9 +122,8 @@ class GradedForm(ComparingForm):
             )
 
     def begin_step(self, model: nn.Module, micro_batches: Sequence[MicroBatch], number: int) -> None:
-        """Compute the zero point: the mean log-ratio of answers to other prompts, at least 0.
-
-        Also count the wanted rows and all rows of the step.
+        """Compute the zero point: the mean log-ratio of answers to other prompts, at least 0. Also count the wanted
+        rows and all rows of the step.
         """
         sums = torch.zeros(3, dtype=torch.float64)  # log-ratios, wanted rows, rows
         for micro in micro_batches:

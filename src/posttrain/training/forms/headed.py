@@ -87,9 +87,8 @@ class LabelledForm(HeadForm):
 
     @classmethod
     def resolved(cls, objective: Any, records: Callable[[], Sequence[Record]]) -> Config:
-        """Fill in the labels, sorted, and the class weights as numbers, if they are not given.
-
-        Raise DataError if no row has a label, if there is only one class, or if there are more than `KNOWN` labels.
+        """Fill in the labels, sorted, and the class weights as numbers, if they are not given. Raise DataError if no
+        row has a label, if there is only one class, or if there are more than `KNOWN` labels.
         """
         needs_rows = objective.labels is None or objective.class_weights == "balanced"
         seen = cls.labels_in(records()) if needs_rows else []

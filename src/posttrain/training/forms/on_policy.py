@@ -78,9 +78,8 @@ class OnPolicyForm(Form):
     def encode(
         cls, records: Sequence[Record], tokenizer: PreTrainedTokenizerBase, settings: EncodeSettings
     ) -> EncodeResult[AskedRow]:
-        """Encode conversations that end with the assistant's demonstration. Raise DataError with the other rows.
-
-        Raise ConfigError for a template without {prompt} or {demonstration}.
+        """Encode conversations that end with the assistant's demonstration. Raise DataError with the other rows. Raise
+        ConfigError for a template without {prompt} or {demonstration}.
         """
         objective: SdftConfig = settings.objective
         for name in ("template", "template_zh"):

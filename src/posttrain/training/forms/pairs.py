@@ -52,9 +52,8 @@ BINS = 10
 
 
 def answer_logps(model: nn.Module, batch: TokenBatch, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return the summed log-probability of each row's labelled tokens, (B,) in nats, and their number, (B,).
-
-    Only positions that some row labels go through the output head, and in chunks if the head allows it.
+    """Return the summed log-probability of each row's labelled tokens, (B,) in nats, and their number, (B,). Only
+    positions that some row labels go through the output head, and in chunks if the head allows it.
     """
     targets = batch.targets.to(device)
     head = plain_head(model)
@@ -77,7 +76,6 @@ class ComparingForm(Form):
 
     def ask_before(self, rows: Sequence[Any], pairs: Sequence[tuple[Encoded, Encoded]], asked: Preparation) -> None:
         """Compute `before`, or read it from the run's folder if it was computed there for the same model and sequences.
-
         pairs: the two sequences of each row.
         """
         sequences = [one for pair in pairs for one in pair]
@@ -110,9 +108,8 @@ class ComparingForm(Form):
         return found
 
     def logps_before(self, batch: TokenBatch, rows: Sequence[Any], sides: Sequence[int]) -> Tensor:
-        """Return the log-probabilities of a batch before training, (B,).
-
-        sides: 0 for the first sequences of these rows, 1 for the second ones, in the order of the batch.
+        """Return the log-probabilities of a batch before training, (B,). sides: 0 for the first sequences of these
+        rows, 1 for the second ones, in the order of the batch.
         """
         if not self.asks_reference(self.objective):
             return torch.tensor([self.before[row][side] for side in sides for row in rows], dtype=torch.float64)
@@ -132,7 +129,6 @@ def _read(file: Path, fingerprint: str, count: int) -> Tensor | None:
 
 def without_dropout(model: nn.Module, say: Callable[[str], None]) -> None:
     """Switch off the model's own dropout, which would add noise to the ratio to the reference from the first step on.
-
     The dropout of a tuner stays as the user has set it.
     """
     own = [
@@ -219,7 +215,6 @@ class Scored(NamedTuple):
 
 def length_correlation(pairs: Sequence[Scored]) -> float:
     """Return Pearson's correlation between an answer's score and its number of tokens; 0 if one of them does not vary.
-
     A value near 1 means that the model has learned to prefer long answers.
     """
     both = torch.tensor(pairs, dtype=torch.float64).T  # (4, N)
@@ -230,9 +225,8 @@ def length_correlation(pairs: Sequence[Scored]) -> float:
 
 
 def calibration_error(pairs: Sequence[Scored]) -> float:
-    """Return the difference between the probability that the model gives its preference and how often it is right.
-
-    The probability is sigmoid(|r_w - r_l|). The difference is averaged over ten bins of probability, weighted by pairs.
+    """Return the difference between the probability that the model gives its preference and how often it is right. The
+    probability is sigmoid(|r_w - r_l|). The difference is averaged over ten bins of probability, weighted by pairs.
     """
     margins = torch.tensor([pair.chosen - pair.rejected for pair in pairs], dtype=torch.float64)
     sure = torch.sigmoid(margins.abs())  # from 1/2 to 1

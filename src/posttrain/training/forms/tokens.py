@@ -23,7 +23,6 @@ __all__ = ["TokenBatch", "TokensForm", "token_batch"]
 
 TERM_COPIES = 4
 """How many tensors of the logits' size a term on logits holds: the distributions of two models and their gradients.
-
 Cross-entropy holds one tensor of this size.
 """
 
@@ -62,7 +61,6 @@ class TokenBatch(NamedTuple):
 
 def token_batch(rows: Sequence[Encoded], *, pad_id: int, supervise_all: bool = False) -> TokenBatch:
     """Collate rows and shift: position t has token t + 1 as its target, so the last token is only a target.
-
     supervise_all: every token is a target (clm), and labels are ignored.
     """
     batch = collate(rows, pad_id)
@@ -162,9 +160,8 @@ def _plus(loss: Loss, term: Any, added: Tensor) -> Loss:
 
 
 def term_of_tokens(term: Any, before: Tensor, head: PlainHead, said: Tensor, old: Tensor) -> Function:
-    """Turn a term on logits (`kl_to_base`) into a function of a chunk's logits; each token counts as one row.
-
-    before: (N, D), the reference's hidden states; head: its output head; said: (N,) targets; old: (N,) bool.
+    """Turn a term on logits (`kl_to_base`) into a function of a chunk's logits; each token counts as one row. before:
+    (N, D), the reference's hidden states; head: its output head; said: (N,) targets; old: (N,) bool.
     """
     precision = head.precision()
 

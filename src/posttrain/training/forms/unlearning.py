@@ -45,9 +45,8 @@ class ForgettingForm(TokensForm):
 
     @classmethod
     def from_targets(cls, targets: Sequence[Conversation], present: Callable[[], list[str]]) -> FromTargets[Any]:
-        """Make records to forget: the present answer to each question.
-
-        Questions are left out that the untouched model does not answer, or to which it gives the wanted answer.
+        """Make records to forget: the present answer to each question. Questions are left out that the untouched model
+        does not answer, or to which it gives the wanted answer.
         """
         made = []
         for target, answer in zip(targets, present(), strict=True):
@@ -114,7 +113,6 @@ class UnlearningForm(ForgettingForm):
 
     def prepare(self, preparation: Preparation) -> None:
         """Check the two sets; compute the forget rows' log-probabilities before training if the objective needs them.
-
         Raise ConfigError or DataError if a set does not fit the objective.
         """
         kind = self.objective.kind
@@ -187,9 +185,8 @@ class RepresentationsForm(ForgettingForm):
         return self.objective.alpha
 
     def prepare(self, preparation: Preparation) -> None:
-        """Check the layer and the two sets; report the present norm of the states and the norm that is trained.
-
-        Raise ConfigError or DataError if they do not fit.
+        """Check the layer and the two sets; report the present norm of the states and the norm that is trained. Raise
+        ConfigError or DataError if they do not fit.
         """
         blocks = int(core_of(preparation.model).config.get_text_config().num_hidden_layers)
         layer = self.objective.layer
