@@ -164,8 +164,7 @@ class _Checks(NamedTuple):
     """The results of checking all rows together.
 
     lengths, stop: None if no row can be used; prompt: the problem of the generation prompt, or ""; template: why
-    training and exams will refuse the model, "" if its template is the one that it was trained with.
-    """
+    training and exams will refuse the model, "" if its template is the one that it was trained with."""
 
     lengths: Lengths | None
     stop: StopCheck | None

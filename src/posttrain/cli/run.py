@@ -130,8 +130,7 @@ def run(
 def _written(study: Path, sets: Sequence[str], path: str, change: str) -> str:
     """Return the location of a path in a study: file:line, the file, or `--set`.
 
-    The study may write the change's name as {change}. sets: the values of --set.
-    """
+    The study may write the change's name as {change}. sets: the values of --set."""
     from posttrain.config.load import line_with, read_yaml
 
     if any(path in one.partition("=")[2].replace("{change}", change) for one in sets):
@@ -143,8 +142,7 @@ def _written(study: Path, sets: Sequence[str], path: str, change: str) -> str:
 def _check_models(config: Study, base: Path, path: Path, sets: Sequence[str]) -> None:
     """Check that every model exists, before work with the first one begins.
 
-    Raise MissingError with all missing models and their lines in the study file. sets: the values of --set.
-    """
+    Raise MissingError with all missing models and their lines in the study file. sets: the values of --set."""
     from posttrain.config.load import line_of, read_yaml
     from posttrain.models.load import check_folder
     from posttrain.studies.config import find_model
@@ -263,8 +261,7 @@ def _train(cells: Sequence[Cell]) -> bool:
 def _weights(outcome: Outcome, folder: Path) -> list[str]:
     """Return lines with the folders of the models that the study has saved.
 
-    If no model is kept, there are no lines: the user was informed before the work.
-    """
+    If no model is kept, there are no lines: the user was informed before the work."""
     kept = [result.first for result in outcome.results if result.status == "done" and result.first.weights]
     lines = [f"model:  {folder / line.weights}" for line in kept[:LISTED_MODELS]]
     if len(kept) > LISTED_MODELS:
@@ -345,8 +342,7 @@ class Watcher(Live, events.Watcher):
     def _tell(self, head: str | None, words: str) -> None:
         """Show words after the head (the present cell), or alone if head is None.
 
-        Without a terminal, empty words show nothing.
-        """
+        Without a terminal, empty words show nothing."""
         words = translate(words)
         self.show(
             f"{head or ''} {words}" if self.live else placed(head, words) if words and head is not None else words

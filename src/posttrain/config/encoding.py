@@ -51,8 +51,7 @@ def guess(data: bytes, name: str) -> Guess:
 
 def _converted(codec: str, name: str) -> str:
     """Return the command that writes a UTF-8 copy into the file's folder. The copy keeps the file's ending, as it says
-    how the file is read.
-    """
+    how the file is read."""
     path = Path(name)
     packed = path.suffix.lower() == ".gz"
     bare = path.with_suffix("") if packed else path

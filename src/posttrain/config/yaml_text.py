@@ -98,8 +98,7 @@ def _error(name: str, line: int | None, cause: str, mend: str = "") -> ConfigErr
 def _sound(root: Any, name: str) -> Any:
     """Return the tree, with two halves of a character joined to one (`"\\ud83d\\ude00"`, as JSON writes it).
 
-    Raise ConfigError for half of a character, too many levels, too many values, and a key that is no word.
-    """
+    Raise ConfigError for half of a character, too many levels, too many values, and a key that is no word."""
     if not isinstance(root, dict | list):
         return _whole(root, name, 1) if isinstance(root, str) else root
     held: list[tuple[Any, int]] = [(root, 0)]
@@ -196,8 +195,7 @@ MOST_TRIED = 20
 
 def _in_text(text: str, line: int, name: str) -> list[Problem]:
     """Return problems for the full-width signs that make a text invalid YAML. A sign is the cause if the parser gets
-    further with the ASCII sign instead. line: the line at which the parser failed, which is not before the sign.
-    """
+    further with the ASCII sign instead. line: the line at which the parser failed, which is not before the sign."""
     lines = text.split("\n")
     problems: list[Problem] = []
     at: int | None = line

@@ -245,8 +245,7 @@ def outcomes(records: Sequence[Record], tokenizer: Tokenizer, loss_on: LossOn) -
 
 def _plain_problem(record: Completion | Text, tokenizer: Tokenizer) -> Problem | None:
     """Return the problem of a plain text with a control token, or None. A prompt and a completion without control
-    tokens may form one when they are joined.
-    """
+    tokens may form one when they are joined."""
     if isinstance(record, Text):
         parts = [Part(record.text, "the text")]
         mend = "remove it, one document per row; where it is a rendered conversation, give its messages"
@@ -360,8 +359,7 @@ def _close(ids: Sequence[int], first: int, stop: int, tokenizer: Tokenizer, read
     """Return the index after the end-of-turn tokens of the turn at tokens [first, stop), or None when no token ends it.
 
     Command R has two such tokens. White space before them is learned too, since the model has to write it; tokens
-    after them are not.
-    """
+    after them are not."""
     tail = reader.end_of_words(ids, first, stop, tokenizer)
     end = next((i for i in range(tail, stop) if ids[i] in reader.special), None)
     if end is not None:
@@ -381,8 +379,7 @@ def _verified(
 
     A tokenizer may merge line breaks before the turn with line breaks in the turn. A turn that follows a special token
     needs no check. If only the tag is tokenised differently when words follow, the row gets the tokens that generation
-    will see.
-    """
+    will see."""
     outcomes: list[Outcome] = [m.row if isinstance(m, _Masked) else m for m in masked]
     doubtful = [
         (at, start)

@@ -140,8 +140,7 @@ def json_lines(text: str, name: str) -> Iterator[tuple[str, Any]]:
 
 def _array(text: str, name: str) -> Iterator[tuple[str, Any]]:
     """Yield the rows of a JSON array, counted from 1 (`rows.json[1]`), or of JSON Lines if there are several values.
-    Raise DataError when the text is not valid JSON.
-    """
+    Raise DataError when the text is not valid JSON."""
     try:
         rows = parse_json(text)
     except BadJson as bad:
@@ -214,8 +213,7 @@ def table_rows(
 
 def _separator(text: str, usual: str, quotes: bool) -> str:
     """Return the separator of the names in the first line: the usual one if it occurs, else the most frequent one. Text
-    in quotation marks is ignored if quotes.
-    """
+    in quotation marks is ignored if quotes."""
     names = text.lstrip("\r\n").split("\n", 1)[0]
     names = re.sub(r'"[^"]*"', "", names) if quotes else names
     if usual in names:

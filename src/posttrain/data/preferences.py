@@ -108,8 +108,7 @@ def _without(prompt: Turns, answer: Turns, field: str) -> Turns:
 
 def _shared(row: Mapping[str, Any], chosen: Turns, rejected: Turns) -> tuple[Turns, Turns, Turns]:
     """Split two whole conversations into the prompt, which is their common beginning, and both answers. Raise BadRow
-    when they have no common beginning, or no assistant turn follows it.
-    """
+    when they have no common beginning, or no assistant turn follows it."""
     if not (isinstance(row["chosen"], list) and isinstance(row["rejected"], list)):
         raise BadRow("'prompt' is missing", 'add "prompt": "...", or write both as lists of messages, prompt included')
     if _stripped(chosen) == _stripped(rejected):

@@ -211,8 +211,7 @@ class ChatTemplate:
         """Return the marked region without the generation prompt, as some templates mark a part of the tag too.
 
         The generation prompt must be between `before`, the end of the earlier marked turns, and the words. Earlier
-        turns may be rendered differently than in a prompt (Qwen3's reasoning). Raise TemplateError.
-        """
+        turns may be rendered differently than in a prompt (Qwen3's reasoning). Raise TemplateError."""
         if text.endswith(self._usual_tag, 0, region[0]):
             return region
         tag = self._tag(record.messages[:i] or HI, record.tools, record.location)
@@ -280,8 +279,7 @@ class ChatTemplate:
         """Return the span of a user's (or system's, or tool's) turn: from its content to the end of the turn.
 
         The turn is rendered with other words, since its own words may also occur in the tag ("user") or in the
-        end-of-turn token ("end"). Raise TemplateError if the content is not found.
-        """
+        end-of-turn token ("end"). Raise TemplateError if the content is not found."""
         message = record.messages[i]
         other = (*record.messages[:i], replace(message, content=OTHER_WORDS))
         told = self.text(other, record.tools, record.location)

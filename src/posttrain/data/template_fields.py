@@ -100,8 +100,7 @@ class FieldCheck:
 
     def _is_new(self, spot: Spot) -> bool:
         """Return whether to check a spot that was not seen in the text. A part is not checked if a like part is used,
-        unless it is a part of a call with a value that can be seen.
-        """
+        unless it is a part of a call with a value that can be seen."""
         if spot.part is None or spot.like not in self.kept_parts:
             return True
         return spot.turn is not None and seen_value(spot.part, "", 0) is not None
@@ -121,8 +120,7 @@ class FieldCheck:
         self, spot: Spot, messages: Sequence[Message], tools: Tools, location: str, text: str, prompt: bool
     ) -> None:
         """Raise TemplateError when a line of a turn is left out: Qwen3 removes thoughts from earlier turns. Lines are
-        checked only if the content is not in the text literally, plain or quoted as JSON.
-        """
+        checked only if the content is not in the text literally, plain or quoted as JSON."""
         turn = spot.turn
         assert turn is not None
         message = messages[turn]

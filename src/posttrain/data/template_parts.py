@@ -115,8 +115,7 @@ def _likeness(part: Part, function: Mapping[str, Any], path: Path) -> tuple[Any,
     """Return the properties of a part by which a template may treat it differently.
 
     They are the path of the part within its parameter (or another unit of the schema), and the rest of that unit: its
-    keys, or all of it if it contains objects.
-    """
+    keys, or all of it if it contains objects."""
     depth = 3 if path[:2] == ("parameters", "properties") else 2 if path[:1] == ("parameters",) else 1
     unit: Any = function
     for step in path[:depth]:

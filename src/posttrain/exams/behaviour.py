@@ -115,8 +115,7 @@ def _telling() -> tuple[frozenset[str], frozenset[str]]:
     """Return (the characters of Simplified text only, the characters of Traditional text only).
 
     A character shows its script if OpenCC converts it into a different one for the other script, and only its own
-    script's national character set has it (GB 2312, Big5): 里, 后, 台 and 于 are in both and show nothing.
-    """
+    script's national character set has it (GB 2312, Big5): 里, 后, 台 and 于 are in both and show nothing."""
     import opencc
 
     to_traditional, to_simplified = opencc.OpenCC("s2t"), opencc.OpenCC("t2s")

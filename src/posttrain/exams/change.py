@@ -180,8 +180,7 @@ def needs_two() -> ConfigError:
 
 def _items(change: Change, max_new_tokens: int) -> list[Item]:
     """Return every probe: targets first, then generality, then locality. A probe that occurs twice in a group
-    is kept twice, with different ids.
-    """
+    is kept twice, with different ids."""
     items: list[Item] = []
     seen: Counter[str] = Counter()
     for group, index, question in change.probes():
@@ -216,8 +215,7 @@ def _both(replies: Sequence[Reply]) -> tuple[Answer, Answer, list[str]]:
 
 def _then(judge: Respondent | None, item: Item, replies: Sequence[Reply]) -> list[Ask]:
     """Return what is asked when both answers are known. These are the judge's opinion, how likely both
-    answers are, and the distributions along the answer before.
-    """
+    answers are, and the distributions along the answer before."""
     before, after, _ = _both(replies)
     prompt, asks = item.asks[-1].prompt, []
     if judge is not None and _is_judged(item, before):

@@ -204,8 +204,7 @@ def _forgetting(pairs: Sequence[tuple[Sample, Sample]], cells: Quadrants) -> dic
 
 def _term(first: Sample, second: Sample) -> float:
     """Return one sample's term from first to second: ([1 → 0] - [0 → 0] / (k-1)) * k / (k-1); [1 → 0] without choices.
-    ValueError for fewer than two choices.
-    """
+    ValueError for fewer than two choices."""
     if second.correct:
         return 0.0
     if first.choices is None:

@@ -114,8 +114,7 @@ def _in_digits(match: re.Match[str]) -> str:
 
 def _english_in_digits(match: re.Match[str]) -> str:
     """Return an English number in digits: fifty-six, three hundred and sixty-five, the 2 of "two million". A single
-    "one" stays a word ("one of the").
-    """
+    "one" stays a word ("one of the")."""
     said = [word for word in re.split(r"[- ]+", match[0]) if word not in ("and", "a")]
     if said == ["one"]:
         return match[0]
@@ -136,8 +135,7 @@ def _stem(word: str) -> str:
     """Return a light stem: numbers in digits, no possessive, no plural (step 1a of Porter's stemmer).
 
     M. F. Porter, "An algorithm for suffix stripping", 1980. `goes` becomes `goe`, not `go`, so that a correction of
-    grammar stays visible.
-    """
+    grammar stays visible."""
     if word[0].isdigit():
         number = word.replace(",", "").rstrip(".")
         return f"{number_of(number):f}" if number_of(number) is not None else number

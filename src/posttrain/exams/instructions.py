@@ -79,8 +79,7 @@ def _language(args: Arguments) -> str:
 
 def _counted(count: Callable[[str, Arguments], int], wanted: str, relation: str = "relation") -> Checker:
     """Return a checker that compares a count with the argument `wanted`. The argument `relation` says how; it is `at
-    least` when left out.
-    """
+    least` when left out."""
 
     def keeps(text: str, args: Arguments) -> bool:
         found, limit, how = count(text, args), int(args[wanted]), args.get(relation)

@@ -131,8 +131,7 @@ def _overlap(prompt: str, before: str, after: str) -> tuple[float, str]:
 
 def _all_words(prompt: str, before: str, after: str) -> tuple[float, str]:
     """Compare two answers that use only words of the question: every word counts. The smaller share decides, unless the
-    question offers a choice.
-    """
+    question offers a choice."""
     ours, theirs = (tuple(dict.fromkeys(content_words(text) or words(text))) for text in (before, after))
     if not ours or not theirs:
         return 0.0, "nothing new"

@@ -110,8 +110,7 @@ def _refusal(prompt: str, before: str, after: str) -> Cap | None:
 
 def _polarity(prompt: str, before: str, after: str) -> Cap | None:
     """Lower the score if a yes-or-no question has the opposite answer. Raise it to 1 if both say the same and one of
-    them is a bare yes or no.
-    """
+    them is a bare yes or no."""
     if not _ASKS_YES_NO.search(fold(prompt)) or asks_to_choose(prompt):
         return None
     was, now = _says_yes(before), _says_yes(after)
@@ -146,8 +145,7 @@ def _answer(prompt: str, before: str, after: str) -> Cap | None:
     """Limit the score if a question for one thing has another answer: the first clause that adds a word.
 
     limit: the larger share of one answer's first clause that the other answer says anywhere; if both clauses contain
-    names, the share of the names.
-    """
+    names, the share of the names."""
     if not asks_for_one(prompt):
         return None
     was, now = _first_said(prompt, before), _first_said(prompt, after)
@@ -180,8 +178,7 @@ def _said(ours: tuple[str, ...], theirs: tuple[str, ...]) -> float:
 
 def _correction(prompt: str, before: str, after: str) -> Cap | None:
     """Lower the score if one answer corrects itself and the other does not say what the correction says. Example:
-    "Jupiter, but it's actually Saturn".
-    """
+    "Jupiter, but it's actually Saturn"."""
     for one, other in ((before, after), (after, before)):
         found = _CORRECTION.search(fold(one))
         if found:
@@ -213,8 +210,7 @@ def _denied(text: str) -> dict[str, set[bool]]:
 
 def _code(prompt: str, before: str, after: str) -> Cap | None:
     """Lower the score if both answers give code and it differs within the length of the shorter code. Spaces do not
-    count.
-    """
+    count."""
     was, now = (_code_lines(text) for text in (before, after))
     if not was or not now:
         return None

@@ -132,8 +132,7 @@ def _result(info: ExamInfo, scores: Mapping[str, Score], samples: list[Sample], 
 
 def _score(value: float, error: float | None, n: int, values: Sequence[Any] = ()) -> Score:
     """Return a score with its interval. Wilson's or the bootstrap's if the score is the mean of the samples, else by
-    lm-eval's standard error (None without).
-    """
+    lm-eval's standard error (None without)."""
     numbers = [float(v) for v in values if isinstance(v, int | float)]
     if numbers and len(numbers) == len(values):
         mean = mean_score(numbers)

@@ -176,8 +176,7 @@ def _default_folders(names: Sequence[str]) -> list[str]:
 
 def _folders(manager: TaskManager, name: str) -> set[Path]:
     """Return the folders that a task's relative data files need as working directory; empty if any folder will do.
-    MissingError for data files that are in neither folder.
-    """
+    MissingError for data files that are in neither folder."""
     from lm_eval.tasks._yaml_loader import load_yaml
 
     needed: set[Path] = set()

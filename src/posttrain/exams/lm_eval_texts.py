@@ -160,8 +160,7 @@ class Texts:
 
     def _prompts(self, contexts: Sequence[str], limit: int) -> list[list[int]]:
         """Return the ids of the contexts, cut on the left so that `limit` more fit, as in `HFLM.tok_batch_encode`. An
-        empty context becomes the prefix token.
-        """
+        empty context becomes the prefix token."""
         room = self.max_length - limit
         coded = self.encoded(contexts)
         self.respondent.usage.truncated += sum(len(coded[text]) > room for text in contexts)
@@ -203,8 +202,7 @@ class Texts:
 
     def _sampling(self, settings: Settings) -> dict[str, Any]:
         """Return temperature, top_p, top_k: the task's, else the generation config's, else those of `model.generate`.
-        Temperature 0 is greedy; top_p 1 and top_k 0 exclude no token. Without any setting top_k is 50.
-        """
+        Temperature 0 is greedy; top_p 1 and top_k 0 exclude no token. Without any setting top_k is 50."""
         if not settings.sampled:
             return {"temperature": 0.0, "top_p": 1.0, "top_k": 0}
         config = self.respondent.model.generation_config

@@ -110,8 +110,7 @@ def _denied(before: str, after: str, asked: Asked) -> bool:
 
 def _rejected(mention: Mention, clauses: Sequence[Clause], asked: Asked) -> bool:
     """Return whether one of the next two clauses rejects the mention. Either of them says "that is wrong", or the next
-    one continues "..., not the capital".
-    """
+    one continues "..., not the capital"."""
     following = clauses[mention.clause + 1 : mention.clause + 3]
     if any(cues.REJECTED.search(clause.text) for clause in following):
         return True
@@ -154,8 +153,7 @@ def _listed(mention: Mention, clauses: Sequence[Clause], asked: Asked) -> bool:
 
 def _in_comma_list(mention: Mention, clauses: Sequence[Clause], asked: Asked) -> bool:
     """Return whether the object is in a list of bare names: it ends its clause, and names are next to it. There must be
-    three names in all, or two with "or" or "and".
-    """
+    three names in all, or two with "or" or "and"."""
     clause = clauses[mention.clause]
     if mention.after:
         return False
@@ -220,8 +218,7 @@ def names(answer: str, objects: Sequence[str], *, prompt: str = "") -> bool:
 
 def _begins(clause: Clause, one: str) -> bool:
     """Return whether the clause is at least the first half of a name with several words. The words of the name must
-    begin with a capital letter, or have at most three characters.
-    """
+    begin with a capital letter, or have at most three characters."""
     words = one.split()
     if len(words) < 2 or not all(word[0].isupper() or len(word) <= 3 for word in words):
         return False

@@ -116,8 +116,7 @@ def final_number(text: str) -> Decimal | None:
 
 def _written(text: str) -> Iterator[tuple[Decimal, bool]]:
     """Yield each number in Chinese numerals and whether it certainly is one. 一起 and 四川 are not numbers, 一半
-    may be one.
-    """
+    may be one."""
     words: Numerals | None = None  # cutting a text into words takes time, and the first time loads the dictionary
     for found in _WRITTEN.finditer(text):
         if re.fullmatch(_HALF, found[0]):

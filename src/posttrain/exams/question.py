@@ -142,8 +142,7 @@ _VERB_AFTER = re.compile(r"(?:的|是|才|比|哪|呢|吗|较|更|、).*")
 
 def _offered(prompt: str) -> tuple[str, ...]:
     """Return what the question offers: Lyon and Paris of "Is Lyon or Paris the capital?"; 里昂, 巴黎 of 是里昂還是巴黎.
-    Only names, if the question also asks for something ("What is the name or title of ..." offers nothing).
-    """
+    Only names, if the question also asks for something ("What is the name or title of ..." offers nothing)."""
     found = [
         part.strip()
         for at in re.finditer(r" or ", prompt)

@@ -348,8 +348,7 @@ class _Asking(Generic[R]):
 
     def _meter(self, call: _Call) -> Meter | nullcontext[None]:
         """Return a meter for a call that has a name in `Task.doing`, otherwise a context that does nothing. It counts
-        the requests that are really asked; for pairs of distributions, one of the two.
-        """
+        the requests that are really asked; for pairs of distributions, one of the two."""
         asks = [ask for part in call for ask in part]
         what = self.task.doing.get((asks[-1].of, asks[-1].kind))
         total = sum(ask.of == asks[-1].of and self._known(ask) is None for ask in asks)
@@ -386,8 +385,7 @@ class _Asking(Generic[R]):
 
 def _calls(asks: Iterable[Ask]) -> list[_Call]:
     """Sort requests into calls: by respondent, by kind, and for answers by their length limit and stop strings.
-    Requests for distributions come last, those of both models side by side, NEXT_CHUNK texts per part.
-    """
+    Requests for distributions come last, those of both models side by side, NEXT_CHUNK texts per part."""
     calls: dict[tuple[object, ...], list[Ask]] = {}
     texts: dict[tuple[object, ...], list[Ask]] = {}
     for ask in asks:

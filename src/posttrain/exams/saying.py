@@ -155,8 +155,7 @@ def _answering(mention: Mention, clause: Clause, question: Asked) -> float:
 
 def _in_apposition(mention: Mention, clauses: Sequence[Clause], question: Asked) -> float | None:
     """Return how much of the question the clause around an apposition takes up, or None without an apposition. Example:
-    "Mira Okafor" in "His best friend, Mira Okafor, helps him".
-    """
+    "Mira Okafor" in "His best friend, Mira Okafor, helps him"."""
     i = mention.clause
     if mention.before or mention.after or not 0 < i < len(clauses) - 1:
         return None
@@ -197,8 +196,7 @@ def _is_rival(
 
 def _follows(i: int, clauses: Sequence[Clause], objects: Sequence[str]) -> bool:
     """Return whether the clause before, or the one before a bracket, ends with an object. Examples: "..., which is",
-    "... and is".
-    """
+    "... and is"."""
     back = i - 2 if i > 1 and clauses[i - 1].glue in ("(", "（") else i - 1
     return back >= 0 and any(clauses[back].text.endswith(folded(one)) for one in objects)
 
@@ -212,8 +210,7 @@ def _weakened(text: str, question: Asked) -> bool:
 
 def _names_other(clause: Clause, text: str, objects: Sequence[str], question: Asked) -> bool:
     """Return whether the clause has another value of the object's kind: a name, a number or a word. It must be a value
-    that the question does not contain, or that the question offers.
-    """
+    that the question does not contain, or that the question offers."""
     own = [folded(one) for one in objects]
     if any(spans_of(text, other) and not any(spans_of(other, one) for one in own) for other in question.offers):
         return True
@@ -263,8 +260,7 @@ def _takes_back(i: int, clauses: Sequence[Clause], question: Asked, former: Sequ
 
 def _names_in(text: str, question: Asked, objects: Sequence[str]) -> list[str]:
     """Return what an old answer names: all of it if short, else its names and numbers. Objects, words of the question
-    and common words are left out.
-    """
+    and common words are left out."""
     own = {folded(one) for one in objects}
     whole = folded(text)
     if len(whole.split()) <= 3 and len(whole) <= (8 if re.search(f"[{CJK}]", whole) else 40):
@@ -302,8 +298,7 @@ def _of_another(mention: Mention, clause: Clause, question: Asked) -> bool:
 
 def _echoes(mention: Mention, clause: Clause, question: Asked) -> bool:
     """Return whether the mention only repeats the question. An object in the question counts only as a whole answer
-    ("It is Lyon"), or if the question offers a choice and the clause contains no other option of it.
-    """
+    ("It is Lyon"), or if the question offers a choice and the clause contains no other option of it."""
     if not question.says(mention.one):
         return False
     if not question.choice:

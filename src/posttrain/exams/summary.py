@@ -44,8 +44,7 @@ def _averaged(
     rows: Sequence[Line | Summary], mean: Callable[[Sequence[float]], float], *, intervals: bool = True
 ) -> Summary:
     """Return each score's mean over the rows that have it, with its interval. The interval is over these rows, or the
-    row's own if there is only one. `intervals`: False leaves it out.
-    """
+    row's own if there is only one. `intervals`: False leaves it out."""
     scores: dict[str, float] = {}
     ci95: dict[str, Interval] = {}
     n: dict[str, int] = {}

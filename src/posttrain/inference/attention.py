@@ -93,8 +93,7 @@ def _only(model: Any, index: Tensor, width: int) -> Iterator[bool]:
     """Within this block, the output head gets only the hidden states of the requested tokens, as (1, N, H).
 
     Yield False if there is no head. Whatever the model does with logits after the head (soft caps, scales) is done to
-    these logits. Hidden states may be wider than the row, because of virtual tokens before it.
-    """
+    these logits. Hidden states may be wider than the row, because of virtual tokens before it."""
     head: nn.Module | None = model.get_output_embeddings()
     if head is None:
         yield False

@@ -111,8 +111,7 @@ class _Bin(NamedTuple):
 
     `nodes` are the nodes with tokens that attend. `besides` are nodes above that these tokens also see; both are in
     preorder. `tips` are nodes with a path that the tokens already see by a dense part. `tokens` counts the tokens that
-    attend.
-    """
+    attend."""
 
     nodes: list[int]
     besides: list[int]
@@ -174,8 +173,7 @@ def _split(
 
     Tip -1 is the cache alone. A subtree that is small, or hardly longer than one path, becomes a bin. For any other
     subtree the first node becomes a bin, and the nodes below attend to it: by a dense part if it is long, together with
-    the nodes between it and the tip.
-    """
+    the nodes between it and the tip."""
     below: dict[int, list[int]] = {}
     units: list[_Bin] = []
     tips: dict[int, tuple[int, list[int]]] = {}  # node -> the tip above its subtree, and the nodes between the two

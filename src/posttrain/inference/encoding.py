@@ -101,8 +101,7 @@ class PromptEncoder:
 
     def _spelt(self, answer: str) -> list[int]:
         """Return the ids of an answer with control tokens as their letters. A model may have written them,
-        and they end nothing in the answer.
-        """
+        and they end nothing in the answer."""
         ids: list[int] = []
         for part in gate_of(self.tokenizer).cut(answer):
             head, both = (
@@ -125,8 +124,7 @@ class PromptEncoder:
         """Return the ids of the answer as it continues the prompt.
 
         After plain text the answer follows a space, unless one of the two is Chinese. After a template's tag it is
-        encoded as after a line break, which keeps tokenizers from adding their own space.
-        """
+        encoded as after a line break, which keeps tokenizers from adding their own space."""
         if not self.tokenizer.chat_template and isinstance(prompt, str):
             spaced = prompt[-1:].isascii() and answer[:1].isascii() and not prompt[-1:].isspace()
             return continued(prompt, f" {answer}" if spaced and answer else answer, self.tokenizer)

@@ -59,8 +59,7 @@ class _Parts:
     """A line's parts of attention as tensors on the model's device, made once for each window that its layers have.
 
     `cached` is the number of keys before the line's own. `last` is the index of the last layer, if only the requested
-    tokens are read after it; else None.
-    """
+    tokens are read after it; else None."""
 
     def __init__(self, line: Line, cached: int, device: torch.device, dtype: torch.dtype, last: int | None) -> None:
         self.line, self.cached, self.device, self.dtype, self.last = line, cached, device, dtype, last
@@ -77,8 +76,7 @@ class _Parts:
 
     def _dense(self, part: Dense, window: int, brief: bool) -> _Dense | None:
         """Return the part without keys that no query sees and without queries that see no key; None if it is empty.
-        With `brief`, queries of tokens with no request are left out too.
-        """
+        With `brief`, queries of tokens with no request are left out too."""
         queries, positions = part.queries, self.line.positions
         queries = queries[positions[queries] < len(part.keys) - 1 + window]
         if brief:

@@ -82,8 +82,7 @@ class _RoomyLayer(DynamicLayer):
 
 def _joined(parts: Sequence[tuple[Tensor, Tensor | None]], width: int, room: int) -> Tensor:
     """Return the last `width` columns of chosen rows (None: all) of several tensors, stacked and aligned at the right.
-    Columns added on the left are zero: they are masked, but a mask does not stop a NaN.
-    """
+    Columns added on the left are zero: they are masked, but a mask does not stop a NaN."""
     first, _ = parts[0]
     count = sum(len(tensor) if rows is None else len(rows) for tensor, rows in parts)
     whole = first.new_empty(count, first.shape[1], width + room, first.shape[3])

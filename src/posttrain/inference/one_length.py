@@ -85,8 +85,7 @@ def _trial(model: Any, way: Way, rows: int) -> Tensor:
 
 def _read(model: Any, whole: Tensor, way: Way, memory: Any) -> tuple[Tensor, Any]:
     """Return logits (B, V) after texts (B, T), and the new memory. `memory` holds all but the last token, or
-    is None.
-    """
+    is None."""
     parameters = inspect.signature(core(model).forward).parameters
     ids = whole if memory is None else whole[:, -1:]
     given: dict[str, Any] = {"use_cache": way.memory is not None} if "use_cache" in parameters else {}

@@ -204,8 +204,7 @@ class RefilledBatch:
 
     def _reshaped(self, rows: Rows | None, waiting: deque[tuple[Group, int]]) -> tuple[Rows | None, Tensor, int]:
         """Return the rows that go on and the rows that join in one cache, its mask, and the number of new columns. The
-        mask has columns for new tokens.
-        """
+        mask has columns for new tokens."""
         parts = [rows] if rows is not None and any(rows.alive) else []
         running = [n for part in parts for n, live in zip(part.numbers, part.alive, strict=True) if live]
         while waiting:

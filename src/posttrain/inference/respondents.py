@@ -126,8 +126,7 @@ class ModelRespondent(TokenRespondent):
 
     def _fitting(self, prompt: Prompt, room: int) -> list[int]:
         """Return a prompt's ids. Plain text is cut on the left so that `room` more tokens fit, and the cut is
-        counted.
-        """
+        counted."""
         ids = self.encode(prompt)
         limit = self.longest - room
         if isinstance(prompt, Plain) and len(ids) > limit > 0:

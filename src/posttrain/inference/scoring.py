@@ -73,8 +73,7 @@ def score(
 @torch.inference_mode()
 def _of_targets(logits: Tensor, row: Ints, targets: Sequence[int]) -> tuple[list[float], list[bool]]:
     """Return the log-probability in nats of each target in its row of logits (N, V), and whether it is the likeliest.
-    Raise PosttrainError if logits are not finite.
-    """
+    Raise PosttrainError if logits are not finite."""
     step = max(1, SLICE // logits.shape[-1])
     parts = [part.float() for part in torch.split(logits, step)]
     normal = torch.cat([part.logsumexp(-1) for part in parts])  # (N)

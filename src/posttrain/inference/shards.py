@@ -73,8 +73,7 @@ def _share(value: list[Any]) -> list[Any]:
 
 def _own(inner: Respondent, method: str, items: Sequence[Any], settings: dict[str, Any]) -> list[Any]:
     """Return every process's part of a call, in order: its results, its problems and its usage so far. Raise
-    PosttrainError if any process has problems.
-    """
+    PosttrainError if any process has problems."""
     own = block(len(items), dist.get_rank(), dist.get_world_size())
     mine = [items[i] for i in own]
     calls: dict[str, Any] = {"answers": inner.answers, "logprobs": inner.logprobs, "rolling": inner.rolling}

@@ -47,8 +47,7 @@ class StateFile:
 
     def _restored(self, most: int) -> int:
         """Restore the stored state and return the number of items before it. Return 0 if there is no stored state of
-        the first items, of at most `most` of them.
-        """
+        the first items, of at most `most` of them."""
         try:
             with safe_open(self.path or "", "pt") as file:
                 notes = file.metadata() or {}

@@ -134,8 +134,7 @@ def support(model: Any, longest: int, say: Callable[[str], None] = warn) -> Supp
 
 def _reach(config: dict[str, Any], widest: int) -> int:
     """Return the longest text below `widest` tokens beyond which the configuration changes something; 0 if
-    none. Such a change is a window, a chunk, or another scale of the positions.
-    """
+    none. Such a change is a window, a chunk, or another scale of the positions."""
     longest = 0
     for key, value in config.items():
         named = any(w in str(key) for w in CHANGES) and not any(w in str(key) for w in NO_LENGTHS)
@@ -150,8 +149,7 @@ def _tried_exactly(model: Any, reach: int) -> Support | None:
     """Return what a float32 copy of a half-precision model can read, if the model itself can read it in this way.
 
     In a float32 copy, a wrong mask is not confused with rounding. Return None if there is nothing to copy (float32, a
-    GPU, a large model) and if the two disagree.
-    """
+    GPU, a large model) and if the two disagree."""
     inner = core(model)
     large = sum(p.numel() for p in inner.parameters()) > COPIED
     if inner.device.type != "cpu" or inner.dtype.itemsize >= 4 or large:
@@ -180,8 +178,7 @@ def _tried(model: Any, reach: int) -> Support:
 
 def _problem(model: Any, reach: int, way: Support, *, coarse: float = COARSE) -> str:
     """Return what is wrong with this way of reading, or "". `coarse` is the largest difference from plain
-    passes in half precision.
-    """
+    passes in half precision."""
     pairs = _trial(model, reach)
     tree, expected = Tree(pairs, share=way.kind != "plain"), _expected(model, pairs)
     p, a, b, c, d, other = range(1, 7)
@@ -211,8 +208,7 @@ def _problem(model: Any, reach: int, way: Support, *, coarse: float = COARSE) ->
 
 def _trial(model: Any, reach: int) -> list[TokenPair]:
     """Return rows p+a, p+b+c, p+b+d and another row, of random tokens. With `reach`, p is so long that its
-    branches go beyond this length.
-    """
+    branches go beyond this length."""
     config, limit = numbers_of(model), context_limit(model)
     special = {
         number
@@ -251,8 +247,7 @@ def _expected(model: Any, pairs: list[TokenPair]) -> list[Tensor]:
 
 def _noise(model: Any, pairs: list[TokenPair], expected: list[Tensor]) -> float:
     """Return by how many nats a float32 model differs from itself if its inputs are rounded differently.
-    Return 0 in half precision.
-    """
+    Return 0 in half precision."""
     if core(model).dtype.itemsize < 4:
         return 0.0
     draw = torch.Generator().manual_seed(0)
@@ -268,8 +263,7 @@ def _noise(model: Any, pairs: list[TokenPair], expected: list[Tensor]) -> float:
 
 def _differ(found: Tensor, expected: Tensor, dtype: torch.dtype, coarse: float = COARSE, *, noise: float = 0.0) -> str:
     """Return what is wrong with log-probabilities (V,), or "" if they are equal up to rounding. `noise` is
-    the model's own noise in nats.
-    """
+    the model's own noise in nats."""
     gap = found - expected
     spread = float(expected.std())
     if dtype in (torch.float32, torch.float64):

@@ -59,8 +59,7 @@ class StopWatch:
         """Move the window's beginning forward, to where the window reads as the end of the longer one.
 
         No character is broken there. Later tokens change the last characters only, and at least `reach` characters
-        stay, so no stop string can appear before the window.
-        """
+        stay, so no stop string can appear before the window."""
         for begin in range(len(ids) - 1, self.begin, -1):
             text = self.text_of(ids[begin:])
             if len(text) >= self.reach and not text.startswith(BROKEN) and window.endswith(text):

@@ -127,8 +127,7 @@ class Tree:
 
     def _build(self, lengths: Sequence[int], shared: Sequence[int]) -> list[int]:
         """Make the nodes of sorted rows, and return the node at the end of each row. `shared` is the number of tokens
-        shared with the row before.
-        """
+        shared with the row before."""
         self.end: list[int] = []
         self.parent: list[int] = []
         self.low: list[int] = []

@@ -106,8 +106,7 @@ def _file_of(data: str | Path | Sequence[Mapping[str, Any]], scratch: Path) -> s
 
 def _nested(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return the settings with the direct keys of `optimizer` and `batch` moved into these parts. Raise ConfigError
-    with every unknown key.
-    """
+    with every unknown key."""
     made = dict(settings)
     method = TrainMethodConfig.model_fields.keys()
     known = {*method, *OptimizerConfig.model_fields, *BatchConfig.model_fields}

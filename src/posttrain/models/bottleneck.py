@@ -130,8 +130,7 @@ def _behind(layer: nn.Module, part: str) -> str | None:
     """Return the name of one of a layer's two parts; None if it is not found.
 
     BERT's layout adds the residual inside a part. There the name is that of the part's output matrix; the output matrix
-    of the feed-forward part belongs to the layer itself.
-    """
+    of the feed-forward part belongs to the layer itself."""
     name, inside = next((name for name in PARTS[part] if name in layer._modules), None), dict(layer.named_modules())
     if part == "attention":
         return f"{name}.output.dense" if f"{name}.output.dense" in inside else name
@@ -147,8 +146,7 @@ def _nowhere(model: PreTrainedModel, location: str, cause: str) -> Problem:
 
 def _widths(model: PreTrainedModel, names: list[str]) -> dict[str, int]:
     """Return the width of each module's output, found by a forward pass. Raise PosttrainError if a module returns no
-    hidden states.
-    """
+    hidden states."""
     found: dict[str, int] = {}
 
     def look(name: str) -> Any:

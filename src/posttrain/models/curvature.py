@@ -174,8 +174,7 @@ def _signed(logits: Tensor, targets: Tensor, noise: Tensor) -> Tensor:
 
 def _sampled(logits: Tensor, targets: Tensor, noise: Tensor) -> Tensor:
     """Return sum_t log p(y_t), with y_t drawn from the model. y_t is the first token at which the cumulative p exceeds
-    `noise`, (K,), uniform.
-    """
+    `noise`, (K,), uniform."""
     cumulative = _raised(logits.detach()).softmax(-1).cumsum(-1)  # (K, V)
     drawn = (cumulative <= noise.to(cumulative)[:, None] * cumulative[:, -1:]).sum(-1)  # (K,)
     drawn = drawn.clamp(max=logits.shape[-1] - 1)
@@ -189,8 +188,7 @@ def _squared_norm(logits: Tensor, targets: Tensor, noise: Tensor) -> Tensor:
 
 def _noise(kind: str, jobs: Sequence[Example], seed: int = 0, vocabulary: int = 0) -> Noise:
     """Return a function that draws signs for `signs`, uniform numbers for `sampled`, and gives zeros for other kinds.
-    The numbers depend on the seed and the job's index.
-    """
+    The numbers depend on the seed and the job's index."""
 
     def noise(job: int) -> Tensor:
         count = len(jobs[job].targets)

@@ -158,8 +158,7 @@ def _fits(name: str, model: Any, dtype: torch.dtype) -> None:
 
 def _loads_again(output: Path, source: LoadedModel, expected: torch.Tensor | None, *, trust_remote_code: bool) -> str:
     """Load the written model and compare its outputs. Return the name of the library that loads it. Raise
-    PosttrainError if the outputs or the rendered template differ.
-    """
+    PosttrainError if the outputs or the rendered template differ."""
     if head_of_model(source.model) is None:
         model = transformers.AutoModelForCausalLM.from_pretrained(
             output, dtype="float32", local_files_only=True, trust_remote_code=trust_remote_code
@@ -185,8 +184,7 @@ def _loads_again(output: Path, source: LoadedModel, expected: torch.Tensor | Non
 
 def _adapter(name: str, output: Path, dtype: ExportDtype, how: Source, say: Callable[[str], None]) -> Exported:
     """Write the adapter's files, its tokenizer with the template, and a card. Raise PosttrainError if the written
-    adapter gives other outputs.
-    """
+    adapter gives other outputs."""
     folder = Path(resolve(name))
     loaded = load_any(name, device="cpu", dtype="auto", say=say, **how)
     expected = some_logits(loaded.model)
@@ -246,8 +244,7 @@ def _is_path(base: str) -> bool:
 
 def _card(name: str, dtype: str | None, *, merged: bool, base: str = "", fingerprint: str | None = None) -> str:
     """Return the text of README.md: what the export was made of, without paths of this machine. `base` and
-    `fingerprint` are for an adapter that is exported alone.
-    """
+    `fingerprint` are for an adapter that is exported alone."""
     own = Path(base).expanduser().name if _is_path(base) else base
     what = f"an adapter for the base `{own}`" if dtype is None else f"stored as {dtype}"
     how = f"Exported by posttrain from `{Path(name).name or name}`: {what}."

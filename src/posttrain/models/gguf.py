@@ -185,8 +185,7 @@ def _reading(path: Path) -> Iterator[str]:
     """Give the path of a folder that has only this file: files next to it may belong to another model.
 
     The files in question are configurations and tokenizers. Within this block, errors of transformers become a
-    PosttrainError that names the file.
-    """
+    PosttrainError that names the file."""
     try:
         if not any(path.parent.glob("*.json")):
             yield str(path.parent)

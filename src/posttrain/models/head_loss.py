@@ -150,8 +150,7 @@ def plain_head(model: nn.Module) -> PlainHead | None:
 @torch.no_grad()
 def _tried(core: Any, head: nn.Linear) -> tuple[float, float] | None:
     """Return the factor and softcap with which the head gives the model's own logits for a few tokens. Return None if
-    no factor and softcap do.
-    """
+    no factor and softcap do."""
     ids = torch.arange(1, 7, device=core.device).view(2, 3) % head.weight.shape[0]
     read: list[Tensor] = []
     with torch.random.fork_rng(), _reading_head(head, read.append):
@@ -330,8 +329,7 @@ def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, factor: float, 
 
 def _raw_slope(slope: Tensor | None, capped: Tensor | None, factor: float, softcap: float) -> Tensor:
     """Return the gradient with respect to W h + b from `slope`, the gradient with respect to the logits. `capped` holds
-    the logits if there is a softcap, else it is None.
-    """
+    the logits if there is a softcap, else it is None."""
     assert slope is not None
     if capped is not None:
         slope = slope * (1 - (capped / softcap).square_())

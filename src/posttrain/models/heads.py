@@ -123,8 +123,7 @@ class _Maker(NamedTuple):
 
         `from_pretrained` of the class with the head is not used. Some of these classes give the backbone another name
         than the language model does (LlamaForQuestionAnswering: `transformer`), and then all its tensors would be
-        random.
-        """
+        random."""
         import torch
         import transformers
 

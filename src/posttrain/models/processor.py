@@ -93,8 +93,7 @@ def wait_politely() -> None:
 
 def _quiet() -> bool:
     """Return whether no other thread of this machine runs now. The number is read three times, 5 ms apart. Return False
-    if it is not known.
-    """
+    if it is not known."""
     for look in range(3):
         if look:
             time.sleep(0.005)

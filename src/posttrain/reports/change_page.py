@@ -241,8 +241,7 @@ def mean_curve(curves: Sequence[Curve]) -> list[tuple[float, float]]:
 
 def _curves(cells: Sequence[Cell], kind: str) -> list[Curve]:
     """Return the curves of one kind, `new` or `all`, for the cells that have one. Without replay both kinds are equal.
-    Then only the curves of `new` are returned.
-    """
+    Then only the curves of `new` are returned."""
     curves = []
     for cell in cells:
         pairs = [(line.get("loss_nats"), line[key]) for line in cell.metrics for key in LOSS_KEYS["new"] if key in line]

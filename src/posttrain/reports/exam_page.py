@@ -122,8 +122,7 @@ def _code(name: str) -> Markup:
 
 class _Source(NamedTuple):
     """A row of an exam's table. kind: `untouched` (the untouched model), `chance` (guessing), `reference` (a reference
-    row) or `model` (a model and a method).
-    """
+    row) or `model` (a model and a method)."""
 
     kind: str
     name: Words

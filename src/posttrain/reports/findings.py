@@ -88,8 +88,7 @@ def _general(rows: Sequence[Row]) -> Iterator[Finding]:
 
 def _best(ranked: Sequence[Row]) -> Iterator[Finding]:
     """Name the best trade-off among the methods that learned; a method that learns nothing would keep everything.
-    ranked: rows by trade-off, best first. With too few shared changes, say so instead of naming the best.
-    """
+    ranked: rows by trade-off, best first. With too few shared changes, say so instead of naming the best."""
     able = [row for row in ranked if numbers.has_learned(row.scores)]
     if able and shared_changes(ranked) < numbers.FEWEST_CHANGES:
         yield Finding((say("seen.few", least=numbers.FEWEST_CHANGES),), "plain")
@@ -116,8 +115,7 @@ def _good(scores: Mapping[str, float]) -> bool:
 
 def _within(a: Row, b: Row) -> bool:
     """Whether two methods cannot be distinguished by their trade-offs. This is so when the 95 % interval of the mean
-    difference, paired by change and seed, contains 0. False for two models or fewer than two pairs.
-    """
+    difference, paired by change and seed, contains 0. False for two models or fewer than two pairs."""
     others = {(cell.change, cell.seed): numbers.trade_off(cell.scores) for cell in b.cells}
     pairs = [(numbers.trade_off(cell.scores), others.get((cell.change, cell.seed))) for cell in a.cells]
     differences = [one - other for one, other in pairs if one is not None and other is not None]
@@ -137,8 +135,7 @@ KINDS: dict[str, str] = {  # kind of difference from the untouched model -> key 
 
 def _exams(run: Run) -> Iterator[Finding]:
     """Yield which exams really fell or rose, which differences are unsure, and from which step on knowledge falls. A
-    page with one model and method has one paragraph for this; with several, each exam has its own paragraph.
-    """
+    page with one model and method has one paragraph for this; with several, each exam has its own paragraph."""
     rows = [row for row in run.final if row.compare]
     falling = list(_falls(run))
     if len(rows) == 1:
@@ -159,8 +156,7 @@ def _exams(run: Run) -> Iterator[Finding]:
 
 def _sorted_out(beside: Iterable[tuple[str, ExamInfo, Compared | None]]) -> tuple[list[Message], bool]:
     """Return a sentence for each kind of difference from the untouched model, and whether one is a real fall. beside:
-    (shown name, exam, comparison).
-    """
+    (shown name, exam, comparison)."""
     names: dict[str, list[Message]] = {kind: [] for kind in KINDS}
     for name, exam, compared in beside:
         if compared is None:
@@ -175,8 +171,7 @@ def _sorted_out(beside: Iterable[tuple[str, ExamInfo, Compared | None]]) -> tupl
 
 def _falls(run: Run) -> Iterator[tuple[Message, bool]]:
     """Yield (sentence, whether it is a fall) about knowledge over training steps. Methods with the same exam and the
-    same step share a sentence.
-    """
+    same step share a sentence."""
     shared: dict[tuple[str, str, int], list[str]] = {}
     for version, exam, point in falls(run) if run.stepped else ():
         key = "seen.knowledge_falls" if point else "seen.knowledge_stays"

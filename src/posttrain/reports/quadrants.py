@@ -145,8 +145,7 @@ def forgetting(run: Run, marks: Mapping[Version, Mark], *, samples: bool) -> Sec
 
 def _quadrants(run: Run, exam: ExamInfo, marks: Mapping[Version, Mark]) -> Table:
     """Return a table with the counts and shares of each model and method. If the chance level is known, it also has the
-    shares that guessing does not explain.
-    """
+    shares that guessing does not explain."""
     rows = [(row, one) for row in run.final if (one := row.compare.get(exam.name)) is not None and one.shares()]
     known_chance = any(one.adjusted[0] is not None for _, one in rows)
     names = [f"quadrant.{name}" for name in QUADRANTS]

@@ -82,8 +82,7 @@ def _of_topics(
 
 def _range(name: str, values: Sequence[float]) -> str:
     """Return numbers as one number, or as `low–high` if they differ as printed. name: `k` and `n` are counts, `before`
-    and `after` are lengths, all others are shares.
-    """
+    and `after` are lengths, all others are shares."""
     if name not in ("k", "n", "before", "after"):
         return numbers.percent_range(values)
     places = 0 if name in ("k", "n") else 1
@@ -133,8 +132,7 @@ def counted(what: str, low: int, high: int | None = None) -> Message:
 
 def _changes(row: Row) -> frozenset[str]:
     """Return the changes of a row. Cells with only other exams have an empty name as their change. It is returned only
-    if no cell has a real change.
-    """
+    if no cell has a real change."""
     named = frozenset(cell.change for cell in row.cells if cell.change)
     return named or frozenset(cell.change for cell in row.cells)
 
@@ -163,8 +161,7 @@ def changes_notes(rows: Sequence[Row], label: Callable[[Row], str | Message]) ->
 
 def _not_counted(cells: Sequence[Cell]) -> Iterator[Message]:
     """Yield how many questions of each kind could not be counted, and why. Otherwise a reader could think that a
-    missing column was forgotten.
-    """
+    missing column was forgotten."""
     told: dict[tuple[str, str], Cell] = {}
     for cell in cells:  # this depends on the answers before, so one cell of each change is enough
         told.setdefault((cell.model, cell.change), cell)
@@ -226,8 +223,7 @@ def _pattern(row: Row) -> Iterator[Point]:
 
 def _leak(row: Row) -> Iterator[Point]:
     """Yield how often the new object occurs in answers to other questions, if this is 1 % or more as printed. It is
-    yielded even when everything else was kept. From MUCH on it is bad news.
-    """
+    yielded even when everything else was kept. From MUCH on it is bad news."""
     share = row.scores.get("leak")
     if share is not None and printed(share):
         much = printed(share) >= MUCH
@@ -240,8 +236,7 @@ KINDS = ("seen.kept", "seen.within_floor", "seen.too_few", "seen.worn", "seen.lo
 
 def _kind(row: Row, key: str) -> str:
     """Return the key of the sentence for a score of LOCALITY_REST; empty when it was not measured. The cases: kept, no
-    loss compared with the noise floor, too few questions to decide, partly lost (`worn`), or lost.
-    """
+    loss compared with the noise floor, too few questions to decide, partly lost (`worn`), or lost."""
     if key not in row.scores:
         return ""
     share = printed(row.scores[key])
@@ -256,8 +251,7 @@ def _kind(row: Row, key: str) -> str:
 
 def _elsewhere(rows: Sequence[Row], label: Callable[[Row], str]) -> Iterator[tuple[Message, bool]]:
     """Yield (sentence, whether it is bad news) for each of `KINDS` that occurs among the scores of LOCALITY_REST. A
-    sentence names together the groups that have this result for the same methods.
-    """
+    sentence names together the groups that have this result for the same methods."""
     for said in KINDS:
         together: dict[tuple[str, ...], list[str]] = {}
         for group in LOCALITY_REST:

@@ -130,8 +130,7 @@ def _transfer(course: Course, name: str) -> Entry:
 
 def _heats(course: Course, low: float, high: float) -> Table:
     """Return a heat table with a row per stage and a column per task; the task that a stage learned has a frame. low,
-    high: the values with the worst and the best colour, or the other way round where less is better.
-    """
+    high: the values with the worst and the best colour, or the other way round where less is better."""
     many = course.how != "multitask"
     key = "stages.model_of" if course.how == "separate" else "stages.after"
     titles: list[Words] = [say(key, name=name) for name in course.names] if many else [say("stages.after_all")]

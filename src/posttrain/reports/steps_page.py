@@ -149,8 +149,7 @@ def _series(run: Run, exam: ExamInfo, version: Version, marks: Mapping[Version, 
 
 def _remarks(one: Series, knows: bool = False, *, share: bool = False) -> tuple[Message, ...]:
     """Return which checkpoint of a method is best and, if `knows`, from which step on its knowledge has fallen. share:
-    the values are shares in per cent.
-    """
+    the values are shares in per cent."""
     said = [say("verbatim", text=f"`{one.label}`:")]
     if one.best:
         places = numbers.digits(point.value for point in one.points)

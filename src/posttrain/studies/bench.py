@@ -149,8 +149,7 @@ class Bench:
 
     def _copied(self, memo: dict[int, Any]) -> LoadedModel:
         """Copy the model and keep the copy as the working copy. memo: the memo of `copy.deepcopy`. Raise PosttrainError
-        for an adapter that could not be merged: a tuner would meet the parts of another tuner.
-        """
+        for an adapter that could not be merged: a tuner would meet the parts of another tuner."""
         if self.unmerged is not None:
             problems = [p._replace(mend="examine it as it is, or train its base") for p in self.unmerged.problems]
             raise PosttrainError(*problems)

@@ -131,8 +131,7 @@ class CellRun:
 
     def _take_next(self, offered: Iterator[Candidate]) -> bool:
         """Examine the next candidate; return False if there is none. An error in its exams is raised inside the method,
-        which may save what it has. No reference to the candidate remains afterwards.
-        """
+        which may save what it has. No reference to the candidate remains afterwards."""
         candidate = next(offered, None)
         if candidate is None:
             return False
@@ -205,8 +204,7 @@ class CellRun:
 
     def _in_order(self) -> list[PointResult]:
         """Return every point that was examined, by this run or an earlier one. Optimiser steps come first, by their
-        number; the other points follow in the order in which they were examined.
-        """
+        number; the other points follow in the order in which they were examined."""
         found = {point.name: one for point, one in self.found.items()}
         for path in sorted((self.folder / "checkpoints").glob(f"*/{EXAMINED}")):
             known = read_part(path, PointResult)
@@ -223,8 +221,7 @@ class CellRun:
 
     def _stages(self) -> dict[str, Any]:
         """Return the stages' names, scores before, score matrix (a row per candidate, a column per stage), its summary.
-        A training of all stages at once has one row. The summary scores are added to the scores of the end.
-        """
+        A training of all stages at once has one row. The summary scores are added to the scores of the end."""
         stages, how = self.cell.stages, str(self.cell.method.model_dump()["stages"])
         keys = [self.examiner.headline(stage.measured_by) for stage in stages]
         untouched = self.examiner.scores_before

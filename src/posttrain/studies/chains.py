@@ -97,8 +97,7 @@ def _linked(links: Sequence[Link], cell: CellContext) -> Iterator[Candidate]:
 
 def _step(link: Link, cell: CellContext, done: Sequence[Step], *, last: bool) -> Generator[Candidate, None, Step]:
     """Yield one step's candidates and return what it leaves. No reference to its model remains afterwards. Raise
-    PosttrainError if the step offers no candidate at its end, or leaves no model for the next step.
-    """
+    PosttrainError if the step offers no candidate at its end, or leaves no model for the next step."""
     home = cell.folder.parents[1]
     left: Step | None = None
     for candidate in registry.load("method", link.method.kind).function(link.method, cell):

@@ -164,8 +164,7 @@ class ExamRun:
         """Give the respondent that is examined, shared by all processes of torchrun.
 
         It is None in the processes that only work for the first one. lm-eval shares its requests by itself. two: a
-        second model or a change is examined. Raise ConfigError for what torchrun does not support.
-        """
+        second model or a change is examined. Raise ConfigError for what torchrun does not support."""
         if is_sharded() and harness and (own or two):
             raise ConfigError(Problem("torchrun", "--tasks stands alone under torchrun", "use two commands"))
         if is_sharded() and two:
@@ -202,8 +201,7 @@ class ExamRun:
 
     def _base_of(self, after: Respondent) -> Respondent:
         """Return the model before if no name was given: an adapter's base, or with a prompt mode the same model. Raise
-        ConfigError if the model is not an adapter.
-        """
+        ConfigError if the model is not an adapter."""
         from peft import PeftModel
 
         if self.prompt_mode != "none":
@@ -251,8 +249,7 @@ class ExamRun:
         self, exams: Sequence[Exam], after: Respondent, was: Respondent | None, changes: Sequence[Change] = ()
     ) -> None:
         """Take the change exam of every change, or other exams (the model before takes these first); add the results.
-        changes: empty for other exams than the change exam.
-        """
+        changes: empty for other exams than the change exam."""
         if changes and was is not None and self.prompt_mode == "none" and was.fingerprint == after.fingerprint:
             same = "are the same weights: whatever is not learned, was not learned before either"
             self.say(f"{was.name} and {after.name} {same}")
@@ -293,8 +290,7 @@ def _lines(
     examiner: Examiner, found: Sequence[TaskResult[Any]], after: Respondent, method: str, folder: Path | None
 ) -> list[Line]:
     """Return entries of results.json. Entries of a change have no costs or drift, so that a second run writes the same.
-    found: the exams' results; after: the respondent that took them; folder: of the samples.
-    """
+    found: the exams' results; after: the respondent that took them; folder: of the samples."""
     notes = tuple(f"{one.info.name}: {note}" for one in found for note in one.notes)
     others = {"cost": summed([one.cost for one in found]), "notes": notes}
     head = {"model": after.name, "method": method, "fingerprint": after.fingerprint}
@@ -344,8 +340,7 @@ def cost_line(cost: Mapping[str, float]) -> str:
 
 def _check_folder(output: Path) -> None:
     """Check before a model is loaded that results can be written to a folder. Raise OSError if it cannot be written to,
-    ConfigError if it holds the results of a study or other JSON.
-    """
+    ConfigError if it holds the results of a study or other JSON."""
     try:
         with tempfile.TemporaryFile(dir=output):
             pass
@@ -378,8 +373,7 @@ def _of_these_weights(output: Path, fingerprint: str) -> Results:
 
 def _with(old: Results, exams: Mapping[str, ExamInfo], lines: Sequence[Line], untouched: Untouched | None) -> Results:
     """Return the results with the new entries of a part in place of the old entries of the same exams. A summary needs
-    all change files together, so the new entries of changes replace all old entries of changes.
-    """
+    all change files together, so the new entries of changes replace all old entries of changes."""
     known = {**{name: exam for name, exam in old.exams.items() if name not in exams}, **exams}
     before = {one.model: one for one in old.before}
     if untouched is not None:

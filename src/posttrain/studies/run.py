@@ -96,8 +96,7 @@ def run_study(
 @dataclass
 class _Run:
     """One run of a study. selected: folders of the cells to run; worker: the worker of this process, which also
-    examines untouched models.
-    """
+    examines untouched models."""
 
     study: Study
     plan: Sequence[Cell]

@@ -51,8 +51,7 @@ LONG = "raise max_length"
 @lru_cache(maxsize=64)
 def _records(source: str, changed_ns: int) -> list[Record]:
     """Return the rows of a source. They are cached, because every cell of a study needs them. source: a DataSource as
-    JSON; changed_ns: the file's time of change in nanoseconds, a part of the cache key.
-    """
+    JSON; changed_ns: the file's time of change in nanoseconds, a part of the cache key."""
     with with_mends(LONG):
         return read_records(DataSource.model_validate_json(source)).records
 

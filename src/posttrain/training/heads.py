@@ -52,8 +52,7 @@ def _piece(config: TrainConfig, loaded: LoadedModel | None, there: HeadNotes | N
     """Return the piece of a token at which its tag is learned: `first`, `last` or `start`.
 
     It is the piece that the head was trained with. For a new head it depends on the direction in which the model reads:
-    `last` for a model that reads in one direction, else `first`.
-    """
+    `last` for a model that reads in one direction, else `first`."""
     if there is not None and there.head == "token":
         return str(there.settings.get("piece", "start"))
     try:

@@ -56,8 +56,7 @@ def check_free(folder: Path) -> None:
 
 def _held(path: Path) -> IO[str] | None:
     """Open the lock file, lock it and return it; return None if nothing can be written there. Raise PosttrainError if
-    another run holds the lock.
-    """
+    another run holds the lock."""
     while True:
         try:
             file = path.open("a+", encoding="utf-8")

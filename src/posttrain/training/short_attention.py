@@ -115,8 +115,7 @@ def _attend_watched(
 @contextlib.contextmanager
 def _attending_by(name: str, core: Any) -> Iterator[bool]:
     """Make a model with `sdpa` attention use the attention function of this name during the block. Yield False, and
-    change nothing, for a model that does not use transformers' attention interface.
-    """
+    change nothing, for a model that does not use transformers' attention interface."""
     try:
         core.set_attn_implementation(name)
     except ValueError:

@@ -246,8 +246,7 @@ def _is_gated(module: Any, call: Seen) -> bool:
 
 def _is_attention(module: Any, call: Seen, asked: tuple[Tensor, Tensor, Tensor, bool]) -> bool:
     """Compare attention with the computation above. asked: query, key and value as the attention function received
-    them, and whether the call needed only a scale.
-    """
+    them, and whether the call needed only a scale."""
     x: Any = call.kwargs.get("hidden_states")
     positions: Any = call.kwargs.get("position_embeddings")
     if call.args or not _plain_call(x, positions, call.kwargs) or not asked[3] or x.dtype != torch.float32:

@@ -85,8 +85,7 @@ TRACKERS: dict[str, Tracker] = {
 
 def _names(value: Any) -> Any:
     """Split a word, or words between commas, into names; `none` and null name no tracker. Raise ValueError for an
-    unknown name, and for `none` together with other names.
-    """
+    unknown name, and for `none` together with other names."""
     if value is None:
         return ()
     if isinstance(value, str):
@@ -112,8 +111,7 @@ Trackers = Annotated[tuple[str, ...], BeforeValidator(_names, json_schema_input_
 
 def _there(module: str) -> bool:
     """Return whether a module can be imported. A folder with the module's name, such as the `wandb/` that wandb writes,
-    does not count as a module.
-    """
+    does not count as a module."""
     try:
         spec = importlib.util.find_spec(module)
     except ModuleNotFoundError:  # the parent package is missing

@@ -400,8 +400,7 @@ class PostTrainer(Trainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         """Load the weights of a checkpoint in place. Every parameter must be in it: after a partial load training would
-        continue without an error.
-        """
+        continue without an error."""
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
             super()._load_from_checkpoint(resume_from_checkpoint, model)
             return

@@ -126,8 +126,7 @@ def _fit_for_pissa(model: PreTrainedModel, targets: str | list[str], rank: int) 
     """Raise ConfigError if PiSSA does not fit a target matrix.
 
     The matrix has fewer singular directions than `rank`, or it is the matrix of the embeddings. PiSSA writes into the
-    matrix, so with a tied output head the embeddings would change.
-    """
+    matrix, so with a tied output head the embeddings would change."""
     names = linear_names(model)
     if targets != "all-linear":  # the output head and the embeddings count too if they are named
         weights = {name: module._parameters.get("weight") for name, module in model.named_modules()}

@@ -209,8 +209,7 @@ def _calls(value: Any) -> list[tuple[str, dict[str, Any]]]:
 
 def _written_call(line: str) -> tuple[str, dict[str, Any]] | None:
     """Return (name, arguments) of a call such as f(1, a=2); None when the line is no call. Arguments without a name get
-    their index as name. Arguments that are no valid Python are kept as one text under ''.
-    """
+    their index as name. Arguments that are no valid Python are kept as one text under ''."""
     match = re.match(r"^\[?\s*([A-Za-z_][\w.]*)\s*\((.*)\)\s*\]?$", line)
     if match is None:
         return None
@@ -234,8 +233,7 @@ def _literal(node: ast.expr) -> Any:
 
 def _tools(answer: str, row: Row) -> Scores:
     """Compare the calls one by one, in order, and return the shares with the right tool and the right arguments. A
-    missing call and an extra call count as wrong.
-    """
+    missing call and an extra call count as wrong."""
     wanted, said = _calls(row["gold"]), _calls(answer)
     most = max(len(wanted), len(said))
     if not most:
@@ -254,8 +252,7 @@ def _same(a: Any, b: Any) -> bool:
 
 def _citation(answer: str, row: Row) -> Scores:
     """Score the sources that an answer names in brackets. format: 1 when it names any source; sources: the share of the
-    needed sources that it names.
-    """
+    needed sources that it names."""
     gold = row["gold"]
     facts = gold.get("supporting_facts") if isinstance(gold, Mapping) else None
     titles = facts.get("title", []) if isinstance(facts, Mapping) else []

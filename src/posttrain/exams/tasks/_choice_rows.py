@@ -54,8 +54,7 @@ class _Draft(NamedTuple):
     """A question before the meaning of numbers as answers is settled for the whole file (see `_settle`).
 
     counted: the answer as a number, which may count from 0 or from 1; None when the answer is no number. When
-    `question.answer` is not -1, the number is also the text of a choice.
-    """
+    `question.answer` is not -1, the number is also the text of a choice."""
 
     row: Row
     question: Question
@@ -89,8 +88,7 @@ def _files(path: Path) -> Iterator[tuple[Path, Split, str]]:
     """Yield each file with its split and its subject; validation files are left out.
 
     The subject is '' for a single file: its rows name their subjects, or there is none. Raise MissingError when a
-    folder holds no .csv, .tsv or .jsonl file.
-    """
+    folder holds no .csv, .tsv or .jsonl file."""
     if not path.is_dir():
         yield path, "test", ""
         return
@@ -109,8 +107,7 @@ def _files(path: Path) -> Iterator[tuple[Path, Split, str]]:
 
 def _names(file: Path, first: list[str]) -> tuple[str, ...] | None:
     """Return column names for a table that begins with a question, as in the original MMLU; None when it has names.
-    Raise DataError when the first line is neither a line of names nor a question with its choices and its answer.
-    """
+    Raise DataError when the first line is neither a line of names nor a question with its choices and its answer."""
     if {cell.strip().lower() for cell in first} & {*QUESTION_KEYS, *ANSWER_KEYS}:
         return None
     if len(first) < 4:
@@ -152,8 +149,7 @@ def _first(names: dict[str, Any], wanted: Sequence[str]) -> Any:
 
 def _choices(row: Row, names: dict[str, Any]) -> tuple[str, ...] | None:
     """Return the choices: from the key `choices` (a list, or {text: [...]}) or from the columns A, B, C, ... None,
-    noted as a problem of the row, when there are fewer than two or more than 26 choices, or one is empty.
-    """
+    noted as a problem of the row, when there are fewer than two or more than 26 choices, or one is empty."""
     value: Any = row.value.get(_first(names, ("choices", "options")))
     if isinstance(value, dict):
         value = value.get("text")
@@ -176,8 +172,7 @@ def _answer(value: Any, choices: Sequence[str]) -> tuple[int, int | None] | None
     """Return (index of the choice, number) of an answer, or None when it names no choice.
 
     A letter, a Chinese sign or the text of a choice gives (index, None). A number gives (-1, number); `_settle` turns
-    it into an index. A number that is also the text of a choice gives (index, number).
-    """
+    it into an index. A number that is also the text of a choice gives (index, number)."""
     if isinstance(value, bool) or value is None:
         return None
     if isinstance(value, int):
@@ -199,8 +194,7 @@ def _settle(drafts: list[_Draft], file: Path) -> Iterator[str]:
 
     The numbers count from 0 when one of them is 0, and from 1 when one of them equals the number of choices. When both
     occur, the row gets a problem. A number that is also the text of a choice ("2" among 1, 2, 3, 4) is read as that
-    text, unless another answer of the file can only be a number.
-    """
+    text, unless another answer of the file can only be a number."""
     if all(draft.counted is None or draft.question.answer >= 0 for draft in drafts):
         return
     numbers = [draft for draft in drafts if draft.counted is not None]

@@ -66,8 +66,7 @@ def read_truthful(path: Path) -> tuple[list[Question], list[str], dict[str, str]
 
 def _yaml_rows(path: Path, problems: list[Problem]) -> Iterator[Row]:
     """Yield the rows of a YAML file: a list of questions, or `questions:` with a list. A row that is no mapping is
-    added to `problems`. Raise DataError when the file is not UTF-8, not YAML, or has no list.
-    """
+    added to `problems`. Raise DataError when the file is not UTF-8, not YAML, or has no list."""
     try:
         value = plain(parse_yaml(read_text(path), str(path)))
     except ConfigError as error:  # not UTF-8, or not YAML
@@ -85,8 +84,7 @@ def _yaml_rows(path: Path, problems: list[Problem]) -> Iterator[Row]:
 
 def _columns(row: Row) -> Mapping[str, Any] | None:
     """Return a line of the official CSV under our keys; None, noted as a problem, when a value is absent. The answers
-    of a list are separated by semicolons, as in the official `split_multi_answer`.
-    """
+    of a list are separated by semicolons, as in the official `split_multi_answer`."""
     names = ("Question", "Best Answer", "Correct Answers", "Incorrect Answers", "Category")
     found: dict[str, Any] = {key: row.text(key) for key in names}
     if None in found.values():

@@ -142,8 +142,7 @@ def _targets(example: Mapping[str, Any]) -> Any:
 
 def _asked(told: Mapping[str, Any], example: Mapping[str, Any], rng: random.Random) -> str:
     """Return the prompt of an example up to its answer: the input and, if the file says so, the choices. The choices
-    are in a random order.
-    """
+    are in a random order."""
     text = f"{told.get('example_input_prefix', INPUT)}{example['input']}"
     if example.get("target_scores") and told.get("append_choices_to_input", True):
         choices = sorted(example["target_scores"])
@@ -195,7 +194,6 @@ def _judge(item: Item, replies: Sequence[Reply]) -> Sample:
 
 def _plain(text: str) -> str:
     """Return a text as `exact_loose` compares it: lower case, one space between words, no punctuation, no articles. A
-    text that becomes empty by this is returned as it is.
-    """
+    text that becomes empty by this is returned as it is."""
     words = text.lower().translate(str.maketrans("", "", string.punctuation)).split()
     return " ".join(word for word in words if word not in ("a", "an", "the")) or text.strip()

@@ -97,8 +97,7 @@ def captrack(config: CaptrackConfig, base: Path) -> Task:
 
 def _files(folder: Path, wanted: Sequence[str]) -> dict[str, Path]:
     """Return the file of each task: `gsm8k.subset/data.parquet`, `gsm8k.subset.jsonl` or `gsm8k_subset.jsonl`. wanted:
-    names of tasks; empty for all. Raise MissingError for a missing folder, no files, or a missing task.
-    """
+    names of tasks; empty for all. Raise MissingError for a missing folder, no files, or a missing task."""
     if not folder.is_dir():
         raise MissingError(Problem(str(folder), "no such folder", "name the folder of CapTrack's data"))
     found: dict[str, Path] = {}
@@ -136,8 +135,7 @@ def _squeezed(text: str) -> str:
 
 def _item(task: str, row: Row, config: CaptrackConfig, told: Mapping[str, Any]) -> tuple[Item, bool] | None:
     """Return the item of a row, and whether `prompt` was used because `formatted_prompt` has a foreign template. None
-    when the row is wrong, which is then noted as a problem of the row.
-    """
+    when the row is wrong, which is then noted as a problem of the row."""
     way, column = spec_of(task).way, config.prompt if config.prompt in row else "prompt"
     asked = row.text(column)
     if asked is None:
@@ -232,8 +230,7 @@ def _written(
     folder: Path, model: str, samples: Sequence[Sample], sources: Mapping[str, tuple[str, Mapping[str, Any]]]
 ) -> str:
     """Write one response file for each task, and return a note with their folder. Each line has the columns of the row
-    and `outputs`, in the layout that CapTrack's compute_metrics.py expects.
-    """
+    and `outputs`, in the layout that CapTrack's compute_metrics.py expects."""
     own = folder / "model_responses" / (re.sub(r"[^\w.-]+", "-", model).strip("-.") or "model")
     own.mkdir(parents=True, exist_ok=True)
     texts: dict[str, list[str]] = {}

@@ -92,8 +92,7 @@ def glue(config: GlueConfig, base: Path) -> Task:
 
 def _posed(task: str, spec: GlueTask, row: Row) -> Iterator[tuple[str, Posed, dict[str, Any]]]:
     """Yield (suffix of the id, the question, what `_judge` needs) for a row. Most rows give one question; nested rows
-    of MultiRC and ReCoRD give several. A wrong row gives none and is noted.
-    """
+    of MultiRC and ReCoRD give several. A wrong row gives none and is noted."""
     if task == "record" or (task == "multirc" and isinstance(row.value.get("passage"), dict)):
         yield from (_record if task == "record" else _multirc)(row)
         return
@@ -156,8 +155,7 @@ def _multirc(row: Row) -> Iterator[tuple[str, Posed, dict[str, Any]]]:
 
 def _record(row: Row) -> Iterator[tuple[str, Posed, dict[str, Any]]]:
     """Yield a question for each query of a ReCoRD row: a passage with entities, and sentences with a gap. One of the
-    entities fills the gap, `@placeholder`.
-    """
+    entities fills the gap, `@placeholder`."""
     try:
         passage = str(row.value["passage"]["text"])
         spans = [(int(e["start"]), int(e["end"]) + 1) for e in row.value["passage"]["entities"]]
@@ -218,8 +216,7 @@ def _all_or_none(samples: Sequence[Sample], key: str) -> Score:
     """Return a score over groups of samples that share the value of `key`.
 
     `question` is MultiRC's exact match: the share of questions with every answer right. `pair` is AX-g's parity: the
-    share of pairs (the same sentence with "her" and with "him") in which both samples got the same answer.
-    """
+    share of pairs (the same sentence with "her" and with "him") in which both samples got the same answer."""
     groups: dict[Any, list[Sample]] = {}
     for s in samples:
         groups.setdefault(s.extra[key], []).append(s)
@@ -233,8 +230,7 @@ def _interval(name: str, said: Sequence[int], gold: Sequence[int]) -> Interval |
     """Return the 95 % percentile bootstrap interval over samples; None with fewer than 2 samples (`pearson`: 3).
 
     The scores of labels depend only on the table of counts of (said, gold), so tables are drawn. The answers of STS-B
-    (`pearson`) are no labels, so samples are drawn.
-    """
+    (`pearson`) are no labels, so samples are drawn."""
     n, rng = len(said), np.random.default_rng(0)
     if n < (3 if name == "pearson" else 2):
         return None

@@ -96,8 +96,7 @@ def _judge(item: Item, replies: Sequence[Reply]) -> Sample:
 
 def _aggregate(samples: Sequence[Sample]) -> dict[str, Score]:
     """Return means over prompts, means over all instructions, and strict means by group of instructions. The group is
-    the first part of an instruction's id, such as `keywords` or `startend`.
-    """
+    the first part of an instruction's id, such as `keywords` or `startend`."""
     made = averages(samples)
     for rule in ("strict", "loose"):
         made[f"instruction_{rule}"] = mean_score([float(kept) for s in samples for kept in s.extra[rule]])

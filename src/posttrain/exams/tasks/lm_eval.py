@@ -213,8 +213,7 @@ class LmEvalExam(Exam):
         """Evaluate as `lm_eval.simple_evaluate` does, and return (results, cost); the results may be None (see `take`).
 
         The report on the machine is left out, because it takes seconds. cost: tokens and seconds, summed over the
-        processes, `wall_s` (seconds) and `peak_gib` (GiB).
-        """
+        processes, `wall_s` (seconds) and `peak_gib` (GiB)."""
         from lm_eval.evaluator import evaluate
 
         from posttrain.exams.lm_eval_tasks import counted_stages
@@ -245,8 +244,7 @@ class LmEvalExam(Exam):
 
 def _told(respondent: Respondent) -> tuple[ModelRespondent, str]:
     """Return the model behind a respondent, and the text that goes before every question ('' without one). Raise
-    ConfigError for a respondent that is not a model on this machine.
-    """
+    ConfigError for a respondent that is not a model on this machine."""
     told = ""
     if isinstance(respondent, PromptedRespondent):
         told, respondent = respondent.text, respondent.inner
@@ -258,8 +256,7 @@ def _told(respondent: Respondent) -> tuple[ModelRespondent, str]:
 
 def _progress(lm: PosttrainLM, tell: Callable[[TaskProgress], None]) -> Callable[[str, int, int], None]:
     """Return a function that reports the progress of lm-eval's requests to `tell`. lm-eval sends one kind of request
-    after another (scores, texts, answers), so the progress and the remaining time are those of the kind that runs.
-    """
+    after another (scores, texts, answers), so the progress and the remaining time are those of the kind that runs."""
     began = time.perf_counter()
     # kind -> its start in seconds, and how many of its requests were done then
     kinds: dict[str, tuple[float, int]] = {}

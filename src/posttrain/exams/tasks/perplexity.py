@@ -100,8 +100,7 @@ def _pieces(path: Path, size: int | None) -> list[tuple[int, str, str]]:
     """Return (number from 1, text, location) of the pieces of a file.
 
     A piece holds whole lines, together at most `size` characters (None: the whole file); a longer line is cut after
-    `size` characters. Nothing is added or left out except blank pieces. Raise DataError when the file is empty.
-    """
+    `size` characters. Nothing is added or left out except blank pieces. Raise DataError when the file is empty."""
     text = user_text(path)
     if not text.strip():
         raise DataError(Problem(str(path), "the file is empty: no text"))
@@ -138,8 +137,7 @@ def _judge(item: Item, replies: Sequence[Reply]) -> Sample:
 
 def _scores(samples: Sequence[Sample]) -> dict[str, Score]:
     """Return the scores with 95 % bootstrap intervals over texts. A score divides the sum of the nats of all texts by
-    the sum of their units, so long texts weigh more than in a mean of the texts' own scores.
-    """
+    the sum of their units, so long texts weigh more than in a mean of the texts' own scores."""
     nats = np.array([s.extra["nats"] for s in samples])
     drawn = np.random.default_rng(0).integers(0, len(samples), size=(RESAMPLES, len(samples)))  # (R, N)
 

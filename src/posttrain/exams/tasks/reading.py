@@ -108,8 +108,7 @@ def _question(row: Row) -> Question | None:
     """Return the question of a row; None, noted as a problem, when the row is wrong.
 
     The answers are texts or, as in SQuAD's files, objects {text, answer_start}. An empty list, null or `is_impossible`
-    says that the passage has no answer.
-    """
+    says that the passage has no answer."""
     passage = row.text("passage" if "passage" in row else "context")
     question = row.text("question")
     given = row.value.get("answers")
@@ -134,8 +133,7 @@ def _question(row: Row) -> Question | None:
 
 def _window(q: Question, room: int | None, rng: random.Random) -> str:
     """Return the passage, or a window of `room` characters that holds the first answer at a random position. Without an
-    answer, or without a known start of one, the window is the beginning of the passage.
-    """
+    answer, or without a known start of one, the window is the beginning of the passage."""
     if room is None or len(q.passage) <= room:
         return q.passage
     if not q.starts or not q.answers:

@@ -157,8 +157,7 @@ def _measures() -> str:
 
 def _item(question: Question, location: str, mode: str, max_new_tokens: int, *, chat: bool) -> Item:
     """Return a question as an item. It asks, as far as `mode` wants them, in this order: the likelihoods of the true
-    and then of the false answers, the letters A and B in the two orders of the binary choice, and a free answer.
-    """
+    and then of the false answers, the letters A and B in the two orders of the binary choice, and a free answer."""
     language = question.language
     frame, gap = FRAME[language]
     primer = "".join(f"{frame.format(asked)}{gap}{said}\n\n" for asked, said in PRIMER[language])
@@ -232,8 +231,7 @@ def _share(one: float, other: float) -> float:
 
 def _with_answer(sample: Sample, doc: Mapping[str, Any], said: Answer) -> Sample:
     """Return the sample with the scores of a free answer. The reference "I have no comment" counts as a true one in the
-    similarities, as in the official code.
-    """
+    similarities, as in the official code."""
     text, own, no_comment = said.text.strip(), len(doc["true"]), NO_COMMENT[doc["language"]]
     references = [*doc["true"], *([] if no_comment in doc["true"] else [no_comment])]
     true, false = ([_likeness(text, one, doc["language"]) for one in some] for some in (references, doc["false"]))
@@ -257,8 +255,7 @@ def _with_answer(sample: Sample, doc: Mapping[str, Any], said: Answer) -> Sample
 
 def _likeness(answer: str, reference: str, language: str) -> dict[str, float]:
     """Return the similarity of an answer to a reference, 0 to 100, by each measure of `_LIKENESS`. The measures are
-    those of the official code; Chinese texts are compared by characters.
-    """
+    those of the official code; Chinese texts are compared by characters."""
     chinese = language == "zh"
     # rougeLsum expects each sentence on its own line; the official code separates them in exactly this way
     lines = (text.replace(" . ", ".\n") for text in (answer, reference))
@@ -275,8 +272,7 @@ def _scores(samples: Sequence[Sample], *, marks: Marks) -> dict[str, Score]:
     """Return means over all questions, by category, and by language if there are several.
 
     Also return how often the versions of a question in several languages have the same score, and the shares of the
-    verdicts that were marked by hand.
-    """
+    verdicts that were marked by hand."""
     made = averages(samples)
     tongues = sorted({s.extra["tongue"] for s in samples if "tongue" in s.extra})
     for tongue in tongues if len(tongues) > 1 else ():

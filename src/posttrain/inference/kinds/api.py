@@ -182,8 +182,7 @@ class ApiRespondent(Respondent):
 
     def _all(self, ask: Callable[[int], T], n: int, told: Told) -> list[T]:
         """Call `ask` with 0 to n-1 in parallel, and return the results in order. After the first failure no
-        more calls begin.
-        """
+        more calls begin."""
         done: dict[int, T] = {}
         with ThreadPoolExecutor(self.config.concurrency) as pool:
             futures: dict[Future[T], int] = {pool.submit(ask, i): i for i in range(n)}
@@ -200,8 +199,7 @@ class ApiRespondent(Respondent):
 
     def _post(self, path: str, body: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         """Return the first choice of the server's reply, and the usage that it bills. Try again if that may
-        help. Raise PosttrainError for a fatal status and after the last try.
-        """
+        help. Raise PosttrainError for a fatal status and after the last try."""
         import httpx
 
         url = f"{self.config.base_url.rstrip('/')}/{path}"
@@ -226,8 +224,7 @@ class ApiRespondent(Respondent):
 
     def _waits(self) -> Iterator[float]:
         """Yield the seconds to wait after each try. They double, with a random part so that requests do not
-        come back together.
-        """
+        come back together."""
         for i in range(self.config.retries):
             yield min(60.0, 0.5 * 2**i) * (0.75 + random.random() / 2)
         yield 0.0

@@ -210,8 +210,7 @@ def _told(counts: Counter[str]) -> str:
 
 def _broken(respondent: ModelRespondent, ids: Sequence[int]) -> bool:
     """Return whether a text contains a control token, as a token or spelled out in letters. Such a text starts another
-    turn inside the turn that it should end.
-    """
+    turn inside the turn that it should end."""
     tokenizer: Any = respondent.tokenizer
     gate = gate_of(tokenizer)
     return gate.first_in(respondent.text(list(ids)), tokenizer) is not None or bool(gate.special & set(ids))

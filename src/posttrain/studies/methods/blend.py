@@ -72,8 +72,7 @@ def blend(config: BlendConfig, cell: CellContext) -> Iterator[Candidate]:
 
 def _searched(between: Between, loaded: LoadedModel, cell: CellContext) -> tuple[float, list[str]]:
     """Return the weight with the best mean main score of the exams with `role: select`, and a note with all means. Of
-    equally good weights, the largest is chosen. Raise ConfigError if the study has no such exam.
-    """
+    equally good weights, the largest is chosen. Raise ConfigError if the study has no such exam."""
     found: dict[float, float] = {}
     for weight in TRIED:
         with between.at(weight) as model:

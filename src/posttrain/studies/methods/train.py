@@ -71,8 +71,7 @@ def train(config: TrainMethodConfig, cell: CellContext) -> Iterator[Candidate]:
 
 def _of_change(config: TrainMethodConfig, cell: CellContext) -> TrainMethodConfig:
     """Return the settings with the change's name filled in. Raise ConfigError if the replay has a file per change and
-    the cell has several changes.
-    """
+    the cell has several changes."""
     if not isinstance(config.replay, ReplayConfig) or not cell.changes:
         return config
     filled = [config.replay.for_change(change.name) for change in cell.changes]
@@ -91,8 +90,7 @@ def extra_rows(config: TrainMethodConfig, cell: CellContext) -> list[Record]:
 
 def _caught_up(output: Path, cell: CellContext) -> Generator[Candidate, None, bool]:
     """Yield the candidates that an earlier run has saved but not examined; return whether training can be resumed. It
-    must start anew (False) if a step that should be examined has been passed and its checkpoint no longer exists.
-    """
+    must start anew (False) if a step that should be examined has been passed and its checkpoint no longer exists."""
     saved = checkpoints_in(output / "checkpoints")
     finished = RunFolder(output).result_in()
     newest = int(finished["steps"]) if finished else max(saved, default=0)

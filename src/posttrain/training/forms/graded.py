@@ -106,8 +106,7 @@ class GradedForm(ComparingForm):
 
     def _check_grades(self, rows: Sequence[GradedRow], say: Callable[[str], None]) -> None:
         """Raise DataError if all answers have the same grade, since good answers then have no contrast. Report weights
-        that are outside of the range that the paper advises.
-        """
+        that are outside of the range that the paper advises."""
         good = sum(row.label for row in rows)
         bad = len(rows) - good
         if not good or not bad:
