@@ -153,3 +153,19 @@ def test_a_study_without_changes_has_no_change_in_its_folders(make_study: Callab
     assert str(cells[0]) == "a/b | full | seed 0"
     with pytest.raises(ConfigError, match=r"reads .*change\}\.jsonl, but there are no changes"):
         planned(make_study(changes=[], methods=[{**method, "data": "{change}.jsonl"}], exams=[refusal]))
+
+
+def test_every_file_of_an_input_counts_also_in_folders_of_its_own(
+    make_study: Callable[..., Path], tmp_path: Path
+) -> None:
+    for folder in ("one", "two"):
+        (tmp_path / "other" / folder).mkdir(parents=True)
+        (tmp_path / "other" / folder / "config.json").write_text("{}", encoding="utf-8")
+    methods = [{"name": "half", "kind": "blend", "inputs": {"toward": "other"}, "weight": 0.5}]
+    path = make_study(methods=methods)
+    before = hashes(path)
+    (tmp_path / "other" / "one" / "config.json").write_text('{"a": 1}', encoding="utf-8")
+    first = hashes(path)
+    assert first != before
+    (tmp_path / "other" / "two" / "config.json").write_text('{"a": 1}', encoding="utf-8")
+    assert hashes(path) not in (before, first)

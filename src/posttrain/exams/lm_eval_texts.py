@@ -221,11 +221,12 @@ class Texts:
         if not settings.sampled and not given.get("temperature"):
             given.pop("temperature", None)
         torch.manual_seed(self.seed)
+        longest = given.pop("max_length", None)
         for at, prompt in enumerate(prompts):
             out = model.generate(
                 input_ids=torch.tensor([prompt], device=model.device),
                 attention_mask=torch.ones(1, len(prompt), dtype=torch.long, device=model.device),
-                max_length=given.pop("max_length", None) or len(prompt) + settings.limit,
+                max_length=longest or len(prompt) + settings.limit,
                 stopping_criteria=stop_sequences_criteria(self.tokenizer, settings.until, len(prompt), 1),
                 pad_token_id=self.respondent.pad_id,
                 use_cache=True,

@@ -235,7 +235,8 @@ def _model_hash(name: str, base: Path, seen: dict[Path, str]) -> str:
     """Return the hash of an input model's files; for a name without files here (pocket model, hub id), the name."""
     found = Path(find_model(name, base)[0]).expanduser()
     files = [found] if found.is_file() else sorted(path for path in found.rglob("*") if path.is_file())
-    return _hash({str(path.name): _bytes_hash(path, seen) for path in files}) if files else name
+    names = {str(path.relative_to(found)) if found.is_dir() else path.name: path for path in files}
+    return _hash({key: _bytes_hash(path, seen) for key, path in names.items()}) if files else name
 
 
 def content_hash(study: Study, training: str, exams: Mapping[str, str]) -> str:

@@ -100,8 +100,8 @@ def preview(config: TrainConfig, *, base: Path | None = None, say: Callable[[str
         learning_rate=rate,
         model_gib=model_gib,
         checkpoint_gib=checkpoint,
-        # one checkpoint more than is kept exists while it is written, and an interruption saves one
         precision=str(precision).removeprefix("precision: "),
+        # one checkpoint more than is kept exists while it is written, and an interruption saves one
         disk_gib=model_gib + (kept + 1) * checkpoint,
     )
 

@@ -57,5 +57,5 @@ def test_lengths_must_agree() -> None:
     for metric in (accuracy, f1_binary, macro_f1, matthews, pearson, spearman):
         with pytest.raises(ValueError, match="predictions"):
             metric([1], [1, 0])
-    with pytest.raises(ValueError, match="predictions"):
-        accuracy([], [])
+        with pytest.raises(ValueError, match="predictions"):
+            metric([], [])

@@ -31,6 +31,7 @@ def f1_binary(predicted: Sequence[Hashable], wanted: Sequence[Hashable], *, posi
 
 def macro_f1(predicted: Sequence[Hashable], wanted: Sequence[Hashable]) -> float:
     """Return the mean of `f1_binary` over every label that is wanted or predicted, 0 to 1."""
+    _paired(predicted, wanted)
     labels = dict.fromkeys([*wanted, *predicted])
     return sum(f1_binary(predicted, wanted, positive=label) for label in labels) / len(labels)
 
