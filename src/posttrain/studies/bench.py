@@ -46,8 +46,8 @@ LARGE = 100_000_000
 
 
 class Bench:
-    """A loaded model with what its cells share: fingerprint, untouched respondent, replays, answers before. how: how
-    models are loaded, as keywords of `load_model`.
+    """A loaded model with what its cells share: fingerprint, untouched respondent, replays, answers before. product:
+    where the model is, when a cell has left it; how: how models are loaded, as keywords of `load_model`.
     """
 
     def __init__(
@@ -56,6 +56,7 @@ class Bench:
         *,
         base: Path,
         loaded: LoadedModel | None = None,
+        product: Path | None = None,
         forbidden: frozenset[str],
         say: Callable[[str], None],
         **how: Any,
@@ -64,7 +65,7 @@ class Bench:
         self.name, self.base, self.forbidden, self.say = name, base, forbidden, say
         self.unmerged: PosttrainError | None = None
         """Why an adapter stayed beside its base: it can be examined as it is, not trained."""
-        self.loaded: LoadedModel = loaded or self._found(name)
+        self.loaded: LoadedModel = loaded or (self._found(name) if product is None else self._load(str(product)))
         if self.large and self.loaded.model.device.type == "cpu":
             large_blocks_go_back()
         self.before = ModelRespondent(self.loaded)
@@ -83,11 +84,12 @@ class Bench:
     def after(self, product: Path) -> Bench:
         """The bench of a model that one of the study's cells has left; an adapter is merged into its base."""
         adapter = adapter_base(product) is not None
-        return self.another(self.name, self._load(str(product)) if adapter else self.load(product))
+        return self.another(self.name, None if adapter else self.load(product), product)
 
-    def another(self, name: str, loaded: LoadedModel | None = None) -> Bench:
+    def another(self, name: str, loaded: LoadedModel | None = None, product: Path | None = None) -> Bench:
         """The bench of another model under the same settings; loaded: where it is in memory already."""
-        return Bench(name, base=self.base, loaded=loaded, forbidden=self.forbidden, say=self.say, **self.how)
+        beside = {**self.how, "forbidden": self.forbidden, "say": self.say}
+        return Bench(name, base=self.base, loaded=loaded, product=product, **beside)
 
     def _load(self, found: str) -> LoadedModel:
         """The untouched model; an adapter merged into its base, under the name of the adapter's folder."""
