@@ -202,7 +202,7 @@ def test_a_process_that_is_told_to_end_loses_its_cell_only_for_a_while(path: Pat
 def test_what_was_lost_with_former_processes_does_not_end_the_new_ones() -> None:
     with in_processes(2) as pool:
         assert isinstance(pool, _Processes)
-        lost = [pool.pool.submit(os._exit, 1), pool.pool.submit(time.sleep, 60)]
+        lost: list[Any] = [pool.pool.submit(os._exit, 1), pool.pool.submit(time.sleep, 60)]
         pool.ran.update(lost)
         for future in lost:
             with pytest.raises(BrokenProcessPool):
