@@ -272,3 +272,11 @@ def test_an_exam_that_fails_is_an_error_in_the_method(
     outcome, _ = go(study(methods=[{"kind": "prompt"}], changes="changes/france.yaml"))
     assert [r.error for r in outcome.failed] == ["the exam broke"]
     assert caught == ["the exam broke"]
+
+
+def test_an_adapter_that_cannot_be_merged_ends_its_chain_and_no_other_cell(study: Callable[..., Path]) -> None:
+    steps = [{**TRAIN, "name": "prefix", "tuner": "ptuning_v2"}, TRAIN]
+    path = study(methods=[{"name": "chain", "steps": steps}, {**TRAIN, "name": "plain"}], changes="changes/france.yaml")
+    outcome, _ = go(path)
+    assert {one.first.method for one in outcome.failed} == {"chain"}
+    assert "adapter cannot be merged into its base" in outcome.failed[0].error

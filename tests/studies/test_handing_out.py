@@ -11,12 +11,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from posttrain.studies.handing_out import TRIES
+from posttrain.studies.handing_out import TRIES, _Processes, in_processes
 from tests.studies.conftest import TRAIN
 from tests.studies.test_run import Listener, go, results
 
@@ -175,3 +176,42 @@ def test_ray_gives_the_same_results(path: Path, expected: Any) -> None:
     assert outcome.failed == []
     assert without_times(results(path)) == expected
     assert any(entry["steps"] == 6 for entry in listener.steps)
+
+
+class Stopper(Killer):
+    """Sends SIGTERM, which lets a training save and end, to the process that trains."""
+
+    def step(self, entry: Any) -> None:
+        Listener.step(self, entry)
+        if self.left:
+            self.left -= 1
+            for pid in worker_pids():
+                os.kill(pid, signal.SIGTERM)
+
+
+@pytest.mark.slow
+def test_a_process_that_is_told_to_end_loses_its_cell_only_for_a_while(path: Path, expected: Any) -> None:
+    stopper = Stopper(path.parent, 1)
+    outcome, _ = go(path, jobs=2, listener=stopper)
+    assert stopper.left == 0
+    assert any("its process was lost; the cell is handed out again" in line for line in stopper.lines)
+    assert outcome.failed == []
+    found = without_times(results(path))
+    assert [line["scores"].keys() for line in found["cells"]] == [line["scores"].keys() for line in expected["cells"]]
+
+
+def test_what_was_lost_with_former_processes_does_not_end_the_new_ones() -> None:
+    with in_processes(2) as pool:
+        assert isinstance(pool, _Processes)
+        lost: list[Any] = [pool.pool.submit(os._exit, 1), pool.pool.submit(time.sleep, 60)]
+        pool.ran.update(lost)
+        for future in lost:
+            with pytest.raises(BrokenProcessPool):
+                future.result()
+        before = pool.pool
+        pool.mend(lost[0])
+        new = pool.pool
+        assert new is not before
+        pool.mend(lost[1])
+        assert pool.pool is new
+        assert new.submit(abs, -1).result() == 1

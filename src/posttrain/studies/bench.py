@@ -48,8 +48,8 @@ LARGE = 100_000_000
 class Bench:
     """A loaded model and what its cells share: fingerprint, untouched respondent, replays, answers before the change.
 
-    loaded: the model, if it is already in memory; forbidden: prompts that no training row may hold; say: takes a line
-    for the user; how: the keywords with which models are loaded by `load_model`.
+    loaded: the model, if it is already in memory; product: its folder, if a cell has left it; forbidden: prompts that
+    no training row may hold; say: takes a line for the user; how: the keywords of `load_model`.
     """
 
     def __init__(
@@ -58,6 +58,7 @@ class Bench:
         *,
         base: Path,
         loaded: LoadedModel | None = None,
+        product: Path | None = None,
         forbidden: frozenset[str],
         say: Callable[[str], None],
         **how: Any,
@@ -66,7 +67,7 @@ class Bench:
         self.name, self.base, self.forbidden, self.say = name, base, forbidden, say
         self.unmerged: PosttrainError | None = None
         """Why an adapter could not be merged into its base. It can be examined as it is, but not trained."""
-        self.loaded: LoadedModel = loaded or self._found(name)
+        self.loaded: LoadedModel = loaded or (self._found(name) if product is None else self._load(str(product)))
         if self.large and self.loaded.model.device.type == "cpu":
             large_blocks_go_back()
         self.before = ModelRespondent(self.loaded)
@@ -85,11 +86,12 @@ class Bench:
     def after(self, product: Path) -> Bench:
         """Return the bench of a product that a cell of the study has left; an adapter is merged into its base."""
         adapter = adapter_base(product) is not None
-        return self.another(self.name, self._load(str(product)) if adapter else self.load(product))
+        return self.another(self.name, None if adapter else self.load(product), product)
 
-    def another(self, name: str, loaded: LoadedModel | None = None) -> Bench:
+    def another(self, name: str, loaded: LoadedModel | None = None, product: Path | None = None) -> Bench:
         """Return the bench of another model with the same settings. loaded: the model, if it is already in memory."""
-        return Bench(name, base=self.base, loaded=loaded, forbidden=self.forbidden, say=self.say, **self.how)
+        beside = {**self.how, "forbidden": self.forbidden, "say": self.say}
+        return Bench(name, base=self.base, loaded=loaded, product=product, **beside)
 
     def _load(self, found: str) -> LoadedModel:
         """Load the untouched model. An adapter is merged into its base and keeps the name of the adapter's folder."""

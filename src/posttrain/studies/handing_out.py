@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 import torch
 
 from posttrain.config.change import Change
-from posttrain.errors import MissingError, PosttrainError, Problem
+from posttrain.errors import Interrupted, MissingError, PosttrainError, Problem
 from posttrain.exams.results import CellResult
 from posttrain.models.meter import Doing, listening
 from posttrain.studies.config import Resources, Study
@@ -133,7 +133,10 @@ def run_order(spec: Spec, order: Order, tell: Any) -> tuple[CellResult, float]:
     with listening(worker.watcher.doing):
         if order.cell.model not in worker.opened:
             worker.open(order.cell.model).examiner.take_before(needed=True)  # reads the samples in the folder
-        return worker.run(order), time.monotonic() - began
+        try:
+            return worker.run(order), time.monotonic() - began
+        except Interrupted:  # a signal to this process alone: its training is saved, and neither cell nor run is over
+            os._exit(Interrupted.exit_code)
 
 
 def _end_with_parent() -> None:
@@ -169,8 +172,8 @@ class Pool(ABC):
             while True:
                 yield self.queue.get_nowait()
 
-    def mend(self) -> None:
-        """Make the pool usable again after a process was lost."""
+    def mend(self, lost: Ran) -> None:
+        """Make the pool usable again after the process of an order was lost."""
         return
 
     def stop(self) -> None:
@@ -218,7 +221,7 @@ def handed_out(
                 try:
                     result, wall_s = future.result()
                 except BrokenProcessPool:
-                    pool.mend()
+                    pool.mend(future)
                     if tries[folder] < TRIES:
                         watcher.say(f"{order.cell}: its process was lost; the cell is handed out again")
                         waiting[folder] = partial(order._replace, again=False)
@@ -258,17 +261,21 @@ class _Processes(Pool):
         self.manager = SyncManager(ctx=self.context)
         self.manager.start(_end_with_parent)
         self.queue = self.manager.Queue()
-        self.pool = self._new()
+        self.pool, self.ran = self._new(), set[Ran]()
 
     def _new(self) -> ProcessPoolExecutor:
         return ProcessPoolExecutor(self.jobs, mp_context=self.context, initializer=_end_with_parent)
 
     def submit(self, spec: Spec, order: Order) -> Ran:
-        return self.pool.submit(run_order, spec, order, self.queue)
+        future = self.pool.submit(run_order, spec, order, self.queue)
+        self.ran.add(future)
+        return future
 
-    def mend(self) -> None:
-        self.pool.shutdown(wait=False, cancel_futures=True)
-        self.pool = self._new()
+    def mend(self, lost: Ran) -> None:
+        if lost not in self.ran:
+            return  # of former processes: with one of them all were lost, and there are new ones already
+        self.pool.shutdown(cancel_futures=True)  # waits: none may write to a cell's folder that is handed out again
+        self.pool, self.ran = self._new(), set()
 
     def stop(self) -> None:
         for process in multiprocessing.active_children():
