@@ -81,7 +81,8 @@ change itself, or are locality once more."""
 def relative_changes(
     before: Mapping[str, float], after: Mapping[str, float], exams: Mapping[str, ExamInfo]
 ) -> dict[str, Drift]:
-    """Group -> its relative change with the scores behind it; groups without a score are absent.
+    """Group -> its relative change with the scores behind it; groups without a score are absent. An exam that has
+    chosen a setting has no part in it.
 
     before, after: `<exam>.<score>` -> value, as in a study's results; of the change exam without a prefix, in `after`.
     Beside an exam's own mapping, `robust.<headline>` is robustness to prompts, and `calibration.selective_area`
@@ -90,7 +91,7 @@ def relative_changes(
     """
     groups: dict[str, list[DriftScore]] = {name: [] for name in CAPABILITIES}
     for exam, info in exams.items():
-        if info.kind == "change":
+        if info.kind == "change" or info.role == "select":
             continue
         common = {"calibration.selective_area": "can.faithfulness"}  # scores that any exam may have
         if info.headline:

@@ -8,9 +8,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pydantic import Field
+
+from posttrain.config.base import Config
+from posttrain.config.load import check
 from posttrain.data.records import Message
+from posttrain.errors import ConfigError, MissingError, Problem
 from posttrain.inference.opening import open_respondent
-from posttrain.inference.protocol import Respondent
+from posttrain.inference.protocol import Plain, Respondent
 from posttrain.inference.respondents import ModelRespondent
 from posttrain.models.load import LoadedModel, load_model
 from posttrain.models.save import save_model
@@ -51,7 +56,11 @@ class Model:
         return ModelRespondent(self.loaded)
 
     def ask(self, *prompts: str, max_new_tokens: int = 64, temperature: float = 0.0, seed: int = 0) -> list[str]:
-        """An answer to each question; greedy at temperature 0."""
+        """An answer to each question; greedy at temperature 0. ConfigError for what is no question."""
+        given: tuple[object, ...] = prompts
+        if wrong := [prompt for prompt in given if not isinstance(prompt, str | Plain | tuple)]:
+            cause = f"a question is a text or a tuple of messages, got {wrong[0]!r}"
+            raise ConfigError(Problem("ask", cause, "several questions are several arguments: ask(one, other)"))
         said = self.respondent.answers(prompts, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed)
         return [answer.text for answer in said]
 
@@ -62,6 +71,21 @@ class Model:
 
     def __repr__(self) -> str:
         return f"Model({self.name!r}, {self.model.num_parameters():,} parameters, {self.model.device})"
+
+
+def _check_device(device: str | None) -> None:
+    """ConfigError for a device that torch does not know, MissingError for a GPU that is not here."""
+    if device is None:
+        return
+    import torch
+
+    try:
+        wanted = torch.device(device)
+    except RuntimeError as error:
+        raise ConfigError(Problem("device", f"torch knows no device '{device}'", "cpu, cuda or cuda:1")) from error
+    if wanted.type == "cuda" and (wanted.index or 0) >= torch.cuda.device_count():
+        cause = f"'{device}' is not here: torch sees {torch.cuda.device_count()} GPUs"
+        raise MissingError(Problem("device", cause, "posttrain doctor tells what this machine has"))
 
 
 def load(
@@ -77,8 +101,9 @@ def load(
 
     device: as torch calls it, the first GPU or the CPU when left out; dtype: `auto` (the files' own), `float32`,
     `bfloat16`, `float16`; download: the hub may be asked; the others as on the command line. MissingError where there
-    is no such model, with the nearest ones.
+    is no such model, with the nearest ones, and no such device.
     """
+    _check_device(device)
     return Model(
         load_model(
             str(name),
@@ -92,10 +117,24 @@ def load(
 
 
 def respondent_of(given: Model | Respondent | str | Path) -> Respondent:
-    """What exams ask: a loaded model, a respondent, or what a name stands for (a model, api:MODEL@URL, a YAML file)."""
+    """What exams ask: a loaded model, a respondent, or what a name stands for (a model, api:MODEL@URL, a YAML file).
+    ConfigError for anything else.
+    """
     if isinstance(given, Model):
         return given.respondent
-    return open_respondent(str(given)) if isinstance(given, str | Path) else given
+    if isinstance(given, str | Path):
+        return open_respondent(str(given))
+    if not isinstance(given, Respondent):
+        raise ConfigError(Problem("model", f"a model, a respondent or a name is expected, got {given!r}"))
+    return given
+
+
+class _ChatOptions(Config):
+    """What `chat` takes besides models."""
+
+    system: str = ""
+    max_new_tokens: int = Field(default=256, ge=1)
+    temperature: float = Field(default=0.0, ge=0)
 
 
 @dataclass
@@ -140,10 +179,12 @@ def chat(
 ) -> Chat:
     """Talk to one or several models side by side: `pt.chat(base, new).say("誰寫了哈姆雷特？")`.
 
-    ValueError without a model, or with two of one name.
+    ConfigError without a model, with two of one name, and for a length or a temperature that there is not.
     """
+    told = {"system": system, "max_new_tokens": max_new_tokens, "temperature": temperature}
+    options = check(told, _ChatOptions, "pt.chat")
     respondents = [respondent_of(one) for one in models]
     names = [one.name for one in respondents]
     if not names or len(set(names)) < len(names):
-        raise ValueError(f"models with names that differ are expected, got {names}")
-    return Chat(dict(zip(names, respondents, strict=True)), system, max_new_tokens, temperature)
+        raise ConfigError(Problem("pt.chat", f"models with names that differ are expected, got {names}"))
+    return Chat(dict(zip(names, respondents, strict=True)), **options.model_dump())

@@ -12,10 +12,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+from pydantic import Field
+
+from posttrain.config.base import Config
 from posttrain.config.change import Change, load_changes
 from posttrain.config.load import check, load_yaml
 from posttrain.errors import ConfigError, Problem
 from posttrain.exams.exam_config import ExamConfig
+from posttrain.exams.matching import MatchMode
 from posttrain.exams.results import Results, read_results, write_results
 from posttrain.exams.summary import summarise
 from posttrain.inference.protocol import Respondent
@@ -40,17 +44,32 @@ __all__ = ["StudyFile", "compare", "exam", "study", "train"]
 
 Asked = Model | Respondent | str | Path
 """What can be examined: a loaded model, a respondent, or a name of one."""
-Changes = str | Path | Change | Sequence[str | Path | Change]
-"""Change files, globs of them, or changes."""
+Changes = str | Path | Change | Mapping[str, Any] | Sequence[str | Path | Change | Mapping[str, Any]]
+"""Change files, globs of them, changes, or mappings of their keys."""
 ExamsGiven = str | Mapping[str, Any] | Sequence[str | Mapping[str, Any]]
 """Kinds of exams, or mappings of `{kind, path, ...}` as in YAML."""
 
 
+class _ExamOptions(Config):
+    """Options of `exam`, of which a wrong one would be taken for another."""
+
+    limit: int | None = Field(default=None, ge=1)
+    match: MatchMode = "says"
+    max_new_tokens: int = Field(default=64, ge=1)
+    prompt_mode: PromptMode = "none"
+    noise_floor: Floor = "auto"
+
+
+class _Seeded(Config):
+    seed: int
+
+
 def _changes_of(given: Changes | None) -> list[Change]:
     """The changes that are meant; ConfigError with file and line for what is wrong with one."""
-    each = [given] if isinstance(given, str | Path | Change) else list(given or ())
-    read = load_changes([str(one) for one in each if not isinstance(one, Change)], Path.cwd()) if each else []
-    return [*(one for one in each if isinstance(one, Change)), *read]
+    each = [given] if isinstance(given, str | Path | Change | Mapping) else list(given or ())
+    each = [check(dict(one), Change, "change") if isinstance(one, Mapping) else one for one in each]
+    files = [str(one) for one in each if not isinstance(one, Change)]
+    return [*(one for one in each if isinstance(one, Change)), *(load_changes(files, Path.cwd()) if files else ())]
 
 
 def train(
@@ -74,6 +93,7 @@ def train(
     precision, ...), and those of `optimizer` and `batch` without them: `max_steps=40`, `learning_rate=1e-4`.
     ConfigError for a key that there is not, DataError for rows that cannot be learned.
     """
+    seed = check({"seed": seed}, _Seeded, "pt.train").seed
     model = base if isinstance(base, Model) else load(base)
     changes = _changes_of(change)
     if data is None and not changes:
@@ -144,13 +164,18 @@ def exam(
     `posttrain exam`.
     ConfigError, DataError and MissingError with what is wrong and how to mend it.
     """
+    told = {"limit": limit, "match": match, "max_new_tokens": max_new_tokens}
+    options = check({**told, "prompt_mode": prompt_mode, "noise_floor": noise_floor}, _ExamOptions, "pt.exam")
+    changes, tasks = _changes_of(change), [(one, Path.cwd()) for one in _exams_of(exams)]
+    if not changes and not tasks:
+        raise ConfigError(Problem("pt.exam", "there is nothing to examine", "give a change, exams, or both"))
     folder, temporary = _folder(output)
-    run = ExamRun(folder, match, max_new_tokens, prompt_mode, noise_floor, restart, say=say)
-    results = run.take(
+    how = (options.match, options.max_new_tokens, options.prompt_mode, options.noise_floor)
+    results = ExamRun(folder, *how, restart, say=say).take(
         respondent_of(model),
         before=None if before is None else respondent_of(before),
-        changes=_changes_of(change),
-        exams=build_exams([(one, Path.cwd()) for one in _exams_of(exams)], limit),
+        changes=changes,
+        exams=build_exams(tasks, options.limit),
     )
     return Examination(results, folder, temporary)
 
@@ -180,11 +205,12 @@ def compare(
 ) -> Examination:
     """Examine several models beside the one before: one table, one report. models: by the names of their rows, or in a
     list under their own; options: of `exam`. Each model's answers are in a folder of its own below `output`.
-    ValueError where two have one name.
+    ConfigError where there is none, and where two have one name.
     """
     named = models if isinstance(models, Mapping) else {respondent_of(one).name: one for one in models}
-    if len(named) < len(models):
-        raise ValueError(f"names that differ are expected, got {list(named)}")
+    if not named or len(named) < len(models):
+        cause = f"models with names that differ are expected, got {list(named)}"
+        raise ConfigError(Problem("pt.compare", cause))
     folder, temporary = _folder(output)
     whole = Results(study="compare")
     for name, one in named.items():

@@ -196,7 +196,7 @@ class Run:
 
     def of_change(self, key: str) -> bool:
         """Whether a score is the change exam's."""
-        return all(exam.score(key) is None for exam in self.exams)
+        return all(exam.score(key) is None for exam in self.results.exams.values() if exam.kind != CHANGE)
 
     def rows_of(self, model: str, method: str) -> tuple[Row, ...]:
         """The rows of a model and a method, its checkpoints by step."""

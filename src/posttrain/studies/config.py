@@ -69,6 +69,10 @@ class MethodConfig(Config):
         """The methods that it is made of: itself, or a chain's steps."""
         return (self,)
 
+    def as_step(self) -> MethodConfig:
+        """The same as a step of a chain."""
+        return self
+
     @property
     def all_inputs(self) -> dict[str, str]:
         """Its inputs, and those of its parts."""

@@ -1,7 +1,8 @@
 """Train the model on the change's targets, alone or with other rows and replay beside them.
 
-The new rows are the targets' prompts and answers (all of them), and the rows of `data` where given. What training does
-to everything else is what the exam is for; `replay` is what holds it.
+The new rows are the targets' prompts and answers (all of them), and the rows of `data` where given; these alone in a
+step of a chain and after `start`, where the targets would be taught again. What training does to everything else is
+what the exam is for; `replay` is what holds it.
 """
 
 from __future__ import annotations
@@ -124,7 +125,8 @@ def _trained(
     settings = settings_of(config, cell, loaded.name)
     steps = Steps(cell, notes)
     stay_at_first_day(loaded.tokenizer, output, resume=resume, say=steps.say)
-    records = target_records(settings.objective, cell.changes, cell.bench.before, steps.say)
+    taught = cell.changes if config.learns_targets else ()
+    records = target_records(settings.objective, taught, cell.bench.before, steps.say)
     records = [*records, *extra_rows(config, cell)]
     max_length = longest_row(settings, loaded.model)
     rows = encoded_rows(settings.objective, records, loaded.tokenizer, max_length)
