@@ -89,6 +89,8 @@ def test_a_kept_training_is_not_trained_again_and_loads(base: pt.Model, change: 
 def test_what_is_wrong_is_said(base: pt.Model, change: Path) -> None:
     with pytest.raises(ConfigError, match="did you mean 'learning_rate'"):
         pt.train(base, change=change, learning_rte=1e-3)
+    with pytest.raises(ConfigError, match="'max_steps' is given twice, also in 'optimizer'"):
+        pt.train(base, change=change, max_steps=2, optimizer={"max_steps": 3})
     with pytest.raises(ConfigError, match="nothing to learn"):
         pt.train(base)
     with pytest.raises(DataError):
@@ -164,8 +166,12 @@ def test_several_models_in_one_table(base: pt.Model, change: Path, tmp_path: Pat
     assert (tmp_path / "out" / "results.json").is_file()
     assert found.samples().groupby("method").size().to_dict()["untouched"] == 3
     found.report()
+    assert found.report(tmp_path / "page.html") == tmp_path / "page.html"
+    assert (tmp_path / "out" / "report.html").is_file()  # written beside it, not moved: another disk may be meant
     with pytest.raises(ConfigError, match="differ"):
         pt.compare([base, base], before=base, change=change)
+    with pytest.raises(ConfigError, match="differ"):
+        pt.compare({"a/b": base, "a b": full}, before=base, change=change)  # both folders would be a-b
 
 
 def test_a_study_from_a_file_or_a_mapping(change: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

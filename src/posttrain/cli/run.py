@@ -319,7 +319,7 @@ class Watcher(Live, events.Watcher):
         self._tell(head, words)
 
     def doing(self, work: Doing) -> None:
-        self._tell(self.label or None, "" if work.ends else str(work))
+        self._tell(self.label or None, "" if work.ends else translate(str(work)))
 
     def ends(self, event: Event) -> None:
         self.clear()
@@ -343,8 +343,9 @@ class Watcher(Live, events.Watcher):
         talk(f"{placed(head, words)} {time_taken}")
 
     def _tell(self, head: str | None, words: str) -> None:
-        """The present cell's line, or a line of its own; nothing off a terminal for no words."""
-        words = translate(words)
+        """The present cell's line, or a line of its own; nothing off a terminal for no words. words: as they are said,
+        since names of exams and points stay as they are.
+        """
         self.show(
             f"{head or ''} {words}" if self.live else placed(head, words) if words and head is not None else words
         )

@@ -136,8 +136,7 @@ class Examination:
 
     def report(self, path: str | Path | None = None, *, language: str | None = None) -> Path:
         """Write the report as one HTML page; `report.html` in the folder when no path is given."""
-        written = write_report(self.folder, language=language or spoken())
-        return written if path is None else written.replace(Path(path))
+        return write_report(self.folder, language=language or spoken(), output=None if path is None else Path(path))
 
     def _repr_html_(self) -> str:
         return f"<pre>{html.escape(text_table(self.results, 120, language=spoken()))}</pre>"

@@ -136,8 +136,15 @@ def _nested(settings: Mapping[str, Any]) -> dict[str, Any]:
         raise ConfigError(*problems)
     for part, kind in (("optimizer", OptimizerConfig), ("batch", BatchConfig)):
         own = {key: made.pop(key) for key in list(made) if key in kind.model_fields and key not in method}
+        given = made.get(part) or {}
+        if isinstance(given, Mapping):
+            problems += [
+                Problem("pt.train", f"'{key}' is given twice, also in '{part}'") for key in own if key in given
+            ]
         if own:
-            made[part] = {**dict(made.get(part) or {}), **own}
+            made[part] = {**dict(given), **own}
+    if problems:
+        raise ConfigError(*problems)
     return made
 
 
@@ -208,7 +215,7 @@ def compare(
     ConfigError where there is none, and where two have one name.
     """
     named = models if isinstance(models, Mapping) else {respondent_of(one).name: one for one in models}
-    if not named or len(named) < len(models):
+    if not named or len({safe_name(name) for name in named}) < len(models):  # each has a folder
         cause = f"models with names that differ are expected, got {list(named)}"
         raise ConfigError(Problem("pt.compare", cause))
     folder, temporary = _folder(output)
