@@ -18,7 +18,6 @@ from posttrain.language import speak, translate
 from posttrain.models.load import load_model
 from posttrain.models.meter import Doing
 from posttrain.models.save import save_model
-from posttrain.studies.events import ExamEvent
 from posttrain.training.lock import only_one
 from posttrain.tuners.lora import LoraConfig, lora
 from tests.processes import Started
@@ -46,16 +45,6 @@ def test_what_a_finished_cell_says_is_over_all_its_changes() -> None:
     passed = Line(**cell, checkpoint="after-1-train", change="c0", scores={"locality.unrelated": 0.0})
     told = _over_changes(CellResult(hash="", lines=(passed, *lines)))
     assert told == pytest.approx({"locality.unrelated": 0.7, "gloss.exact": 0.2})
-
-
-def test_names_of_exams_and_points_are_not_translated(capsys: pytest.CaptureFixture[str]) -> None:
-    """`change` is a word of the catalogue, too: that of `4 changes`."""
-    speak("zh-TW")
-    watcher = Watcher()
-    watcher.label = "[1/5]"
-    watcher.last = watcher.shown = float("-inf")
-    watcher.exam(ExamEvent("m", "after-1-train", "change", done=0, total=0))
-    assert "after-1-train | change" in capsys.readouterr().err
 
 
 def test_a_run_ends_with_a_table_and_the_reports_path(capsys: pytest.CaptureFixture[str], study: Path) -> None:
