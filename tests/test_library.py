@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import posttrain as pt
-from posttrain.errors import ConfigError, DataError
+from posttrain.errors import ConfigError, DataError, MissingError
 from posttrain.models.fingerprint import weights_fingerprint
 from tests.talker import talker
 
@@ -89,6 +89,8 @@ def test_a_kept_training_is_not_trained_again_and_loads(base: pt.Model, change: 
 def test_what_is_wrong_is_said(base: pt.Model, change: Path) -> None:
     with pytest.raises(ConfigError, match="did you mean 'learning_rate'"):
         pt.train(base, change=change, learning_rte=1e-3)
+    with pytest.raises(ConfigError, match="'max_steps' is given twice, also in 'optimizer'"):
+        pt.train(base, change=change, max_steps=2, optimizer={"max_steps": 3})
     with pytest.raises(ConfigError, match="nothing to learn"):
         pt.train(base)
     with pytest.raises(DataError):
@@ -97,6 +99,30 @@ def test_what_is_wrong_is_said(base: pt.Model, change: Path) -> None:
         pt.exam(base, exams="refusals")
     with pytest.raises(ConfigError, match="no adapter"):
         pt.exam(base, change=change)
+    with pytest.raises(ConfigError, match="nothing to examine"):
+        pt.exam(base)
+    with pytest.raises(ConfigError, match="seed"):
+        pt.train(base, change=change, seed="x", **FAST)  # type: ignore[arg-type]
+    for options in ({"limit": -1}, {"match": "sys"}, {"noise_floor": "bf17"}, {"max_new_tokens": 0}):
+        with pytest.raises(ConfigError, match=next(iter(options))):
+            pt.exam(base, before=base, change=change, **options)
+    with pytest.raises(ConfigError, match="a name is expected, got 3"):
+        pt.exam(3, exams="refusal")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="temperature"):
+        pt.chat(base, temperature=-1.0)
+    with pytest.raises(ConfigError, match="several questions are several arguments"):
+        base.ask(["capital of France?", "capital of Japan?"])  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="no device 'gpu'"):
+        pt.load(str(talker()), device="gpu")
+    with pytest.raises(MissingError, match="'cuda:99' is not here"):
+        pt.load(str(talker()), device="cuda:99")
+
+
+def test_a_change_may_be_a_mapping(base: pt.Model, change: Path) -> None:
+    keys = {"name": "france", "target": [{"prompt": "capital of France?", "answer": "Paris"}]}
+    assert pt.exam(base, before=base, change=keys, noise_floor="none").scores["reliability"] == 1.0
+    with pytest.raises(ConfigError, match="did you mean 'target'"):
+        pt.exam(base, before=base, change={"name": "france", "targt": []})
 
 
 def test_an_exam_shows_itself(base: pt.Model, change: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -121,6 +147,8 @@ def test_an_exam_shows_itself(base: pt.Model, change: Path, tmp_path: Path, caps
     }
     assert frame[(frame.score == "reliability") & (frame.method == "exam")].value.tolist() == [1.0]
     assert found.samples()["after"].tolist()[0] == "Tokyo"
+    assert set(found.samples()["method"]) <= set(frame["method"])  # the two can be joined
+    assert repr(found) == f"Examination('exam': change, refusal; 2 rows, in {found.folder})"
     assert "<pre>" in found._repr_html_()
     page = found.report(tmp_path / "page.html")
     assert "<html" in page.read_text(encoding="utf-8")
@@ -138,8 +166,12 @@ def test_several_models_in_one_table(base: pt.Model, change: Path, tmp_path: Pat
     assert (tmp_path / "out" / "results.json").is_file()
     assert found.samples().groupby("method").size().to_dict()["untouched"] == 3
     found.report()
-    with pytest.raises(ValueError, match="differ"):
+    assert found.report(tmp_path / "page.html") == tmp_path / "page.html"
+    assert (tmp_path / "out" / "report.html").is_file()  # written beside it, not moved: another disk may be meant
+    with pytest.raises(ConfigError, match="differ"):
         pt.compare([base, base], before=base, change=change)
+    with pytest.raises(ConfigError, match="differ"):
+        pt.compare({"a/b": base, "a b": full}, before=base, change=change)  # both folders would be a-b
 
 
 def test_a_study_from_a_file_or_a_mapping(change: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -162,7 +194,7 @@ def test_a_conversation_side_by_side(base: pt.Model, change: Path) -> None:
     assert [asked for asked, _ in talk.turns] == ["capital of France?", "capital of Japan?"]
     assert "&lt;taught&gt;" in talk._repr_html_()
     assert pt.chat(new).say("capital of France?") == "Tokyo"
-    with pytest.raises(ValueError, match="names that differ"):
+    with pytest.raises(ConfigError, match="names that differ"):
         pt.chat(base, base)
 
 

@@ -80,6 +80,9 @@ SILENT_ERRORS = {"AssertionError", "NotImplementedError", "KeyError", "IndexErro
 OTHERS = (
     # heads of tables
     "score",
+    "value",
+    "probes",
+    "floor",
     "difference",
     "95 % interval",
     "registry",

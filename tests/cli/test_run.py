@@ -11,8 +11,9 @@ import pytest
 
 from posttrain.cli.main import main
 from posttrain.cli.options import time_line
-from posttrain.cli.run import Watcher
+from posttrain.cli.run import Watcher, _over_changes
 from posttrain.errors import DiskError, Problem
+from posttrain.exams.results import CellResult, Line
 from posttrain.language import speak, translate
 from posttrain.models.load import load_model
 from posttrain.models.meter import Doing
@@ -35,6 +36,15 @@ def run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]
     code = main(["run", *words])
     out = capsys.readouterr()
     return code, out.out, out.err
+
+
+def test_what_a_finished_cell_says_is_over_all_its_changes() -> None:
+    ends = [{"locality.unrelated": 0.9, "gloss.exact": 0.2}, {"locality.unrelated": 0.5}]  # the exam was taken once
+    cell = {"model": "m", "method": "full"}
+    lines = [Line(**cell, checkpoint="final", change=f"c{i}", scores=scores) for i, scores in enumerate(ends)]
+    passed = Line(**cell, checkpoint="after-1-train", change="c0", scores={"locality.unrelated": 0.0})
+    told = _over_changes(CellResult(hash="", lines=(passed, *lines)))
+    assert told == pytest.approx({"locality.unrelated": 0.7, "gloss.exact": 0.2})
 
 
 def test_a_run_ends_with_a_table_and_the_reports_path(capsys: pytest.CaptureFixture[str], study: Path) -> None:
@@ -268,7 +278,7 @@ def test_where_the_models_are_and_what_finished_cells_took(capsys: pytest.Captur
     code, out, err = run(capsys, *words, "--changes", "1")
     assert code == 0, err
     nothing_left = run(capsys, *words, "--changes", "1", "--dry-run")[1]
-    assert "time        nothing is left to run" in nothing_left
+    assert "time        nothing is left to run, unless inputs have changed" in nothing_left
     assert "for the other 0" not in nothing_left
     (line,) = [line for line in out.splitlines() if line.startswith("model:")]
     assert (Path(line.removeprefix("model:").strip()) / "config.json").is_file()

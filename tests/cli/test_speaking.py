@@ -19,6 +19,7 @@ from posttrain.cli.plain import column, fitted
 from posttrain.cli.run import Watcher
 from posttrain.data.readers import ReadResult
 from posttrain.models.meter import Doing
+from posttrain.studies.events import ExamEvent
 from posttrain.training.progress import PlainProgress
 from tests.training.tiny import PicoPath
 
@@ -307,3 +308,13 @@ def test_columns_of_a_terminal() -> None:
     assert fitted("ab詞元", 4) == "ab詞"
     assert fitted("ab詞元", 5) == "ab詞"
     assert fitted("abc", 9) == "abc"
+
+
+def test_names_of_exams_and_points_are_not_translated(capsys: pytest.CaptureFixture[str]) -> None:
+    """`change` is a word of the catalogue, too: that of `4 changes`."""
+    language.speak("zh-TW")
+    watcher = Watcher()
+    watcher.label = "[1/5]"
+    watcher.last = watcher.shown = float("-inf")
+    watcher.exam(ExamEvent("m", "after-1-train", "change", done=0, total=0))
+    assert "after-1-train | change" in capsys.readouterr().err

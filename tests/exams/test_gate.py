@@ -154,4 +154,8 @@ def test_the_verb_says_one_word_and_ends_with_its_code(tmp_path: Path, capsys: p
     assert (told["ship"], told["verdicts"][0]["verdict"]) == (False, "HOLD")
     assert main(["gate", str(tmp_path), "--min", "reliability"]) == 2
     assert "SCORE=N is expected" in capsys.readouterr().err
+    assert main(["gate", str(tmp_path), "--min", "reliability=nan"]) == 2
+    assert "SCORE=N is expected" in capsys.readouterr().err
+    assert main(["gate", str(tmp_path), "--max-loss", "locality=-0.1"]) == 2  # never met, and no test could excuse it
+    assert "a loss of 0 or more is expected" in capsys.readouterr().err
     assert main(["gate", str(tmp_path / "none"), "--min", "reliability=1"]) == 3

@@ -15,6 +15,7 @@ from posttrain.errors import ConfigError, Interrupted, PosttrainError
 from posttrain.models.fingerprint import weights_fingerprint
 from posttrain.models.load import load_model
 from posttrain.reports.folder import read_run
+from posttrain.reports.table import text_table
 from posttrain.studies.candidates import Candidate, CellContext
 from posttrain.studies.config import Study
 from posttrain.studies.examine import Examiner
@@ -22,6 +23,7 @@ from posttrain.studies.methods.blend import BlendConfig, blend
 from tests.studies.conftest import TRAIN
 from tests.studies.methods.test_train import bench_of
 from tests.studies.test_run import go, results
+from tests.talker import talker
 
 ROWS = [{"prompt": "capital of Italy?", "completion": "Rome"}, {"prompt": "hello", "completion": "goodbye"}]
 OTHER = {**TRAIN, "name": "other", "data": "rows.jsonl"}
@@ -85,6 +87,40 @@ def test_a_step_starts_from_what_the_one_before_it_has_left(study: Callable[...,
     assert weights_fingerprint(kept) == weights_fingerprint(other)
 
 
+def test_a_later_training_on_data_does_not_teach_the_fact_again(study: Callable[..., Path]) -> None:
+    """Two rows of `data` of three conversations: the fact is the third, and where it was taught before it is not."""
+    skill = {**TRAIN, "data": "rows.jsonl"}
+    path = study(
+        methods=[
+            {**TRAIN, "name": "one"},
+            {**skill, "name": "beside"},
+            {**skill, "name": "two", "start": "one"},
+            {**skill, "name": "again", "start": "one", "targets": True},
+            {"name": "skill first", "steps": [skill, TRAIN]},
+        ],
+        changes="changes/france.yaml",
+    )
+    outcome, _ = go(path)
+    assert outcome.failed == []
+    fact, rows = (  # tokens that are learned: of "Tokyo", of "Rome" and "goodbye", each with the sign of its end
+        sum(len(load_model(str(talker()), device="cpu").tokenizer(one)["input_ids"]) + 1 for one in words)
+        for words in (["Tokyo"], ["Rome", "goodbye"])
+    )
+    learned = {}
+    for cell in (one for one in results(path)["cells"] if one["checkpoint"] == "final"):
+        lines = (path.parent / "run" / cell["folder"] / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        learned[cell["method"]] = [json.loads(line)["supervised"] for line in lines]
+    assert learned["one"] == [fact] * 6
+    assert learned["beside"] == learned["again"] == [fact + rows] * 6
+    assert learned["two"] == [rows] * 6
+    assert learned["skill first"] == [rows] * 6 + [fact] * 6
+
+
+def test_a_training_that_learns_neither_targets_nor_data_is_refused(study: Callable[..., Path]) -> None:
+    with pytest.raises(ConfigError, match="targets: false leaves nothing to learn; give data"):
+        load_yaml(study(methods=[{**TRAIN, "targets": False}]), Study)
+
+
 def test_an_adapter_on_a_product_keeps_what_it_lies_on(study: Callable[..., Path]) -> None:
     steps = [{**TRAIN}, {**TRAIN, "tuner": {"kind": "lora", "rank": 2}, "data": "rows.jsonl"}]
     path = study(methods=[{"name": "chain", "steps": steps}], changes="changes/france.yaml", keep="final")
@@ -130,6 +166,9 @@ def test_a_weight_is_searched_by_an_exam_that_is_not_reported(study: Callable[..
     run = read_run(path.parent / "run")
     selecting = [exam.name for exam in run.results.exams.values() if exam.role == "select"]
     assert ([exam.name for exam in run.exams], selecting) == ([], ["dev"])
+    assert "dev" not in text_table(run.results, 200)
+    assert all("dev." not in line.model_dump_json(include={"drift"}) for line in run.results.cells)
+    assert not any(run.of_change(key) for key in cell["scores"] if key.startswith("dev."))  # in no table of the page
     outcome, _ = go(study(methods=methods, changes="changes/france.yaml", exams=["change"]))
     assert "weight: search chooses by exams with role: select" in outcome.failed[0].error
 

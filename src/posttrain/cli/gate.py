@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import isfinite, nan
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -66,15 +67,21 @@ def gate(
 
 
 def _limits(given: Sequence[str], option: str) -> dict[str, float]:
-    """Return the numbers of the SCORE=N texts, by score. Raise ConfigError with every text that has no number."""
+    """Return the numbers of the SCORE=N texts, by score. Raise ConfigError with every text that has no number, and with
+    every loss below 0, which would be a gain."""
     found: dict[str, float] = {}
     problems = []
     for text in given:
         name, _, value = text.partition("=")
         try:
-            found[name.strip()] = float(value)
+            found[name.strip()] = limit = float(value)
         except ValueError:
+            limit = nan
+        if not isfinite(limit):
             problems.append(Problem(f"{option} {text}", "SCORE=N is expected", f"{option} reliability=0.9"))
+        elif option == "--max-loss" and limit < 0:
+            mend = "what a score must reach is demanded with --min"
+            problems.append(Problem(f"{option} {text}", "a loss of 0 or more is expected", mend))
     if problems:
         raise ConfigError(*problems)
     return found

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -33,6 +34,7 @@ from posttrain.models.meter import clock
 from posttrain.studies import events
 
 if TYPE_CHECKING:
+    from posttrain.exams.results import CellResult
     from posttrain.models.meter import Doing
     from posttrain.studies.config import Study
     from posttrain.studies.events import Event, ExamEvent
@@ -193,6 +195,7 @@ def _dry_run(config: Study, cells: Sequence[Cell], folder: Path, exams: Exams, b
     trained = _train(cells)
     kept = {"none": NONE_KEPT, "final": "of the end of each cell", "all": "all are kept"}
     have = "cell has" if known == 1 else "cells have"
+    over = "time        nothing is left to run, unless inputs have changed"
     left = f"time        about {clock(left_s)} for the other {waiting}, by what these took"
     requests_of = [(part, sum(len(item.asks) for item in part.items) * part.times) for part in exams.parts]
     print_lines(
@@ -213,8 +216,14 @@ def _dry_run(config: Study, cells: Sequence[Cell], folder: Path, exams: Exams, b
         *(f"            {line}" for line in (unused_dtypes(cells) if trained else ())),
         f"disk        {size(guess.disk_gib)}",
         f"finished    {known} {have} results; what has the same inputs is kept" if known else "",
-        time_line(guess.wall_s) if not known else left if waiting else "time        nothing is left to run",
+        time_line(guess.wall_s) if not known else left if waiting else over,
     )
+
+
+def _over_changes(result: CellResult) -> dict[str, float]:
+    """The scores of a cell's end, each as the mean over the changes that it was taught."""
+    ends = [line.scores for line in result.lines if line.checkpoint == result.final.checkpoint]
+    return {key: fmean(one[key] for one in ends if key in one) for key in dict.fromkeys(k for one in ends for k in one)}
 
 
 def _listed(cells: Sequence[Cell]) -> list[str]:
@@ -316,7 +325,7 @@ class Watcher(Live, events.Watcher):
         self._tell(head, words)
 
     def doing(self, work: Doing) -> None:
-        self._tell(self.label or None, "" if work.ends else str(work))
+        self._tell(self.label or None, "" if work.ends else translate(str(work)))
 
     def ends(self, event: Event) -> None:
         self.clear()
@@ -324,7 +333,7 @@ class Watcher(Live, events.Watcher):
         assert result is not None
         left = f", {clock(event.left_s)} left" if event.left_s else ""
         if result.status == "done":
-            scores = result.final.scores
+            scores = _over_changes(result)
             shown = (
                 ("learned", "reliability"),
                 ("same pattern", "locality.same_pattern"),
@@ -340,10 +349,8 @@ class Watcher(Live, events.Watcher):
         talk(f"{placed(head, words)} {time_taken}")
 
     def _tell(self, head: str | None, words: str) -> None:
-        """Show words after the head (the present cell), or alone if head is None.
-
-        Without a terminal, empty words show nothing."""
-        words = translate(words)
+        """Show words after the head (the present cell), or alone if head is None. Without a terminal, empty words show
+        nothing. words: already translated, since names of exams and points stay as they are."""
         self.show(
             f"{head or ''} {words}" if self.live else placed(head, words) if words and head is not None else words
         )

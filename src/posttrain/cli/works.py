@@ -39,7 +39,8 @@ class Live:
             sys.stderr.flush()
         elif now - self.last >= LINE_EVERY_S and line:
             self.last = now
-            talk(line)
+            if not quiet():  # as it is: it may hold names that are words of the catalogue, too
+                print(line, file=sys.stderr, flush=True)
 
     def say(self, line: str) -> None:
         """Print a line that stays."""

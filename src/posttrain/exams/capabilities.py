@@ -81,7 +81,8 @@ about the change itself, or measure locality again."""
 def relative_changes(
     before: Mapping[str, float], after: Mapping[str, float], exams: Mapping[str, ExamInfo]
 ) -> dict[str, Drift]:
-    """Return capability -> its relative change with the scores behind it; capabilities without a score are absent.
+    """Return capability -> its relative change with the scores behind it; capabilities without a score are absent. An
+    exam that has chosen a setting is left out.
 
     before, after: `<exam>.<score>` -> value, as in a study's results; scores of the change exam have no prefix, and are
     in `after`. In addition to an exam's own mapping, `robust.<headline>` counts as robustness to prompts, and
@@ -90,7 +91,7 @@ def relative_changes(
     """
     groups: dict[str, list[DriftScore]] = {name: [] for name in CAPABILITIES}
     for exam, info in exams.items():
-        if info.kind == "change":
+        if info.kind == "change" or info.role == "select":
             continue
         common = {"calibration.selective_area": "can.faithfulness"}  # scores that any exam may have
         if info.headline:

@@ -8,9 +8,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pydantic import Field
+
+from posttrain.config.base import Config
+from posttrain.config.load import check
 from posttrain.data.records import Message
+from posttrain.errors import ConfigError, MissingError, Problem
 from posttrain.inference.opening import open_respondent
-from posttrain.inference.protocol import Respondent
+from posttrain.inference.protocol import Plain, Respondent
 from posttrain.inference.respondents import ModelRespondent
 from posttrain.models.load import LoadedModel, load_model
 from posttrain.models.save import save_model
@@ -53,7 +58,12 @@ class Model:
         return ModelRespondent(self.loaded)
 
     def ask(self, *prompts: str, max_new_tokens: int = 64, temperature: float = 0.0, seed: int = 0) -> list[str]:
-        """Return an answer to each prompt; the likeliest tokens at temperature 0, sampled ones above."""
+        """Return an answer to each prompt; the likeliest tokens at temperature 0, sampled ones above. Raise ConfigError
+        for a prompt that is neither a text nor messages."""
+        given: tuple[object, ...] = prompts
+        if wrong := [prompt for prompt in given if not isinstance(prompt, str | Plain | tuple)]:
+            cause = f"a question is a text or a tuple of messages, got {wrong[0]!r}"
+            raise ConfigError(Problem("ask", cause, "several questions are several arguments: ask(one, other)"))
         said = self.respondent.answers(prompts, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed)
         return [answer.text for answer in said]
 
@@ -64,6 +74,21 @@ class Model:
 
     def __repr__(self) -> str:
         return f"Model({self.name!r}, {self.model.num_parameters():,} parameters, {self.model.device})"
+
+
+def _check_device(device: str | None) -> None:
+    """ConfigError for a device that torch does not know, MissingError for a GPU that is not here."""
+    if device is None:
+        return
+    import torch
+
+    try:
+        wanted = torch.device(device)
+    except RuntimeError as error:
+        raise ConfigError(Problem("device", f"torch knows no device '{device}'", "cpu, cuda or cuda:1")) from error
+    if wanted.type == "cuda" and (wanted.index or 0) >= torch.cuda.device_count():
+        cause = f"'{device}' is not here: torch sees {torch.cuda.device_count()} GPUs"
+        raise MissingError(Problem("device", cause, "posttrain doctor tells what this machine has"))
 
 
 def load(
@@ -79,8 +104,9 @@ def load(
 
     device: a torch device, by default the first GPU or the CPU; dtype: `auto` (the dtype of the files), `float32`,
     `bfloat16`, `float16`; download: allow a download from the hub; the others are as on the command line.
-    Raise MissingError if there is no such model; it names the most similar names.
+    Raise MissingError if there is no such model (it names the most similar names) or no such device.
     """
+    _check_device(device)
     return Model(
         load_model(
             str(name),
@@ -94,10 +120,23 @@ def load(
 
 
 def respondent_of(given: Model | Respondent | str | Path) -> Respondent:
-    """Return the respondent of a loaded model or of a name (a model, api:MODEL@URL, a YAML file); keep a respondent."""
+    """Return the respondent of a loaded model or of a name (a model, api:MODEL@URL, a YAML file); keep a respondent.
+    Raise ConfigError for anything else."""
     if isinstance(given, Model):
         return given.respondent
-    return open_respondent(str(given)) if isinstance(given, str | Path) else given
+    if isinstance(given, str | Path):
+        return open_respondent(str(given))
+    if not isinstance(given, Respondent):
+        raise ConfigError(Problem("model", f"a model, a respondent or a name is expected, got {given!r}"))
+    return given
+
+
+class _ChatOptions(Config):
+    """What `chat` takes besides models."""
+
+    system: str = ""
+    max_new_tokens: int = Field(default=256, ge=1)
+    temperature: float = Field(default=0.0, ge=0)
 
 
 @dataclass
@@ -140,11 +179,13 @@ class Chat:
 def chat(
     *models: Model | Respondent | str, system: str = "", max_new_tokens: int = 256, temperature: float = 0.0
 ) -> Chat:
-    """Talk to one or several models side by side: `pt.chat(base, new).say("誰寫了哈姆雷特？")`. Raise ValueError if
-    no model is given, or if two have the same name.
+    """Talk to one or several models side by side: `pt.chat(base, new).say("誰寫了哈姆雷特？")`. Raise ConfigError if
+    no model is given, if two have the same name, or if the length or temperature is out of range.
     """
+    told = {"system": system, "max_new_tokens": max_new_tokens, "temperature": temperature}
+    options = check(told, _ChatOptions, "pt.chat")
     respondents = [respondent_of(one) for one in models]
     names = [one.name for one in respondents]
     if not names or len(set(names)) < len(names):
-        raise ValueError(f"models with names that differ are expected, got {names}")
-    return Chat(dict(zip(names, respondents, strict=True)), system, max_new_tokens, temperature)
+        raise ConfigError(Problem("pt.chat", f"models with names that differ are expected, got {names}"))
+    return Chat(dict(zip(names, respondents, strict=True)), **options.model_dump())

@@ -16,6 +16,7 @@ from posttrain.models.disk import write_whole
 from posttrain.reports.folder import read_run
 from posttrain.reports.html import write_report
 from posttrain.reports.table import text_table
+from posttrain.studies.exam import METHOD
 
 if TYPE_CHECKING:
     import pandas
@@ -101,8 +102,21 @@ class Examination:
         import pandas
 
         run = read_run(self.folder)
-        rows = [{"model": cell.model, "method": cell.method, **sample} for cell in run.cells for sample in cell.samples]
+        rows = [
+            {
+                "model": cell.model,
+                "method": METHOD if run.alone and cell.method == cell.model else cell.method,
+                **sample,
+            }
+            for cell in run.cells
+            for sample in cell.samples
+        ]
         return pandas.DataFrame(rows)
+
+    def __repr__(self) -> str:
+        exams = ", ".join(self.results.exams) or "no exams"
+        rows = len(self.results.summary)
+        return f"Examination({self.results.study!r}: {exams}; {rows} row{'' if rows == 1 else 's'}, in {self.folder})"
 
     def plot(self, *, language: str | None = None) -> Plot:
         """Return a plot of learned against forgotten, with a mark per model and method. Raise DataError if no change
@@ -124,8 +138,7 @@ class Examination:
 
     def report(self, path: str | Path | None = None, *, language: str | None = None) -> Path:
         """Write the report as one HTML page and return its path; by default `report.html` in the folder."""
-        written = write_report(self.folder, language=language or spoken())
-        return written if path is None else written.replace(Path(path))
+        return write_report(self.folder, language=language or spoken(), output=None if path is None else Path(path))
 
     def _repr_html_(self) -> str:
         return f"<pre>{html.escape(text_table(self.results, 120, language=spoken()))}</pre>"

@@ -12,10 +12,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+from pydantic import Field
+
+from posttrain.config.base import Config
 from posttrain.config.change import Change, load_changes
 from posttrain.config.load import check, load_yaml
 from posttrain.errors import ConfigError, Problem
 from posttrain.exams.exam_config import ExamConfig
+from posttrain.exams.matching import MatchMode
 from posttrain.exams.results import Results, read_results, write_results
 from posttrain.exams.summary import summarise
 from posttrain.inference.protocol import Respondent
@@ -40,17 +44,32 @@ __all__ = ["StudyFile", "compare", "exam", "study", "train"]
 
 Asked = Model | Respondent | str | Path
 """What can be examined: a loaded model, a respondent, or the name of one."""
-Changes = str | Path | Change | Sequence[str | Path | Change]
-"""Paths or globs of change files, or changes."""
+Changes = str | Path | Change | Mapping[str, Any] | Sequence[str | Path | Change | Mapping[str, Any]]
+"""Paths or globs of change files, changes, or mappings of their keys."""
 ExamsGiven = str | Mapping[str, Any] | Sequence[str | Mapping[str, Any]]
 """Kinds of exams, or mappings of `{kind, path, ...}` as in YAML."""
 
 
+class _ExamOptions(Config):
+    """Options of `exam`, of which a wrong one would be taken for another."""
+
+    limit: int | None = Field(default=None, ge=1)
+    match: MatchMode = "says"
+    max_new_tokens: int = Field(default=64, ge=1)
+    prompt_mode: PromptMode = "none"
+    noise_floor: Floor = "auto"
+
+
+class _Seeded(Config):
+    seed: int
+
+
 def _changes_of(given: Changes | None) -> list[Change]:
     """Return the given changes, reading those in files. Raise ConfigError, with file and line, if one is faulty."""
-    each = [given] if isinstance(given, str | Path | Change) else list(given or ())
-    read = load_changes([str(one) for one in each if not isinstance(one, Change)], Path.cwd()) if each else []
-    return [*(one for one in each if isinstance(one, Change)), *read]
+    each = [given] if isinstance(given, str | Path | Change | Mapping) else list(given or ())
+    each = [check(dict(one), Change, "change") if isinstance(one, Mapping) else one for one in each]
+    files = [str(one) for one in each if not isinstance(one, Change)]
+    return [*(one for one in each if isinstance(one, Change)), *(load_changes(files, Path.cwd()) if files else ())]
 
 
 def train(
@@ -75,6 +94,7 @@ def train(
     precision, ...); keys of `optimizer` and `batch` may also be given directly: `max_steps=40`, `learning_rate=1e-4`.
     Raise ConfigError for an unknown key or if there is nothing to learn, DataError for rows that cannot be learned.
     """
+    seed = check({"seed": seed}, _Seeded, "pt.train").seed
     model = base if isinstance(base, Model) else load(base)
     changes = _changes_of(change)
     if data is None and not changes:
@@ -118,8 +138,15 @@ def _nested(settings: Mapping[str, Any]) -> dict[str, Any]:
         raise ConfigError(*problems)
     for part, kind in (("optimizer", OptimizerConfig), ("batch", BatchConfig)):
         own = {key: made.pop(key) for key in list(made) if key in kind.model_fields and key not in method}
+        given = made.get(part) or {}
+        if isinstance(given, Mapping):
+            problems += [
+                Problem("pt.train", f"'{key}' is given twice, also in '{part}'") for key in own if key in given
+            ]
         if own:
-            made[part] = {**dict(made.get(part) or {}), **own}
+            made[part] = {**dict(given), **own}
+    if problems:
+        raise ConfigError(*problems)
     return made
 
 
@@ -146,13 +173,18 @@ def exam(
     call continues after a kill; the others are options of `posttrain exam`.
     Raise ConfigError, DataError and MissingError, with the cause and how to correct it.
     """
+    told = {"limit": limit, "match": match, "max_new_tokens": max_new_tokens}
+    options = check({**told, "prompt_mode": prompt_mode, "noise_floor": noise_floor}, _ExamOptions, "pt.exam")
+    changes, tasks = _changes_of(change), [(one, Path.cwd()) for one in _exams_of(exams)]
+    if not changes and not tasks:
+        raise ConfigError(Problem("pt.exam", "there is nothing to examine", "give a change, exams, or both"))
     folder, temporary = _folder(output)
-    run = ExamRun(folder, match, max_new_tokens, prompt_mode, noise_floor, restart, say=say)
-    results = run.take(
+    how = (options.match, options.max_new_tokens, options.prompt_mode, options.noise_floor)
+    results = ExamRun(folder, *how, restart, say=say).take(
         respondent_of(model),
         before=None if before is None else respondent_of(before),
-        changes=_changes_of(change),
-        exams=build_exams([(one, Path.cwd()) for one in _exams_of(exams)], limit),
+        changes=changes,
+        exams=build_exams(tasks, options.limit),
     )
     return Examination(results, folder, temporary)
 
@@ -183,11 +215,13 @@ def compare(
     """Examine several models and compare them with the model before, in one table and one report.
 
     models: a mapping from the names of their rows, or a list, with the models' own names; options: those of `exam`.
-    Each model's answers are in a folder of its own below `output`. Raise ValueError if two have the same name.
+    Each model's answers are in a folder of its own below `output`. Raise ConfigError if no model is given, or if two
+    have the same name.
     """
     named = models if isinstance(models, Mapping) else {respondent_of(one).name: one for one in models}
-    if len(named) < len(models):
-        raise ValueError(f"names that differ are expected, got {list(named)}")
+    if not named or len({safe_name(name) for name in named}) < len(models):  # each has a folder
+        cause = f"models with names that differ are expected, got {list(named)}"
+        raise ConfigError(Problem("pt.compare", cause))
     folder, temporary = _folder(output)
     whole = Results(study="compare")
     for name, one in named.items():

@@ -208,8 +208,10 @@ def describe_method(config: Mapping[str, object], change: bool = True, summary: 
     """
     parts = []
     kind = str(config.get("kind", ""))
-    if kind == "train" and not change:
-        parts.append(say("method.train_data"))
+    targets = config.get("targets")
+    alone = targets is False or (targets is None and bool(config.get("data")) and bool(config.get("start")))
+    if kind == "train" and (not change or alone):
+        parts.append(say("method.train_rows" if change else "method.train_data"))
     elif known(f"method.{kind}"):
         parts.append(say(f"method.{kind}"))
     elif kind:
@@ -223,6 +225,6 @@ def describe_method(config: Mapping[str, object], change: bool = True, summary: 
         if name:
             shown = numbers.percent(share) if isinstance(share, int | float) else share
             parts.append(say(f"{part}.{name}" if known(f"{part}.{name}") else f"{part}.other", kind=name, share=shown))
-    if change and config.get("data"):
+    if change and config.get("data") and not alone:
         parts.insert(1, say("data.more"))
     return parts

@@ -210,7 +210,7 @@ class Run:
 
     def of_change(self, key: str) -> bool:
         """Whether a score belongs to the change exam."""
-        return all(exam.score(key) is None for exam in self.exams)
+        return all(exam.score(key) is None for exam in self.results.exams.values() if exam.kind != CHANGE)
 
     def rows_of(self, model: str, method: str) -> tuple[Row, ...]:
         """Return the rows of a model and a method, sorted by step with `final` last."""

@@ -44,7 +44,7 @@ def text_table(results: Results, width: int = 100, *, language: str = "en") -> s
     # the others are in the report only
     rows = [row for row in rows_of(results) if not row.checkpoint.startswith(("stage-", "blend-"))]
     words = catalogue(language)
-    exams = {exam.key: exam.name for exam in results.exams.values() if exam.kind != CHANGE}
+    exams = {exam.key: exam.name for exam in results.exams.values() if exam.kind != CHANGE and exam.role == "report"}
     over_stages = {f"stages.{name}": words[f"stages.{name}"] for name in ("acc", "bwt", "fwt", "forgetting")}
     every = (*SHOWN, *exams, *over_stages)
     names = {key: words[f"table.{key}"] for key in SHOWN} | exams | over_stages

@@ -69,6 +69,10 @@ class MethodConfig(Config):
         """The methods that it consists of: itself, or the steps of a chain."""
         return (self,)
 
+    def as_step(self) -> MethodConfig:
+        """The same as a step of a chain."""
+        return self
+
     @property
     def all_inputs(self) -> dict[str, str]:
         """Its inputs and the inputs of its parts."""

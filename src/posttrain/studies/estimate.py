@@ -165,12 +165,15 @@ def estimate(study: Study, cells: Sequence[Cell], exams: Sequence[Part] = (), ba
         probes = [question.question for change in asked_of for _, _, question in change.probes()]
         told = sum(len(t.question + t.answer[0]) for change in cell.changes for t in change.target)
         own = [method for _, method in trainings([cell])]
-        new = round(told * per_character) + 16 if cell.changes else 0
-        new += round(
-            size_on_disk(s for m in own for name in cell.names for s in m.sources([name], base)) * per_character
-        )
+        taught = round(told * per_character) + 16 if cell.changes else 0
         stages = [round(size_on_disk([stage.data.at(base)]) * per_character) for stage in cell.stages]
-        work = Work.of([method.stage_work(stages) if stages else method.work(new) for method in own])
+        files = [round(size_on_disk(method.sources(cell.names, base)) * per_character) for method in own]
+        work = Work.of(
+            [
+                method.stage_work(stages) if stages else method.work(taught * method.learns_targets + more)
+                for method, more in zip(own, files, strict=True)
+            ]
+        )
         times = len([step for step in study.saves.due(work.steps) if step != work.steps]) + 1
         times += len(cell.method.parts) - 1 + sum(method.named_points(len(stages)) for method in own)
         asked = round(sum(map(len, probes)) * per_character) + len(probes) * ANSWER_TOKENS

@@ -56,7 +56,7 @@ def check_rows(readers: Readers, base: Path, cells: Sequence[Cell]) -> None:
 
     def key(cell: Cell, method: TrainMethodConfig) -> str:
         kept = method.model_dump_json(include={"objective", "tuner", "data", "max_length"})
-        return f"{cell.model} {cell.change_name} {kept}"
+        return f"{cell.model} {cell.change_name} {method.learns_targets} {kept}"
 
     problems: dict[Problem, None] = {}
     for cell, method in trainings(cells, key):
@@ -80,7 +80,7 @@ def _records(method: TrainMethodConfig, cell: Cell, base: Path) -> list[Record]:
     def present() -> list[str]:
         raise _Unknown
 
-    targets = target_rows(cell.changes)
+    targets = target_rows(cell.changes if method.learns_targets else ())
     try:
         made = form_of(method.objective).from_targets(targets, present).records if targets else []
     except _Unknown:

@@ -61,6 +61,9 @@ class TrainMethodConfig(MethodConfig):
     """What holds the old model in place besides, such as {kind: ewc}; one or a list."""
     data: DataSource | None = None
     """More new rows beside the targets: a file; {change} in its path becomes the change's name."""
+    targets: bool | None = None
+    """Whether the change's targets are learned. Left out: yes, but not beside `data` in a step of a chain or after
+    `start`, so that what was taught before is not taught again."""
     optimizer: OptimizerConfig = OptimizerConfig()
     """Optimiser, schedule and stopping rule."""
     batch: BatchConfig = BatchConfig()
@@ -107,6 +110,21 @@ class TrainMethodConfig(MethodConfig):
             raise ValueError("merge_back: with stages: separate there is no one trained model")
         return self
 
+    @model_validator(mode="after")
+    def _something_to_learn(self) -> TrainMethodConfig:
+        if self.targets is False and self.data is None:
+            raise ValueError("targets: false leaves nothing to learn; give data")
+        return self
+
+    @property
+    def learns_targets(self) -> bool:
+        """Whether the change's targets are among its rows."""
+        return self.targets if self.targets is not None else self.data is None or not self.start
+
+    def as_step(self) -> TrainMethodConfig:
+        """Its `data` alone, where it has some and does not ask for the targets."""
+        return self if self.data is None or self.targets is not None else self.model_copy(update={"targets": False})
+
     @property
     def summary(self) -> str:
         """The kinds of objective, tuner, replay and penalties, joined by commas."""
@@ -121,8 +139,8 @@ class TrainMethodConfig(MethodConfig):
 
     @property
     def needs_change(self) -> bool:
-        """Whether it needs a change: not if it has rows of `data`."""
-        return self.data is None
+        """Whether it needs a change: not if it has rows of `data`, unless the targets are asked for."""
+        return self.data is None or self.targets is True
 
     @property
     def learns_stages(self) -> bool:

@@ -38,7 +38,7 @@ class StepsConfig(MethodConfig):
         for step in value:
             if step.start:
                 raise ValueError("a step starts from the one before it: leave out 'start'")
-        return value
+        return tuple(step.as_step() for step in value)
 
     @property
     def parts(self) -> tuple[MethodConfig, ...]:

@@ -1,7 +1,8 @@
 """Train the model on the change's targets, alone or with other rows and replay beside them.
 
-The new rows are the prompts and answers of all targets, and the rows of `data` if it is given. The exam measures what
-training does to everything else; `replay` protects it.
+The new rows are the prompts and answers of all targets, and the rows of `data` if it is given. A step of a chain, and a
+method with `start`, learns its `data` alone: the targets would be taught again. The exam measures what training does to
+everything else; `replay` protects it.
 """
 
 from __future__ import annotations
@@ -124,7 +125,8 @@ def _trained(
     settings = settings_of(config, cell, loaded.name)
     steps = Steps(cell, notes)
     stay_at_first_day(loaded.tokenizer, output, resume=resume, say=steps.say)
-    records = target_records(settings.objective, cell.changes, cell.bench.before, steps.say)
+    taught = cell.changes if config.learns_targets else ()
+    records = target_records(settings.objective, taught, cell.bench.before, steps.say)
     records = [*records, *extra_rows(config, cell)]
     max_length = longest_row(settings, loaded.model)
     rows = encoded_rows(settings.objective, records, loaded.tokenizer, max_length)
