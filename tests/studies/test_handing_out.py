@@ -191,7 +191,7 @@ class Stopper(Killer):
 
 @pytest.mark.slow
 def test_a_process_that_is_told_to_end_loses_its_cell_only_for_a_while(path: Path, expected: Any) -> None:
-    stopper = Stopper(path.parent, 1)
+    stopper = Stopper(1)
     outcome, _ = go(path, jobs=2, listener=stopper)
     assert stopper.left == 0
     assert any("its process was lost; the cell is handed out again" in line for line in stopper.lines)

@@ -161,7 +161,6 @@ class Talk:
 
     def _fitting(self, max_new_tokens: int) -> Prompt:
         """Return the conversation, without its oldest turns if it is too long; without a template, the last message.
-
         max_new_tokens: the number of tokens that must be left for the answer."""
         from posttrain.inference.decode import context_limit
 

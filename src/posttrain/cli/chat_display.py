@@ -62,9 +62,8 @@ class Flow(Hidden):
 
 
 class Columns(Hidden):
-    """Shows several models side by side on a terminal, in a table that grows.
-
-    While it grows, only its last lines are shown; afterwards the whole table stays on the screen.
+    """Shows several models side by side on a terminal, in a table that grows. While it grows, only its last lines
+    are shown; afterwards the whole table stays on the screen.
     """
 
     def __init__(self, names: Sequence[str]) -> None:

@@ -141,9 +141,8 @@ def _lines(rows: list[dict[str, str]]) -> str:
 
 
 def _with_other_content(files: Mapping[Path, str], *, restart: bool) -> list[Path]:
-    """Return the existing files with other content than the given one. files: path -> content to write.
-
-    Without `restart`, raise ConfigError with the names of such files, before anything is written."""
+    """Return the existing files with other content than the given one. files: path -> content to write. Without
+    `restart`, raise ConfigError with the names of such files, before anything is written."""
     other = [path for path, text in files.items() if path.is_file() and path.read_bytes() != text.encode("utf-8")]
     if other and not restart:
         cause = "is there already with other content, and would be overwritten"

@@ -80,9 +80,8 @@ def _requests(task: Task[Any]) -> int:
 
 
 def _check(models: Sequence[str], tasks: Sequence[Task[Any]], **how: bool) -> list[str]:
-    """Check that the models can be asked the tasks; return a message for each model that could not be checked.
-
-    Raise DataError with all problems together."""
+    """Check that the models can be asked the tasks; return a message for each model that could not be checked. Raise
+    DataError with all problems together."""
     from posttrain.exams.running import check_task
     from posttrain.inference.opening import is_remote, read_prompts
 

@@ -183,9 +183,8 @@ def _one_of(out: Path | None, output: Path | None) -> Path:
 
 
 def _only_file(source: Path) -> str:
-    """Return a folder's only GGUF file, and any other source as it is.
-
-    Raise MissingError for a GGUF file that does not exist."""
+    """Return a folder's only GGUF file, and any other source as it is. Raise MissingError for a GGUF file that does
+    not exist."""
     from posttrain.models.names import resolve
 
     return resolve(str(source)) if source.is_dir() or source.suffix.lower() == ".gguf" else str(source)

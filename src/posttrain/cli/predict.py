@@ -29,9 +29,8 @@ PROBABILITY_DIGITS = 6
 
 
 class Predicted(NamedTuple):
-    """The predictions for a file.
-
-    rows: one per row of the file; scores: over the rows with labels, empty without such rows; gold: their number.
+    """The predictions for a file. rows: one per row of the file; scores: over the rows with labels, empty without
+    such rows; gold: their number.
     """
 
     rows: list[dict[str, Any]]

@@ -65,9 +65,8 @@ def report(
 
 
 def _tables(run: Run, folder: Path, wanted: list[str], *, language: str, json: bool) -> None:
-    """Write the wanted exams' tables to files; print the paths to stderr and the tables to stdout.
-
-    Raise ConfigError if an exam is unknown."""
+    """Write the wanted exams' tables to files; print the paths to stderr and the tables to stdout. Raise ConfigError
+    if an exam is unknown."""
     from posttrain.errors import ConfigError
     from posttrain.reports.tables_out import plain_table, records, table_names, to_text, write_tables
     from posttrain.reports.texts import text

@@ -130,9 +130,8 @@ def run(
 
 
 def _written(study: Path, sets: Sequence[str], path: str, change: str) -> str:
-    """Return the location of a path in a study: file:line, the file, or `--set`.
-
-    The study may write the change's name as {change}. sets: the values of --set."""
+    """Return the location of a path in a study: file:line, the file, or `--set`. The study may write the change's
+    name as {change}. sets: the values of --set."""
     from posttrain.config.load import line_with, read_yaml
 
     if any(path in one.partition("=")[2].replace("{change}", change) for one in sets):
@@ -142,9 +141,8 @@ def _written(study: Path, sets: Sequence[str], path: str, change: str) -> str:
 
 
 def _check_models(config: Study, base: Path, path: Path, sets: Sequence[str]) -> None:
-    """Check that every model exists, before work with the first one begins.
-
-    Raise MissingError with all missing models and their lines in the study file. sets: the values of --set."""
+    """Check that every model exists, before work with the first one begins. Raise MissingError with all missing
+    models and their lines in the study file. sets: the values of --set."""
     from posttrain.config.load import line_of, read_yaml
     from posttrain.models.load import check_folder
     from posttrain.studies.config import find_model
@@ -268,9 +266,8 @@ def _train(cells: Sequence[Cell]) -> bool:
 
 
 def _weights(outcome: Outcome, folder: Path) -> list[str]:
-    """Return lines with the folders of the models that the study has saved.
-
-    If no model is kept, there are no lines: the user was informed before the work."""
+    """Return lines with the folders of the models that the study has saved. If no model is kept, there are no lines:
+    the user was informed before the work."""
     kept = [result.first for result in outcome.results if result.status == "done" and result.first.weights]
     lines = [f"model:  {folder / line.weights}" for line in kept[:LISTED_MODELS]]
     if len(kept) > LISTED_MODELS:
@@ -279,9 +276,8 @@ def _weights(outcome: Outcome, folder: Path) -> list[str]:
 
 
 class Watcher(Live, events.Watcher):
-    """Prints one line per cell; on a terminal, the present cell has a live line.
-
-    headlines: the keys of the exams' main scores, which a finished cell's line shows.
+    """Prints one line per cell; on a terminal, the present cell has a live line. headlines: the keys of the exams'
+    main scores, which a finished cell's line shows.
     """
 
     def __init__(self, headlines: Sequence[str] = ()) -> None:

@@ -109,9 +109,8 @@ def _say_again(error: typer.TyperException) -> NoReturn:
 
 
 def _titles() -> None:
-    """Replace typer's titles by translated ones, and its tables by tables that cut no text.
-
-    The titles are set in English too, because one process may use several languages, one after the other."""
+    """Replace typer's titles by translated ones, and its tables by tables that cut no text. The titles are set in
+    English too, because one process may use several languages, one after the other."""
     from typer import rich_utils
 
     from posttrain.cli.help_table import HelpTable

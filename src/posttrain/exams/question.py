@@ -37,10 +37,8 @@ _CHOICE = re.compile(r"\bor\b|\bwhich (?:one )?of\b|\bbetween\b|还是|或|哪�
 
 @dataclass(frozen=True)
 class Asked:
-    """A question, prepared.
-
-    text: folded; terms: (word, or piece of Chinese; weight); many: it asks for several things, so an answer may be a
-    list; choice: it offers things to choose from; offers: these things, folded.
+    """A question, prepared. text: folded; terms: (word, or piece of Chinese; weight); many: it asks for several things,
+    so an answer may be a list; choice: it offers things to choose from; offers: these things, folded.
     """
 
     text: str

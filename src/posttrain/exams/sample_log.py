@@ -66,9 +66,8 @@ class SampleLog(Generic[R]):
     """A file of samples. `done` has the samples that were in it, by change and `Record.key`."""
 
     def __init__(self, path: Path, keys: Keys, read: Read[R], *, restart: bool = False, discard: bool = False) -> None:
-        """Open the file. restart: delete it first; discard: delete samples of another exam. ConfigError for samples of
-        another exam, without `discard`.
-        """
+        """Open the file. restart: delete it first; discard: delete samples of another exam. ConfigError for samples
+        of another exam, without `discard`."""
         self.path = path
         self.keys = keys
         self.done: dict[tuple[str, str], R] = {}

@@ -48,10 +48,8 @@ WORTH_TOKENS = 4096
 
 
 class ModelRespondent(TokenRespondent):
-    """A loaded model that answers by itself. Its weights must not change during a call.
-
-    `system_prefix` is a system message that is put before every prompt. `batch_tokens` is the largest number of padded
-    tokens per forward pass.
+    """A loaded model that answers by itself. Its weights must not change during a call. `system_prefix` is a system
+    message that is put before every prompt. `batch_tokens` is the largest number of padded tokens per forward pass.
     """
 
     def __init__(self, loaded: LoadedModel, *, system_prefix: str | None = None, batch_tokens: int = 16384) -> None:

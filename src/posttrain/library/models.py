@@ -25,10 +25,8 @@ __all__ = ["Chat", "Model", "chat", "load", "respondent_of"]
 
 @dataclass(frozen=True)
 class Model:
-    """A loaded model with its tokenizer.
-
-    history: one entry per training step; cost: the cost of its training (seconds, steps, tokens, peak GiB); notes:
-    lines that its training reported; folder: where it was saved, None if it was not.
+    """A loaded model with its tokenizer. history: one entry per training step; cost: the cost of its training (seconds,
+    steps, tokens, peak GiB); notes: lines that its training reported; folder: where it was saved, None if it was not.
     """
 
     loaded: LoadedModel

@@ -19,8 +19,6 @@ from functools import partial
 
 from torch import Tensor, nn
 
-__all__ = ["length_groups", "sign_pull", "squared_into"]
-
 
 def sign_pull(logits: Tensor, signs: Tensor) -> Tensor:
     """Return the gradient with respect to the logits of sum_v e_v sqrt(p_v) log p_v, with sqrt(p) held fixed. The

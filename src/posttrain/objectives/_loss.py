@@ -14,19 +14,6 @@ from torch.nn import functional
 from posttrain.config.base import Config
 from posttrain.data.tokens import IGNORED
 
-__all__ = [
-    "ClassWeights",
-    "Labels",
-    "Loss",
-    "Pairs",
-    "TokenNll",
-    "balanced",
-    "check_labels",
-    "pair_metrics",
-    "token_cross_entropy",
-    "weights_for",
-]
-
 
 class Loss(NamedTuple):
     """The result of an objective: sums, not means, so that the parts of an optimiser step can be added, then divided.

@@ -19,8 +19,6 @@ from posttrain.config.base import Config
 from posttrain.data.tokens import IGNORED
 from posttrain.inference.divergence import kl_nats, log_probabilities
 
-__all__ = ["ForgetAndRetain", "RetainConfig", "UnlearningConfig", "one_each", "per_token", "retain_nats", "token_nats"]
-
 
 class UnlearningConfig(Config):
     """The settings of every objective that forgets."""

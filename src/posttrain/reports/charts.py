@@ -196,8 +196,7 @@ class Layers:
 
     def __init__(self, field: str, marks: Mapping[str, Mark], *, legend: bool = True) -> None:
         """Begin a chart. field: the field that holds the name of a row; marks: name -> colour and shape. legend:
-        whether to draw a legend, in which a click on a name shows only the chosen names.
-        """
+        whether to draw a legend, in which a click on a name shows only the chosen names."""
         import altair
 
         self.alt: Any = altair

@@ -52,9 +52,8 @@ class StepSource(Protocol):
         """Return the number of steps from the first to the last; None if it is not known in advance."""
 
     def __iter__(self) -> Iterator[StepRows]:
-        """Iterate over the remaining steps. The next step is requested after the optimiser has made the step before, so
-        that the present model can make its rows. The training ends when the iteration ends.
-        """
+        """Iterate over the remaining steps. The next step is requested after the optimiser has made the step before,
+        so that the present model can make its rows. The training ends when the iteration ends."""
 
     def state(self) -> Mapping[str, Any]:
         """Return the state after the last given step, for `restore`: a JSON object. It is empty if the number of steps

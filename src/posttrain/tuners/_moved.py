@@ -6,8 +6,6 @@ from typing import NamedTuple
 
 from torch import nn
 
-__all__ = ["Moved", "count_moved"]
-
 
 class Moved(NamedTuple):
     """The numbers of trainable parameters and of all parameters. A tied matrix counts once."""

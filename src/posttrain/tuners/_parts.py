@@ -11,17 +11,6 @@ from transformers import PreTrainedModel
 from posttrain.errors import ConfigError, Problem
 from posttrain.models.notes import HEADS, head_modules
 
-__all__ = [
-    "float_masters",
-    "head_of",
-    "is_causal",
-    "last_part",
-    "layer_number",
-    "layers_of",
-    "linear_names",
-    "norms_of",
-]
-
 
 def layers_of(model: PreTrainedModel) -> list[str]:
     """Return the names of the layers from the input to the output, `model.layers.0` and so on.

@@ -13,8 +13,6 @@ from posttrain.models.fingerprint import remember_base
 from posttrain.models.notes import HEADS, head_modules
 from posttrain.tuners._parts import last_part, linear_names
 
-__all__ = ["put_in", "refuse_looking_back", "task_type"]
-
 TASKS = {"sequence": TaskType.SEQ_CLS, "token": TaskType.TOKEN_CLS, "answer": TaskType.QUESTION_ANS}
 
 

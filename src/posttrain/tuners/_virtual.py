@@ -8,8 +8,6 @@ from pydantic import Field
 
 from posttrain.config.base import Config
 
-__all__ = ["VirtualTokens"]
-
 
 class VirtualTokens(Config):
     """Virtual tokens that take positions of the model in front of every row."""

@@ -22,8 +22,6 @@ from posttrain.exams.numerals import final_number, last_number
 from posttrain.exams.refusals import is_refusal
 from posttrain.exams.score_spec import ScoreSpec, Unit
 
-__all__ = ["LETTERS", "Spec", "declared", "plain_value", "scorer", "spec_of"]
-
 Row = Mapping[str, Any]
 Scores = dict[str, float] | None
 

@@ -16,8 +16,6 @@ from posttrain.data.lengths import listed
 from posttrain.errors import DataError, MissingError, Problem
 from posttrain.exams.rows import Row, Rows
 
-__all__ = ["Question", "Read", "read_questions"]
-
 HEAVENLY = "甲乙丙丁戊己庚辛壬癸"
 """The ten Chinese signs that may name the choices instead of the letters A to J."""
 ANSWER_KEYS = ("answer", "label", "target", "correct", "gold", "答案")

@@ -13,8 +13,6 @@ from typing import NamedTuple
 
 from posttrain.exams.score_spec import ScoreSpec, specs
 
-__all__ = ["SCORES", "TASKS", "GlueTask", "Posed", "posed"]
-
 Fields = Mapping[str, str]
 Columns = Mapping[str, tuple[str, ...]]
 SCORES: Mapping[str, ScoreSpec] = {

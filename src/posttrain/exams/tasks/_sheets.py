@@ -26,8 +26,6 @@ from posttrain.exams.records import Sample
 from posttrain.exams.task import content_id
 from posttrain.models.disk import write_whole
 
-__all__ = ["VERDICTS", "Marks", "read_marks", "write_sheet"]
-
 VERDICTS = {
     "correct": ("correct", "c", "正確", "對"),
     "wrong": ("wrong", "w", "incorrect", "錯誤", "錯"),

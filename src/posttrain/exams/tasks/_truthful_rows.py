@@ -12,8 +12,6 @@ from posttrain.config.yaml_text import parse_yaml, plain
 from posttrain.errors import ConfigError, DataError, Problem
 from posttrain.exams.rows import Row, Rows
 
-__all__ = ["Question", "read_truthful"]
-
 NO_COMMENT = {"en": "I have no comment.", "zh": "我不予置評。"}
 ENDS = (".", "。", "！", "？", "!", "?", "」", "”")
 """Marks that close a Chinese answer; an answer without one gets a full stop."""

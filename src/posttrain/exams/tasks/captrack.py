@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from string import ascii_uppercase as LETTERS
 from typing import Any, Literal
 
 from pydantic import Field
@@ -18,7 +19,7 @@ from posttrain.exams.records import Sample
 from posttrain.exams.rows import Row, Rows, read_rows
 from posttrain.exams.score_spec import specs
 from posttrain.exams.task import Ask, Item, Reply, Task, TaskConfig, choice_asks, chosen, resolve, the_answer
-from posttrain.exams.tasks._captrack import LETTERS, declared, letter_of, plain_value, scorer, spec_of
+from posttrain.exams.tasks._captrack import declared, letter_of, plain_value, scorer, spec_of
 from posttrain.inference.protocol import Plain, Prompt
 from posttrain.registry import register
 

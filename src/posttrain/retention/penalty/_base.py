@@ -48,22 +48,6 @@ from posttrain.models.load import LoadedModel
 from posttrain.models.memory import LARGE_MODEL, mapped
 from posttrain.retention.selection import ReplayContext
 
-__all__ = [
-    "Memoryless",
-    "ParameterPenalty",
-    "PenaltyConfig",
-    "PenaltyContext",
-    "StrengthConfig",
-    "Trainable",
-    "add_pull",
-    "copies",
-    "files_of",
-    "moved_to",
-    "moving",
-    "total",
-    "whole",
-]
-
 Trainable = Mapping[str, nn.Parameter]
 """The parameters that are trained, by name."""
 

@@ -31,8 +31,6 @@ from posttrain.retention.penalty._base import (
     whole,
 )
 
-__all__ = ["PENALTIES", "Kept", "MemoryConfig", "Quadratic", "earlier_of", "joined", "leave", "take_up"]
-
 PENALTIES = "penalties"
 """Folder inside the folder of a run, with the file `<kind>.safetensors` of each penalty for the next task."""
 FAR = 0.01

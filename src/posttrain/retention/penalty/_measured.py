@@ -36,8 +36,6 @@ from posttrain.retention.penalty._kept import Kept, MemoryConfig, Quadratic, ear
 from posttrain.retention.replay._answers import answered, answered_once
 from posttrain.retention.selection import conversations_in, default_cache, packaged_prompts, read_prompts, select
 
-__all__ = ["Measured", "MeasuredConfig", "examples_of", "own_answers", "rows_of"]
-
 T = TypeVar("T")
 
 MAX_NEW_TOKENS = 128

@@ -20,8 +20,6 @@ from posttrain.models.load import LoadedModel
 from posttrain.models.meter import Meter
 from posttrain.retention.selection import ReplayContext, cached, conversation
 
-__all__ = ["CACHE_BYTES", "answered", "answered_once", "bounded", "cached_tokens", "written"]
-
 CACHE_BYTES = 600 * 2**20
 """Maximum bytes of the keys and values of the answers in progress. They are copied part by part when rows leave the
 batch and others join it.
