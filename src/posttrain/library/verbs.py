@@ -220,8 +220,8 @@ def compare(
     """
     named = models if isinstance(models, Mapping) else {respondent_of(one).name: one for one in models}
     if not named or len({safe_name(name) for name in named}) < len(models):  # each has a folder
-        cause = f"models with names that differ are expected, got {list(named)}"
-        raise ConfigError(Problem("pt.compare", cause))
+        names = list(named)
+        raise ConfigError(Problem("pt.compare", f"models with names that differ are expected, got {names}"))
     folder, temporary = _folder(output)
     whole = Results(study="compare")
     for name, one in named.items():
