@@ -69,7 +69,8 @@ def test_minima_of_a_score_and_of_a_group() -> None:
     ("lost", "floor", "n", "ship", "words"),
     [
         (2, 0, 40, True, ""),  # within what is allowed
-        (12, 10, 40, True, "within the noise floor, 0.250"),
+        (12, 10, 40, True, "no paired test tells it from the noise floor, 0.250"),
+        (10, 10, 40, True, "within the noise floor, 0.250"),
         (20, 1, 40, False, "below the noise floor, p ="),
         (5, 0, 40, False, "too few questions to tell"),  # five that differ cannot be told from chance
         (10, None, 40, False, "no noise floor was examined"),
@@ -148,7 +149,7 @@ def test_the_verb_says_one_word_and_ends_with_its_code(tmp_path: Path, capsys: p
     assert main(["gate", str(tmp_path), "--min", "reliability=0.9", "--max-loss", "locality=0.05"]) == 5
     out = capsys.readouterr().out.splitlines()
     assert out[0] == "HOLD"
-    assert out[2].startswith("loss of locality.unrelated 0.500 <= 0.05: NO (below the noise floor")
+    assert out[2].startswith("loss of locality.unrelated 0.500 <= 0.05: not ok (below the noise floor")
     assert main(["gate", str(tmp_path), "--max-loss", "locality=0.05", "--json"]) == 5
     told = json.loads(capsys.readouterr().out)
     assert (told["ship"], told["verdicts"][0]["verdict"]) == (False, "HOLD")

@@ -13,6 +13,7 @@ is given.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from difflib import get_close_matches
 from typing import Literal, NamedTuple
 
 from posttrain.errors import ConfigError, Problem
@@ -41,10 +42,12 @@ class Reason(NamedTuple):
     why: str
 
     def __str__(self) -> str:
-        sign = ">=" if self.kind == "minimum" else "<="
-        what = self.score if self.kind == "minimum" else f"loss of {self.score}"
+        if self.kind == "minimum":
+            least = f"{self.score} {self.value:.3f} >= {self.limit:g}"
+            return f"{least}: ok" if self.met else f"{least}: not ok"
+        most = f"loss of {self.score} {self.value:.3f} <= {self.limit:g}"
         told = f" ({self.why})" if self.why else ""
-        return f"{what} {self.value:.3f} {sign} {self.limit:g}: {'ok' if self.met else 'NO'}{told}"
+        return f"{most}: ok{told}" if self.met else f"{most}: not ok{told}"
 
 
 class Verdict(NamedTuple):
@@ -127,8 +130,10 @@ def _keys(results: Results, row: Summary, wanted: str, option: str) -> list[str]
         found = [key for key in row.scores if (spec := find_spec(key, specs)) is not None and spec.group == wanted]
     if not found:
         groups = [spec.group for key in row.scores if (spec := results.spec(key)) is not None and spec.group]
-        known = ", ".join(dict.fromkeys([*groups, *results.exams, *row.scores]))
-        raise ConfigError(Problem(f"{option} {wanted}", "no such score here", f"known: {known}"))
+        known = list(dict.fromkeys([*groups, *results.exams, *row.scores]))
+        close = get_close_matches(wanted, known, 3)
+        mend = f"did you mean {', '.join(close)}?" if close else f"known: {', '.join(known)}"
+        raise ConfigError(Problem(f"{option} {wanted}", "no such score here", mend))
     for key in found:
         owner = results.exam_of(key)
         if owner is not None and owner.role == "select":
@@ -172,6 +177,8 @@ def _beside_floor(beside: BesideFloor | None) -> str:
         return f"below the noise floor, p = {beside.p_value:.3g}"
     if beside.unsure:
         return f"fell below the noise floor ({beside.floor:.3f}), with too few questions to tell: {beside.n}"
+    if beside.score < beside.floor:
+        return f"no paired test tells it from the noise floor, {1 - beside.floor:.3f}"
     return f"within the noise floor, {1 - beside.floor:.3f}"
 
 

@@ -131,10 +131,9 @@ def fisher(
         noise = _noise(kind, jobs, seed, work.vocabulary(jobs[0]) if kind == "signs" else 0)
         if kind == "signs" and ask is language_logits and CHUNK_BYTES // max(work.gradient_bytes, 1) < 2:
             sums, batches = work.summed(jobs, noise)
-            made = _mean({k: s / times for k, s in sums.items()}, examples, chunked=True)
-            return made._replace(squares=batches)
+            return _mean(sums, examples, times=times, chunked=True)._replace(squares=batches)
         sums, reason = work.per_row(jobs, noise, score, torch.square)
-    return _mean({k: s / times for k, s in sums.items()}, examples, chunked=not reason, reason=reason)
+    return _mean(sums, examples, times=times, chunked=not reason, reason=reason)
 
 
 def mas_importance(
@@ -203,10 +202,15 @@ def _noise(kind: str, jobs: Sequence[Example], seed: int = 0, vocabulary: int = 
 # ---- rows -----------------------------------------------------------------------------------------------------------
 
 
-def _mean(sums: dict[str, Tensor], examples: Sequence[Example], *, chunked: bool, reason: str = "") -> Curvature:
-    """Return sums over rows as a mean per position. Raise PosttrainError if a number is not finite."""
+def _mean(
+    sums: dict[str, Tensor], examples: Sequence[Example], *, times: int = 1, chunked: bool, reason: str = ""
+) -> Curvature:
+    """Turn sums over rows, each taken `times` times, into a mean per position. The sums are divided in place. Raise
+    PosttrainError if a number is not finite."""
     positions = sum(int((e.targets != IGNORED).sum()) for e in examples)
-    made = Curvature({k: s / max(positions, 1) for k, s in sums.items()}, len(examples), positions, chunked, reason)
+    for tensor in sums.values():
+        tensor.div_(times).div_(max(positions, 1))
+    made = Curvature(sums, len(examples), positions, chunked, reason)
     if not abs(made.trace) < float("inf"):
         mend = "measure it in float32, on other rows"
         raise PosttrainError(Problem("", f"the curvature over {len(examples)} rows is not finite", mend))

@@ -279,6 +279,8 @@ def train(
     if hardly := hardly_learned(config, history):
         say(hardly)
     if folder and main:
+        assert trainer.optimizer is not None
+        trainer.optimizer.state.clear()  # its moments take twice the weights' memory, and a penalty measures now
         learner.penalties.save(folder.root)
         if rows is None and isinstance(config.replay, ReplayConfig) and config.replay.of_tasks:
             config.replay.leave(talks_of(config), Task("", 0, earlier, output), config.seed)
