@@ -33,6 +33,7 @@ from posttrain.inference.kv_cache import Part, RunningCache, expanded
 from posttrain.inference.protocol import Usage
 from posttrain.inference.sampling import Sampling, pick
 from posttrain.inference.tree import Tree
+from posttrain.models.memory import is_large, trim
 
 __all__ = ["Answers", "Group", "RefilledBatch", "groups_of"]
 
@@ -183,6 +184,7 @@ class RefilledBatch:
         parameters = inspect.signature(core(model).forward).parameters
         self.takes_positions = "position_ids" in parameters
         self.keep = {"logits_to_keep": 1} if "logits_to_keep" in parameters else {}
+        self.large = self.device.type == "cpu" and is_large(model)
         self.prefix: Cache | None = None
 
     def run(self, groups: Sequence[Group]) -> None:
@@ -227,6 +229,8 @@ class RefilledBatch:
             [p.tokens if h.rows is None else p.tokens[h.rows.to(self.device)] for p, h in zip(parts, held, strict=True)]
         )
         cache = RunningCache(held, width, room)
+        if self.large:
+            trim()  # the parts' small blocks fragment the heap
         column = torch.arange(width + room, device=self.device)
         mask = (column >= width - torch.tensor(lengths, device=self.device)[:, None]).long()  # (B, width + room)
         return Rows(cache, running, lengths, tokens, [True] * len(running)), mask, room

@@ -43,6 +43,7 @@ from torch import Tensor, nn
 from posttrain.errors import PosttrainError, Problem
 from posttrain.models._scores import length_groups, sign_pull, squared_into
 from posttrain.models.logits import logits_at
+from posttrain.models.memory import trim
 from posttrain.models.meter import Meter
 
 __all__ = ["Ask", "Curvature", "Example", "FisherKind", "fisher", "language_logits", "mas_importance"]
@@ -336,6 +337,8 @@ class _Work:
                 signs = torch.cat([noise(i)[examples[i].targets != IGNORED] for i in group])
                 pull = sign_pull(_raised(logits), signs.to(self.device)).to(logits.dtype)
                 torch.autograd.backward(logits, pull, inputs=list(self.parameters.values()))
+                del logits, pull
+                trim()  # freed activations of many sizes fragment the heap: 1 GB with SmolLM2-135M
                 self.meter.more(len(group), tokens=sum(len(e.inputs) for e in rows))
         return sums, len(groups)
 

@@ -30,6 +30,7 @@ from posttrain.inference.decode import context_limit
 from posttrain.inference.respondents import ModelRespondent
 from posttrain.models.curvature import Curvature, Example
 from posttrain.models.disk import whole_file
+from posttrain.models.memory import set_aside
 from posttrain.models.notes import head_of_model
 from posttrain.retention.penalty._base import PenaltyContext, Trainable, copies, whole
 from posttrain.retention.penalty._kept import Kept, MemoryConfig, Quadratic, earlier_of, joined, leave, take_up
@@ -146,6 +147,7 @@ class Measured(Quadratic):
 
     def _measured(self, examples: Sequence[Example]) -> Curvature:
         began = time.monotonic()
+        set_aside(self.context.held.values())
         found = self.config.measure(self.context, examples)
         how = "" if found.chunked else f" ({found.reason})" if found.reason else ""
         self.context.say(

@@ -20,7 +20,7 @@ from posttrain.models.load import LoadedModel
 from posttrain.models.meter import Meter
 from posttrain.retention.selection import ReplayContext, cached, conversation
 
-CACHE_BYTES = 600 * 2**20
+CACHE_BYTES = 320 * 2**20
 """Maximum bytes of the keys and values of the answers in progress. They are copied part by part when rows leave the
 batch and others join it.
 """
