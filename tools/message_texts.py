@@ -19,7 +19,7 @@ from typing import NamedTuple
 from tools.message_places import OTHERS, SILENT_ERRORS, SINKS, TABLES, TOLD_ERRORS, WORDS
 from tools.message_scopes import Module, name_of
 
-__all__ = ["Found", "messages_in", "placeholders", "shape"]
+__all__ = ["Found", "escaped", "messages_in", "placeholders", "shape"]
 
 MOST, FEW = 8, 4
 """An f-string with more than MOST alternatives, and a part of it with more than FEW, keep placeholders instead."""
@@ -89,7 +89,7 @@ class _Finder:
                         self.returned(module, node)
                     if _is_command(node, module, verbs):
                         for paragraph in (ast.get_docstring(node) or "").split("\n\n"):
-                            self.add(" ".join(_escaped(paragraph).split()), module, node)
+                            self.add(" ".join(escaped(paragraph).split()), module, node)
 
     def _fields(self, node: ast.AST) -> Iterator[tuple[ast.expr, bool]]:
         """Yield the positional arguments of a record for fields that are shown to people."""
@@ -131,7 +131,7 @@ class _Finder:
                     count = holes[piece.text] = holes.get(piece.text, 0) + 1
                     text += f"{{{piece.text if count == 1 else f'{piece.text}_{count}'}}}"
                 else:
-                    text += _escaped(piece.text)
+                    text += escaped(piece.text)
             self.add(text, module, node, phrase=phrase)
 
     def inner(self, node: ast.expr, module: Module) -> None:
@@ -165,7 +165,8 @@ class _Finder:
                 self.take(argument, module, phrase=True)
 
 
-def _escaped(text: str) -> str:
+def escaped(text: str) -> str:
+    """Return a text as a message without placeholders: its braces are doubled."""
     return text.replace("{", "{{").replace("}", "}}")
 
 

@@ -25,7 +25,8 @@ from babel.messages.pofile import read_po, write_po
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from tools.message_texts import Found, messages_in, placeholders  # noqa: E402  (run as a file, the root is no path)
+from posttrain.registry import SEAMS, listed  # noqa: E402  (run as a file, the root is no path)
+from tools.message_texts import Found, escaped, messages_in, placeholders  # noqa: E402
 
 SOURCE = ROOT / "src" / "posttrain"
 FOLDER = SOURCE / "locale" / "zh_TW" / "LC_MESSAGES"
@@ -80,9 +81,11 @@ REFUSED = {
 
 
 def source_messages() -> list[Found]:
-    """Return every message of the source, in the order of the files."""
+    """Return every message of the source, in the order of the files, and what `posttrain list` says of each kind."""
     files = [path for path in SOURCE.rglob("*.py") if path.relative_to(SOURCE).parts[0] not in OTHER_ROOMS]
-    return messages_in(SOURCE, files)
+    kinds = (row for seam in SEAMS for row in listed(seam))
+    summaries = (Found(escaped(row.summary), f"{row.module.replace('.', '/')}.py", 1) for row in kinds)
+    return [*messages_in(SOURCE, files), *(f._replace(file=f.file.removeprefix("posttrain/")) for f in summaries)]
 
 
 def read_catalogue() -> dict[str, str]:

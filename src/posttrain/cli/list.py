@@ -10,6 +10,7 @@ import typer
 from posttrain import registry
 from posttrain.cli.options import JsonOption, console, emit, table
 from posttrain.errors import ConfigError, Problem
+from posttrain.language import translate
 
 SCHEMAS = {
     "study": "posttrain.studies.config:Study",
@@ -41,7 +42,7 @@ def list_kinds(
 
     shown = table("registry", "kind", "what it is")
     for row in rows:
-        shown.add_row(row.seam, row.kind, Text(row.summary))
+        shown.add_row(row.seam, row.kind, Text(translate(row.summary)))
     console(stderr=False).print(shown)
 
 
