@@ -110,6 +110,8 @@ def test_what_is_wrong_is_said(base: pt.Model, change: Path) -> None:
         pt.exam(3, exams="refusal")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="temperature"):
         pt.chat(base, temperature=-1.0)
+    with pytest.raises(ConfigError, match="a text is expected, got None"):
+        pt.chat(base).say(None)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="several questions are several arguments"):
         base.ask(["capital of France?", "capital of Japan?"])  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="no device 'gpu'"):
@@ -184,6 +186,9 @@ def test_a_study_from_a_file_or_a_mapping(change: Path, tmp_path: Path, monkeypa
     assert runs[0].report() == Path("a/report.html")
     with pytest.raises(ConfigError, match="did you mean 'models'"):
         pt.study("s.yaml", modelz=[])
+    for options in ({"jobs": 0}, {"changes": 0}):
+        with pytest.raises(ConfigError, match="jobs and changes are numbers of 1 or more"):
+            pt.study("s.yaml").run(**options)
 
 
 def test_a_conversation_side_by_side(base: pt.Model, change: Path) -> None:

@@ -336,6 +336,11 @@ def test_models_that_are_not_there_have_their_lines_and_what_was_meant(
     assert third == f"{path}:6: pocket:xyz: there is no such model in the box; known: pocket:base, pocket:chat"
     path.write_text("study: s\nmodels: pocket:bose\nchanges: c.yaml\nmethods: [{kind: prompt}]\n", encoding="utf-8")
     assert run(capsys, str(path))[2].startswith(f"{path}:2: pocket:bose: there is no such model in the box; did you")
+    blend = "{kind: blend, inputs: {toward: a-model-of-no-one}}"
+    path.write_text(f"study: s\nmodels: pocket:chat\nchanges: c.yaml\nmethods:\n- {blend}\n", encoding="utf-8")
+    code, out, err = run(capsys, str(path))
+    assert (code, out) == (3, "")
+    assert err.startswith(f"{path}:5: a-model-of-no-one: neither a folder here nor in the local hub cache")
 
 
 def test_a_taken_folder_is_refused_before_the_exams_are_read(

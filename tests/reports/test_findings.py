@@ -183,6 +183,15 @@ def test_methods_are_described_from_the_study() -> None:
     assert [text(m, "en") for m in describe_method({"kind": "edit"})] == ["Method `edit`."]
 
 
+def test_a_chain_is_described_by_its_steps_and_a_start_by_its_name() -> None:
+    steps = [{"name": "fact", "kind": "train"}, {"kind": "blend"}]
+    assert [text(m, "en") for m in describe_method({"kind": "steps", "steps": steps})] == [
+        "A chain, in which each step starts from the model that the one before it has left: `fact` \u2192 `blend`."
+    ]
+    last = describe_method({"kind": "blend", "start": "taught"})[-1]
+    assert text(last, "zh-TW") == "從 `taught` 的模型出發。"
+
+
 def test_too_few_questions_are_not_called_no_loss() -> None:
     """One of four kept, where the floor keeps all four: p = 0.25 at best, so nothing can be said of it."""
     scores = {"reliability": 1.0, "locality.same_pattern": 0.25, "locality.unrelated": 0.25, "locality.refusal": 0.7}

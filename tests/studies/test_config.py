@@ -68,6 +68,9 @@ def test_the_study_of_the_design_reads(make_study: Callable[..., Path]) -> None:
         ({"study": "my study"}, "'my-study' would do"),
         ({"exams": ["chnge"]}, "exams.0"),
         ({"keep": "some"}, "'none', 'final' or 'all'"),
+        ({"methods": [{"kind": "prompt", "inputs": {"other": "x"}}]}, "takes no input 'other'; known: none"),
+        ({"methods": [{"kind": "blend", "inputs": {"from": "x"}}]}, "takes no input 'from'; known: toward"),
+        ({"methods": [{"kind": "blend", "weight": "search"}]}, "weight: search chooses by exams with role: select"),
     ],
 )
 def test_what_is_wrong_is_said(make_study: Callable[..., Path], fields: dict[str, Any], message: str) -> None:

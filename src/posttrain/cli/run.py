@@ -141,19 +141,25 @@ def _written(study: Path, sets: Sequence[str], path: str, change: str) -> str:
 
 
 def _check_models(config: Study, base: Path, path: Path, sets: Sequence[str]) -> None:
-    """Check that every model exists, before work with the first one begins. Raise MissingError with all missing
-    models and their lines in the study file. sets: the values of --set."""
+    """Check that every model and every model among the inputs exists, before work with the first one begins. Raise
+    MissingError with all missing models and their lines in the study file. sets: the values of --set."""
     from posttrain.config.load import line_of, read_yaml
-    from posttrain.models.load import check_folder
+    from posttrain.models.load import check_folder, load_tokenizer
     from posttrain.studies.config import find_model
 
     problems: list[Problem] = []
-    written = None if any(one.startswith(("models=", "models.")) for one in sets) else read_yaml(path)
-    for number, model in enumerate(config.models):
+    written = None if any(one.startswith(("models", "methods")) for one in sets) else read_yaml(path)
+    methods = {method.label for method in config.methods}
+    inputs = [(("methods", i), given) for i, one in enumerate(config.methods) for given in one.all_inputs.values()]
+    models = [(("models", number), model) for number, model in enumerate(config.models)]
+    for where, model in [*models, *(one for one in inputs if one[1] not in methods)]:
         try:
-            check_folder(find_model(model, base)[0])
+            found = find_model(model, base)[0]
+            check_folder(found)
+            if where[0] == "methods":
+                load_tokenizer(found, offline=not config.download, trust_remote_code=config.trust_remote_code)
         except MissingError as error:
-            location = "" if written is None else f"{path}:{line_of(written, ('models', number))}: "
+            location = "" if written is None else f"{path}:{line_of(written, where)}: "
             problems += [one._replace(location=f"{location}{one.location}") for one in error.problems]
     if problems:
         raise MissingError(*problems)
@@ -167,8 +173,9 @@ def _counts(cells: Sequence[Cell]) -> str:
     floor = any(cell.method.kind == "noise_floor" for cell in cells)
     methods = several(len({cell.method.label for cell in cells if cell.method.kind != "noise_floor"}), "method")
     changes = several(len({change.name for cell in cells for change in cell.changes}), "change")
+    how = " together" if any(len(cell.changes) > 1 for cell in cells) else ""
     seeds = several(len({cell.seed for cell in cells}), "seed")
-    counted = f"{several(len(cells), 'cell')} ({models} x {methods} x {changes} x {seeds}"
+    counted = f"{several(len(cells), 'cell')} ({models} x {methods} x {changes}{how} x {seeds}"
     return f"{counted}, and the noise floor of each change)" if floor else f"{counted})"
 
 

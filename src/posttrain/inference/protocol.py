@@ -125,7 +125,7 @@ class Generation(NamedTuple):
     """Settings for generating answers.
 
     Generation is greedy at temperature 0. An answer ends before any of the strings `stop`. `on_answer` gets each
-    answer. `on_token` gets the ids of each answer so far; only respondents that generate on this machine call it.
+    answer. `on_token` gets the ids of each answer so far; vLLM and remote models do not call it.
     """
 
     max_new_tokens: int = 64

@@ -150,6 +150,8 @@ class Chat:
 
     def say(self, words: str) -> str | dict[str, str]:
         """Return the answer, or with several models their answers by name. Earlier turns are part of the prompt."""
+        if not isinstance(words, str):
+            raise ConfigError(Problem("chat.say", f"a text is expected, got {words!r}"))
         answers = {}
         for name, respondent in self.models.items():
             turns = [Message("system", self.system)] if self.system else []

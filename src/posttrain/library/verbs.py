@@ -271,6 +271,8 @@ class StudyFile:
         Cells that fail are in the results with their errors. Raise ConfigError, DataError and MissingError for errors
         that are found before any cell runs.
         """
+        if jobs < 1 or (changes is not None and changes < 1):
+            raise ConfigError(Problem("study.run", "jobs and changes are numbers of 1 or more"))
         known = load_changes(self.config.changes, self.base) if self.config.changes else []
         plan = make_plan(self.config, known, self.base)
         folder = Path(output) if output is not None else self.config.folder(self.base)

@@ -210,7 +210,11 @@ def describe_method(config: Mapping[str, object], change: bool = True, summary: 
     kind = str(config.get("kind", ""))
     targets = config.get("targets")
     alone = targets is False or (targets is None and bool(config.get("data")) and bool(config.get("start")))
-    if kind == "train" and (not change or alone):
+    steps, start = config.get("steps"), config.get("start")
+    if isinstance(steps, list | tuple):
+        names = [f"`{one.get('name') or one.get('kind')}`" for one in steps if isinstance(one, Mapping)]
+        parts.append(say("method.steps", steps=" \u2192 ".join(names)))
+    elif kind == "train" and (not change or alone):
         parts.append(say("method.train_rows" if change else "method.train_data"))
     elif known(f"method.{kind}"):
         parts.append(say(f"method.{kind}"))
@@ -227,4 +231,4 @@ def describe_method(config: Mapping[str, object], change: bool = True, summary: 
             parts.append(say(f"{part}.{name}" if known(f"{part}.{name}") else f"{part}.other", kind=name, share=shown))
     if change and config.get("data") and not alone:
         parts.insert(1, say("data.more"))
-    return parts
+    return [*parts, say("method.start", start=start)] if start else parts

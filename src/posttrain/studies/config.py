@@ -53,6 +53,17 @@ class MethodConfig(Config):
     """The method whose model this one starts from, by its name; the study's model when left out."""
     inputs: dict[str, str] = Field(default_factory=dict)
     """Models that it takes beside that one, by the names it knows: a method of the study, or a model."""
+    input_names: ClassVar[tuple[str, ...] | None] = None
+    """The names of the inputs that it knows; None for any."""
+    takes_sequence: ClassVar[bool] = False
+    """Whether it teaches a sequence of changes by itself; otherwise it is called once per change."""
+
+    @field_validator("inputs")
+    @classmethod
+    def _known(cls, value: dict[str, str]) -> dict[str, str]:
+        if unknown := [name for name in value if cls.input_names is not None and name not in cls.input_names]:
+            raise ValueError(f"takes no input '{unknown[0]}'; known: {', '.join(cls.input_names or ()) or 'none'}")
+        return value
 
     @property
     def label(self) -> str:
@@ -84,9 +95,9 @@ class MethodConfig(Config):
         return False
 
     @property
-    def takes_sequence(self) -> bool:
-        """Whether it teaches a sequence of changes by itself; otherwise it is called once per change."""
-        return False
+    def chooses(self) -> str:
+        """The setting that it chooses by exams with `role: select`; empty if it chooses none."""
+        return ""
 
     @property
     def needs_change(self) -> bool:
@@ -325,6 +336,9 @@ class Study(Config):
                     raise ValueError(f"method '{method.label}' needs the model of '{name}', which leaves none")
                 if self.needs(name) & {method.label, name}:
                     raise ValueError(f"method '{method.label}' and '{name}' start from each other")
+            chosen = next((part.chooses for part in method.parts if part.chooses), "")
+            if chosen and not any(exam.role == "select" for exam in self.exams):
+                raise ValueError(f"{chosen} chooses by exams with role: select, and the study has none")
         if self.changes_as != "each" and not self.changes:
             raise ValueError("'changes_as' is about changes, and there are none")
         labels = [exam.label for exam in self.exams if not isinstance(exam, ChangeExamConfig)]

@@ -51,6 +51,7 @@ class TrainMethodConfig(MethodConfig):
 
     kind: Literal["train"] = "train"
     """Training on the change's targets."""
+    input_names = ()
     objective: Annotated[Config, ByKind("objective")] = Field(default="sft", validate_default=True)
     """What training minimises."""
     tuner: Annotated[Config, ByKind("tuner")] = Field(default="full", validate_default=True)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rouge_score.rouge_scorer import RougeScorer
 
-from posttrain.exams.metrics.rouge import Rouge, best_rouge, rouge, rouge_signature
+from posttrain.exams.metrics.rouge import Rouge, rouge, rouge_signature
 from posttrain.exams.metrics.tokens import Tokenizer, characters, jieba_cut, jieba_simplified, jieba_words, latin
 from tests.exams.metrics.texts import texts, wild
 
@@ -98,17 +98,6 @@ def test_nothing_shared_is_zero(a: str, b: str) -> None:
 
 def test_one_character() -> None:
     assert rouge("好", "好的") == pytest.approx((2 / 3, 0, 2 / 3, 2 / 3, 0))
-
-
-@given(texts, st.lists(texts, min_size=1, max_size=3))
-def test_best_of_several(a: str, references: list[str]) -> None:
-    scorer: Any = RougeScorer(KINDS, tokenizer=As(characters))
-    multi = scorer.score_multi(references, a)
-    assert best_rouge(a, references)._asdict().items() >= {k: multi[k].fmeasure for k in KINDS}.items()
-
-
-def test_best_of_none_is_zero() -> None:
-    assert best_rouge("好", []) == Rouge(0, 0, 0, 0, 0)
 
 
 def test_tokenizers() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from email.utils import formatdate
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,21 @@ def test_a_busy_server_is_asked_again(address: str, monkeypatch: pytest.MonkeyPa
     assert len(Server.seen) == 3
     assert waited[0] == 7.0
     assert 0.5 < waited[1] < 1.5
+
+
+@pytest.mark.parametrize(
+    ("value", "least", "most"),
+    [(formatdate(1_000_000_000 + 30, usegmt=True), 30, 30), (formatdate(0), 0, 1), ("soon", 0, 1)],
+)
+def test_the_time_to_wait_may_be_a_date(
+    address: str, monkeypatch: pytest.MonkeyPatch, value: str, least: float, most: float
+) -> None:
+    waited: list[float] = []
+    monkeypatch.setattr("posttrain.inference.kinds.api.time.sleep", waited.append)
+    monkeypatch.setattr("posttrain.inference.kinds.api.time.time", lambda: 1_000_000_000.0)
+    Server.failures = [(429, {"retry-after": value})]
+    respondent(address, concurrency=1).answers(["hello"])
+    assert least <= waited[0] <= most
 
 
 def test_a_server_that_stays_busy(address: str, monkeypatch: pytest.MonkeyPatch) -> None:

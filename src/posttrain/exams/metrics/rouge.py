@@ -27,7 +27,7 @@ import numpy as np
 from posttrain.data.metrics.lcs import bag_f1, f_measure, lcs_indices, lcs_length
 from posttrain.exams.metrics.tokens import Tokenizer, characters, ngrams, tokenizer_signature
 
-__all__ = ["Rouge", "best_rouge", "rouge", "rouge_signature"]
+__all__ = ["Rouge", "rouge", "rouge_signature"]
 
 
 class Rouge(NamedTuple):
@@ -58,19 +58,6 @@ def rouge(
         _by_lines(prediction, reference, tokenizer, beta),
         _skip_bigrams(predicted, wanted, max_skip),
     )
-
-
-def best_rouge(
-    prediction: str,
-    references: Sequence[str],
-    *,
-    tokenizer: Tokenizer = characters,
-    beta: float = 1.0,
-    max_skip: int | None = None,
-) -> Rouge:
-    """Return the largest F of each kind over several references (rouge-score's `score_multi`); 0 without any."""
-    each = [rouge(prediction, one, tokenizer=tokenizer, beta=beta, max_skip=max_skip) for one in references]
-    return Rouge(*(max((one[i] for one in each), default=0.0) for i in range(5)))
 
 
 def rouge_signature(*, tokenizer: Tokenizer = characters, beta: float = 1.0, max_skip: int | None = None) -> str:

@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from email.utils import mktime_tz, parsedate_tz
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from pydantic import Field, field_validator
@@ -255,8 +256,12 @@ def _message(reply: httpx.Response) -> str:
 
 
 def _retry_after_s(reply: httpx.Response) -> float:
+    """Return the seconds of `Retry-After`, a number or a date, at most 120; 0 without it or if it is neither."""
     value = reply.headers.get("retry-after", "")
-    return min(float(value), 120.0) if value.replace(".", "", 1).isdigit() else 0.0
+    if value.replace(".", "", 1).isdigit():
+        return min(float(value), 120.0)
+    date = parsedate_tz(value)
+    return min(max(mktime_tz(date) - time.time(), 0.0), 120.0) if date is not None else 0.0
 
 
 @register("respondent", "api", config=ApiConfig)

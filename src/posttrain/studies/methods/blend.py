@@ -13,7 +13,6 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from posttrain.errors import ConfigError, Problem
 from posttrain.inference.respondents import ModelRespondent
 from posttrain.models.load import LoadedModel
 from posttrain.models.save import save_model
@@ -37,6 +36,11 @@ class BlendConfig(MethodConfig):
     weight: Annotated[float, Field(gt=0, lt=1)] | Literal["search"] = 0.5
     """The share of the model that it starts from; the rest is of the study's untouched model or of `toward`. search:
     the one that the study's exams with `role: select` like best."""
+    input_names = (TOWARD,)
+
+    @property
+    def chooses(self) -> str:
+        return "weight: search" if self.weight == "search" else ""
 
     @property
     def needs_change(self) -> bool:
@@ -72,14 +76,11 @@ def blend(config: BlendConfig, cell: CellContext) -> Iterator[Candidate]:
 
 def _searched(between: Between, loaded: LoadedModel, cell: CellContext) -> tuple[float, list[str]]:
     """Return the weight with the best mean main score of the exams with `role: select`, and a note with all means. Of
-    equally good weights, the largest is chosen. Raise ConfigError if the study has no such exam."""
+    equally good weights, the largest is chosen."""
     found: dict[float, float] = {}
     for weight in TRIED:
         with between.at(weight) as model:
             scores = cell.select(ModelRespondent(LoadedModel(model, loaded.tokenizer, cell.name())))
-        if not scores:
-            cause = "weight: search chooses by exams with role: select, and the study has none"
-            raise ConfigError(Problem(f"{cell.folder.name}", cause, "give an exam `role: select`, or a weight"))
         found[weight] = sum(scores.values()) / len(scores)
     best = max(found, key=lambda weight: (found[weight], weight))
     curve = ", ".join(f"{weight:g}: {value:.3f}" for weight, value in found.items())

@@ -25,6 +25,8 @@ class NoiseFloorConfig(MethodConfig):
 
     kind: Literal["noise_floor"] = "noise_floor"
     """The untouched model in other arithmetic."""
+    input_names = ()
+    takes_sequence = True
     name: str = NOISE_FLOOR
     """The row's name."""
     arithmetic: Arithmetic = "auto"
@@ -33,10 +35,6 @@ class NoiseFloorConfig(MethodConfig):
     @property
     def needs_change(self) -> bool:
         return False
-
-    @property
-    def takes_sequence(self) -> bool:
-        return True
 
     @property
     def summary(self) -> str:

@@ -31,14 +31,12 @@ class PromptMethodConfig(MethodConfig):
 
     kind: Literal["prompt"] = "prompt"
     """The new fact stands in the prompt."""
+    input_names = ()
+    takes_sequence = True
     wording: str | dict[str, str] = WORDINGS
     """How the fact is told, with {prompt} and {answer}; one text, or one per language (zh, en)."""
     place: Literal["user", "system"] = "user"
     """Before the user's question, or as the system message where the template has a place for it."""
-
-    @property
-    def takes_sequence(self) -> bool:
-        return True
 
     @property
     def summary(self) -> str:
