@@ -143,6 +143,25 @@ def test_a_blend_is_half_way_back(study: Callable[..., Path], tmp_path: Path) ->
         assert (parameter - before[name] - 0.125).abs().max() < 1e-6
 
 
+def test_two_steps_of_a_chain_have_inputs_of_one_name(study: Callable[..., Path]) -> None:
+    first, second = ({"kind": "blend", "inputs": {"toward": name}} for name in ("one", "other"))
+    path = study(
+        methods=[
+            {**TRAIN, "name": "one"},
+            {**OTHER, "name": "other"},
+            {**first, "name": "a"},
+            {**second, "name": "b", "start": "a"},
+            {"name": "chain", "steps": [first, second]},
+        ],
+        changes="changes/france.yaml",
+        keep="final",
+    )
+    outcome, _ = go(path)
+    assert outcome.failed == []
+    made = {(c["method"], c["checkpoint"]): c["fingerprint"] for c in results(path)["cells"]}
+    assert made["chain", "after-1-blend"] == made["a", "final"] != made["b", "final"] == made["chain", "final"]
+
+
 def test_a_weight_is_searched_by_an_exam_that_is_not_reported(study: Callable[..., Path], tmp_path: Path) -> None:
     """The selecting exam likes the trained rows best, so that the largest weight is taken; its scores are in no table."""
     (tmp_path / "dev.jsonl").write_text(json.dumps(ROWS[0]), encoding="utf-8")

@@ -75,10 +75,12 @@ def _linked(links: Sequence[Link], cell: CellContext) -> Iterator[Candidate]:
                 start = cell.bench.after(cell.folder / done[-1].product)
             continue
         keep = cell.keep if last or cell.keep == "all" else "final"
+        inputs = {name: cell.inputs[given] for name, given in link.method.inputs.items()}
         inner = cell.within(
             link.name,
             bench=start,
             changes=link.changes,
+            inputs=inputs if cell.sequence is None else cell.inputs,
             sequence=None,
             keep=keep,
             resumable=True,

@@ -86,7 +86,7 @@ class MethodConfig(Config):
 
     @property
     def all_inputs(self) -> dict[str, str]:
-        """Its inputs and the inputs of its parts."""
+        """Its inputs. Those of a chain's steps have the method or model as their names: two steps may use one name."""
         return self.inputs
 
     @property

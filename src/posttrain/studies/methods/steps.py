@@ -26,6 +26,7 @@ class StepsConfig(MethodConfig):
 
     kind: Literal["steps"] = "steps"
     """Several methods one after another; `kind` may be left out where `steps` is given."""
+    input_names = ()
     steps: tuple[Annotated[MethodConfig, ByKind("method", without=("steps",))], ...] = Field(min_length=2)
     """The methods, in order: each starts from the model that the one before it has left."""
 
@@ -58,7 +59,7 @@ class StepsConfig(MethodConfig):
 
     @property
     def all_inputs(self) -> dict[str, str]:
-        return {name: given for step in self.steps for name, given in step.all_inputs.items()} | self.inputs
+        return {given: given for step in self.steps for given in step.all_inputs.values()}
 
     def barred(self, change: str, base: Path, forbidden: frozenset[str]) -> list[str]:
         return [line for step in self.steps for line in step.barred(change, base, forbidden)]
