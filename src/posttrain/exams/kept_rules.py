@@ -209,8 +209,7 @@ def _denied(text: str) -> dict[str, set[bool]]:
 
 
 def _code(prompt: str, before: str, after: str) -> Cap | None:
-    """Lower the score if both answers give code and it differs within the length of the shorter code. Spaces do not
-    count."""
+    """Lower the score if both answers give code that differs, without spaces, within the length of the shorter one."""
     was, now = (_code_lines(text) for text in (before, after))
     if not was or not now:
         return None

@@ -158,8 +158,7 @@ def place_of(task: Task[Any], variant: Variant) -> str:
 
 
 def _perturbed(task: Task[Any], item: Item, kind: Perturbation) -> Item | None:
-    """Return the item with its question disturbed; None if nothing changes. PosttrainError if the question is not in a
-    prompt."""
+    """Return the item with its question disturbed, None if nothing changes. PosttrainError if no prompt has it."""
     words = perturb(item.question, kind, seed=task.seed)
     if words == item.question:
         return None

@@ -123,8 +123,7 @@ class ModelRespondent(TokenRespondent):
         return self.tokenizer.decode(ids, skip_special_tokens=True)
 
     def _fitting(self, prompt: Prompt, room: int) -> list[int]:
-        """Return a prompt's ids. Plain text is cut on the left so that `room` more tokens fit, and the cut is
-        counted."""
+        """Return a prompt's ids. Plain text is cut on the left so that `room` more tokens fit; cuts are counted."""
         ids = self.encode(prompt)
         limit = self.longest - room
         if isinstance(prompt, Plain) and len(ids) > limit > 0:

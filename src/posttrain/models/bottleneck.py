@@ -145,8 +145,7 @@ def _nowhere(model: PreTrainedModel, location: str, cause: str) -> Problem:
 
 
 def _widths(model: PreTrainedModel, names: list[str]) -> dict[str, int]:
-    """Return the width of each module's output, found by a forward pass. Raise PosttrainError if a module returns no
-    hidden states."""
+    """Return the width of each module's output, found by a forward pass. Raise PosttrainError if one returns none."""
     found: dict[str, int] = {}
 
     def look(name: str) -> Any:

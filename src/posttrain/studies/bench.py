@@ -67,7 +67,7 @@ class Bench:
         self.name, self.base, self.forbidden, self.say = name, base, forbidden, say
         self.unmerged: PosttrainError | None = None
         """Why an adapter could not be merged into its base. It can be examined as it is, but not trained."""
-        self.loaded: LoadedModel = loaded or (self._found(name) if product is None else self._load(str(product)))
+        self.loaded: LoadedModel = loaded or self._found(name, product)
         if self.large and self.loaded.model.device.type == "cpu":
             large_blocks_go_back()
         self.before = ModelRespondent(self.loaded)
@@ -75,8 +75,10 @@ class Bench:
         self._work: LoadedModel | None = None
         self._replays: dict[str, list[Encoded] | PosttrainError] = {}
 
-    def _found(self, name: str) -> LoadedModel:
-        """Find and load the model with this name, and tell the user what was chosen."""
+    def _found(self, name: str, product: Path | None) -> LoadedModel:
+        """Load the product, or find the model with this name, tell the user what was chosen, and load it."""
+        if product is not None:
+            return self._load(str(product), says=False)
         found, told = find_model(name, self.base)
         if told:
             self.say(told)
@@ -93,8 +95,8 @@ class Bench:
         beside = {**self.how, "forbidden": self.forbidden, "say": self.say}
         return Bench(name, base=self.base, loaded=loaded, product=product, **beside)
 
-    def _load(self, found: str) -> LoadedModel:
-        """Load the untouched model. An adapter is merged into its base and keeps the name of the adapter's folder."""
+    def _load(self, found: str, *, says: bool = True) -> LoadedModel:
+        """Load a model. An adapter is merged into its base and keeps its folder's name. says: tell the user about it."""
         folder = Path(resolve(found))
         if (base := adapter_base(folder)) is None:
             return load_model(found, **self.how)
@@ -109,7 +111,8 @@ class Bench:
             return loaded
         model = loaded.model
         model.name_or_path = model.config.name_or_path = str(folder.resolve())  # new adapters note it as their base
-        self.say(f"{self.name}: an adapter; the study's model is it merged into its base '{base}'")
+        if says:
+            self.say(f"{self.name}: an adapter; the study's model is it merged into its base '{base}'")
         if was_untied(model):
             self.say(f"{self.name}: the adapter is on one of two places that share a matrix; merged, each has its own")
         return loaded

@@ -91,8 +91,7 @@ def _named(relation: str, table: str, prefix: str) -> Iterator[Fact]:
 
 
 def _stated(relation: str, table: str, column: str) -> Iterator[Fact]:
-    """Yield facts with a code or a number as object, the same in both languages. A row with an empty column gives no
-    fact."""
+    """Yield facts with a code or number as object, the same in both languages. Rows with an empty column have none."""
     rows = [row for row in read(table) if row[column]]
     return (Fact(relation, name_of(row), Name(row[column], row[column])) for row in rows)
 
@@ -100,8 +99,7 @@ def _stated(relation: str, table: str, column: str) -> Iterator[Fact]:
 def _linked(
     relation: str, rows: Iterable[Row], column: str, names: dict[str, Name], separator: str | None = None
 ) -> Iterator[Fact]:
-    """Yield facts with the first of a column's keys as `object` and the rest as `also`. A row without keys gives no
-    fact."""
+    """Yield facts with the first of a column's keys as `object` and the rest as `also`. Rows without keys give none."""
     for row in rows:
         if keys := row[column].split(separator):
             first, *rest = (names[key] for key in keys)
