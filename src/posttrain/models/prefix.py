@@ -235,7 +235,7 @@ def sites(model: PreTrainedModel) -> list[Site]:
 
 
 def _around(names: list[str], model: nn.Module) -> str:
-    """Return the name of the innermost module that contains all of these modules and runs (a list of modules cannot)."""
+    """Return the name of the innermost module that contains all these modules and runs (a list of modules cannot)."""
     parts: list[str] = []
     for each in zip(*(name.split(".") for name in names), strict=False):
         if len(set(each)) > 1:

@@ -96,7 +96,7 @@ class Bench:
         return Bench(name, base=self.base, loaded=loaded, product=product, **beside)
 
     def _load(self, found: str, *, says: bool = True) -> LoadedModel:
-        """Load a model. An adapter is merged into its base and keeps its folder's name. says: tell the user about it."""
+        """Load a model. An adapter is merged into its base and keeps its folder's name. says: tell the user of it."""
         folder = Path(resolve(found))
         if (base := adapter_base(folder)) is None:
             return load_model(found, **self.how)
