@@ -150,6 +150,11 @@ def test_an_exam_shows_itself(base: pt.Model, change: Path, tmp_path: Path, caps
     assert frame[(frame.score == "reliability") & (frame.method == "exam")].value.tolist() == [1.0]
     assert found.samples()["after"].tolist()[0] == "Tokyo"
     assert set(found.samples()["method"]) <= set(frame["method"])  # the two can be joined
+    others = found.samples("refusal")
+    assert others["method"].unique().tolist() == ["exam"]
+    assert len(others) == 4  # the limit
+    with pytest.raises(DataError, match="no answers to this exam"):
+        found.samples("mmlu")
     assert repr(found) == f"Examination('exam': change, refusal; 2 rows, in {found.folder})"
     assert "<pre>" in found._repr_html_()
     page = found.report(tmp_path / "page.html")

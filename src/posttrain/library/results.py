@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from posttrain.errors import DataError, Problem
-from posttrain.exams.results import Line, Results
+from posttrain.exams.results import CHANGE, Line, Results
+from posttrain.exams.sample_log import read_samples
 from posttrain.language import spoken
-from posttrain.models.disk import write_whole
+from posttrain.models.disk import safe_name, write_whole
 from posttrain.reports.folder import read_run
 from posttrain.reports.html import write_report
 from posttrain.reports.table import text_table
@@ -97,21 +98,22 @@ class Examination:
         ]
         return pandas.DataFrame(rows)
 
-    def samples(self) -> pandas.DataFrame:
-        """Return every answer behind the change exam's scores: a row per probe, with the answers before and after."""
+    def samples(self, exam: str = CHANGE) -> pandas.DataFrame:
+        """Return every answer behind an exam's scores, a row each; the change exam's with the answers before and after.
+        Raise DataError if there are no answers to this exam.
+        """
         import pandas
 
-        run = read_run(self.folder)
-        rows = [
-            {
-                "model": cell.model,
-                "method": METHOD if run.alone and cell.method == cell.model else cell.method,
-                **sample,
-            }
-            for cell in run.cells
-            for sample in cell.samples
-        ]
-        return pandas.DataFrame(rows)
+        run, named = read_run(self.folder), Path("exams", f"{safe_name(exam)}.jsonl")
+        lines = {line.folder: line for line in self.results.cells if (self.folder / line.folder / named).is_file()}
+        rows = [(line, one.to_json()) for at, line in lines.items() for one in read_samples(self.folder / at / named)]
+        of_change = [(cell, sample) for cell in run.cells for sample in cell.samples] if exam == CHANGE else []
+        if exam != CHANGE and not rows:
+            raise DataError(Problem(exam, "no answers to this exam", f"known: {', '.join(self.results.exams)}"))
+        return pandas.DataFrame(
+            {"model": one.model, "method": METHOD if run.alone and one.method == one.model else one.method, **sample}
+            for one, sample in (*of_change, *rows)
+        )
 
     def __repr__(self) -> str:
         exams = ", ".join(self.results.exams) or "no exams"
