@@ -149,14 +149,14 @@ def _in_order(study: Study) -> list[MethodConfig]:
     known = {method.label: method for method in study.methods}
     placed: dict[str, MethodConfig] = {}
 
-    def location(method: MethodConfig) -> None:
+    def put(method: MethodConfig) -> None:
         for name in (method.start, *method.all_inputs.values()):
             if name in known and name not in placed:
-                location(known[name])
+                put(known[name])
         placed.setdefault(method.label, method)
 
     for method in study.methods:
-        location(method)
+        put(method)
     return list(placed.values())
 
 
