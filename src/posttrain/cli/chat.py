@@ -131,7 +131,7 @@ class Talk:
         stream = TextStream(self.respondent.text, put, tidies=tidies)
         said: list[int] = []
 
-        def on_token(place: int, ids: list[int]) -> None:
+        def on_token(number: int, ids: list[int]) -> None:
             said[:] = ids
             stream.add(ids)
             if stop.times:
@@ -230,9 +230,9 @@ def chat(
         rows: list[dict[str, Any]] = []
         stop.times = 0
         with display_of([one.respondent.name for one in talks], json=json) as display:
-            for place, one in enumerate(talks):
+            for number, one in enumerate(talks):
                 start = time.perf_counter()
-                display.begin(place)
+                display.begin(number)
                 answer, stopped = one.ask(words, settings, display.put, stop)
                 display.done("" if answer.ended else " …")
                 wall_s = round(time.perf_counter() - start, 3)

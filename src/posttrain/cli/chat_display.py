@@ -21,8 +21,8 @@ SHOWN_S = 0.1
 class Hidden:
     """Shows nothing of a turn: the complete answers are printed as JSON later. Base class of the displays of a turn."""
 
-    def begin(self, place: int) -> None:
-        """Begin the answer of a model. place: the model's index."""
+    def begin(self, number: int) -> None:
+        """Begin the answer of a model. number: the model's index."""
 
     def put(self, text: str) -> None:
         """Show the next piece of its answer."""
@@ -43,10 +43,10 @@ class Flow(Hidden):
     def __init__(self, names: Sequence[str]) -> None:
         self.names = names
 
-    def begin(self, place: int) -> None:
+    def begin(self, number: int) -> None:
         """Write the model's name if there are several models."""
         if len(self.names) > 1:
-            self._write(f"{plain(self.names[place])}: ")
+            self._write(f"{plain(self.names[number])}: ")
 
     def put(self, text: str) -> None:
         """Write the text to the screen or the pipe immediately."""
@@ -70,7 +70,7 @@ class Columns(Hidden):
         from rich.live import Live
 
         self.names, self.texts = names, [""] * len(names)
-        self.place, self.shown = 0, 0.0
+        self.number, self.shown = 0, 0.0
         self.console = console(stderr=False)
         self.live: Live = Live(console=self.console, auto_refresh=False, transient=True)
 
@@ -83,20 +83,20 @@ class Columns(Hidden):
         if any(self.texts):
             self.console.print(self.table(self.texts), soft_wrap=False)
 
-    def begin(self, place: int) -> None:
+    def begin(self, number: int) -> None:
         """Write to the model's column from now on."""
-        self.place = place
+        self.number = number
 
     def put(self, text: str) -> None:
         """Add text to the column, and draw the table again if the last drawing is `SHOWN_S` seconds ago."""
-        self.texts[self.place] += plain(text)
+        self.texts[self.number] += plain(text)
         if time.monotonic() - self.shown >= SHOWN_S:
             self.shown = time.monotonic()
             self.live.update(self.table(self.tails()), refresh=True)
 
     def done(self, end: str = "") -> None:
         """Finish the column and draw the table again."""
-        self.texts[self.place] += end
+        self.texts[self.number] += end
         self.live.update(self.table(self.tails()), refresh=True)
 
     def tails(self) -> list[str]:

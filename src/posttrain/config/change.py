@@ -210,7 +210,7 @@ class Change(Config):
         """Return the path of the file that the change was read from, or ''."""
         return self._path
 
-    def place_of(self, group: str, index: int) -> str:
+    def location_of(self, group: str, index: int) -> str:
         """Return a probe's location for errors: file and line, the change's name, the group and the probe's number."""
         keys: tuple[str | int, ...] = ("target", index) if group == "reliability" else (*group.split("."), index)
         said = f"change {self.name}, {'target' if group == 'reliability' else group} {index + 1}"

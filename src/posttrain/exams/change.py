@@ -97,7 +97,7 @@ def change_task(
         finish=lambda respondent, samples: notes_of(samples),
         outcomes=outcomes,
         read=ProbeResult.from_json,
-        location=lambda item: change.place_of(item.group, item.doc["index"]),
+        location=lambda item: change.location_of(item.group, item.doc["index"]),
         doing=DOING_OF_FLOOR if floor else DOING,
     )
 

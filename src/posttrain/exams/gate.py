@@ -150,8 +150,8 @@ def _loss(results: Results, row: Summary, key: str, limit: float, noise_floor: b
         why = _beside_floor(beside)
     else:
         exam = results.exam_of(key)
-        place = (row.model, row.method, row.checkpoint)
-        lines = [line for line in results.cells if (line.model, line.method, line.checkpoint) == place]
+        of = (row.model, row.method, row.checkpoint)
+        lines = [line for line in results.cells if (line.model, line.method, line.checkpoint) == of]
         each = [] if exam is None else [line.compare[exam.name] for line in lines if exam.name in line.compare]
         if exam is None or key != exam.key or not each:
             cause = "was not compared with a model before"

@@ -24,7 +24,7 @@ from posttrain.exams.statistics import Score
 from posttrain.exams.task import Item, Perturbation, R, Task, mean_score
 from posttrain.inference.protocol import Plain, Prompt
 
-__all__ = ["Variant", "calibration", "perturb", "place_of", "robustness", "variants_of"]
+__all__ = ["Variant", "calibration", "location_in", "perturb", "robustness", "variants_of"]
 
 MIXED_UP = (
     "的得", "在再", "做作", "已以", "因應", "像象", "帳賬", "那哪", "需須", "即既", "記紀", "份分", "會回", "是事",
@@ -66,11 +66,11 @@ _WIDTH = str.maketrans(HALF + FULL, FULL + HALF)
 
 def _typos(text: str, draw: random.Random) -> str:
     """Change a fifth of the words of four letters or more and a third of the characters in MIXED_UP, at least one."""
-    places: list[tuple[int, int, float]] = [(*m.span(), 0.2) for m in _WORD.finditer(text)]
-    places += [(i, i + 1, 1 / 3) for i, character in enumerate(text) if character in _MIX_UP]
-    chosen = [place for place in places if draw.random() < place[2]]
-    if not chosen and places:
-        chosen = [draw.choice(places)]
+    spots: list[tuple[int, int, float]] = [(*m.span(), 0.2) for m in _WORD.finditer(text)]
+    spots += [(i, i + 1, 1 / 3) for i, character in enumerate(text) if character in _MIX_UP]
+    chosen = [place for place in spots if draw.random() < place[2]]
+    if not chosen and spots:
+        chosen = [draw.choice(spots)]
     for start, end, _ in sorted(chosen, reverse=True):
         word = text[start:end]
         text = text[:start] + (_MIX_UP.get(word) or _misspelt(word, draw)) + text[end:]
@@ -147,7 +147,7 @@ def variants_of(task: Task[Any]) -> tuple[list[Variant], dict[str, int]]:
     return found, unchanged
 
 
-def place_of(task: Task[Any], variant: Variant) -> str:
+def location_in(task: Task[Any], variant: Variant) -> str:
     """Return the location of a variant for errors: the exam, the item, and its file and line if known."""
     if task.location is not None:
         return task.location(variant.item)
@@ -166,7 +166,9 @@ def _perturbed(task: Task[Any], item: Item, kind: Perturbation) -> Item | None:
         asks = tuple(ask._replace(prompt=_said(ask.prompt, item.question, words)) for ask in item.asks)
     except ValueError as error:
         cause = f"the task cannot be asked with '{kind}': the words of item '{item.id}' are not in its prompt"
-        raise PosttrainError(Problem(place_of(task, Variant(item, "")), cause, "leave the perturbation out")) from error
+        raise PosttrainError(
+            Problem(location_in(task, Variant(item, "")), cause, "leave the perturbation out")
+        ) from error
     return replace(item, question=words, asks=asks)
 
 

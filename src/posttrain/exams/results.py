@@ -397,7 +397,7 @@ def read_results(folder: Path) -> Results:
     except ValidationError as error:
         mend = "run the command that wrote it again"
         wrong = [(".".join(map(str, one["loc"])), one["msg"]) for one in error.errors()[:20]]
-        raise DataError(*(Problem(f"{path}: {place}", cause, mend) for place, cause in wrong)) from error
+        raise DataError(*(Problem(f"{path}: {where}", cause, mend) for where, cause in wrong)) from error
 
 
 def _command(found: Mapping[str, Any], folder: Path) -> str:

@@ -22,7 +22,7 @@ from typing import Any, Generic
 import torch
 
 from posttrain.errors import ConfigError, DataError, PosttrainError, Problem
-from posttrain.exams.perturb import Variant, calibration, place_of, robustness, variants_of
+from posttrain.exams.perturb import Variant, calibration, location_in, robustness, variants_of
 from posttrain.exams.records import Record, Sample
 from posttrain.exams.results import ExamInfo
 from posttrain.exams.sample_log import SampleKey, SampleLog
@@ -192,16 +192,16 @@ def check_task(reader: PromptReader, name: str, task: Task[Any]) -> None:
     DataError with every text that cannot be asked.
     """
     _can_chat(reader.tokenizer, name, task)
-    places: dict[Ask, Variant] = {}
+    asked_by: dict[Ask, Variant] = {}
     for variant in variants_of(task)[0]:
         # all choices of a question have one prompt, and the model before has the same one
         for ask in variant.item.asks:
             ask = ask._replace(of="")
-            places.setdefault(ask if ask.kind != "score" else ask._replace(continuation=""), variant)
+            asked_by.setdefault(ask if ask.kind != "score" else ask._replace(continuation=""), variant)
     problems: list[Problem] = []
-    for asks in (part for call in _calls(places) for part in call):
+    for asks in (part for call in _calls(asked_by) for part in call):
         try:
-            with located(lambda number, asks=asks: place_of(task, places[asks[number]])):  # type: ignore[misc]
+            with located(lambda number, asks=asks: location_in(task, asked_by[asks[number]])):  # type: ignore[misc]
                 if asks[0].kind == "text":
                     reader.check_documents([ask.continuation for ask in asks])
                 else:
@@ -294,11 +294,11 @@ class _Asking(Generic[R]):
     def _round(
         self, variants: Sequence[Variant], asks: Sequence[Sequence[Ask]], replies: dict[Ask, Reply], *, last: bool
     ) -> None:
-        places: dict[Ask, list[int]] = {}  # request -> indices of the items that wait for it
+        waits: dict[Ask, list[int]] = {}  # request -> indices of the items that wait for it
         for i, each in enumerate(asks):
             for ask in each:
                 if ask not in replies:
-                    places.setdefault(ask, []).append(i)
+                    waits.setdefault(ask, []).append(i)
         missing = [len({ask for ask in each if ask not in replies}) for each in asks]
 
         def complete(i: int) -> None:
@@ -312,20 +312,20 @@ class _Asking(Generic[R]):
             if isinstance(reply, Scored) and ask.kind == "score" and not reply.tokens and not self.task.compares:
                 text = ask.continuation  # with no token it would have 0 nats and look likelier than every other answer
                 cause = f"the model has no token for the answer {text!r}, so it cannot be told how likely it is"
-                place = place_of(self.task, variants[places[ask][0]])
-                raise DataError(Problem(place, cause, "change the answer, or take the item out"))
+                where = location_in(self.task, variants[waits[ask][0]])
+                raise DataError(Problem(where, cause, "change the answer, or take the item out"))
             replies[ask] = reply
-            for i in dict.fromkeys(places[ask]):
+            for i in dict.fromkeys(waits[ask]):
                 missing[i] -= 1
                 if not missing[i]:
                     complete(i)
             if not self.task.compares:
-                self.progress.step(len(places[ask]), WEIGHT[ask.kind] * len(places[ask]))
+                self.progress.step(len(waits[ask]), WEIGHT[ask.kind] * len(waits[ask]))
 
         for i, count in enumerate(missing):
             if not count:
                 complete(i)
-        for call in _calls(places):
+        for call in _calls(waits):
             with self._meter(call) as meter:
                 for part in call:
                     for of in dict.fromkeys(ask.of for ask in part):
@@ -333,9 +333,9 @@ class _Asking(Generic[R]):
                         for ask in own:  # a request with a reply in the cache is not asked
                             if (known := self._known(ask)) is not None:
                                 arrived(ask, known)
-                        asked = [variants[places[ask][0]] for ask in own if ask not in replies]
+                        asked = [variants[waits[ask][0]] for ask in own if ask not in replies]
                         if asked:
-                            with located(lambda i, asked=asked: place_of(self.task, asked[i])):  # type: ignore[misc]
+                            with located(lambda i, asked=asked: location_in(self.task, asked[i])):  # type: ignore[misc]
                                 self._call([ask for ask in own if ask not in replies], arrived, meter)
                     # distributions are large, and their items are judged now
                     for ask in part if part[0].kind == "next" else ():

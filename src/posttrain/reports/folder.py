@@ -128,7 +128,7 @@ class Run:
     study: Mapping[str, Any] = field(default_factory=dict)
     study_text: str = ""
     problems: tuple[str, ...] = ()
-    place: Path | None = None
+    folder: Path | None = None
     """The run folder."""
 
     @property

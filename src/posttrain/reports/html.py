@@ -44,11 +44,11 @@ def write_report(run_folder: Path, *, language: str = "en", output: Path | None 
 def write_page(run: Run, path: Path, *, language: str = "en") -> Path:
     """Write the page of a run to `path`, whole or not at all, and the plain tables of its exams; return `path`."""
     page = render(run, language=language)
-    if run.exams and run.place is not None:
-        write_tables(run, run.place, language=language)
+    if run.exams and run.folder is not None:
+        write_tables(run, run.folder, language=language)
         staged = stages_page.stages_table(run)
         if staged is not None:
-            write_table(staged, run.place, "stages", language=language)
+            write_table(staged, run.folder, "stages", language=language)
     write_whole(path, page.encode("utf-8", errors="replace"))
     return path
 
@@ -103,7 +103,7 @@ def render(run: Run, *, language: str = "en") -> str:
         with_samples=bool(samples),
         cap=quadrants.CAP,
         letters=f"{quadrants.TEXT_CAP:,}",
-        folder=run.place.resolve().name if run.alone and run.place else run.results.study,
+        folder=run.folder.resolve().name if run.alone and run.folder else run.results.study,
     )
 
 

@@ -114,16 +114,16 @@ def payload(run: Run) -> dict[str, Any]:
 
 def _version_pairs(run: Run, exam: str, version: tuple[str, str]) -> Iterator[Pair]:
     untouched = run.untouched(version[0])
-    if untouched is None or run.place is None:
+    if untouched is None or run.folder is None:
         return
-    before = _rows(run.place, untouched.folder, exam)
+    before = _rows(run.folder, untouched.folder, exam)
     for cell in run.rows_of(*version)[-1].cells:
         if before and cell.folder:
-            yield from pairs_of(before, _rows(run.place, cell.folder, exam), cell)
+            yield from pairs_of(before, _rows(run.folder, cell.folder, exam), cell)
 
 
-def _rows(place: Path, folder: str, exam: str) -> list[dict[str, Any]]:
-    return list(read_lines(place / folder / "exams" / f"{safe_name(exam)}.jsonl", place, []))
+def _rows(run_folder: Path, folder: str, exam: str) -> list[dict[str, Any]]:
+    return list(read_lines(run_folder / folder / "exams" / f"{safe_name(exam)}.jsonl", run_folder, []))
 
 
 # ---- the section ---------------------------------------------------------------------------------------------------

@@ -72,11 +72,11 @@ class ExamsFile(Config):
     """The exams: a list of kinds, or of {kind, path, ...}."""
 
 
-def build_exams(wanted: Sequence[tuple[ExamConfig, Path]], limit: int | None = None, place: str = "") -> list[Exam]:
+def build_exams(wanted: Sequence[tuple[ExamConfig, Path]], limit: int | None = None, location: str = "") -> list[Exam]:
     """Build every exam, before any model is loaded, and raise the problems of all of them together.
 
     wanted: configs, each with the folder that its paths are relative to; limit: replaces the limit of every exam;
-    place: the location in error messages. If several exams have the same label, their files' names are added to it.
+    location: the one in error messages. If several exams have the same label, their files' names are added to it.
     Raise the error of the faulty exams, or ConfigError if there are several classes of errors or two equal names.
     """
     often = Counter(config.label for config, _ in wanted)
@@ -93,7 +93,7 @@ def build_exams(wanted: Sequence[tuple[ExamConfig, Path]], limit: int | None = N
     if errors:
         kind = type(errors[0]) if len({type(error) for error in errors}) == 1 else ConfigError
         raise kind(*(problem for error in errors for problem in error.problems))
-    check_names(exams, place or "--exam")
+    check_names(exams, location or "--exam")
     return exams
 
 

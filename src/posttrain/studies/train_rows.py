@@ -39,8 +39,8 @@ def target_rows(changes: Sequence[Change]) -> list[Conversation]:
             if isinstance(target.prompt, str)
             else tuple(Message(turn.role, turn.content, train=False) for turn in target.prompt)
         )
-        place = f"{change.path or change.name}: target {i + 1}"
-        rows.append(Conversation((*turns, Message("assistant", target.answer[0])), place))
+        location = f"{change.path or change.name}: target {i + 1}"
+        rows.append(Conversation((*turns, Message("assistant", target.answer[0])), location))
     return rows
 
 
@@ -97,8 +97,8 @@ def silent_about(
     if len(kept) < len(old):
         say(f"replay: {len(old) - len(kept)} of {len(old)} rows name the target's subject and are left out")
     if old and not kept:
-        place = changes[0].path or changes[0].name
-        raise DataError(Problem(place, f"every replayed row names {', '.join(named)}", "replay other rows"))
+        location = changes[0].path or changes[0].name
+        raise DataError(Problem(location, f"every replayed row names {', '.join(named)}", "replay other rows"))
     return kept
 
 

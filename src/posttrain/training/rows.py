@@ -214,12 +214,12 @@ def talks_of(config: TrainConfig) -> list[Conversation]:
 
 
 def _lessons(
-    config: TrainConfig, task: Task, tokenizer: PreTrainedTokenizerBase, max_length: int, places: Collection[str]
+    config: TrainConfig, task: Task, tokenizer: PreTrainedTokenizerBase, max_length: int, locations: Collection[str]
 ) -> list[Any]:
-    """Return the rows that the replay adds to the new rows. places: the locations of the new rows."""
+    """Return the rows that the replay adds to the new rows. locations: those of the new rows."""
     if not isinstance(config.replay, ReplayConfig) or not config.replay.of_tasks:
         return []
-    made = config.replay.lessons([talk for talk in talks_of(config) if talk.location in places], task)
+    made = config.replay.lessons([talk for talk in talks_of(config) if talk.location in locations], task)
     settings = EncodeSettings(config.objective, max_length, config.over_long)
     return form_of(config.objective).encode(made, tokenizer, settings).rows if made else []
 
@@ -249,11 +249,11 @@ def hold_out(rows: Sequence[Any], share: float, seed: int) -> tuple[list[Any], l
     """Return (training rows, validation rows): a random share is held out, with at least one row on each side. Rows of
     one location, such as the windows of a long text, stay together. Raise DataError with fewer than two locations.
     """
-    places = list(dict.fromkeys(row.location for row in rows))
-    if len(places) < 2:
+    locations = list(dict.fromkeys(row.location for row in rows))
+    if len(locations) < 2:
         raise DataError(Problem(rows[0].location, "one row cannot be split", "give more rows, or a validation file"))
-    order = list(range(len(places)))
+    order = list(range(len(locations)))
     random.Random(f"validation {seed}").shuffle(order)
-    count = min(max(round(share * len(places)), 1), len(places) - 1)
-    held = {places[i] for i in order[:count]}
+    count = min(max(round(share * len(locations)), 1), len(locations) - 1)
+    held = {locations[i] for i in order[:count]}
     return [row for row in rows if row.location not in held], [row for row in rows if row.location in held]

@@ -113,13 +113,13 @@ def truthfulqa(config: TruthfulqaConfig, base: Path) -> Task:
     Raise ConfigError for a sheet without free answers, and DataError for wrong rows and for marks that cannot be read.
     """
     path = config.source(base, what="its CSV, or builtin:truthfulqa_plus")
-    questions, notes, places = read_truthful(path)
+    questions, notes, locations = read_truthful(path)
     own = path.suffix.lower() not in (".csv", ".tsv")
     mode = config.mode if config.mode != "auto" else "both" if own else "mc"
     if config.sheet and mode == "mc":
         raise ConfigError(Problem(config.label, "a sheet holds free answers, and there are none", "add mode: both"))
     chat = config.template == "chat" or (config.template == "auto" and own)
-    items = [_item(q, places[q.id], mode, config.max_new_tokens, chat=chat) for q in questions]
+    items = [_item(q, locations[q.id], mode, config.max_new_tokens, chat=chat) for q in questions]
     items = draw(items, config.limit, config.seed)
     binary = mode != "generation" and any(item.doc["binary"] for item in items)
     headline = "binary" if binary else "truthful" if mode == "generation" else "mc1"

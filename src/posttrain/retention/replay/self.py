@@ -81,16 +81,16 @@ class SelfReplayConfig(ReplayConfig):
 
     def asked(self, base: Path, tokenizer: Any, seed: int) -> tuple[dict[str, str], list[Problem]]:
         """Return the prompts for the model, each with its location, and the problems of bad rows."""
-        places: dict[str, str] = {}
+        locations: dict[str, str] = {}
         problems: list[Problem] = []
         for path in self._paths(base, tokenizer):
             good, bad = sifted_prompts(path)
             problems += bad
             for prompt in good:
-                places.setdefault(prompt.text, prompt.location)
-        if self.n is None or self.n >= len(places):
-            return places, problems
-        return {prompt: places[prompt] for prompt in random.Random(seed).sample(list(places), self.n)}, problems
+                locations.setdefault(prompt.text, prompt.location)
+        if self.n is None or self.n >= len(locations):
+            return locations, problems
+        return {prompt: locations[prompt] for prompt in random.Random(seed).sample(list(locations), self.n)}, problems
 
     def check(self, base: Path, reader: PromptReader, seed: int) -> str:
         """Raise DataError for all rows without a prompt and all prompts that the model cannot read, in order of lines.
