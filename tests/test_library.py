@@ -191,7 +191,8 @@ def test_a_study_from_a_file_or_a_mapping(change: Path, tmp_path: Path, monkeypa
     assert runs[0].report() == Path("a/report.html")
     with pytest.raises(ConfigError, match="did you mean 'models'"):
         pt.study("s.yaml", modelz=[])
-    for options in ({"jobs": 0}, {"changes": 0}):
+    wrong: list[dict[str, Any]] = [{"jobs": 0}, {"changes": 0}]
+    for options in wrong:
         with pytest.raises(ConfigError, match="jobs and changes are numbers of 1 or more"):
             pt.study("s.yaml").run(**options)
 
