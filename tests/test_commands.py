@@ -61,7 +61,7 @@ RULES = (
     Rule(r"posttrain exam api:.*", "listed", "wants a server: tests/inference/kinds/test_api.py has one"),
     Rule(r"(inline )?python -m tools.pocket .*", "listed", "of this checkout, an hour or a minute: tests/tools/pocket"),
     Rule(r"inline posttrain --install-completion", "listed", "writes into the user's shell files"),
-    Rule(r"inline python benchmarks/(bf16|train_real|memory_real)\.py .*", "listed", "minutes on a real model"),
+    Rule(r"inline python benchmarks/(bf16|train_real|memory_real)\.py.*", "listed", "minutes on a real model"),
     Rule(
         r"inline posttrain (\w+|data (check|show)|model (export|verify)|VERB --help)",
         "listed",
