@@ -28,8 +28,11 @@ real: real-model  ## the studies of examples/real on the real model
 	  echo "$$study"; $(BIN)/posttrain run "$$study"; \
 	done
 
-test: lint  ## lint, types, tests
-	$(BIN)/python -m pytest
+test: $(STAMP)  ## lint, types, tests; the tests leave room on a second core, so the first two run beside them
+	@log=$$(mktemp); $(MAKE) --no-print-directory lint >$$log 2>&1 & lint=$$!; \
+	$(BIN)/python -m pytest; tests=$$?; \
+	wait $$lint; linted=$$?; cat $$log; rm -f $$log; \
+	[ $$tests = 0 ] && [ $$linted = 0 ]
 
 test-slow: $(STAMP)  ## what takes minutes
 	$(BIN)/python -m pytest -n 0 -m slow

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.browser
 WIDTHS = (1280, 390)
 ROWS = "#rows tbody tr"
+DESK, PHONE = (pytest.mark.parametrize("opened", [width], indirect=True) for width in WIDTHS)
+"""For what is the same at every width: opening a page takes a second."""
 
 
 @pytest.fixture(scope="module")
@@ -124,6 +126,7 @@ def test_charts_are_as_wide_as_the_page(opened: Opened) -> None:
     assert sizes == pytest.approx([1.0] * len(sizes))
 
 
+@DESK
 def test_a_click_in_the_legend_shows_a_name_alone(opened: Opened) -> None:
     page = opened.page
     drawn(page)
@@ -146,6 +149,7 @@ def test_a_click_in_the_legend_shows_a_name_alone(opened: Opened) -> None:
     assert seen() == every
 
 
+@DESK
 def test_a_mark_says_what_it_is_when_it_is_pointed_at(opened: Opened) -> None:
     page = opened.page
     drawn(page)
@@ -156,6 +160,7 @@ def test_a_mark_says_what_it_is_when_it_is_pointed_at(opened: Opened) -> None:
     assert re.search(r"learned, %\D+\d+\s%", said)
 
 
+@PHONE
 def test_charts_follow_dark_mode_without_being_drawn_anew(opened: Opened) -> None:
     page = opened.page
     drawn(page)
@@ -165,6 +170,7 @@ def test_charts_follow_dark_mode_without_being_drawn_anew(opened: Opened) -> Non
     assert page.evaluate(ink) == page.evaluate("getComputedStyle(document.body).color") != light
 
 
+@DESK
 def test_charts_fit_the_paper(opened: Opened) -> None:
     page = opened.page
     drawn(page)
@@ -224,6 +230,7 @@ def test_first_column_stays_when_the_table_scrolls(opened: Opened) -> None:
         assert box.evaluate("e => e.scrollLeft") == 200
 
 
+@PHONE
 def test_filters_change_what_is_shown(opened: Opened) -> None:
     page = opened.page
     shown, matching, total = opened.numbers()
@@ -250,6 +257,7 @@ def test_filters_change_what_is_shown(opened: Opened) -> None:
     assert opened.numbers() == [100, total, total]
 
 
+@DESK
 def test_only_changed_marks_every_row(opened: Opened) -> None:
     page = opened.page
     page.check("input[name=only_changed]")
@@ -260,6 +268,7 @@ def test_only_changed_marks_every_row(opened: Opened) -> None:
     assert page.locator(f"{ROWS}:has(del), {ROWS}:has(ins)").count() == shown
 
 
+@DESK
 def test_search_and_show_more(opened: Opened) -> None:
     page = opened.page
     page.fill("input[name=search]", "ＲＩＶＥＲ france")  # full width and case do not matter
@@ -276,6 +285,7 @@ def test_search_and_show_more(opened: Opened) -> None:
     assert page.locator(ROWS).count() == opened.numbers()[0] == 200
 
 
+@DESK
 def test_filters_work_from_the_keyboard(opened: Opened) -> None:
     page = opened.page
     page.focus("select[name=method]")
@@ -288,6 +298,7 @@ def test_filters_work_from_the_keyboard(opened: Opened) -> None:
     assert opened.numbers()[1] < 3 * 54
 
 
+@PHONE
 def test_a_number_of_the_table_opens_its_answers(opened: Opened) -> None:
     page = opened.page
     page.click("a[data-method='full'][data-group='locality.same_pattern']")
@@ -299,6 +310,7 @@ def test_a_number_of_the_table_opens_its_answers(opened: Opened) -> None:
     assert page.is_checked("input[name=only_leak]")
 
 
+@PHONE
 def test_language_switch(opened: Opened) -> None:
     page = opened.page
     assert page.inner_text("#scores h2") == "Scores"
@@ -317,6 +329,7 @@ def test_language_switch(opened: Opened) -> None:
     assert opened.numbers()[1] == 2 * 54
 
 
+@DESK
 def test_model_output_is_text_and_never_runs(opened: Opened) -> None:
     page = opened.page
     page.fill("input[name=search]", "onerror")
