@@ -28,8 +28,10 @@ real: real-model  ## the studies of examples/real on the real model
 	  echo "$$study"; $(BIN)/posttrain run "$$study"; \
 	done
 
-test: $(STAMP)  ## lint, types, tests; the tests leave room on a second core, so the first two run beside them
-	@log=$$(mktemp); $(MAKE) --no-print-directory lint >$$log 2>&1 & lint=$$!; \
+LINT := $(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy
+
+test: $(STAMP)  ## lint, types, tests; the tests leave some of two cores unused, so the first two run beside them
+	@log=$$(mktemp); ($(LINT)) >$$log 2>&1 & lint=$$!; \
 	$(BIN)/python -m pytest; tests=$$?; \
 	wait $$lint; linted=$$?; cat $$log; rm -f $$log; \
 	[ $$tests = 0 ] && [ $$linted = 0 ]
@@ -41,9 +43,7 @@ test-real: real-model  ## the tests that need the real model
 	POSTTRAIN_REAL=$${POSTTRAIN_REAL:-.real/smollm2} $(BIN)/python -m pytest -n 0 -m real -rs
 
 lint: $(STAMP)
-	$(BIN)/ruff format --check .
-	$(BIN)/ruff check .
-	$(BIN)/mypy
+	$(LINT)
 
 format: $(STAMP)
 	$(BIN)/ruff format .
