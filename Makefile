@@ -31,10 +31,9 @@ real: real-model  ## the studies of examples/real on the real model
 LINT := $(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy
 
 test: $(STAMP)  ## lint, types, tests; the tests leave some of two cores unused, so the first two run beside them
-	@log=$$(mktemp); ($(LINT)) >$$log 2>&1 & lint=$$!; \
-	$(BIN)/python -m pytest; tests=$$?; \
-	wait $$lint; linted=$$?; cat $$log; rm -f $$log; \
-	[ $$tests = 0 ] && [ $$linted = 0 ]
+	@log=$$(mktemp); ($(LINT)) >$$log 2>&1 & lint=$$!; failed=0; \
+	$(BIN)/python -m pytest \
+	|| failed=$$?; wait $$lint || failed=1; cat $$log; rm -f $$log; exit $$failed
 
 test-slow: $(STAMP)  ## what takes minutes
 	$(BIN)/python -m pytest -n 0 -m slow

@@ -245,6 +245,7 @@ def test_make_would_do_what_is_run_here(command: Command) -> None:
     assert done.returncode == 0, done.stderr
     would = re.findall(r"^(?:[A-Z_]+=\S+ )?\.venv/bin/((?:posttrain|python) .*)$", done.stdout, re.MULTILINE)
     fetching = "python -m pip install "  # listed, whatever follows
+    would = [line.removesuffix(" \\") for line in would]
     assert [line for line in would if line not in commands() and not line.startswith(fetching)] == []
 
 
