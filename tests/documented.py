@@ -89,7 +89,7 @@ def _lines() -> Iterator[Command]:
         for line in USAGE.findall(ast.get_docstring(ast.parse(path.read_text("utf-8")), clean=False) or ""):
             yield Command(re.sub(r"\s+#\s.*$", "", line), named(path), inline=False)
     for line in RECIPE.findall((ROOT / "Makefile").read_text("utf-8")):
-        yield Command(line, "Makefile", inline=False)
+        yield Command(line.removesuffix(" \\"), "Makefile", inline=False)
 
 
 @cache
