@@ -142,6 +142,7 @@ def test_ctrl_c_before_the_first_answer(
     assert str(result.exception) == f"stopped while {stage}; {kept}, the same command goes on from them"
 
 
+@pytest.mark.slow
 def test_kill_9_in_the_middle(exam: Invoke, pico_path: Callable[[str], Path], tmp_path: Path) -> None:
     write(tmp_path, 400)
     words = [

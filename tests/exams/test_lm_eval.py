@@ -253,6 +253,7 @@ def examine_twice(model: str, folder: Path, out: Path) -> None:
         torch.distributed.barrier()
 
 
+@pytest.mark.slow
 def test_two_processes_are_as_one(folder: Path, pico_path: PicoPath, tmp_path: Path) -> None:
     model = str(pico_path("llama"))
     out = tmp_path / "out"
