@@ -173,7 +173,7 @@ def _counts(cells: Sequence[Cell]) -> str:
     floor = any(cell.method.kind == "noise_floor" for cell in cells)
     methods = several(len({cell.method.label for cell in cells if cell.method.kind != "noise_floor"}), "method")
     changes = several(len({change.name for cell in cells for change in cell.changes}), "change")
-    how = " together" if any(len(cell.changes) > 1 for cell in cells) else ""
+    how = " together" if any(len(cell.changes) > 1 and cell.sequence is None for cell in cells) else ""
     seeds = several(len({cell.seed for cell in cells}), "seed")
     counted = f"{several(len(cells), 'cell')} ({models} x {methods} x {changes}{how} x {seeds}"
     return f"{counted}, and the noise floor of each change)" if floor else f"{counted})"
