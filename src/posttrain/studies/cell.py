@@ -57,7 +57,7 @@ class CellRun:
     inputs: Mapping[str, Callable[[], LoadedModel]]
     needed: bool
     on_step: Callable[[Mapping[str, Any]], None]
-    found: dict[Point, PointResult] = field(default_factory=dict)
+    found: dict[str, PointResult] = field(default_factory=dict)
     end: Candidate | None = None
     notes: list[str] = field(default_factory=list)
     scratch: list[Path] = field(default_factory=list)
@@ -67,6 +67,7 @@ class CellRun:
         """Examine every candidate and return the cell's result. Products that are not kept are deleted."""
         cell, began = self.cell, time.monotonic()
         (self.folder / "metrics.jsonl").touch()  # a training appends to it
+        self._find()
         method, context = cell.method, self._context()
         if cell.sequence is not None and not method.takes_sequence:
             offered = sequence(method, context)
@@ -122,7 +123,7 @@ class CellRun:
             keep=keep,
             resumable=bool(saves) or keep != "none" or bool(self.examiner.exams.paired),
             saves=saves,
-            examined=self._examined,
+            examined=lambda point: point.name in self.found,
             select=lambda respondent: self.examiner.select(respondent, None),
             stages=self.cell.stages,
             report_to=self.study.report_to,
@@ -151,13 +152,13 @@ class CellRun:
         """Return the folder of a point's samples."""
         return self.folder if point == END else self.folder / "checkpoints" / point.name
 
-    def _examined(self, point: Point) -> bool:
-        """Return whether the exams of a point are finished; if a file has their results, read them."""
-        if point not in self.found:
-            known = read_part(self._at(point) / EXAMINED, PointResult)
+    def _find(self) -> None:
+        """Read the results of every point whose exams an earlier run has finished."""
+        files = {path.parent.name: path for path in sorted((self.folder / "checkpoints").glob(f"*/{EXAMINED}"))}
+        for name, path in {**files, END.name: self.folder / EXAMINED}.items():
+            known = read_part(path, PointResult)
             if known is not None and known.hash == self.key:
-                self.found[point] = known
-        return point in self.found
+                self.found[name] = known
 
     def _examine(self, candidate: Candidate) -> None:
         """Examine a candidate, unless its point was already examined with the same weights."""
@@ -166,15 +167,15 @@ class CellRun:
             self.end = replace(candidate, respondent=None)
             self.start.settle()
         if respondent is None:
-            if not self._examined(point):
+            if point.name not in self.found:
                 self._keep(point, "", (self._composed(),))
             return
-        fingerprint = respondent.fingerprint
-        if self._examined(point) and self.found[point].fingerprint == fingerprint:
-            return
-        passed = Point("step", candidate.step)
-        if point == END and candidate.step and self._examined(passed) and self.found[passed].fingerprint == fingerprint:
+        fingerprint, passed = respondent.fingerprint, Point("step", candidate.step)
+        known = {name: one for name, one in self.found.items() if one.fingerprint == fingerprint}
+        if point == END and candidate.step and passed.name in known:
             self._move_to_end(passed)
+            return
+        if point.name in known:
             return
         taught = self.cell.changes if candidate.changes is None else self.cell.changes[: candidate.changes]
         floor = self.cell.method.name == NOISE_FLOOR
@@ -184,10 +185,11 @@ class CellRun:
 
     def _keep(self, point: Point, fingerprint: str, examined: tuple[Examined, ...]) -> None:
         """Keep the results of a point's exams and write them to its folder."""
-        known = self.found.get(point)
+        known = self.found.get(point.name)
         number = known.number if known is not None else 1 + max((one.number for one in self.found.values()), default=0)
-        self.found[point] = PointResult(hash=self.key, fingerprint=fingerprint, number=number, examined=examined)
-        write_part(self._at(point) / EXAMINED, self.found[point])
+        one = PointResult(hash=self.key, fingerprint=fingerprint, number=number, examined=examined)
+        self.found[point.name] = one
+        write_part(self._at(point) / EXAMINED, one)
 
     def _move_to_end(self, passed: Point) -> None:
         """Make an examined step the end of the cell, because training ended at that step."""
@@ -197,7 +199,7 @@ class CellRun:
                 shutil.rmtree(self.folder / path.name) if (self.folder / path.name).is_dir() else None
                 path.replace(self.folder / path.name)
         own = str(self.folder.relative_to(self.root))
-        known = self.found.pop(passed)
+        known = self.found.pop(passed.name)
         moved = [one.model_copy(update={"checkpoint": END.name, "folder": own}) for one in known.examined]
         self._keep(END, known.fingerprint, tuple(moved))
         shutil.rmtree(old)
@@ -205,17 +207,12 @@ class CellRun:
     def _in_order(self) -> list[PointResult]:
         """Return every point that was examined, by this run or an earlier one. Optimiser steps come first, by their
         number; the other points follow in the order in which they were examined."""
-        found = {point.name: one for point, one in self.found.items()}
-        for path in sorted((self.folder / "checkpoints").glob(f"*/{EXAMINED}")):
-            known = read_part(path, PointResult)
-            if known is not None and known.hash == self.key:
-                found.setdefault(path.parent.name, known)
 
         def rank(item: tuple[str, PointResult]) -> tuple[int, int]:
             step = item[1].examined[0].step
             return (0, step or 0) if item[0].startswith("step-") else (1, item[1].number)
 
-        return [one for _, one in sorted(found.items(), key=rank)]
+        return [one for _, one in sorted(self.found.items(), key=rank)]
 
     # ---- stages ------------------------------------------------------------------------------------------------------
 
@@ -226,15 +223,15 @@ class CellRun:
         keys = [self.examiner.headline(stage.measured_by) for stage in stages]
         untouched = self.examiner.scores_before
         before = [untouched[key] for key in keys]
-        points = [Point("stage", stage.name) for stage in stages]
-        rows = [self.found[point].examined[0] for point in points if self._examined(point)]
-        end = self.found[END]
+        points = [Point("stage", stage.name).name for stage in stages]
+        rows = [self.found[name].examined[0] for name in points if name in self.found]
+        end = self.found[END.name]
         rows += [] if how == "separate" else [end.examined[0]]
         matrix = [[row.scores[key] for key in keys] for row in rows]
         found = separate_scores(matrix) if how == "separate" else transfer_scores(before, matrix)
         own = {f"stages.{name}": value for name, value in found.items() if name in TRANSFER}
         first = end.examined[0].model_copy(update={"scores": {**end.examined[0].scores, **own}})
-        self.found[END] = end.model_copy(update={"examined": (first, *end.examined[1:])})
+        self.found[END.name] = end.model_copy(update={"examined": (first, *end.examined[1:])})
         names = [stage.name for stage in stages]
         return {"how": how, "names": names, "exams": keys, "before": before, "matrix": matrix, **found}
 
@@ -244,7 +241,7 @@ class CellRun:
         compare: dict[str, Comparison] = {}
         for stage in self.cell.stages:
             point, exam = Point("stage", stage.name), stage.measured_by
-            one = self.found[point].examined[0]
+            one = self.found[point.name].examined[0]
             for part, values in parts.items():
                 values |= {key: value for key, value in dict(one)[part].items() if key.startswith(f"{exam}.")}
             compare[exam] = one.compare[exam]
