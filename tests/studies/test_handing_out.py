@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import random
 import shutil
@@ -13,11 +14,12 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from posttrain.studies.handing_out import TRIES, _Processes, in_processes
+from posttrain.studies.handing_out import TRIES, Teller, _Processes, in_processes
 from tests.studies.conftest import TRAIN
 from tests.studies.test_run import Listener, go, results
 
@@ -35,6 +37,19 @@ def without_times(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: without_times(one) for key, one in value.items() if key not in TIMES}
     return [without_times(one) for one in value] if isinstance(value, list) else value
+
+
+def differences(found: Any, expected: Any, at: str = "") -> list[str]:
+    """What differs, with its place. An exam that was cut asks the rest in other batches: numbers may differ in what
+    float32 rounds away (a sum over 2 of 5 texts did by 3e-10 of itself), and in nothing else.
+    """
+    if isinstance(found, dict) and isinstance(expected, dict) and list(found) == list(expected):
+        return [line for key in found for line in differences(found[key], expected[key], f"{at}.{key}")]
+    if isinstance(found, list) and isinstance(expected, list) and len(found) == len(expected):
+        return [line for i, both in enumerate(zip(found, expected)) for line in differences(*both, f"{at}[{i}]")]
+    numbers = isinstance(found, float) and isinstance(expected, float)
+    same = math.isclose(found, expected, rel_tol=1e-7) if numbers else found == expected
+    return [] if same else [f"{at}: {found!r}, expected {expected!r}"]
 
 
 @pytest.fixture
@@ -89,7 +104,7 @@ def test_two_processes_give_the_same_results_also_when_they_are_lost(path: Path,
     assert killer.left == 0
     assert outcome.failed == []
     assert any("its process was lost; the cell is handed out again" in line for line in killer.lines)
-    assert without_times(results(path)) == expected
+    assert differences(without_times(results(path)), expected) == []
     ran = killer.ran
     assert sorted(ran) == sorted(
         f"{m['method']}/{m['change']}" for m in expected["cells"] if m["checkpoint"] == "final"
@@ -128,7 +143,7 @@ def test_a_stopped_run_leaves_no_process_and_goes_on(path: Path, expected: Any, 
         time.sleep(0.05)  # pytest's own limit ends this if one stays
     outcome, _ = go(path, jobs=2)
     assert outcome.failed == []
-    assert without_times(results(path)) == expected
+    assert differences(without_times(results(path)), expected) == []
 
 
 @pytest.mark.slow
@@ -151,10 +166,10 @@ def test_kill_at_twenty_random_moments_ends_with_the_same_results(path: Path, ex
             kills += 1
             continue
         assert running.returncode == 0
-        assert without_times(results(path)) == expected
+        assert differences(without_times(results(path)), expected) == []
         shutil.rmtree(path.parent / "run")  # it got through: once more from the beginning
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    assert without_times(results(path)) == expected
+    assert differences(without_times(results(path)), expected) == []
 
 
 def children_of(pid: int) -> list[int]:
@@ -214,3 +229,13 @@ def test_what_was_lost_with_former_processes_does_not_end_the_new_ones() -> None
             before.submit(abs, -1)
         pool.mend(lost[1])
         assert pool.pool is new
+
+
+def test_the_first_event_of_every_cell_is_sent_however_soon_it_comes() -> None:
+    sent: list[Any] = []
+    teller = Teller(SimpleNamespace(put=sent.append))
+    for cell in ("one", "other"):
+        teller.turn(cell)  # type: ignore[arg-type]
+        for number in (1, 2):
+            teller.step({"step": number})
+    assert [(told.cell, told.value["step"]) for told in sent] == [("one", 1), ("other", 1)]

@@ -42,8 +42,8 @@ TRIES = 3
 POLL_S = 0.1
 """Seconds between two looks for results and events."""
 TELL_S = 0.2
-"""Least seconds between two events of one kind that a process sends, but lines for the user are always sent. The cell's
-own files have all of them.
+"""Least seconds between two events of one kind and one cell that a process sends, but lines for the user are always
+sent. The cell's own files have all of them.
 """
 
 
@@ -96,7 +96,7 @@ class Teller(Watcher):
             self.tell.put(Told(self.cell, what, value))
 
     def turn(self, cell: Cell) -> None:
-        self.cell = cell
+        self.cell, self.last = cell, {}
 
     def say(self, line: str) -> None:
         self._send("say", line)
