@@ -120,6 +120,22 @@ def test_what_is_wrong_is_said(base: pt.Model, change: Path) -> None:
         pt.load(str(talker()), device="cuda:99")
 
 
+def test_errors_speak_of_arguments_and_rows_not_of_options_and_files(
+    base: pt.Model, change: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(DataError, match=r"(?m)^data:1: .*\n^data:2: 'completion' must be a string"):
+        pt.train(base, [{"prompt": "only"}, {"prompt": "one", "completion": 3}], **FAST)
+    with pytest.raises(MissingError, match="; download=True allows fetching it"):
+        pt.load("someone/no-such-model")
+    with pytest.raises(ConfigError, match=r"^before: .*; add before MODEL$"):
+        pt.exam(base, change=change)
+    pt.exam(base, before=base, change=change, noise_floor="none", output=tmp_path / "out")
+    other = pt.train(base, change=change, **FAST)
+    with pytest.raises(ConfigError, match=r"give another output, or restart=True$") as caught:
+        pt.exam(other, before=base, change=change, noise_floor="none", output=tmp_path / "out")
+    assert caught.value.problems[0].mend == "give another output, or restart=True"
+
+
 def test_a_change_may_be_a_mapping(base: pt.Model, change: Path) -> None:
     keys = {"name": "france", "target": [{"prompt": "capital of France?", "answer": "Paris"}]}
     assert pt.exam(base, before=base, change=keys, noise_floor="none").scores["reliability"] == 1.0

@@ -3,24 +3,57 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import wraps
+from inspect import signature
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 from pydantic import Field
 
 from posttrain.config.base import Config
 from posttrain.config.load import check
 from posttrain.data.records import Message
-from posttrain.errors import ConfigError, MissingError, Problem
+from posttrain.errors import ConfigError, MissingError, PosttrainError, Problem
 from posttrain.inference.opening import open_respondent
 from posttrain.inference.protocol import Plain, Respondent
 from posttrain.inference.respondents import ModelRespondent
 from posttrain.models.load import LoadedModel, load_model
 from posttrain.models.save import save_model
 
-__all__ = ["Chat", "Model", "chat", "load", "respondent_of"]
+__all__ = ["SCRATCH", "Chat", "Model", "as_arguments", "chat", "load", "respondent_of"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+SCRATCH = "posttrain-rows-"
+"""How the names of temporary folders of rows begin."""
+SPOKEN = re.compile(rf"\S*{SCRATCH}\w+/rows\.jsonl|--[a-z][a-z-]+")
+"""Matches what an error of the library says in other words: files of rows that were mappings, and options."""
+
+
+def as_arguments(function: Callable[P, T]) -> Callable[P, T]:
+    """Return the function with errors that speak of its arguments: `restart=True` for `--restart`, `data:3` for the
+    third of the rows that were given as mappings."""
+    known = signature(function).parameters
+
+    def said(found: re.Match[str]) -> str:
+        name = found[0][2:].replace("-", "_")
+        if not found[0].startswith("--"):
+            return "data"
+        return found[0] if name not in known else f"{name}=True" if known[name].default is False else name
+
+    @wraps(function)
+    def call(*given: P.args, **named: P.kwargs) -> T:
+        try:
+            return function(*given, **named)
+        except PosttrainError as error:
+            problems = [Problem(*(SPOKEN.sub(said, part) for part in problem)) for problem in error.problems]
+            PosttrainError.__init__(error, *problems)
+            raise
+
+    return call
 
 
 @dataclass(frozen=True)
@@ -89,6 +122,7 @@ def _check_device(device: str | None) -> None:
         raise MissingError(Problem("device", cause, "posttrain doctor tells what this machine has"))
 
 
+@as_arguments
 def load(
     name: str | Path,
     *,

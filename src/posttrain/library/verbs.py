@@ -24,7 +24,7 @@ from posttrain.exams.results import Results, read_results, write_results
 from posttrain.exams.summary import summarise
 from posttrain.inference.protocol import Respondent
 from posttrain.inference.respondents import ModelRespondent
-from posttrain.library.models import Model, load, respondent_of
+from posttrain.library.models import SCRATCH, Model, as_arguments, load, respondent_of
 from posttrain.library.results import Examination
 from posttrain.models.disk import safe_name
 from posttrain.models.load import LoadedModel
@@ -72,6 +72,7 @@ def _changes_of(given: Changes | None) -> list[Change]:
     return [*(one for one in each if isinstance(one, Change)), *(load_changes(files, Path.cwd()) if files else ())]
 
 
+@as_arguments
 def train(
     base: Model | str | Path,
     data: str | Path | Sequence[Mapping[str, Any]] | None = None,
@@ -100,7 +101,7 @@ def train(
     if data is None and not changes:
         raise ConfigError(Problem("pt.train", "there is nothing to learn", "give data, a change, or both"))
     bench = Bench(model.name, base=Path.cwd(), loaded=model.loaded, forbidden=frozenset(), say=say)
-    with tempfile.TemporaryDirectory() as scratch:
+    with tempfile.TemporaryDirectory(prefix=SCRATCH) as scratch:
         if data is not None:
             settings["data"] = _file_of(data, Path(scratch))
         config = check({"kind": "train", **_nested(settings)}, TrainMethodConfig, "pt.train")
@@ -150,6 +151,7 @@ def _nested(settings: Mapping[str, Any]) -> dict[str, Any]:
     return made
 
 
+@as_arguments
 def exam(
     model: Asked,
     *,
@@ -203,6 +205,7 @@ def _exams_of(given: ExamsGiven) -> tuple[ExamConfig, ...]:
     return check({"exams": each}, ExamsFile, "exams").exams if each else ()
 
 
+@as_arguments
 def compare(
     models: Mapping[str, Asked] | Sequence[Asked],
     *,
@@ -231,16 +234,10 @@ def compare(
         at = own.relative_to(folder)
         was = tuple(line.model_copy(update={"folder": str(at / line.folder)}) for line in found.results.before)
         model = {"model": was[0].model} if was else {}
-        lines = [
-            line.model_copy(
-                update={
-                    **model,
-                    "method": name if line.method == "exam" else line.method,
-                    "folder": str(at / line.folder),
-                }
-            )
-            for line in found.results.cells
-        ]
+        lines = []
+        for line in found.results.cells:
+            own_name = {"method": name if line.method == "exam" else line.method, "folder": str(at / line.folder)}
+            lines.append(line.model_copy(update={**model, **own_name}))
         both = {"before": was, "cells": (*whole.cells, *lines)}
         whole = whole.model_copy(update={**dict(found.results), "study": whole.study, **both})
     whole = whole.model_copy(update={"summary": summarise(whole.cells), "planned": len(whole.cells)})
@@ -255,6 +252,7 @@ class StudyFile:
     config: Study
     base: Path
 
+    @as_arguments
     def run(
         self,
         *,
