@@ -100,6 +100,8 @@ class PartlyDone(PosttrainError):
 
 
 class Interrupted(PosttrainError):
-    """Ctrl-C or SIGTERM stopped the work: it has been saved, or the message says what is kept."""
+    """Ctrl-C or SIGTERM stopped the work: it has been saved, or the message says what is kept. terminated: a SIGTERM
+    was received since the verb began."""
 
     exit_code = 130
+    terminated: ClassVar[bool] = False

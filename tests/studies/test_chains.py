@@ -338,3 +338,122 @@ def test_an_adapter_that_cannot_be_merged_ends_its_chain_and_no_other_cell(study
     outcome, _ = go(path)
     assert {one.first.method for one in outcome.failed} == {"chain"}
     assert "adapter cannot be merged into its base" in outcome.failed[0].error
+
+
+def points(path: Path) -> list[str]:
+    return [c["checkpoint"] for c in results(path)["cells"] if c["method"] == "chain"]
+
+
+@pytest.mark.parametrize("keep", ["none", "final", "all"])
+def test_an_exam_more_is_taken_at_every_point_of_a_finished_chain(
+    study: Callable[..., Path], tmp_path: Path, keep: str
+) -> None:
+    first = {**TRAIN, "merge_back": [0.5]}
+    steps = [{**first, "name": "f"}, {**TRAIN, "data": "rows.jsonl", "name": "g"}, {"kind": "blend"}]
+    asked: dict[str, Any] = {
+        "methods": [{"name": "chain", "steps": steps}],
+        "changes": "changes/france.yaml",
+        "checkpoints": {"every": 3},
+        "keep": keep,
+    }
+    path = study(**asked)
+    go(path)
+    expected = points(path)
+    own = ["1-f.step-3", "after-1-f", "1-f.blend-0.50", "2-g.step-3", "after-2-g", "final"]
+    assert expected == own  # where training ends at a saved step, that is the end
+    again = study(**asked, max_new_tokens=9)
+    outcome, listener = go(again)
+    assert outcome.failed == []
+    assert points(again) == expected
+    if keep == "all":
+        assert listener.steps == []  # every model was still there
+
+
+@pytest.mark.parametrize("lost", ["after-1-f", "1-f.blend-0.50", "1-f.step-3"])
+@pytest.mark.parametrize("how", ["gone", "damaged"])
+def test_a_point_of_a_finished_step_that_was_lost_is_examined_again(
+    study: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, lost: str, how: str
+) -> None:
+    steps = [{**TRAIN, "merge_back": [0.5], "name": "f"}, {**TRAIN, "data": "rows.jsonl", "name": "g"}]
+    path = study(methods=[{"name": "chain", "steps": steps}], changes="changes/france.yaml", checkpoints={"every": 3})
+    go(path)
+    expected = results(path)["cells"]
+    (path.parent / "run").rename(path.parent / "first")
+    kept = Examiner.take
+
+    def stopped(self: Examiner, changes: Any, respondent: Any, checkpoint: str, *rest: Any, **options: Any) -> Any:
+        if checkpoint == "2-g.step-3":
+            raise KeyboardInterrupt
+        return kept(self, changes, respondent, checkpoint, *rest, **options)
+
+    monkeypatch.setattr(Examiner, "take", stopped)
+    with pytest.raises(Interrupted):
+        go(path)
+    monkeypatch.setattr(Examiner, "take", kept)
+    (file,) = (path.parent / "run").glob(f"cells/*/checkpoints/{lost}/examined.json")
+    if how == "gone":
+        file.unlink()
+    else:
+        file.write_text(file.read_text(encoding="utf-8")[:40], encoding="utf-8")
+    outcome, _ = go(path)
+    assert outcome.failed == []
+    assert sorted(points(path)) == sorted(c["checkpoint"] for c in expected)
+    scores = {c["checkpoint"]: c["scores"] for c in results(path)["cells"]}
+    assert scores == {c["checkpoint"]: c["scores"] for c in expected}
+
+
+def test_points_of_a_chain_within_a_sequence_have_names_of_their_own(study: Callable[..., Path]) -> None:
+    path = study(
+        methods=[{"name": "chain", "steps": [{**TRAIN, "name": "f"}, {**TRAIN, "data": "rows.jsonl", "name": "g"}]}],
+        changes_as={"sequence": 1},
+        checkpoints={"every": 3},
+    )
+    outcome, _ = go(path)
+    assert outcome.failed == []
+    names = {name for name in points(path) if ".step-3" in name}
+    assert {re.sub(r"^\d-\w+\.", "", name) for name in names} == {"1-f.step-3", "2-g.step-3"}
+    assert len(names) == 4
+
+
+@pytest.mark.parametrize("where", [{"sequence": 1}, "together"])
+def test_a_method_with_an_input_learns_changes_in_every_way(study: Callable[..., Path], where: Any) -> None:
+    blended = {"name": "toward", "kind": "blend", "weight": 0.3, "inputs": {"toward": "taught"}}
+    path = study(methods=[{**TRAIN, "name": "taught"}, blended], changes_as=where)
+    outcome, _ = go(path)
+    assert [result.error for result in outcome.failed] == []
+
+
+def test_a_method_runs_again_when_another_one_comes_to_need_its_model(study: Callable[..., Path]) -> None:
+    one, other = {**TRAIN, "name": "one"}, {**OTHER, "start": "one"}
+    go(study(methods=[one], changes="changes/france.yaml"))
+    outcome, _ = go(study(methods=[one, other], changes="changes/france.yaml"))
+    assert outcome.failed == []
+    (file,) = Path(outcome_folder := study(methods=[one, other], changes="changes/france.yaml")).parent.glob(
+        "run/cells/*--one--*/training/model/model.safetensors"
+    )
+    file.write_bytes(file.read_bytes()[:-10])  # a copy that broke off
+    for result in Path(outcome_folder).parent.glob("run/cells/*--other--*/result.json"):
+        result.unlink()
+    outcome, _ = go(outcome_folder)
+    assert outcome.failed == []
+
+
+def test_a_stopped_chain_goes_on_where_its_run_folder_is_written_in_another_way(
+    study: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = study(methods=[chain()], changes="changes/france.yaml", checkpoints={"every": 3})
+    kept = Examiner.take
+
+    def stopped(self: Examiner, changes: Any, respondent: Any, checkpoint: str, *rest: Any, **options: Any) -> Any:
+        if checkpoint == "2-train.step-3":
+            raise KeyboardInterrupt
+        return kept(self, changes, respondent, checkpoint, *rest, **options)
+
+    monkeypatch.setattr(Examiner, "take", stopped)
+    with pytest.raises(Interrupted):
+        go(path)
+    monkeypatch.setattr(Examiner, "take", kept)
+    moved = path.parent.with_name("moved")
+    path.parent.rename(moved)
+    outcome, _ = go(moved / path.name)
+    assert [result.error for result in outcome.failed] == []

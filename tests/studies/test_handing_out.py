@@ -11,15 +11,24 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from posttrain.studies.handing_out import TRIES, Teller, _Processes, in_processes
+from posttrain.config.change import load_changes
+from posttrain.config.load import load_yaml
+from posttrain.exams.results import CellResult, Line
+from posttrain.studies.config import Study
+from posttrain.studies.events import Watcher
+from posttrain.studies.handing_out import TRIES, Pool, Ran, Spec, Teller, Told, _Processes, handed_out, in_processes
+from posttrain.studies.plan import make_plan
+from posttrain.studies.worker import Hashes, Order
 from tests.studies.conftest import TRAIN
 from tests.studies.test_run import Listener, go, results
 
@@ -75,9 +84,9 @@ def expected(path: Path, known: dict[str, Any]) -> Any:
 
 
 class Killer(Listener):
-    """Kills all processes when `full+self` tells a step, so often; after another cell has ended, where one is named."""
+    """Kills all processes when `full+self` tells a step, so often; after other cells have ended, where some are named."""
 
-    def __init__(self, times: int, after: str = "") -> None:
+    def __init__(self, times: int, *after: str) -> None:
         super().__init__()
         self.left, self.after = times, after
 
@@ -86,7 +95,7 @@ class Killer(Listener):
 
     def step(self, entry: Any) -> None:
         super().step(entry)
-        if self.left and self.cell.method.label == "full+self" and self.after in ("", *self.ran):
+        if self.left and self.cell.method.label == "full+self" and set(self.after) <= set(self.ran):
             self.left -= 1
             for pid in worker_pids():
                 os.kill(pid, signal.SIGKILL)
@@ -118,8 +127,8 @@ def test_two_processes_give_the_same_results_also_when_they_are_lost(path: Path,
 
 @pytest.mark.slow
 def test_a_cell_that_loses_every_process_fails_and_stops_no_other(path: Path) -> None:
-    listener = Killer(TRIES, after="prompt/france")
-    long = "methods.full+self.optimizer.max_steps=2000"  # not over before the prompt's cell is
+    listener = Killer(TRIES, "prompt/france", "noise floor/france")
+    long = "methods.full+self.optimizer.max_steps=2000"  # not over before the other cells are
     outcome, _ = go(path, long, jobs=2, changes=1, only=["full+self", "prompt"], listener=listener)
     assert listener.left == 0
     lost = [r for r in outcome.failed if r.first.method == "full+self"]
@@ -220,15 +229,55 @@ def test_what_was_lost_with_former_processes_does_not_end_the_new_ones() -> None
     with in_processes(2) as pool:
         assert isinstance(pool, _Processes)
         lost: list[Any] = [Future(), Future()]
+        for one in lost:
+            one.set_exception(BrokenProcessPool())
         pool.ran.update(lost)
         before = pool.pool
-        pool.mend(lost[0])
+        assert pool.mend(lost[0])
         new = pool.pool
         assert new is not before
         with pytest.raises(RuntimeError, match="after shutdown"):
             before.submit(abs, -1)
-        pool.mend(lost[1])
+        assert pool.mend(lost[1])
         assert pool.pool is new
+
+
+class Deadly(Pool):
+    """A pool without processes, in which one cell loses itself and every cell that runs beside it."""
+
+    def __init__(self, bad: str) -> None:
+        self.bad, self.live, self.together = bad, list[tuple[str, Ran]](), False
+
+    def submit(self, spec: Spec, order: Order) -> Ran:
+        self.live.append((order.cell.folder, Future()))
+        return self.live[-1][1]
+
+    def events(self) -> Iterator[Told]:
+        lost = any(folder == self.bad for folder, _ in self.live)
+        self.together = len(self.live) > 1 if self.live else self.together
+        for folder, future in self.live:
+            if lost:
+                future.set_exception(BrokenProcessPool())
+            else:
+                future.set_result((CellResult(hash=folder, lines=(Line(model="", method=""),)), 0.0))
+        self.live = []
+        return iter(())
+
+    def mend(self, lost: Ran) -> bool:
+        return self.together
+
+
+def test_a_deadly_cell_does_not_fail_those_that_are_lost_with_it(path: Path) -> None:
+    study = load_yaml(path, Study)
+    plan = make_plan(study, load_changes(study.changes, path.parent), path.parent)
+    spec = Spec(study, (), path.parent, path.parent / "run", 1)
+    orders = {cell.folder: partial(Order, cell, Hashes("", cell.folder), {}) for cell in plan}
+    needs = dict.fromkeys(orders, frozenset[str]())
+    handed = handed_out(Deadly(plan[1].folder), spec, orders, needs, Watcher(), 2)
+    found = {one.cell.folder: one.result.error for one in handed}
+    assert found.keys() == orders.keys()
+    assert [folder for folder, error in found.items() if error] == [plan[1].folder]
+    assert f"its process was lost {TRIES} times" in found[plan[1].folder]
 
 
 def test_the_first_event_of_every_cell_is_sent_however_soon_it_comes() -> None:

@@ -25,10 +25,9 @@ NOT_WRITTEN = (Problem("", "stopped: nothing was written", "run the same command
 
 @dataclass
 class _Now:
-    """The state of the running verb. kept: returns the message if it is stopped; terminated: SIGTERM was received."""
+    """The state of the running verb. kept: returns the message if it is stopped."""
 
     kept: Callable[[], tuple[Problem, ...]] = lambda: (Problem("", "interrupted"),)
-    terminated: bool = False
 
 
 _now = _Now()
@@ -37,13 +36,13 @@ _now = _Now()
 @contextmanager
 def unwinding() -> Iterator[None]:
     """Make SIGTERM raise KeyboardInterrupt within the block. The former handler is restored afterwards."""
-    _now.kept, _now.terminated = _Now().kept, False
+    _now.kept, Interrupted.terminated = _Now().kept, False
     if threading.current_thread() is not threading.main_thread():  # Python delivers no signals to other threads
         yield
         return
 
     def end(number: int, frame: FrameType | None) -> None:
-        _now.terminated = True
+        Interrupted.terminated = True
         signal.signal(number, signal.SIG_DFL)
         raise KeyboardInterrupt
 
@@ -66,4 +65,4 @@ def interrupted() -> Interrupted:
 
 def exit_code() -> int:
     """Return the exit code of a verb that was stopped: 143 after SIGTERM, otherwise that of Interrupted."""
-    return TERMINATED if _now.terminated else Interrupted.exit_code
+    return TERMINATED if Interrupted.terminated else Interrupted.exit_code

@@ -7,6 +7,8 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from safetensors import SafetensorError, safe_open
+
 from posttrain.errors import PosttrainError, Problem
 from posttrain.models.disk import whole_folder
 from posttrain.models.fingerprint import file_fingerprint, remembered_base, template_fingerprint
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-__all__ = ["TRAINED_IN", "save_model", "saved_padding", "write_notes"]
+__all__ = ["TRAINED_IN", "is_saved", "save_model", "saved_padding", "write_notes"]
 
 TRAINED_IN = "trained_in"
 """Key of `posttrain.json`: the precision of the weights in memory, if they are stored in another one."""
@@ -115,6 +117,18 @@ def save_model(
         write_notes(temporary, tokenizer, base=base, head=head, trained_in=trained_in, hashed=hashed)
         if card is not None:
             (temporary / "README.md").write_text(card, encoding="utf-8", newline="\n")
+
+
+def is_saved(folder: Path) -> bool:
+    """Return whether a folder holds weights, of a model or an adapter, in files that are whole."""
+    files = list(folder.glob("*.safetensors"))
+    try:
+        for file in files:
+            with safe_open(file, "pt"):
+                pass
+    except SafetensorError:
+        return False
+    return bool(files)
 
 
 def saved_padding(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> AbstractContextManager[None]:

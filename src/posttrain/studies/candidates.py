@@ -36,7 +36,7 @@ class Point(NamedTuple):
 
     kind: `step` (of an optimiser), `stage`, `blend` (between the weights before and after), `changes` (a number of
     changes of a sequence), `after` (a step of a chain), `edits`, `input`, `end`; value: which one of its kind; within:
-    the name of the chain's step that the point belongs to, or empty.
+    the names of the steps that the point belongs to, the outermost first, or empty.
     """
 
     kind: str
@@ -50,6 +50,10 @@ class Point(NamedTuple):
         own = "final" if self.kind == "end" else f"{self.kind}-{shown}"
         return f"{self.within}.{own}" if self.within else own
 
+    def inside(self, step: str) -> Point:
+        """Return the point as one of a chain's step."""
+        return self._replace(within=f"{step}.{self.within}" if self.within else step)
+
 
 END = Point("end")
 
@@ -62,7 +66,8 @@ class Candidate:
     together from stages that each have a model of their own); step: number of optimiser steps so far; cost: the cost of
     everything up to this point (train_s, steps, tokens, peak_gib, ...), as far as the method knows it; product: the
     folder that it left on disk; notes: lines for the cell's card; scratch: folders that are no longer needed when the
-    cell is done; changes: how many of the cell's changes it has learned, None for all.
+    cell is done; changes: how many of the cell's changes it has learned, None for all; passed: a point in the middle of
+    its training that is the same model if the weights are equal: training ended there.
     """
 
     point: Point
@@ -73,6 +78,7 @@ class Candidate:
     notes: Sequence[str] = ()
     scratch: Sequence[Path] = ()
     changes: int | None = None
+    passed: Point | None = None
 
 
 @dataclass(frozen=True)
@@ -130,7 +136,7 @@ class CellContext:
             folder=folder,
             part=name,
             home=self.home or self.folder,
-            examined=lambda point: examined(point._replace(within=name)),
+            examined=lambda point: examined(point.inside(name)),
             **changed,
         )
 

@@ -170,10 +170,10 @@ class CellRun:
             if point.name not in self.found:
                 self._keep(point, "", (self._composed(),))
             return
-        fingerprint, passed = respondent.fingerprint, Point("step", candidate.step)
+        fingerprint, passed = respondent.fingerprint, candidate.passed
         known = {name: one for name, one in self.found.items() if one.fingerprint == fingerprint}
-        if point == END and candidate.step and passed.name in known:
-            self._move_to_end(passed)
+        if passed is not None and passed.name in known:
+            self._move(passed, point)
             return
         if point.name in known:
             return
@@ -191,17 +191,18 @@ class CellRun:
         self.found[point.name] = one
         write_part(self._at(point) / EXAMINED, one)
 
-    def _move_to_end(self, passed: Point) -> None:
-        """Make an examined step the end of the cell, because training ended at that step."""
-        old = self._at(passed)
+    def _move(self, passed: Point, point: Point) -> None:
+        """Make an examined step the point at the end of its training, which ended at that step."""
+        old, new = self._at(passed), self._at(point)
+        new.mkdir(parents=True, exist_ok=True)
         for path in old.iterdir():
             if path.name != EXAMINED:
-                shutil.rmtree(self.folder / path.name) if (self.folder / path.name).is_dir() else None
-                path.replace(self.folder / path.name)
-        own = str(self.folder.relative_to(self.root))
+                shutil.rmtree(new / path.name) if (new / path.name).is_dir() else None
+                path.replace(new / path.name)
+        own = str(new.relative_to(self.root))
         known = self.found.pop(passed.name)
-        moved = [one.model_copy(update={"checkpoint": END.name, "folder": own}) for one in known.examined]
-        self._keep(END, known.fingerprint, tuple(moved))
+        moved = [one.model_copy(update={"checkpoint": point.name, "folder": own}) for one in known.examined]
+        self._keep(point, known.fingerprint, tuple(moved))
         shutil.rmtree(old)
 
     def _in_order(self) -> list[PointResult]:

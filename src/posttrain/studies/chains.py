@@ -18,6 +18,7 @@ from posttrain.config.change import Change
 from posttrain.errors import PosttrainError, Problem
 from posttrain.exams.results import write_json
 from posttrain.models.load import adapter_base
+from posttrain.models.save import is_saved
 from posttrain.studies.candidates import END, Candidate, CellContext, Point
 from posttrain.studies.config import MethodConfig, safe_name
 from posttrain.studies.examine import summed
@@ -67,22 +68,20 @@ def sequence(method: MethodConfig, cell: CellContext) -> Iterator[Candidate]:
 
 
 def _linked(links: Sequence[Link], cell: CellContext) -> Iterator[Candidate]:
-    start, done = cell.bench, _finished(links[:-1], cell)
-    for number, link in enumerate(links):
+    done: list[Step] = []
+    for number, (link, known) in enumerate(zip(links, _finished(links, cell), strict=True)):
         last = number + 1 == len(links)
-        if number < len(done):
-            if number + 1 == len(done):  # only the newest product is needed
-                start = cell.bench.after(cell.folder / done[-1].product)
+        if known is not None:
+            done.append(known)
             continue
-        keep = cell.keep if last or cell.keep == "all" else "final"
-        inputs = {name: cell.inputs[given] for name, given in link.method.inputs.items()}
+        start = cell.bench.after(cell.folder / done[-1].product) if done else cell.bench
         inner = cell.within(
             link.name,
             bench=start,
             changes=link.changes,
-            inputs=inputs if cell.sequence is None else cell.inputs,
+            inputs=cell.inputs if cell.sequence else {n: cell.inputs[given] for n, given in link.method.inputs.items()},
             sequence=None,
-            keep=keep,
+            keep=cell.keep if last or cell.keep == "all" else "final",
             resumable=True,
             steps_before=int(sum(step.cost.get("steps", 0) for step in done)),
         )
@@ -90,7 +89,6 @@ def _linked(links: Sequence[Link], cell: CellContext) -> Iterator[Candidate]:
         if last:
             return
         start.release()
-        start = cell.bench.after(cell.folder / step.product)
         if cell.keep != "all" and adapter_base(cell.folder / step.product) is None:
             for earlier in done:  # an adapter needs them as its base
                 shutil.rmtree(cell.folder / earlier.product, ignore_errors=True)
@@ -102,23 +100,33 @@ def _step(link: Link, cell: CellContext, done: Sequence[Step], *, last: bool) ->
     PosttrainError if the step offers no candidate at its end, or leaves no model for the next step."""
     home = cell.folder.parents[1]
     left: Step | None = None
-    for candidate in registry.load("method", link.method.kind).function(link.method, cell):
+    points = dict.fromkeys([link.point] if link.point is not None else [])
+
+    def examined(point: Point) -> bool:
+        points[point.inside(link.name)] = None
+        return cell.examined(point)
+
+    own = replace(cell, examined=examined)
+    for candidate in registry.load("method", link.method.kind).function(link.method, own):
         if candidate.point != END:
-            inside = candidate.point._replace(within=link.name)
+            inside = candidate.point.inside(link.name)
+            points[inside] = None
             yield replace(candidate, point=inside, step=None, changes=link.taught)
             continue
+        passed = candidate.passed and candidate.passed.inside(link.name)
         product = str(candidate.product.relative_to(home)) if candidate.product is not None else ""
-        left = Step(product, dict(candidate.cost), [f"{link.name}: {note}" for note in candidate.notes])
+        left = Step(product, dict(candidate.cost), [f"{link.name}: {note}" for note in candidate.notes], [])
         if last:
             steps = [*done, left]
             scratch = [*candidate.scratch, *_unneeded(home, cell, candidate.product)]
             yield replace(
                 candidate, point=END,
-                step=None, changes=link.taught, scratch=scratch,
+                step=None, changes=link.taught, scratch=scratch, passed=passed,
                 cost=summed([step.cost for step in steps]), notes=[note for step in steps for note in step.notes],
             )  # fmt: skip
         elif link.point is not None:
-            yield replace(candidate, point=link.point, step=None, changes=link.taught, scratch=())
+            yield replace(candidate, point=link.point, step=None, changes=link.taught, scratch=(), passed=passed)
+            points.pop(passed, None)
         for folder in () if last else candidate.scratch:
             shutil.rmtree(folder, ignore_errors=True)
     if left is None:
@@ -127,7 +135,7 @@ def _step(link: Link, cell: CellContext, done: Sequence[Step], *, last: bool) ->
         cause = f"step '{link.name}' leaves no model that the next one could start from"
         raise PosttrainError(Problem(home.name, cause, "let it be the last step"))
     if not last:
-        write_json(cell.folder / STEP, left._asdict())
+        write_json(cell.folder / STEP, left._replace(points=list(points))._asdict())
     return left
 
 
@@ -144,22 +152,27 @@ def _unneeded(home: Path, cell: CellContext, product: Path | None) -> list[Path]
 
 class Step(NamedTuple):
     """What a step has left, as written to `step.json` when its candidates have been examined. product: its product's
-    path relative to the cell's folder, empty without one; cost: its costs; notes: its notes.
+    path relative to the cell's folder, empty without one; cost: its costs; notes: its notes; points: its points.
     """
 
     product: str
     cost: Mapping[str, float]
     notes: Sequence[str]
+    points: Sequence[Point]
 
 
-def _finished(links: Sequence[Link], cell: CellContext) -> list[Step]:
-    """Return the steps that an earlier run finished, up to the newest one with an existing product."""
-    found: list[Step] = []
-    for link in links:
-        path = cell.folder / "steps" / link.name / STEP
-        if not path.is_file():
-            break
-        found.append(Step(**json.loads(path.read_text(encoding="utf-8"))))
-    while found and not (cell.folder / found[-1].product).is_dir():
-        found.pop()
+def _finished(links: Sequence[Link], cell: CellContext) -> list[Step | None]:
+    """Return what an earlier run has left of each step, None for a step that must run: the last one, a step with a
+    point that is not examined, and a step without a product that a later one starts from."""
+    found: list[Step | None] = [None] * len(links)
+    for i in reversed(range(len(links) - 1)):
+        try:
+            text = (cell.folder / "steps" / links[i].name / STEP).read_text(encoding="utf-8")
+            known = Step(**json.loads(text))
+            points = [Point(*point) for point in known.points]
+        except (OSError, ValueError, TypeError):  # there is none, or it is damaged
+            continue
+        needed = found[i + 1] is None
+        if all(map(cell.examined, points)) and not (needed and not is_saved(cell.folder / known.product)):
+            found[i] = known
     return found

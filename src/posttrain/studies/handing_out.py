@@ -172,9 +172,10 @@ class Pool(ABC):
             while True:
                 yield self.queue.get_nowait()
 
-    def mend(self, lost: Ran) -> None:
-        """Make the pool usable again after the process of an order was lost."""
-        return
+    def mend(self, lost: Ran) -> bool:
+        """Make the pool usable again after the process of an order was lost; return whether other orders were lost
+        with it, so that nobody knows which one was to blame."""
+        return False
 
     def stop(self) -> None:
         """Ask every process to save what it has and to end."""
@@ -198,30 +199,27 @@ def handed_out(
     waiting, tries = dict(orders), dict.fromkeys(orders, 0)
     running: dict[Ran, Order] = {}
     done: set[str] = set()
-    tell: dict[str, Callable[[Any], None]] = {
-        "say": watcher.say,
-        "step": watcher.step,
-        "exam": watcher.exam,
-        "doing": watcher.doing,
-    }
+    doubted: set[str] = set()  # lost together with others: until they are done, cells run one by one
     try:
         while waiting or running:
             ready = [folder for folder in waiting if needs[folder] <= done]
-            for folder in ready[: at_once - len(running)]:
+            for folder in ready[: max(0, (1 if doubted else at_once) - len(running))]:
                 order = waiting.pop(folder)()
                 tries[folder] += 1
                 running[pool.submit(spec, order)] = order
             finished, _ = wait(running, timeout=POLL_S, return_when=FIRST_COMPLETED)
             for told in pool.events():
                 watcher.turn(told.cell)
-                tell[told.what](told.value)
+                getattr(watcher, told.what)(told.value)
             for future in finished:
                 order = running.pop(future)
                 folder = order.cell.folder
                 try:
                     result, wall_s = future.result()
                 except BrokenProcessPool:
-                    pool.mend(future)
+                    if pool.mend(future):
+                        doubted.add(folder)
+                        tries[folder] -= 1
                     if tries[folder] < TRIES:
                         watcher.say(f"{order.cell}: its process was lost; the cell is handed out again")
                         waiting[folder] = partial(order._replace, again=False)
@@ -231,6 +229,7 @@ def handed_out(
                     at, wall_s = cell_folder(spec.folder, order.cell), 0.0
                     result = failed(order.cell, order.hashes.content, error, wall_s, at)
                 done.add(folder)
+                doubted.discard(folder)
                 yield Handed(order.cell, result, wall_s)
     except BaseException:
         pool.stop()
@@ -259,7 +258,12 @@ class _Processes(Pool):
     def __init__(self, jobs: int) -> None:
         self.jobs, self.context = jobs, multiprocessing.get_context("spawn")
         self.manager = SyncManager(ctx=self.context)
-        self.manager.start(_end_with_parent)
+        try:
+            self.manager.start(_end_with_parent)
+        except BaseException:  # a signal: the manager would complain of a closed pipe
+            for process in multiprocessing.active_children():
+                process.kill()
+            raise
         self.queue = self.manager.Queue()
         self.pool, self.ran = self._new(), set[Ran]()
 
@@ -271,11 +275,13 @@ class _Processes(Pool):
         self.ran.add(future)
         return future
 
-    def mend(self, lost: Ran) -> None:
+    def mend(self, lost: Ran) -> bool:
         if lost not in self.ran:
-            return  # of former processes: with one of them all were lost, and there are new ones already
+            return True  # of former processes: with one of them all were lost, and there are new ones already
         self.pool.shutdown(cancel_futures=True)  # waits: none may write to a cell's folder that is handed out again
+        others = self.ran - {lost}
         self.pool, self.ran = self._new(), set()
+        return any(other.cancelled() or isinstance(other.exception(), BrokenProcessPool) for other in others)
 
     def stop(self) -> None:
         for process in multiprocessing.active_children():

@@ -21,6 +21,7 @@ from posttrain.exams.results import CellResult, MethodInfo, Reference, Results, 
 from posttrain.exams.summary import summarise
 from posttrain.models.disk import safe_name, write_whole, writing
 from posttrain.models.meter import listening
+from posttrain.models.save import is_saved
 from posttrain.studies.bench import Bench
 from posttrain.studies.card import to_yaml
 from posttrain.studies.chains import step_names
@@ -214,8 +215,9 @@ class _Run:
             known = read_part(cell_folder(self.folder, cell) / "result.json", CellResult)
             if known is not None and (known.hash, known.status) != (hashes.content, "done"):
                 known = None
-            if known is not None and cell.folder in self.needed and not (self.folder / known.first.weights).is_dir():
-                known = None  # another cell needs its product, which no longer exists
+            if known is not None and cell.folder in self.needed:  # by another cell, which takes its product
+                product = self.folder / known.first.weights if known.first.weights else None
+                known = known if product is not None and is_saved(product) else None
             if known is not None and not self._again(cell):
                 self.results[cell.folder] = known
                 kept += cell.folder in self.selected

@@ -120,7 +120,7 @@ class CellWorker:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "result.json").unlink(missing_ok=True)
         started = folder / "started.txt"
-        known = started.read_text(encoding="utf-8") if started.is_file() else ""
+        known = started.read_text(encoding="utf-8", errors="replace") if started.is_file() else ""
         if order.again or known != order.hashes.training:
             for old in ("training", "steps", "model", "checkpoints", "exams", LOGS):
                 shutil.rmtree(folder / old, ignore_errors=True)

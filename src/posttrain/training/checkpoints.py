@@ -90,8 +90,10 @@ def rotate(folder: Path, keep: int | None, best_step: int | None) -> None:
 
 
 def settings_of(config: TrainConfig) -> dict[str, Any]:
-    """Return the settings that affect the result."""
+    """Return the settings that affect the result. Of a model that a cell of a study has left, the path within the run
+    folder counts: the run folder may be spelled in several ways, and be moved."""
     settings = {k: v for k, v in config.model_dump(mode="json").items() if k not in WITHOUT_EFFECT}
+    settings["model"] = re.sub(r"^.*[/\\](?=cells[/\\][^/\\]*--)", "", settings["model"])
     if config.save_dtype == "auto":  # so that runs that began before this setting existed can be resumed
         del settings["save_dtype"]
     return settings

@@ -19,7 +19,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from posttrain.errors import ConfigError, Problem
 from posttrain.models.disk import write_whole
 from posttrain.models.load import LoadedModel
-from posttrain.models.save import save_model
+from posttrain.models.save import is_saved, save_model
 from posttrain.training.checkpoints import ASIDE, FINGERPRINT, check_fingerprint, checkpoints_in, put_aside, remove
 from posttrain.training.config import TrainConfig
 from posttrain.training.environment import DATE, environment
@@ -81,10 +81,11 @@ class RunFolder:
 
     def result_in(self) -> dict[str, Any] | None:
         """Return the result of the finished run in this folder, with any fingerprint; None if no run has finished."""
-        if not self.result.is_file() or not self.model.is_dir():
+        try:
+            done: dict[str, Any] = json.loads(self.result.read_text(encoding="utf-8"))
+        except (OSError, ValueError):  # there is none, or it is damaged
             return None
-        done: dict[str, Any] = json.loads(self.result.read_text(encoding="utf-8"))
-        return done
+        return done if is_saved(self.model) else None
 
     def finished(self, fingerprint: dict[str, Any]) -> dict[str, Any] | None:
         """Return the result like `result_in`; raise ConfigError with the differences if the fingerprint is another."""

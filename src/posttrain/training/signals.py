@@ -13,7 +13,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Protocol
 
-from posttrain.errors import Problem
+from posttrain.errors import Interrupted, Problem
 
 __all__ = ["Stoppable", "stop_on_signal", "what_is_kept"]
 
@@ -36,6 +36,7 @@ def stop_on_signal(target: Stoppable) -> Iterator[None]:
         return
 
     def ask(number: int, frame: FrameType | None) -> None:
+        Interrupted.terminated |= number == signal.SIGTERM
         if target.resting or (target.stop_asked and number == signal.SIGINT):
             raise KeyboardInterrupt
         target.stop_asked = True

@@ -66,6 +66,7 @@ def train(config: TrainMethodConfig, cell: CellContext) -> Iterator[Candidate]:
         product=output / "model" if output is not None and cell.keep != "none" else None,
         notes=notes,
         scratch=scratch,
+        passed=Point("step", done.steps),
     )
     yield from blends(config.merge_back, cell, done.model)
 
