@@ -257,7 +257,14 @@ def test_what_starts_from_a_cell_that_failed_fails_too(study: Callable[..., Path
     [
         ([{**OTHER, "start": "none"}], "starts from 'none', which is no method here"),
         ([{"kind": "prompt"}, {**OTHER, "start": "prompt"}], "needs the model of 'prompt', which leaves none"),
-        ([{**OTHER, "name": "a", "start": "b"}, {**OTHER, "name": "b", "start": "a"}], "start from each other"),
+        (
+            [{**OTHER, "name": "a", "start": "b"}, {**OTHER, "name": "b", "start": "a"}],
+            "'a' needs its own model, directly",
+        ),
+        ([{**OTHER, "start": "other"}], "'other' needs its own model"),
+        ([{**OTHER, "name": "untouched"}], "the report has a row 'untouched' of its own"),
+        ([{**OTHER, "name": "noise floor"}], "the report has a row 'noise floor' of its own"),
+        ([{**OTHER, "name": "x" * 61}], "at most 60 characters"),
         ([{"name": "c", "steps": [{"kind": "prompt"}, TRAIN]}], "prompt leaves no model"),
         ([{"name": "c", "steps": [TRAIN]}], "at least 2"),
         ([{"name": "c", "steps": [TRAIN, {**TRAIN, "start": "c"}]}], "leave out 'start'"),

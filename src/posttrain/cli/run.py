@@ -48,6 +48,7 @@ LISTED = 40
 LISTED_MODELS = 8
 """The largest number of saved models that are listed at the end."""
 NONE_KEPT = "no model is kept (keep: none); --set keep=final keeps each cell's final one"
+SOME_KEPT = "only models that other methods take are kept (keep: none); --set keep=final keeps each cell's final one"
 LIVE_S = 0.2
 """Least seconds between two updates of the live line about an exam."""
 
@@ -116,7 +117,7 @@ def run(
 
     talk(f"{config.study}: {_counts(selected)} -> {folder}")
     if config.keep == "none" and _train(selected):
-        talk(f"weights: {NONE_KEPT}")
+        talk(f"weights: {SOME_KEPT}" if any(cell.needs for cell in selected) else f"weights: {NONE_KEPT}")
     for line in unused_dtypes(selected):
         talk(line)
     watcher = Watcher([part.info.key for part in exams.parts])
@@ -198,7 +199,8 @@ def _dry_run(config: Study, cells: Sequence[Cell], folder: Path, exams: Exams, b
         emit({**told, **guess._asdict(), "left_s": left_s if known else None})
         return
     trained = _train(cells)
-    kept = {"none": NONE_KEPT, "final": "of the end of each cell", "all": "all are kept"}
+    none = SOME_KEPT if any(cell.needs for cell in cells) else NONE_KEPT
+    kept = {"none": none, "final": "of the end of each cell", "all": "all are kept"}
     have = "cell has" if known == 1 else "cells have"
     over = "time        nothing is left to run, unless inputs have changed"
     left = f"time        about {clock(left_s)} for the other {waiting}, by what these took"

@@ -99,7 +99,7 @@ class CellRun:
         result = CellResult(hash=self.key, lines=tuple(lines))
         told = dict.fromkeys([*self.notes, *(note for line in lines for note in line.notes)])
         write_whole(self.folder / "card.md", card(cell, result, list(told)))
-        for folder in self.scratch:
+        for folder in [*self.scratch, *([] if weights else [self.folder / "model"])]:  # an earlier run may have kept it
             shutil.rmtree(folder, ignore_errors=True)
         current = {line.checkpoint for line in lines}
         for folder in (self.folder / "checkpoints").glob("*"):

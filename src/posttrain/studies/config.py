@@ -6,7 +6,7 @@ Relative paths in the file are relative to the file. Reading a study does not ne
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
@@ -15,6 +15,7 @@ from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, mo
 from posttrain.config.base import ByKind, Config, spelled
 from posttrain.data.readers import DataSource
 from posttrain.exams.exam_config import ExamConfig
+from posttrain.exams.floor import NOISE_FLOOR
 from posttrain.exams.tasks.change import ChangeExamConfig
 from posttrain.models.disk import safe_name
 from posttrain.models.gguf_header import is_gguf
@@ -33,6 +34,17 @@ __all__ = [
 ]
 
 
+def _needs(methods: Mapping[str, MethodConfig], name: str) -> set[str]:
+    """Return the names of the methods that must run before a method, directly or through other methods."""
+    found: set[str] = set()
+    waiting = [name]
+    while waiting:
+        new = {one for one in methods[waiting.pop()].takes if one in methods} - found
+        found |= new
+        waiting += new
+    return found
+
+
 def _twice(names: Iterable[str]) -> str:
     """Return the names that occur several times, as parts of folder names, joined by commas."""
     return ", ".join(sorted(name for name, times in Counter(map(safe_name, names)).items() if times > 1))
@@ -47,7 +59,7 @@ class MethodConfig(Config):
 
     kind: str
     """Which method: see `posttrain list methods`."""
-    name: str = ""
+    name: str = Field(default="", max_length=60)
     """The row's name in the report; the kind when left out."""
     start: str = ""
     """The method whose model this one starts from, by its name; the study's model when left out."""
@@ -88,6 +100,11 @@ class MethodConfig(Config):
     def all_inputs(self) -> dict[str, str]:
         """Its inputs. Those of a chain's steps have the method or model as their names: two steps may use one name."""
         return self.inputs
+
+    @property
+    def takes(self) -> tuple[str, ...]:
+        """The methods and models that it takes: where it starts, and its inputs."""
+        return (*filter(None, [self.start]), *self.all_inputs.values())
 
     @property
     def leaves_product(self) -> bool:
@@ -169,7 +186,7 @@ class Saves(NamedTuple):
 class InSequence(Config):
     """The changes are taught one after another, by one model."""
 
-    sequence: int = Field(gt=0)
+    sequence: int = Field(gt=0, strict=True)
     """The model is examined after every so many changes, on all that it was taught, and at the end."""
 
 
@@ -189,7 +206,8 @@ def _checkpoints(value: Any) -> Any:
 
 
 Names = Annotated[tuple[str, ...], BeforeValidator(_listed, json_schema_input_type=str | tuple[str, ...])]
-Seeds = Annotated[tuple[int, ...], BeforeValidator(_listed, json_schema_input_type=int | tuple[int, ...])]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+Seeds = Annotated[tuple[Seed, ...], BeforeValidator(_listed, json_schema_input_type=int | tuple[int, ...])]
 Exam = Annotated[ExamConfig, ByKind("exam")]
 IMPLIED = (("steps", "steps"),)
 """(key, kind): a method that has the key needs no `kind`; a method with `steps` is a chain."""
@@ -273,6 +291,20 @@ class Study(Config):
     def _can_be_compared(cls, value: tuple[MethodConfig, ...], info: ValidationInfo) -> tuple[MethodConfig, ...]:
         if twice := _twice(method.label for method in value):
             raise ValueError(f"two methods are called {twice}; give each a 'name' of its own")
+        by_name = {method.label: method for method in value}
+        for method in value:
+            if method.label in (NOISE_FLOOR, "untouched") and method.kind != "noise_floor":
+                raise ValueError(f"the report has a row '{method.label}' of its own; give the method another 'name'")
+            if method.start and method.start not in by_name:
+                known = ", ".join(name for name in by_name if name != method.label) or "none"
+                raise ValueError(
+                    f"'{method.label}' starts from '{method.start}', which is no method here; known: {known}"
+                )
+            for name in (n for n in method.takes if n in by_name):
+                if not by_name[name].leaves_product:
+                    raise ValueError(f"'{method.label}' needs the model of '{name}', which leaves none")
+            if method.label in _needs(by_name, method.label):
+                raise ValueError(f"'{method.label}' needs its own model, directly or through other methods")
         staged = bool(info.data.get("stages"))
         lacking = [m.label for m in value if m.needs_change and not (staged and m.learns_stages)]
         if lacking and info.data.get("changes") == ():
@@ -327,15 +359,7 @@ class Study(Config):
 
     @model_validator(mode="after")
     def _parts_fit_together(self) -> Study:
-        by_name = {method.label: method for method in self.methods}
         for method in self.methods:
-            if method.start and method.start not in by_name:
-                raise ValueError(f"method '{method.label}' starts from '{method.start}', which is no method here")
-            for name in (n for n in (method.start, *method.all_inputs.values()) if n in by_name):
-                if not by_name[name].leaves_product:
-                    raise ValueError(f"method '{method.label}' needs the model of '{name}', which leaves none")
-                if self.needs(name) & {method.label, name}:
-                    raise ValueError(f"method '{method.label}' and '{name}' start from each other")
             chosen = next((part.chooses for part in method.parts if part.chooses), "")
             if chosen and not any(exam.role == "select" for exam in self.exams):
                 raise ValueError(f"{chosen} chooses by exams with role: select, and the study has none")
@@ -351,18 +375,6 @@ class Study(Config):
         if self.every is not None and self.checkpoints != "final":
             raise ValueError("every and checkpoints exclude each other; give one")
         return self
-
-    def needs(self, name: str) -> frozenset[str]:
-        """Return the names of the methods that must run before a method, directly or through other methods."""
-        known = {method.label: method for method in self.methods}
-        found: set[str] = set()
-        waiting = [name]
-        while waiting:
-            method = known[waiting.pop()]
-            new = {n for n in (method.start, *method.all_inputs.values()) if n in known} - found
-            found |= new
-            waiting += new
-        return frozenset(found)
 
     @property
     def saves(self) -> Saves:

@@ -151,6 +151,7 @@ def estimate(study: Study, cells: Sequence[Cell], exams: Sequence[Part] = (), ba
     known_replays: set[str] = set()
     disk_bytes = wall_s = 0.0
     sizes: dict[str, tuple[int, float]] = {}
+    needed = {folder for cell in cells for folder in cell.needs.values()}
     work_of_exams = [work_of(part) for part in exams]
     to_read, written = sum(characters for characters, _ in work_of_exams), sum(tokens for _, tokens in work_of_exams)
     samples = sum(len(part.items) * part.times for part in exams)
@@ -194,7 +195,7 @@ def estimate(study: Study, cells: Sequence[Cell], exams: Sequence[Part] = (), ba
             made += replay
             wall_s += 2 * parameters * replay / (speed * EFFICIENCY)
         disk_bytes += times * 1000 * (len(probes) + samples) + 300 * work.steps
-        if work.steps and study.keep != "none":
+        if (work.steps and study.keep != "none") or cell.folder in needed:
             disk_bytes += 4 * parameters * (times if study.keep == "all" else 1)
     return Estimate(trained, examined, disk_bytes / 2**30, wall_s, made)
 

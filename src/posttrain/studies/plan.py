@@ -108,8 +108,7 @@ def make_plan(
     for model, own, seed in product(study.models, sets, study.seeds):
         made: dict[str, Cell] = {}
         for method in (*(floor_of(study) if seed == study.seeds[0] else ()), *_in_order(study)):
-            wanted = {method.start, *method.all_inputs.values()}
-            needs = {name: other.folder for name, other in made.items() if name in wanted}
+            needs = {name: other.folder for name, other in made.items() if name in method.takes}
             stages = study.stages if method.learns_stages else ()
             made[method.label] = Cell(model, method, own, seed, stages, every, needs)
         cells += made.values()
@@ -150,7 +149,7 @@ def _in_order(study: Study) -> list[MethodConfig]:
     placed: dict[str, MethodConfig] = {}
 
     def put(method: MethodConfig) -> None:
-        for name in (method.start, *method.all_inputs.values()):
+        for name in method.takes:
             if name in known and name not in placed:
                 put(known[name])
         placed.setdefault(method.label, method)

@@ -84,6 +84,8 @@ def run_study(
     worker = CellWorker(study, exams, base, folder, watcher)
     chosen = {cell.folder for cell in selected}
     with only_one(folder), listening(watcher.doing):
+        for left in [path for path in folder.rglob(".tmp-*.*") if path.is_file()]:  # of processes that were killed
+            left.unlink()
         run = _Run(study, plan, chosen, base, folder, watcher, exams, reference, restart, spec, worker)
         if on:
             with on_ray("local" if on == "ray" else on, study.resources) as pool:
