@@ -18,15 +18,17 @@ from posttrain.inference import heads
 from posttrain.inference.heads import (
     FoundSpan,
     WindowScores,
+    answer_spans,
     best_answer,
+    classify,
     said_labels,
     said_tags,
+    tag,
     window_scores,
 )
 from posttrain.models.heads import load_head_model
 from posttrain.models.load import LoadedModel
 from posttrain.models.notes import Head
-from tests.asked_heads import answer_spans, classify, tag
 from tests.pico import pico_encoder
 
 PicoPath = Callable[[str], Path]

@@ -14,6 +14,7 @@ from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
 from posttrain.config.load import check
 from posttrain.errors import ConfigError, DataError, Interrupted, PosttrainError
+from posttrain.inference.heads import answer_spans, classify, tag
 from posttrain.models.heads import load_any
 from posttrain.models.load import load_model
 from posttrain.models.notes import head_of_model
@@ -21,7 +22,6 @@ from posttrain.training.config import TrainConfig
 from posttrain.training.preview import preview
 from posttrain.training.rows import hold_out
 from posttrain.training.run import TrainResult, train
-from tests.asked_heads import answer_spans, classify, tag
 from tests.pico import pico_encoder
 from tests.training.tiny import Remembers, weights
 

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 from posttrain.config.load import check
+from posttrain.inference.heads import tag
 from posttrain.models.heads import load_any
 from posttrain.models.notes import head_of_model
 from posttrain.training.config import TrainConfig
 from posttrain.training.run import train
-from tests.asked_heads import tag
 from tests.pico import pico_encoder
 from tests.pico_tokenizers import tokenizer_of
 from tests.training.tiny import Remembers

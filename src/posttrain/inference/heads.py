@@ -1,7 +1,7 @@
 """Return the predictions of models with a head: classes of texts, tags of tokens, answers in texts.
 
     loaded = load_any("runs/mood/model")
-    classify_records(loaded, [LabelledText("冷氣整晚都在漏水。", (), "text 1", None, gold=False)])
+    classify(loaded, ["The pastries were still warm.", "冷氣整晚都在漏水。"])
 
 Texts are read as in the model's training (several labels, windows, the null answer); its configuration states how.
 """
@@ -26,7 +26,7 @@ from posttrain.data.head_rows import (
     pad,
 )
 from posttrain.data.lengths import with_mends
-from posttrain.data.records import ReadingQuestion, Record
+from posttrain.data.records import LabelledText, ReadingQuestion, Record, TaggedTokens
 from posttrain.errors import DataError, PosttrainError, Problem
 from posttrain.inference.decode import context_limit
 from posttrain.models.adapters import virtual_columns
@@ -41,10 +41,13 @@ __all__ = [
     "Tagged",
     "WindowScores",
     "answer_records",
+    "answer_spans",
     "best_answer",
+    "classify",
     "classify_records",
     "said_labels",
     "said_tags",
+    "tag",
     "tag_records",
     "window_scores",
 ]
@@ -122,6 +125,15 @@ def said_labels(
     return found
 
 
+def classify(loaded: LoadedModel, texts: Sequence[str | tuple[str, str]]) -> list[Classified]:
+    """Return the class of each text, or of each pair. A text that is too long is cut at its end and marked
+    truncated.
+    """
+    pairs = [(text, None) if isinstance(text, str) else text for text in texts]
+    records = [LabelledText(one, (), f"text {i + 1}", two, gold=False) for i, (one, two) in enumerate(pairs)]
+    return classify_records(loaded, records)
+
+
 def classify_records(loaded: LoadedModel, records: Sequence[Record]) -> list[Classified]:
     """Return the class of each `LabelledText`, whatever labels it has."""
     notes = notes_of(loaded, "sequence")
@@ -148,6 +160,12 @@ def said_tags(logits: Tensor, row: TagRow, labels: Sequence[str]) -> Tagged:
     nothing = "O" if "O" in labels else labels[0]
     tags = tuple(labels[number[p]] if p >= 0 else nothing for p in row.first)
     return Tagged(tags, tuple(chance[p] if p >= 0 else 0.0 for p in row.first))
+
+
+def tag(loaded: LoadedModel, sentences: Sequence[Sequence[str]]) -> list[Tagged]:
+    """Return a tag for each token of each sentence. Raise DataError that names sentences too long for the model."""
+    records = [TaggedTokens(tuple(s), (), f"sentence {i + 1}", gold=False) for i, s in enumerate(sentences)]
+    return tag_records(loaded, records)
 
 
 def tag_records(loaded: LoadedModel, records: Sequence[Record]) -> list[Tagged]:
@@ -209,6 +227,15 @@ def best_answer(
     text = context[best.first : best.after]
     start = best.first + len(text) - len(text.lstrip())  # pieces include the space before a word
     return FoundSpan(text.strip(), start, best.score, null)
+
+
+def answer_spans(loaded: LoadedModel, questions: Sequence[str], contexts: Sequence[str]) -> list[FoundSpan]:
+    """Return the answer to each question in its context. Long contexts are read in overlapping windows."""
+    records = [
+        ReadingQuestion(question, context, (), f"question {i + 1}", gold=False)
+        for i, (question, context) in enumerate(zip(questions, contexts, strict=True))
+    ]
+    return answer_records(loaded, records)
 
 
 def answer_records(loaded: LoadedModel, records: Sequence[ReadingQuestion]) -> list[FoundSpan]:
