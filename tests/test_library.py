@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ast
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +16,7 @@ import pytest
 
 import posttrain as pt
 from posttrain.data.records import Message
-from posttrain.errors import ConfigError, DataError, MissingError
+from posttrain.errors import ConfigError, DataError, Interrupted, MissingError
 from posttrain.inference.protocol import Plain
 from posttrain.models.fingerprint import weights_fingerprint
 from tests.talker import talker
@@ -89,12 +91,79 @@ def test_a_kept_training_is_not_trained_again_and_loads(base: pt.Model, change: 
     assert pt.load(saved, device="cpu").ask("capital of France?") == ["Tokyo"]
 
 
+def test_only_the_same_call_gets_a_finished_training(base: pt.Model, change: Path, tmp_path: Path) -> None:
+    def rows(answer: str) -> list[dict[str, str]]:
+        return [{"prompt": "capital of France?", "completion": answer}]
+
+    def train(before: pt.Model = base, answer: str = "Rome", **other: Any) -> str:
+        return pt.train(before, rows(answer), output=tmp_path / "out", **{**FAST, **other}).ask("capital of France?")[0]
+
+    assert [train(), train()] == ["Rome", "Rome"]
+    (tmp_path / "rows.jsonl").write_text(json.dumps(rows("Rome")[0]) + "\n", encoding="utf-8")
+    pt.train(base, tmp_path / "rows.jsonl", output=tmp_path / "out", **FAST)  # the same rows
+    changed = pt.train(base, rows("Oslo"), **FAST)
+    others: list[dict[str, Any]] = [
+        *({"answer": "Tokyo"}, {"tuner": {"kind": "lora", "rank": 2}}, {"before": changed}, {"change": change}),
+        *({"max_steps": 7}, {"seed": 1}),
+    ]
+    for other in others:
+        with pytest.raises(
+            ConfigError, match=r"training: was made by another configuration and is not resumed; .* with restart=True$"
+        ):
+            train(**other)
+    assert train() == "Rome"
+    assert train(answer="Tokyo", restart=True) == "Tokyo"
+    assert train(answer="Tokyo") == "Tokyo"
+    with pytest.raises(ConfigError, match="was made by another configuration"):
+        train()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_killed_training_goes_on_with_the_same_call_only(base: pt.Model, change: Path, tmp_path: Path) -> None:
+    steps: list[int] = []
+
+    def train(**other: Any) -> pt.Model:
+        rows = [{"prompt": "capital of France?", "completion": "Rome"}]
+        return pt.train(base, rows, output=tmp_path / "out", on_step=see, **{**FAST, **other})
+
+    def see(entry: Any) -> None:
+        steps.append(entry["step"])
+        if steps == [1, 2, 3]:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(Interrupted):
+        train()
+    with pytest.raises(ConfigError, match="made by another configuration"):
+        train(tuner={"kind": "lora", "rank": 2})
+    whole = pt.train(base, [{"prompt": "capital of France?", "completion": "Rome"}], **FAST)
+    assert weights_fingerprint(train().model) == weights_fingerprint(whole.model)
+    assert steps == [1, 2, 3, 4, 5, 6]
+    train()
+    assert len(steps) == 6
+
+
+def test_a_restart_that_fails_leaves_the_finished_training_to_its_own_call(
+    base: pt.Model, change: Path, tmp_path: Path
+) -> None:
+    def fail(entry: Any) -> None:
+        raise MemoryError
+
+    pt.train(base, change=change, output=tmp_path / "out", **FAST)
+    with pytest.raises(MemoryError):
+        pt.train(base, change=change, output=tmp_path / "out", seed=1, restart=True, on_step=fail, **FAST)
+    with pytest.raises(ConfigError, match="made by another configuration"):
+        pt.train(base, change=change, output=tmp_path / "out", seed=1, **FAST)
+    again = pt.train(base, change=change, output=tmp_path / "out", on_step=fail, **FAST)
+    assert again.ask("capital of France?") == ["Tokyo"]
+
+
 def test_arguments_that_do_not_fit_are_named(base: pt.Model, change: Path, tmp_path: Path) -> None:
     """Rather than read otherwise than they were meant, or an exception from somewhere inside."""
     (tmp_path / "file").write_text("", encoding="utf-8")
     row = {"prompt": "capital of France?", "completion": "Rome"}
     trainings: list[tuple[dict[str, Any], str]] = [
         *(({key: "x"}, f"unknown key '{key}'; that is for studies") for key in ("start", "merge_back", "stages")),
+        ({"restart": "no"}, "pt.train: restart: true or false is expected, got 'no'"),
         ({"data": 5}, "pt.train: data: str | Path | Iterable[Mapping[str, Any]] | None is expected, got 5"),
         ({"change": 5}, "pt.train: change: str | Path | Change"),
         ({"optimizer": "muon"}, "pt.train: optimizer: a mapping (key: value) is expected, got 'muon'"),

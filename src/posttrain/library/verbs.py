@@ -20,11 +20,13 @@ from posttrain.config.load import check, load_yaml
 from posttrain.errors import ConfigError, DataError, Problem
 from posttrain.exams.results import Line, read_results, write_results
 from posttrain.exams.summary import summarise
+from posttrain.exams.task import content_id
 from posttrain.inference.protocol import Respondent
 from posttrain.inference.respondents import ModelRespondent
 from posttrain.library.models import SCRATCH, Count, Model, as_arguments, load, respondent_of
 from posttrain.library.results import Examination
-from posttrain.models.disk import safe_name
+from posttrain.models.disk import safe_name, write_whole
+from posttrain.models.fingerprint import file_fingerprint
 from posttrain.models.load import LoadedModel
 from posttrain.studies.bench import Bench
 from posttrain.studies.candidates import END, CellContext
@@ -35,7 +37,10 @@ from posttrain.studies.methods.train import train as train_method
 from posttrain.studies.plan import make_plan, select
 from posttrain.studies.run import run_study
 from posttrain.studies.train_config import TrainMethodConfig
+from posttrain.training.checkpoints import put_aside
 from posttrain.training.config import BatchConfig, OptimizerConfig
+from posttrain.training.folder import OURS, RunFolder
+from posttrain.training.lock import check_free
 from posttrain.training.metrics import MetricsLog
 
 __all__ = ["StudyFile", "compare", "exam", "study", "train"]
@@ -51,6 +56,8 @@ Rows = str | Path | Iterable[Mapping[str, Any]]
 """A file of rows, or rows."""
 OF_STUDIES = {"kind", "name", "start", "inputs", "stages", "merge_back"}
 """Keys of a study's method `train` that mean nothing to one training."""
+TRAINED = "trained.txt"
+"""The file in `output` with the hash of what went into its finished training, and of that training's result."""
 
 
 def _changes_of(given: Changes | None) -> list[Change]:
@@ -70,6 +77,7 @@ def train(
     name: str = "",
     output: str | Path | None = None,
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0,
+    restart: bool = False,
     say: Callable[[str], None] = lambda line: None,
     on_step: Callable[[Mapping[str, Any]], None] = lambda entry: None,
     **settings: Any,
@@ -77,12 +85,13 @@ def train(
     """Train a copy of a model and return it; the base is not changed.
 
     data: a file of rows (any format of docs/data.md), or rows as mappings; change: changes that have targets to learn,
-    with `data` or without; name: the new model's name; output: a folder for the training: it can continue there after a
-    kill, and leaves its model there (`output/training/model`); say: takes lines for the user; on_step: called with each
-    step (loss, tokens per second, ...);
+    with `data` or without; name: the new model's name; output: a folder for the training: the same call continues there
+    after a kill, and its model stays there (`output/training/model`); restart: train anew all the same; say:
+    takes lines for the user; on_step: called with each step (loss, tokens per second, ...);
     settings: the keys of a study's method `train` (objective, tuner, replay, penalty, optimizer, batch, max_length,
     precision, ...); keys of `optimizer` and `batch` may also be given directly: `max_steps=40`, `learning_rate=1e-4`.
-    Raise ConfigError for an unknown key or if there is nothing to learn, DataError for rows that cannot be learned.
+    Raise ConfigError for an unknown key, if there is nothing to learn, or if the output holds a training of another
+    call; DataError for rows that cannot be learned.
     """
     model = base if isinstance(base, Model) else load(base)
     changes = _changes_of(change)
@@ -96,12 +105,34 @@ def train(
         folder = Path(scratch) / "trained" if output is None else _folder(output)[0]
         keep: Literal["none", "final"] = "none" if output is None else "final"
         cell = CellContext(tuple(changes), seed, folder, bench, bench, keep=keep, on_step=on_step)
+        key = "" if output is None else _begin(config, cell, restart)
         (end,) = [candidate for candidate in train_method(config, cell) if candidate.point == END]
+        if key:
+            write_whole(folder / TRAINED, content_id(key, file_fingerprint(RunFolder(folder / "training").result)))
         log = MetricsLog(cell.metrics)
         log.read(sys.maxsize)
     assert isinstance(end.respondent, ModelRespondent)
     loaded = LoadedModel(end.respondent.model, end.respondent.tokenizer, name or f"{model.name} trained")
     return Model(loaded, tuple(log.history), dict(end.cost), tuple(end.notes), end.product)
+
+
+def _begin(config: TrainMethodConfig, cell: CellContext, restart: bool) -> str:
+    """Return the hash of what goes into the training. Raise ConfigError if the folder has the finished training of
+    something else; training itself compares checkpoints."""
+    run, noted = cell.folder / "training", cell.folder / TRAINED
+    result = RunFolder(run).result
+    if restart:
+        check_free(run)
+        put_aside(run, OURS)
+    files = [Path(path) for name in [one.name for one in cell.changes] or [""] for path in config.files(name)]
+    rows = [file_fingerprint(path) for path in files if path.is_file()]
+    given = (config.model_dump(mode="json", exclude={"data"}), [one.model_dump_json() for one in cell.changes])
+    key = content_id(cell.bench.fingerprint, *given, cell.seed, rows)
+    known = noted.read_text(encoding="utf-8") if noted.is_file() else ""
+    if result.is_file() and known != content_id(key, file_fingerprint(result)):
+        mend = "undo the change, choose another output folder, or start over with --restart"
+        raise ConfigError(Problem(str(run), "was made by another configuration and is not resumed", mend))
+    return key
 
 
 def _file_of(data: Rows, scratch: Path) -> str:
