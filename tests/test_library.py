@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import ast
 import json
+import os
+import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +15,9 @@ from typing import Any
 import pytest
 
 import posttrain as pt
-from posttrain.errors import ConfigError, DataError, MissingError
+from posttrain.data.records import Message
+from posttrain.errors import ConfigError, DataError, Interrupted, MissingError
+from posttrain.inference.protocol import Plain
 from posttrain.models.fingerprint import weights_fingerprint
 from tests.talker import talker
 
@@ -86,6 +91,120 @@ def test_a_kept_training_is_not_trained_again_and_loads(base: pt.Model, change: 
     assert pt.load(saved, device="cpu").ask("capital of France?") == ["Tokyo"]
 
 
+def test_only_the_same_call_gets_a_finished_training(base: pt.Model, change: Path, tmp_path: Path) -> None:
+    def rows(answer: str) -> list[dict[str, str]]:
+        return [{"prompt": "capital of France?", "completion": answer}]
+
+    def train(before: pt.Model = base, answer: str = "Rome", **other: Any) -> str:
+        return pt.train(before, rows(answer), output=tmp_path / "out", **{**FAST, **other}).ask("capital of France?")[0]
+
+    assert [train(), train()] == ["Rome", "Rome"]
+    (tmp_path / "rows.jsonl").write_text(json.dumps(rows("Rome")[0]) + "\n", encoding="utf-8")
+    pt.train(base, tmp_path / "rows.jsonl", output=tmp_path / "out", **FAST)  # the same rows
+    changed = pt.train(base, rows("Oslo"), **FAST)
+    others: list[dict[str, Any]] = [
+        *({"answer": "Tokyo"}, {"tuner": {"kind": "lora", "rank": 2}}, {"before": changed}, {"change": change}),
+        *({"max_steps": 7}, {"seed": 1}),
+    ]
+    for other in others:
+        with pytest.raises(
+            ConfigError, match=r"training: was made by another configuration and is not resumed; .* with restart=True$"
+        ):
+            train(**other)
+    assert train() == "Rome"
+    assert train(answer="Tokyo", restart=True) == "Tokyo"
+    assert train(answer="Tokyo") == "Tokyo"
+    with pytest.raises(ConfigError, match="was made by another configuration"):
+        train()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_killed_training_goes_on_with_the_same_call_only(base: pt.Model, change: Path, tmp_path: Path) -> None:
+    steps: list[int] = []
+
+    def train(**other: Any) -> pt.Model:
+        rows = [{"prompt": "capital of France?", "completion": "Rome"}]
+        return pt.train(base, rows, output=tmp_path / "out", on_step=see, **{**FAST, **other})
+
+    def see(entry: Any) -> None:
+        steps.append(entry["step"])
+        if steps == [1, 2, 3]:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(Interrupted):
+        train()
+    with pytest.raises(ConfigError, match="made by another configuration"):
+        train(tuner={"kind": "lora", "rank": 2})
+    whole = pt.train(base, [{"prompt": "capital of France?", "completion": "Rome"}], **FAST)
+    assert weights_fingerprint(train().model) == weights_fingerprint(whole.model)
+    assert steps == [1, 2, 3, 4, 5, 6]
+    train()
+    assert len(steps) == 6
+
+
+def test_a_restart_that_fails_leaves_the_finished_training_to_its_own_call(
+    base: pt.Model, change: Path, tmp_path: Path
+) -> None:
+    def fail(entry: Any) -> None:
+        raise MemoryError
+
+    pt.train(base, change=change, output=tmp_path / "out", **FAST)
+    with pytest.raises(MemoryError):
+        pt.train(base, change=change, output=tmp_path / "out", seed=1, restart=True, on_step=fail, **FAST)
+    with pytest.raises(ConfigError, match="made by another configuration"):
+        pt.train(base, change=change, output=tmp_path / "out", seed=1, **FAST)
+    again = pt.train(base, change=change, output=tmp_path / "out", on_step=fail, **FAST)
+    assert again.ask("capital of France?") == ["Tokyo"]
+
+
+def test_arguments_that_do_not_fit_are_named(base: pt.Model, change: Path, tmp_path: Path) -> None:
+    """Rather than read otherwise than they were meant, or an exception from somewhere inside."""
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    row = {"prompt": "capital of France?", "completion": "Rome"}
+    trainings: list[tuple[dict[str, Any], str]] = [
+        *(({key: "x"}, f"unknown key '{key}'; that is for studies") for key in ("start", "merge_back", "stages")),
+        ({"restart": "no"}, "pt.train: restart: true or false is expected, got 'no'"),
+        ({"data": 5}, "pt.train: data: str | Path | Iterable[Mapping[str, Any]] | None is expected, got 5"),
+        ({"change": 5}, "pt.train: change: str | Path | Change"),
+        ({"optimizer": "muon"}, "pt.train: optimizer: a mapping (key: value) is expected, got 'muon'"),
+        ({"name": 5}, "pt.train: name: text is expected, got 5"),
+        ({"seed": -1}, "pt.train: seed: input should be greater than or equal to 0, got -1"),
+        ({"output": tmp_path / "file"}, "file cannot be a folder: File exists"),
+        ({"data": [row, {**row, "completion": {1}}]}, "data:2: cannot be written as JSON: Object of type set"),
+        ({"data": [{**row, "completion": tmp_path}]}, "data:1: cannot be written as JSON: Object of type PosixPath"),
+        ({"data": [{**row, "completion": "\ud800"}]}, "data:1: cannot be written as JSON: 'utf-8' codec"),
+    ]
+    for given, said in trainings:
+        with pytest.raises((ConfigError, DataError), match=re.escape(said)):
+            pt.train(base, **{"change": change, **FAST, **given})
+    exams: list[tuple[dict[str, Any], str]] = [
+        ({"model": 3}, " is expected, got 3"),
+        ({"limit": True}, "pt.exam: limit: a whole number is expected, got True"),
+        ({"limit": "3"}, "pt.exam: limit: a whole number is expected, got '3'"),
+        ({"restart": "no"}, "pt.exam: restart: true or false is expected, got 'no'"),
+        ({"exams": 5}, "pt.exam: exams: str | Mapping[str, Any]"),
+        ({"output": 5}, "pt.exam: output: str | Path | None is expected, got 5"),
+        ({"output": tmp_path / "file"}, "file cannot be a folder: File exists"),
+    ]
+    for given, said in exams:
+        with pytest.raises(ConfigError, match=re.escape(said)):
+            pt.exam(**{"model": base, "before": base, "change": change, **given})
+    compared: list[tuple[dict[str, Any], str]] = [
+        *(({"models": wrong}, "pt.compare: models: Mapping[") for wrong in (5, iter([base]), {1: base}, "pocket:base")),
+        ({"before": None}, " is expected, got None"),
+        ({"lmit": 3}, "lmit: unexpected keyword argument"),
+    ]
+    for given, said in compared:
+        with pytest.raises(ConfigError, match=re.escape(said)):
+            pt.compare(**{"models": [base], "before": base, "change": change, **given})
+    with pytest.raises(DataError, match="3: no answers to this exam"):
+        pt.exam(base, before=base, change=change, noise_floor="none").samples(3)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=r"^pt\.chat: models: .*Model.* is expected, got 5$"):
+        pt.chat(base, 5)  # type: ignore[arg-type]
+    rows = iter([row])  # any iterable of mappings will do
+    assert pt.train(base, rows, name="../other", **FAST).ask("capital of France?") == ["Rome"]
+
+
 def test_what_is_wrong_is_said(base: pt.Model, change: Path) -> None:
     with pytest.raises(ConfigError, match="did you mean 'learning_rate'"):
         pt.train(base, change=change, learning_rte=1e-3)
@@ -106,14 +225,14 @@ def test_what_is_wrong_is_said(base: pt.Model, change: Path) -> None:
     for options in ({"limit": -1}, {"match": "sys"}, {"noise_floor": "bf17"}, {"max_new_tokens": 0}):
         with pytest.raises(ConfigError, match=next(iter(options))):
             pt.exam(base, before=base, change=change, **options)
-    with pytest.raises(ConfigError, match="a name is expected, got 3"):
-        pt.exam(3, exams="refusal")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="temperature"):
         pt.chat(base, temperature=-1.0)
-    with pytest.raises(ConfigError, match="a text is expected, got None"):
+    with pytest.raises(ConfigError, match=r"^pt\.Chat\.say: words: text is expected, got None$"):
         pt.chat(base).say(None)  # type: ignore[arg-type]
-    with pytest.raises(ConfigError, match="several questions are several arguments"):
+    with pytest.raises(ConfigError, match=r"prompts: .* is expected, got \['capital of France\?'"):
         base.ask(["capital of France?", "capital of Japan?"])  # type: ignore[arg-type]
+    assert base.ask("capital of France?", (Message("user", "capital of France?"),)) == ["Paris", "Paris"]
+    assert len(base.ask(Plain("capital of"))) == 1
     with pytest.raises(ConfigError, match="no device 'gpu'"):
         pt.load(str(talker()), device="gpu")
     with pytest.raises(MissingError, match="'cuda:99' is not here"):
@@ -207,10 +326,16 @@ def test_a_study_from_a_file_or_a_mapping(change: Path, tmp_path: Path, monkeypa
     assert runs[0].report() == Path("a/report.html")
     with pytest.raises(ConfigError, match="did you mean 'models'"):
         pt.study("s.yaml", modelz=[])
-    wrong: list[dict[str, Any]] = [{"jobs": 0}, {"changes": 0}]
+    wrong: list[dict[str, Any]] = [{"jobs": 0}, {"jobs": "2"}, {"changes": 0}, {"only": "AB"}, {"only": None}]
     for options in wrong:
-        with pytest.raises(ConfigError, match="jobs and changes are numbers of 1 or more"):
+        with pytest.raises(ConfigError, match=rf"^pt\.StudyFile\.run: {next(iter(options))}: .*, got "):
             pt.study("s.yaml").run(**options)
+    with pytest.raises(ConfigError, match=r"s\.yaml cannot be a folder: File exists"):
+        pt.study("s.yaml").run(output="s.yaml")
+    with pytest.raises(ConfigError, match=r"^pt\.study: given: str \| Path \| Mapping\[str, Any\] is expected, got 5$"):
+        pt.study(5)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="seeds: a whole number is expected"):
+        pt.study("s.yaml", seeds={0, 1})
 
 
 def test_a_conversation_side_by_side(base: pt.Model, change: Path) -> None:

@@ -8,25 +8,28 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import wraps
 from inspect import signature
+from itertools import groupby
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from reprlib import repr as shortened
+from typing import Annotated, Any, ParamSpec, TypeVar, get_type_hints
 
-from pydantic import Field
+from pydantic import ConfigDict, Field, InstanceOf, ValidationError, validate_call
 
-from posttrain.config.base import Config
-from posttrain.config.load import check
+from posttrain.config.load import PLAIN_WORDS
 from posttrain.data.records import Message
 from posttrain.errors import ConfigError, MissingError, PosttrainError, Problem
 from posttrain.inference.opening import open_respondent
-from posttrain.inference.protocol import Plain, Respondent
+from posttrain.inference.protocol import Prompt, Respondent
 from posttrain.inference.respondents import ModelRespondent
 from posttrain.models.load import LoadedModel, load_model
 from posttrain.models.save import save_model
 
-__all__ = ["SCRATCH", "Chat", "Model", "as_arguments", "chat", "load", "respondent_of"]
+__all__ = ["SCRATCH", "Chat", "Count", "Model", "as_arguments", "chat", "load", "respondent_of"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
+Count = Annotated[int, Field(ge=1)]
+Temperature = Annotated[float, Field(ge=0)]
 SCRATCH = "posttrain-rows-"
 """How the names of temporary folders of rows begin."""
 SPOKEN = re.compile(rf"\S*{SCRATCH}\w+/rows\.jsonl|--[a-z][a-z-]+")
@@ -34,9 +37,14 @@ SPOKEN = re.compile(rf"\S*{SCRATCH}\w+/rows\.jsonl|--[a-z][a-z-]+")
 
 
 def as_arguments(function: Callable[P, T]) -> Callable[P, T]:
-    """Return the function with errors that speak of its arguments: `restart=True` for `--restart`, `data:3` for the
-    third of the rows that were given as mappings."""
+    """Return the function with a ConfigError for arguments that are not what its annotations say, before it is called,
+    and with errors that speak of its arguments: `restart=True` for `--restart`, `data:3` for the third of the rows that
+    were given as mappings."""
     known = signature(function).parameters
+
+    @validate_call(config=ConfigDict(strict=True, arbitrary_types_allowed=True))
+    @wraps(function)
+    def checked(*given: P.args, **named: P.kwargs) -> None: ...
 
     def said(found: re.Match[str]) -> str:
         name = found[0][2:].replace("-", "_")
@@ -47,6 +55,10 @@ def as_arguments(function: Callable[P, T]) -> Callable[P, T]:
     @wraps(function)
     def call(*given: P.args, **named: P.kwargs) -> T:
         try:
+            checked(*given, **named)
+        except ValidationError as error:
+            raise ConfigError(*_wrong(error, function)) from error
+        try:
             return function(*given, **named)
         except PosttrainError as error:
             problems = [Problem(*(SPOKEN.sub(said, part) for part in problem)) for problem in error.problems]
@@ -54,6 +66,21 @@ def as_arguments(function: Callable[P, T]) -> Callable[P, T]:
             raise
 
     return call
+
+
+def _wrong(error: ValidationError, function: Callable[..., object]) -> list[Problem]:
+    """Return a problem for each argument that does not fit."""
+    places = [name for name, one in signature(function).parameters.items() if one.kind <= one.VAR_POSITIONAL]
+    problems = []
+    for at, found in groupby(error.errors(), lambda one: one["loc"][0]):
+        name = places[min(at, len(places) - 1)] if isinstance(at, int) else at
+        one, *others = found
+        words = PLAIN_WORDS.get(one["type"], one["msg"][0].lower() + one["msg"][1:])
+        if others:  # the value fits none of several types
+            words = f"{re.sub(r'[a-z_.]+[.](?=[A-Z])', '', str(get_type_hints(function)[name]))} is expected"
+        got = "" if one["type"].endswith("_argument") else f", got {shortened(one['input'])}"
+        problems.append(Problem(f"pt.{function.__qualname__}", f"{name}: {words}{got}"))
+    return problems
 
 
 @dataclass(frozen=True)
@@ -88,16 +115,15 @@ class Model:
         """The model as a respondent, which takes exams."""
         return ModelRespondent(self.loaded)
 
-    def ask(self, *prompts: str, max_new_tokens: int = 64, temperature: float = 0.0, seed: int = 0) -> list[str]:
-        """Return an answer to each prompt; the likeliest tokens at temperature 0, sampled ones above. Raise ConfigError
-        for a prompt that is neither a text nor messages."""
-        given: tuple[object, ...] = prompts
-        if wrong := [prompt for prompt in given if not isinstance(prompt, str | Plain | tuple)]:
-            cause = f"a question is a text or a tuple of messages, got {wrong[0]!r}"
-            raise ConfigError(Problem("ask", cause, "several questions are several arguments: ask(one, other)"))
+    @as_arguments
+    def ask(
+        self, *prompts: Prompt, max_new_tokens: Count = 64, temperature: Temperature = 0.0, seed: int = 0
+    ) -> list[str]:
+        """Return an answer to each prompt; the likeliest tokens at temperature 0, sampled ones above."""
         said = self.respondent.answers(prompts, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed)
         return [answer.text for answer in said]
 
+    @as_arguments
     def save(self, folder: str | Path) -> Path:
         """Save it as a folder that `load`, transformers and peft can read. Raise the errors of `save_model`."""
         save_model(self.model, self.tokenizer, Path(folder))
@@ -109,12 +135,10 @@ class Model:
 
 def _check_device(device: str | None) -> None:
     """ConfigError for a device that torch does not know, MissingError for a GPU that is not here."""
-    if device is None:
-        return
     import torch
 
     try:
-        wanted = torch.device(device)
+        wanted = torch.device(device or "cpu")
     except RuntimeError as error:
         raise ConfigError(Problem("device", f"torch knows no device '{device}'", "cpu, cuda or cuda:1")) from error
     if wanted.type == "cuda" and (wanted.index or 0) >= torch.cuda.device_count():
@@ -152,23 +176,10 @@ def load(
 
 
 def respondent_of(given: Model | Respondent | str | Path) -> Respondent:
-    """Return the respondent of a loaded model or of a name (a model, api:MODEL@URL, a YAML file); keep a respondent.
-    Raise ConfigError for anything else."""
+    """Return the respondent of a loaded model or of a name (a model, api:MODEL@URL, a YAML file); keep a respondent."""
     if isinstance(given, Model):
         return given.respondent
-    if isinstance(given, str | Path):
-        return open_respondent(str(given))
-    if not isinstance(given, Respondent):
-        raise ConfigError(Problem("model", f"a model, a respondent or a name is expected, got {given!r}"))
-    return given
-
-
-class _ChatOptions(Config):
-    """What `chat` takes besides models."""
-
-    system: str = ""
-    max_new_tokens: int = Field(default=256, ge=1)
-    temperature: float = Field(default=0.0, ge=0)
+    return open_respondent(str(given)) if isinstance(given, str | Path) else given
 
 
 @dataclass
@@ -182,10 +193,9 @@ class Chat:
     turns: list[tuple[str, dict[str, str]]] = field(default_factory=list)
     """Each question with the answers, by model name."""
 
+    @as_arguments
     def say(self, words: str) -> str | dict[str, str]:
         """Return the answer, or with several models their answers by name. Earlier turns are part of the prompt."""
-        if not isinstance(words, str):
-            raise ConfigError(Problem("chat.say", f"a text is expected, got {words!r}"))
         answers = {}
         for name, respondent in self.models.items():
             turns = [Message("system", self.system)] if self.system else []
@@ -210,16 +220,18 @@ class Chat:
         return f"<table><thead><tr><th></th>{heads}</tr></thead><tbody>{rows}</tbody></table>"
 
 
+@as_arguments
 def chat(
-    *models: Model | Respondent | str, system: str = "", max_new_tokens: int = 256, temperature: float = 0.0
+    *models: InstanceOf[Model] | Respondent | str | Path,
+    system: str = "",
+    max_new_tokens: Count = 256,
+    temperature: Temperature = 0.0,
 ) -> Chat:
     """Talk to one or several models side by side: `pt.chat(base, new).say("誰寫了哈姆雷特？")`. Raise ConfigError if
     no model is given, if two have the same name, or if the length or temperature is out of range.
     """
-    told = {"system": system, "max_new_tokens": max_new_tokens, "temperature": temperature}
-    options = check(told, _ChatOptions, "pt.chat")
     respondents = [respondent_of(one) for one in models]
     names = [one.name for one in respondents]
     if not names or len(set(names)) < len(names):
         raise ConfigError(Problem("pt.chat", f"models with names that differ are expected, got {names}"))
-    return Chat(dict(zip(names, respondents, strict=True)), **options.model_dump())
+    return Chat(dict(zip(names, respondents, strict=True)), system, max_new_tokens, temperature)

@@ -6,6 +6,7 @@ import html
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ from posttrain.errors import DataError, Problem
 from posttrain.exams.results import CHANGE, Line, Results
 from posttrain.exams.sample_log import read_samples
 from posttrain.language import spoken
+from posttrain.library.models import as_arguments
 from posttrain.models.disk import safe_name, write_whole
 from posttrain.reports.folder import read_run
 from posttrain.reports.html import write_report
@@ -67,8 +69,7 @@ class Examination:
     @property
     def scores(self) -> Mapping[str, float]:
         """The scores of the first row that is not the noise floor: score -> mean over changes."""
-        row = next((row for row in self.results.summary if row.method != "noise floor"), None)
-        return row.scores if row is not None else {}
+        return next((row.scores for row in self.results.summary if row.method != "noise floor"), {})
 
     def table(self, *, language: str | None = None, width: int = 120) -> str:
         """Print the main scores as a text table and return it. width: in columns of a terminal."""
@@ -80,23 +81,13 @@ class Examination:
         """Return a row per score: model, method, change, seed, checkpoint, score, value, low, high (95 %), n."""
         import pandas
 
+        told = ("model", "method", "change", "seed", "checkpoint")
         rows = [
-            {
-                "model": line.model,
-                "method": line.method,
-                "change": line.change,
-                "seed": line.seed,
-                "checkpoint": line.checkpoint,
-                "score": score,
-                "value": value,
-                "low": line.ci95[score].low if score in line.ci95 else None,
-                "high": line.ci95[score].high if score in line.ci95 else None,
-                "n": line.n.get(score),
-            }
+            (*attrgetter(*told)(line), score, value, *line.ci95.get(score, (None, None)), line.n.get(score))
             for line in self.results.cells
             for score, value in line.scores.items()
         ]
-        return pandas.DataFrame(rows)
+        return pandas.DataFrame(rows, columns=[*told, "score", "value", "low", "high", "n"])
 
     def samples(self, exam: str = CHANGE) -> pandas.DataFrame:
         """Return every answer behind an exam's scores, a row each; the change exam's with the answers before and after.
@@ -104,12 +95,12 @@ class Examination:
         """
         import pandas
 
-        run, named = read_run(self.folder), Path("exams", f"{safe_name(exam)}.jsonl")
+        run, named = read_run(self.folder), Path("exams", f"{safe_name(str(exam))}.jsonl")
         lines = {line.folder: line for line in self.results.cells if (self.folder / line.folder / named).is_file()}
         rows = [(line, one.to_json()) for at, line in lines.items() for one in read_samples(self.folder / at / named)]
         of_change = [(cell, sample) for cell in run.cells for sample in cell.samples] if exam == CHANGE else []
         if exam != CHANGE and not rows:
-            raise DataError(Problem(exam, "no answers to this exam", f"known: {', '.join(self.results.exams)}"))
+            raise DataError(Problem(str(exam), "no answers to this exam", f"known: {', '.join(self.results.exams)}"))
         return pandas.DataFrame(
             {"model": one.model, "method": METHOD if run.alone and one.method == one.model else one.method, **sample}
             for one, sample in (*of_change, *rows)
@@ -128,16 +119,16 @@ class Examination:
         from posttrain.reports.marks import marks_of
         from posttrain.reports.texts import text
 
-        chosen = language or spoken()
         run = read_run(self.folder)
         chart = plot_section(run, marks_of(run.versions)).panels[0].chart
         if chart is None:
             raise DataError(Problem("plot", "no change was examined", "give `change`"))
-        svg = str(chart.svg(lambda words: text(words, chosen)))
+        svg = str(chart.svg(lambda words: text(words, language or spoken())))
         for name, colour in INK.items():
             svg = svg.replace(f"var(--{name})", colour)
         return Plot(svg)
 
+    @as_arguments
     def report(self, path: str | Path | None = None, *, language: str | None = None) -> Path:
         """Write the report as one HTML page and return its path; by default `report.html` in the folder."""
         return write_report(self.folder, language=language or spoken(), output=None if path is None else Path(path))

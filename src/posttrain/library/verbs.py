@@ -5,63 +5,59 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, InstanceOf
 
 from posttrain.config.base import Config
 from posttrain.config.change import Change, load_changes
 from posttrain.config.load import check, load_yaml
-from posttrain.errors import ConfigError, Problem
-from posttrain.exams.exam_config import ExamConfig
-from posttrain.exams.matching import MatchMode
-from posttrain.exams.results import Results, read_results, write_results
+from posttrain.errors import ConfigError, DataError, Problem
+from posttrain.exams.results import Line, read_results, write_results
 from posttrain.exams.summary import summarise
+from posttrain.exams.task import content_id
 from posttrain.inference.protocol import Respondent
 from posttrain.inference.respondents import ModelRespondent
-from posttrain.library.models import SCRATCH, Model, as_arguments, load, respondent_of
+from posttrain.library.models import SCRATCH, Count, Model, as_arguments, load, respondent_of
 from posttrain.library.results import Examination
-from posttrain.models.disk import safe_name
+from posttrain.models.disk import safe_name, write_whole
+from posttrain.models.fingerprint import file_fingerprint
 from posttrain.models.load import LoadedModel
 from posttrain.studies.bench import Bench
 from posttrain.studies.candidates import END, CellContext
 from posttrain.studies.config import Study
 from posttrain.studies.events import Watcher
-from posttrain.studies.exam import ExamRun, ExamsFile, Floor, PromptMode, build_exams
+from posttrain.studies.exam import METHOD, ExamRun, ExamsFile, Floor, PromptMode, build_exams
 from posttrain.studies.methods.train import train as train_method
 from posttrain.studies.plan import make_plan, select
 from posttrain.studies.run import run_study
 from posttrain.studies.train_config import TrainMethodConfig
+from posttrain.training.checkpoints import put_aside
 from posttrain.training.config import BatchConfig, OptimizerConfig
+from posttrain.training.folder import OURS, RunFolder
+from posttrain.training.lock import check_free
 from posttrain.training.metrics import MetricsLog
 
 __all__ = ["StudyFile", "compare", "exam", "study", "train"]
 
-Asked = Model | Respondent | str | Path
+Asked = InstanceOf[Model] | Respondent | str | Path
 """What can be examined: a loaded model, a respondent, or the name of one."""
 Changes = str | Path | Change | Mapping[str, Any] | Sequence[str | Path | Change | Mapping[str, Any]]
 """Paths or globs of change files, changes, or mappings of their keys."""
 ExamsGiven = str | Mapping[str, Any] | Sequence[str | Mapping[str, Any]]
 """Kinds of exams, or mappings of `{kind, path, ...}` as in YAML."""
 
-
-class _ExamOptions(Config):
-    """Options of `exam`, of which a wrong one would be taken for another."""
-
-    limit: int | None = Field(default=None, ge=1)
-    match: MatchMode = "says"
-    max_new_tokens: int = Field(default=64, ge=1)
-    prompt_mode: PromptMode = "none"
-    noise_floor: Floor = "auto"
-
-
-class _Seeded(Config):
-    seed: int
+Rows = str | Path | Iterable[Mapping[str, Any]]
+"""A file of rows, or rows."""
+OF_STUDIES = {"kind", "name", "start", "inputs", "stages", "merge_back"}
+"""Keys of a study's method `train` that mean nothing to one training."""
+TRAINED = "trained.txt"
+"""The file in `output` with the hash of what went into its finished training, and of that training's result."""
 
 
 def _changes_of(given: Changes | None) -> list[Change]:
@@ -74,13 +70,14 @@ def _changes_of(given: Changes | None) -> list[Change]:
 
 @as_arguments
 def train(
-    base: Model | str | Path,
-    data: str | Path | Sequence[Mapping[str, Any]] | None = None,
+    base: InstanceOf[Model] | str | Path,
+    data: Rows | None = None,
     *,
     change: Changes | None = None,
     name: str = "",
     output: str | Path | None = None,
-    seed: int = 0,
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0,
+    restart: bool = False,
     say: Callable[[str], None] = lambda line: None,
     on_step: Callable[[Mapping[str, Any]], None] = lambda entry: None,
     **settings: Any,
@@ -88,14 +85,14 @@ def train(
     """Train a copy of a model and return it; the base is not changed.
 
     data: a file of rows (any format of docs/data.md), or rows as mappings; change: changes that have targets to learn,
-    with `data` or without; name: the new model's name; output: a folder for the training: it can continue there after a
-    kill, and leaves its model there (`output/training/model`); say: takes lines for the user; on_step: called with each
-    step (loss, tokens per second, ...);
+    with `data` or without; name: the new model's name; output: a folder for the training: the same call continues there
+    after a kill, and its model stays there (`output/training/model`); restart: train anew all the same; say:
+    takes lines for the user; on_step: called with each step (loss, tokens per second, ...);
     settings: the keys of a study's method `train` (objective, tuner, replay, penalty, optimizer, batch, max_length,
     precision, ...); keys of `optimizer` and `batch` may also be given directly: `max_steps=40`, `learning_rate=1e-4`.
-    Raise ConfigError for an unknown key or if there is nothing to learn, DataError for rows that cannot be learned.
+    Raise ConfigError for an unknown key, if there is nothing to learn, or if the output holds a training of another
+    call; DataError for rows that cannot be learned.
     """
-    seed = check({"seed": seed}, _Seeded, "pt.train").seed
     model = base if isinstance(base, Model) else load(base)
     changes = _changes_of(change)
     if data is None and not changes:
@@ -105,10 +102,13 @@ def train(
         if data is not None:
             settings["data"] = _file_of(data, Path(scratch))
         config = check({"kind": "train", **_nested(settings)}, TrainMethodConfig, "pt.train")
-        folder = Path(output) if output is not None else Path(scratch) / (name or "trained")
+        folder = Path(scratch) / "trained" if output is None else _folder(output)[0]
         keep: Literal["none", "final"] = "none" if output is None else "final"
         cell = CellContext(tuple(changes), seed, folder, bench, bench, keep=keep, on_step=on_step)
+        key = "" if output is None else _begin(config, cell, restart)
         (end,) = [candidate for candidate in train_method(config, cell) if candidate.point == END]
+        if key:
+            write_whole(folder / TRAINED, content_id(key, file_fingerprint(RunFolder(folder / "training").result)))
         log = MetricsLog(cell.metrics)
         log.read(sys.maxsize)
     assert isinstance(end.respondent, ModelRespondent)
@@ -116,36 +116,61 @@ def train(
     return Model(loaded, tuple(log.history), dict(end.cost), tuple(end.notes), end.product)
 
 
-def _file_of(data: str | Path | Sequence[Mapping[str, Any]], scratch: Path) -> str:
-    """Return the path of the file of rows; write rows that are given as mappings to a file in `scratch`."""
+def _begin(config: TrainMethodConfig, cell: CellContext, restart: bool) -> str:
+    """Return the hash of what goes into the training. Raise ConfigError if the folder has the finished training of
+    something else; training itself compares checkpoints."""
+    run, noted = cell.folder / "training", cell.folder / TRAINED
+    result = RunFolder(run).result
+    if restart:
+        check_free(run)
+        put_aside(run, OURS)
+    files = [Path(path) for name in [one.name for one in cell.changes] or [""] for path in config.files(name)]
+    rows = [file_fingerprint(path) for path in files if path.is_file()]
+    given = (config.model_dump(mode="json", exclude={"data"}), [one.model_dump_json() for one in cell.changes])
+    key = content_id(cell.bench.fingerprint, *given, cell.seed, rows)
+    known = noted.read_text(encoding="utf-8") if noted.is_file() else ""
+    if result.is_file() and known != content_id(key, file_fingerprint(result)):
+        mend = "undo the change, choose another output folder, or start over with --restart"
+        raise ConfigError(Problem(str(run), "was made by another configuration and is not resumed", mend))
+    return key
+
+
+def _file_of(data: Rows, scratch: Path) -> str:
+    """Return the path of the file of rows; write rows that are given as mappings to a file in `scratch`. Raise
+    DataError for rows that cannot be written."""
     if isinstance(data, str | Path):
         return str(Path(data).resolve()) if Path(data).exists() else str(data)
     path = scratch / "rows.jsonl"
-    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in data), encoding="utf-8")
+    problems = []
+    with path.open("wb") as file:
+        for number, row in enumerate(data, 1):
+            try:
+                file.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
+            except (TypeError, ValueError) as error:
+                problems.append(Problem(f"data:{number}", f"cannot be written as JSON: {error}"))
+    if problems:
+        raise DataError(*problems)
     return str(path)
 
 
-def _nested(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings with the direct keys of `optimizer` and `batch` moved into these parts. Raise ConfigError
-    with every unknown key."""
-    made = dict(settings)
+def _nested(made: dict[str, Any]) -> dict[str, Any]:
+    """Move the direct keys of `optimizer` and `batch` into these parts, and return the settings. Raise ConfigError with
+    every unknown key."""
     method = TrainMethodConfig.model_fields.keys()
-    known = {*method, *OptimizerConfig.model_fields, *BatchConfig.model_fields}
+    known = {*method, *OptimizerConfig.model_fields, *BatchConfig.model_fields} - OF_STUDIES
     problems = []
     for key in made.keys() - known:
         close = get_close_matches(key, known, n=1)
-        problems.append(Problem("pt.train", f"unknown key '{key}'", f"did you mean '{close[0]}'?" if close else ""))
-    if problems:
-        raise ConfigError(*problems)
+        mend = "that is for studies" if key in OF_STUDIES else f"did you mean '{close[0]}'?" if close else ""
+        problems.append(Problem("pt.train", f"unknown key '{key}'", mend))
     for part, kind in (("optimizer", OptimizerConfig), ("batch", BatchConfig)):
         own = {key: made.pop(key) for key in list(made) if key in kind.model_fields and key not in method}
-        given = made.get(part) or {}
-        if isinstance(given, Mapping):
-            problems += [
-                Problem("pt.train", f"'{key}' is given twice, also in '{part}'") for key in own if key in given
-            ]
-        if own:
-            made[part] = {**dict(given), **own}
+        given = made.get(part, {})
+        given = given.model_dump(exclude_unset=True) if isinstance(given, Config) else given
+        if own and isinstance(given, Mapping):  # `check` refuses anything else
+            twice = [key for key in own if key in given]
+            problems += [Problem("pt.train", f"'{key}' is given twice, also in '{part}'") for key in twice]
+            made[part] = {**given, **own}
     if problems:
         raise ConfigError(*problems)
     return made
@@ -159,9 +184,9 @@ def exam(
     change: Changes | None = None,
     exams: ExamsGiven = (),
     output: str | Path | None = None,
-    limit: int | None = None,
+    limit: Count | None = None,
     match: Literal["says", "first_sentence", "exact"] = "says",
-    max_new_tokens: int = 64,
+    max_new_tokens: Count = 64,
     prompt_mode: PromptMode = "none",
     noise_floor: Floor = "auto",
     restart: bool = False,
@@ -175,34 +200,32 @@ def exam(
     call continues after a kill; the others are options of `posttrain exam`.
     Raise ConfigError, DataError and MissingError, with the cause and how to correct it.
     """
-    told = {"limit": limit, "match": match, "max_new_tokens": max_new_tokens}
-    options = check({**told, "prompt_mode": prompt_mode, "noise_floor": noise_floor}, _ExamOptions, "pt.exam")
-    changes, tasks = _changes_of(change), [(one, Path.cwd()) for one in _exams_of(exams)]
+    changes = _changes_of(change)
+    each = [exams] if isinstance(exams, str | Mapping) else list(exams)
+    tasks = [(one, Path.cwd()) for one in check({"exams": each}, ExamsFile, "exams").exams] if each else []
     if not changes and not tasks:
         raise ConfigError(Problem("pt.exam", "there is nothing to examine", "give a change, exams, or both"))
     folder, temporary = _folder(output)
-    how = (options.match, options.max_new_tokens, options.prompt_mode, options.noise_floor)
-    results = ExamRun(folder, *how, restart, say=say).take(
+    results = ExamRun(folder, match, max_new_tokens, prompt_mode, noise_floor, restart, say=say).take(
         respondent_of(model),
         before=None if before is None else respondent_of(before),
         changes=changes,
-        exams=build_exams(tasks, options.limit),
+        exams=build_exams(tasks, limit),
     )
     return Examination(results, folder, temporary)
 
 
 def _folder(output: str | Path | None) -> tuple[Path, tempfile.TemporaryDirectory[str] | None]:
-    """Create and return the output folder, or a temporary folder that is deleted with the results."""
+    """Create and return the output folder, or a temporary folder that is deleted with the results. Raise ConfigError
+    if there can be no folder."""
     if output is not None:
-        Path(output).mkdir(parents=True, exist_ok=True)
+        try:
+            Path(output).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(Problem("output", f"{output} cannot be a folder: {error.strerror}")) from error
         return Path(output), None
     temporary = tempfile.TemporaryDirectory(prefix="posttrain-", ignore_cleanup_errors=True)
     return Path(temporary.name), temporary
-
-
-def _exams_of(given: ExamsGiven) -> tuple[ExamConfig, ...]:
-    each = [given] if isinstance(given, str | Mapping) else list(given)
-    return check({"exams": each}, ExamsFile, "exams").exams if each else ()
 
 
 @as_arguments
@@ -226,22 +249,17 @@ def compare(
         names = list(named)
         raise ConfigError(Problem("pt.compare", f"models with names that differ are expected, got {names}"))
     folder, temporary = _folder(output)
-    whole = Results(study="compare")
+    cells: list[Line] = []
     for name, one in named.items():
-        own = folder / "models" / safe_name(name)
-        floor = options.get("noise_floor", "auto") if not whole.cells else "none"
-        found = exam(one, before=before, change=change, exams=exams, output=own, **{**options, "noise_floor": floor})
-        at = own.relative_to(folder)
-        was = tuple(line.model_copy(update={"folder": str(at / line.folder)}) for line in found.results.before)
-        model = {"model": was[0].model} if was else {}
-        lines = []
-        for line in found.results.cells:
-            own_name = {"method": name if line.method == "exam" else line.method, "folder": str(at / line.folder)}
-            lines.append(line.model_copy(update={**model, **own_name}))
-        both = {"before": was, "cells": (*whole.cells, *lines)}
-        whole = whole.model_copy(update={**dict(found.results), "study": whole.study, **both})
-    whole = whole.model_copy(update={"summary": summarise(whole.cells), "planned": len(whole.cells)})
-    write_results(folder, whole)
+        at = Path("models", safe_name(name))
+        how = {**options, "noise_floor": "none"} if cells else options
+        found = exam(one, before=before, change=change, exams=exams, output=folder / at, **how).results
+        was = tuple(line.model_copy(update={"folder": str(at / line.folder)}) for line in found.before)
+        for line in found.cells:
+            head = {"model": was[0].model if was else line.model, "folder": str(at / line.folder)}
+            cells.append(line.model_copy(update={**head, "method": name if line.method == METHOD else line.method}))
+    own = {"before": was, "cells": tuple(cells), "summary": summarise(cells), "planned": len(cells)}
+    write_results(folder, found.model_copy(update={"study": "compare", **own}))
     return Examination(read_results(folder), folder, temporary)
 
 
@@ -258,9 +276,9 @@ class StudyFile:
         *,
         output: str | Path | None = None,
         only: Sequence[str] = (),
-        changes: int | None = None,
+        changes: Count | None = None,
         restart: bool = False,
-        jobs: int = 1,
+        jobs: Count = 1,
         on: str = "",
         watcher: Watcher | None = None,
     ) -> Examination:
@@ -269,22 +287,21 @@ class StudyFile:
         Cells that fail are in the results with their errors. Raise ConfigError, DataError and MissingError for errors
         that are found before any cell runs.
         """
-        if jobs < 1 or (changes is not None and changes < 1):
-            raise ConfigError(Problem("study.run", "jobs and changes are numbers of 1 or more"))
         known = load_changes(self.config.changes, self.base) if self.config.changes else []
         plan = make_plan(self.config, known, self.base)
-        folder = Path(output) if output is not None else self.config.folder(self.base)
+        folder = _folder(output)[0] if output is not None else self.config.folder(self.base)
         chosen = select(plan, only=only, changes=changes)
         run = partial(run_study, self.config, plan, chosen, base=self.base, folder=folder)
         run(watcher=watcher or Watcher(), restart=restart, jobs=jobs, on=on)
         return Examination(read_results(folder), folder)
 
 
+@as_arguments
 def study(given: str | Path | Mapping[str, Any], **settings: Any) -> StudyFile:
     """Read a study from a YAML file, or from a mapping of its keys. settings: keys that replace those of the file, such
     as `seeds=[0, 1]`. Raise ConfigError with file, line and advice.
     """
     if isinstance(given, Mapping):
         return StudyFile(check({**given, **settings}, Study, "pt.study"), Path.cwd())
-    sets = [f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in settings.items()]
+    sets = [f"{key}={json.dumps(value, ensure_ascii=False, default=str)}" for key, value in settings.items()]
     return StudyFile(load_yaml(Path(given), Study, sets), Path(given).parent)
