@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -117,6 +118,14 @@ def test_before_and_after_with_what_was_forgotten(
     assert "worse" in shown
     assert "mmlu: 15 were right and are wrong now, 0 the other way" in shown
     assert "can.knowledge: changed by -75.0 %\n" in shown
+    language.speak("zh-TW")
+    try:
+        exam_tables.print_part(document, [Mock(info=document.exams["mmlu"], change="")], "good")
+    finally:
+        language.speak("en")
+    shown = capsys.readouterr().out
+    assert "mmlu：15 題原本對、現在錯，0 題相反" in shown
+    assert "can.knowledge：改變了 -75.0 %" in shown
 
 
 def test_no_difference_is_called_none(

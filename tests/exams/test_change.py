@@ -109,6 +109,14 @@ def test_every_score_by_hand() -> None:
     assert "1 of 15 answers after were cut at max_new_tokens" in result.notes
 
 
+def test_an_answer_that_was_cut_is_not_said_to_have_no_form() -> None:
+    _, after = fakes()
+    result = examined(Fake("before", BEFORE | {"f1": '{"a": '}, cut=["f1"]), after, CHANGE)
+    told = "1 of 2 probes of locality.format are not counted: the answer before"
+    assert f"{told} was cut before it showed a form: raise max_new_tokens" in result.notes
+    assert f"{told} has no form: no JSON, list, table or code" in result.notes
+
+
 def test_exact_mode_takes_no_sentence() -> None:
     result = examined(*fakes(), CHANGE, mode="exact")
     assert result.scores["generality.rephrase"] == 0.0

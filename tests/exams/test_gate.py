@@ -138,8 +138,12 @@ def test_of_several_methods_one_is_named_and_failed_cells_are_no_evidence() -> N
         gate(found, minimum={"reliability": 0.5}, max_loss={})
     assert judge(found, {"reliability": 0.5}, method="lora").ship
     broken = Line(model="m", method="lora", change="d", status="failed", error="no memory")
-    with pytest.raises(ConfigError, match="1 cells failed"):
+    with pytest.raises(
+        ConfigError, match="--method: 1 cells of 'lora' failed, so there is nothing to judge; known: full"
+    ):
         gate(results(line(), line("lora"), broken), method="lora", minimum={"reliability": 0.5}, max_loss={})
+    with pytest.raises(ConfigError, match="1 cells of 'lora' failed"):  # and no other cell of it is there
+        gate(results(line(), broken), method="lora", minimum={"reliability": 0.5}, max_loss={})
 
 
 def test_the_verb_says_one_word_and_ends_with_its_code(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 
 from posttrain.cli.main import main
+from posttrain.exams.results import Line, Results, write_results
+from posttrain.exams.summary import summarise
 from tests.reports.synthetic import make_run
 
 
@@ -16,6 +18,22 @@ def test_report_writes_the_page_and_says_where(tmp_path: Path, capsys: pytest.Ca
     assert said.out == f"{folder / 'report.html'}\n"
     assert "2 cells (1 failed)" in said.err
     assert (folder / "report.html").read_text(encoding="utf-8").startswith('<!doctype html>\n<html lang="en">')
+
+
+def test_checkpoints_and_changes_taught_together_are_one_cell(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    done = [
+        Line(model="m", method="full", change=change, checkpoint=point, hash="h", scores={"reliability": 1.0}, cost={"wall_s": 60})
+        for point in ("changes-1", "final") for change in ("a", "b")
+    ]  # fmt: skip
+    cells = (*done, Line(model="m", method="lora", status="failed", error="no memory", hash="i"))
+    write_results(tmp_path, Results(study="s", planned=2, cells=cells, summary=summarise(cells)))
+    assert main(["report", str(tmp_path)]) == 0
+    assert "2 cells (1 failed)" in capsys.readouterr().err
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "1 of 2 cells failed" in page
+    assert "1 min 0 s of work in 1 cells." in page.replace("\u00a0", " ")
 
 
 def test_report_as_json_elsewhere_in_chinese(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

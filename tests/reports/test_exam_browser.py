@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from posttrain.exams.results import ExamInfo, Line, Results, write_results
+from posttrain.exams.scores import HEADLINE, SPECS
+from posttrain.exams.summary import summarise
 from posttrain.reports.html import write_report
 from tests.browsing import chromium
 from tests.reports.exam_study import make_study
@@ -68,3 +71,33 @@ def test_without_javascript_the_numbers_are_there(browser: Browser, report: Path
     assert page.locator("#forgetting .stacked").count() == 4
     assert page.locator("#forgetting noscript").is_visible() or "JavaScript" in page.locator("#forgetting").inner_text()
     context.close()
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_a_name_in_the_plot_is_nearest_to_its_own_marks(browser: Browser, tmp_path: Path, width: int) -> None:
+    """`a` and `b` stand together and share a text; `alone` and `far` have their own."""
+    kept = {"a": 0.2, "b": 0.205, "alone": 0.6, "far": 0.95}
+    cells = tuple(
+        Line(
+            model="m",
+            method=name,
+            change="c",
+            scores={"reliability": 1.0 if share > 0.9 else 0.5, "locality.unrelated": share},
+        )
+        for name, share in kept.items()
+    )
+    exams = {"change": ExamInfo(name="change", kind="change", headline=HEADLINE, scores=SPECS)}
+    write_results(tmp_path, Results(study="s", exams=exams, cells=cells, summary=summarise(cells)))
+    page = browser.new_page(viewport={"width": width, "height": 900})
+    page.goto(write_report(tmp_path).as_uri())
+    page.wait_for_selector("g.only_labels_marks text")
+    script = "all => all.map(e => [e.textContent, e.getBoundingClientRect()]).map(([t, r]) => [t, r.left, r.right])"
+    texts = page.eval_on_selector_all("g.only_labels_marks text", script)
+    marks = page.eval_on_selector_all("#plot g.mark-symbol.role-mark path", script)
+    page.close()
+    assert sorted(text for text, *_ in texts) == ["alone", "b, a", "far"]
+    middles = sorted((left + right) / 2 for _, left, right in marks)  # far, alone, b, a
+    for text, left, right in texts:
+        own = {"far": {0}, "alone": {1}, "b, a": {2, 3}}[text]
+        gaps = [max(0.0, left - at, at - right) for at in middles]
+        assert gaps.index(min(gaps)) in own, (text, gaps)

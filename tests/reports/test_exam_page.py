@@ -309,6 +309,27 @@ def test_only_the_exams_before_have_been_taken(tmp_path: Path) -> None:
         assert str(escape(catalogue("en")[note]))[:60] not in html, note
 
 
+def test_a_note_about_answers_that_were_cut_says_whose(tmp_path: Path) -> None:
+    def cut(results: Results) -> Results:
+        note = "samples have an answer cut at max_new_tokens"
+        exam = results.exams["mmlu"]
+        exams = {**results.exams, "mmlu": exam.model_copy(update={"notes": (*exam.notes, f"14 of 15 {note}")})}
+        before = tuple(one.model_copy(update={"notes": {"mmlu": (f"14 of 15 {note}",)}}) for one in results.before)
+        own = (f"mmlu: 2 of 15 {note}", f"wiki: 3 of 15 {note}")
+        cells = [one.model_copy(update={"notes": own if one.method == "full" else ()}) for one in results.cells]
+        return results.model_copy(update={"exams": exams, "before": before, "cells": tuple(cells)})
+
+    html = edited(make_study(tmp_path / "s", n=20), cut)
+    said = re.findall(r'<li><span lang="en">([^<]*(?:<code>[^<]*</code>[^<]*)?)</span>', html)
+    assert [one for one in said if "cut" in one] == [
+        "untouched model: 14 of 15 answers were cut at <code>max_new_tokens</code>; a method that is not named has as many, or none.",
+        "full: 2 of 15 answers were cut at <code>max_new_tokens</code>.",
+        "full: 3 of 15 answers were cut at <code>max_new_tokens</code>.",
+    ]
+    assert "3 rows without an answer were left out" in html
+    assert "samples have an answer cut" not in html
+
+
 def test_notes_are_of_what_is_there(tmp_path: Path, html: str) -> None:
     """What a page has not is not explained on it: several cells, chance, falling knowledge, replay."""
 

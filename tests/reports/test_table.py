@@ -154,17 +154,20 @@ def test_as_many_changes_need_not_be_the_same_ones() -> None:
 def test_a_column_that_had_nothing_to_count_is_named() -> None:
     notes = (
         "1 of 1 probes of locality.format are not counted: the answer before has no form: no JSON, list, table or code",
+        "1 of 3 probes of locality.neighbour are not counted: "
+        "the answer before was cut before it showed a form: raise max_new_tokens",
         "2 of 5 probes of locality.refusal are not counted: the answer before is no refusal",
         "1 of 4 probes of locality.unrelated are not counted: 'Tolstoy' is not in the answer before: check `keeps`",
         "1 of 4 targets were met before the change already",
     )
     scores = {"reliability": 1.0, "locality.refusal": 1.0, "locality.unrelated": 1.0}
     cells = [line(method, change, scores, notes=notes) for method in ("full", "lora") for change in ("a", "b")]
-    shown = text_table(results_of(*cells), 250)
+    shown = text_table(results_of(*cells), 350)
     assert "format" not in shown.splitlines()[2]
     assert (
         "Not counted in locality, as there was nothing to keep: "
-        "format 2 of 2 (no form before: no JSON, list, table or code); refusal 4 of 10 (no refusal before); "
+        "format 2 of 2 (no form before: no JSON, list, table or code); "
+        "neighbour 2 of 6 (cut before a form showed: `max_new_tokens` is too small); refusal 4 of 10 (no refusal before); "
         "unrelated 2 of 8 (`keeps` has words that are not in the answer before)."
     ) in shown
     assert "格式 2 題中的 2 題（原本的回答沒有格式" in text_table(results_of(*cells), 250, language="zh-TW")

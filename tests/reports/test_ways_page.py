@@ -61,6 +61,18 @@ def test_chains_are_steps_and_starts(tmp_path: Path) -> None:
     assert [step.name for step in found["m", "then"]] == ["taught", "then"]
 
 
+def test_a_chain_that_teaches_one_change_after_another_shows_the_steps_of_the_last(tmp_path: Path) -> None:
+    points = {"2-b.after-1-train": 0.25, "10-c.after-1-train": 0.75, "changes-2": 0.5, "final": 0.875}
+    cells = tuple(line("chain", point, reliability) for point, reliability in points.items())
+    methods = {"chain": MethodInfo(kind="steps", steps=("1-train", "2-blend"))}
+    write_results(tmp_path, Results(study="s", methods=methods, cells=cells, summary=summarise(cells)))
+    (steps,) = chains_of(read_run(tmp_path)).values()
+    assert [(step.name, step.row and step.row.scores["reliability"]) for step in steps] == [
+        ("1-train", 0.75),
+        ("2-blend", 0.875),
+    ]
+
+
 @pytest.mark.parametrize(("language", "words"), [("en", "Chains: what survived"), ("zh-TW", "連續步驟：還留下多少")])
 def test_the_page_has_them(tmp_path: Path, language: str, words: str) -> None:
     page = write_report(chained(tmp_path), language=language).read_text(encoding="utf-8")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from posttrain.cli.options import console, table
 from posttrain.cli.plain import column, one_line
-from posttrain.language import translate
+from posttrain.language import placed, translate
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -125,15 +125,15 @@ def _others(
         for name, one in compared.items():
             if one.forgotten is not None:
                 turned = f"{one.forgotten} were right and are wrong now, {one.gained} the other way"
-                yield f"{name}: {translate(turned)}"
-            yield from (f"{name}: {translate(note)}" for note in one.notes)
+                yield placed(name, translate(turned))
+            yield from (placed(name, translate(note)) for note in one.notes)
         was = next(one for one in results.before if one.model == before)
         own = {
             key: value for key, value in line.scores.items() if key.startswith(tuple(i.prefix for i in infos.values()))
         }
         for group, drift in relative_changes(was.scores, own, infos).items():
             if drift.change is not None:
-                yield f"{group}: {translate(changed(drift, compared))}"
+                yield placed(group, translate(changed(drift, compared)))
     for name, info in infos.items():
         yield f"\n{name}: {one_line(info.signature, 400)}"
         notes = [note.removeprefix(f"{name}: ") for note in line.notes if note.startswith(f"{name}: ")]

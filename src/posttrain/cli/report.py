@@ -50,16 +50,16 @@ def report(
         _tables(run, run_folder, tables, language=language, json=json)
         return
     path = write_page(run, output or run_folder / "report.html", language=language)
-    failed = sum(not cell.done for cell in run.cells)
+    cells = len(run.trained_once)
+    failed = sum(not cell.done for cell in run.trained_once)
     size = path.stat().st_size
     if json:
         answers = sum(len(cell.samples) for cell in run.cells)
-        counts = {"cells": len(run.cells), "failed": failed, "answers": answers, "problems": list(run.problems)}
+        counts = {"cells": cells, "failed": failed, "answers": answers, "problems": list(run.problems)}
         emit({"report": str(path), "bytes": size, "language": language, **counts})
     else:
         if run.exams:
             talk(f"plain tables of {len(run.exams)} exam{'' if len(run.exams) == 1 else 's'}: {run_folder / 'tables'}")
-        cells = len(run.cells)
         talk(f"{cells} cell{'' if cells == 1 else 's'} ({failed} failed), {size / 1e6:.1f} MB")
         print(path)
 

@@ -48,7 +48,7 @@ from posttrain.exams.refusals import is_refusal
 from posttrain.exams.results import CHANGE, ExamInfo
 from posttrain.exams.running import TaskResult, open_log, run_task
 from posttrain.exams.sample_log import SampleLog
-from posttrain.exams.scores import HEADLINE, NO_FORM, NO_REFUSAL, SPECS, lacking, notes_of, outcomes, score
+from posttrain.exams.scores import CUT_FORM, HEADLINE, NO_FORM, NO_REFUSAL, SPECS, lacking, notes_of, outcomes, score
 from posttrain.exams.task import Ask, Item, Reply, Task, content_id, the_scored
 from posttrain.inference.protocol import Answer, Distributions, Respondent, Spoken
 
@@ -298,7 +298,7 @@ def _stayed(result: ProbeResult, keeps: Sequence[str]) -> ProbeResult:
     had, has = (formatting(text) for text in (before, after))
     structured = json_values(before) is not None
     if result.group == "locality.format" and not (keeps or structured or any(had[form] for form in FORMS)):
-        return replace(result, note=NO_FORM)
+        return replace(result, note=NO_FORM if result.ended_before else CUT_FORM)
     content = kept(
         result.prompt, before, after, truncated_before=not result.ended_before, truncated_after=not result.ended_after
     )

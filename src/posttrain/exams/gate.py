@@ -87,15 +87,17 @@ def gate(
     known = list(dict.fromkeys(row.method for row in results.summary if row.method != NOISE_FLOOR))
     if not minimum and not max_loss:
         raise ConfigError(Problem("", "nothing is demanded", "--min reliability=0.9, --max-loss locality=0.05"))
-    if method and method not in known:
-        raise ConfigError(Problem("--method", f"no method '{method}' here", f"known: {', '.join(known) or 'none'}"))
     if not method and len(known) != 1:
         cause = f"{len(known)} methods were examined" if known else "nothing was examined"
         raise ConfigError(Problem("--method", cause, f"name one: {', '.join(known)}" if known else ""))
     name = method or known[0]
     if broken := [line for line in results.cells if line.method == name and not line.done]:
         causes = (Problem(f"{line.method} | {line.change} | seed {line.seed}", line.error) for line in broken)
-        raise ConfigError(Problem("", f"{len(broken)} cells failed, so there is nothing to judge"), *causes)
+        cause = f"{len(broken)} cells of '{name}' failed, so there is nothing to judge"
+        others = ", ".join(one for one in known if one != name)
+        raise ConfigError(Problem("--method", cause, f"known: {others}" if others else ""), *causes)
+    if name not in known:
+        raise ConfigError(Problem("--method", f"no method '{name}' here", f"known: {', '.join(known) or 'none'}"))
     rows = [row for row in results.summary if row.method == name and row.checkpoint == checkpoint]
     if not rows:
         points = dict.fromkeys(row.checkpoint for row in results.summary if row.method == name)

@@ -22,6 +22,7 @@ from posttrain.exams.score_spec import ScoreSpec
 from posttrain.exams.statistics import Interval, Score, cohen_kappa, mean_over_changes, share_over_changes, wilson
 
 __all__ = [
+    "CUT_FORM",
     "HEADLINE",
     "NO_FORM",
     "NO_REFUSAL",
@@ -184,6 +185,7 @@ def over_changes(
 
 NO_REFUSAL = "the answer before is no refusal"
 NO_FORM = "the answer before has no form: no JSON, list, table or code"
+CUT_FORM = "the answer before was cut before it showed a form: raise max_new_tokens"
 
 
 class Uncounted(NamedTuple):
@@ -204,8 +206,8 @@ def lacking(words: Sequence[str]) -> str:
 
 
 def kind_of(reason: str) -> str:
-    """Return the kind of a reason: `refusal`, `form` or `keeps`."""
-    return {NO_REFUSAL: "refusal", NO_FORM: "form"}.get(reason, "keeps")
+    """Return the kind of a reason: `refusal`, `form`, `cut` or `keeps`."""
+    return {NO_REFUSAL: "refusal", NO_FORM: "form", CUT_FORM: "cut"}.get(reason, "keeps")
 
 
 def uncounted(notes: Iterable[str]) -> list[Uncounted]:

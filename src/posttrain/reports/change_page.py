@@ -91,12 +91,11 @@ def scatter(spots: Sequence[Spot]) -> Chart:
     x, y = (on.number("x", "plot.forgotten", **PER_CENT), on.number("y", "plot.learned", **PER_CENT))
     both = {"learned": "plot.learned", "forgotten": "plot.forgotten"}
     tips = on.tips(name="scores.method", change="details.change", **both)
-    if any(spot.dots for spot in spots):  # labels avoid the marks of this layer; that fails when it is empty
-        on.add("dot", "point", "dot", full=0.42, x=x, y=y, tooltip=tips)
+    on.add("dot", "point", "dot", full=0.42, x=x, y=y, tooltip=tips)
     on.add("mean", "rule", "interval", x=number("low"), x2={"field": "high"}, y=y)
     on.add("mean", "rule", "interval", x=x, y=number("bottom"), y2={"field": "top"})
     on.add("mean", "point", "mean", x=x, y=y, tooltip=on.tips(name="scores.method", **both))
-    on.plain("mean", "text", "label", "labels", x=x, y=y, text={"field": "name"})
+    on.plain("label", "text", "label", "labels", x=x, y=y, text={"field": "name"})
     on.plain("corner", "text", "quiet", x=x, y=y, text={"field": "name"})
     corner = {"kind": "corner", "name": Said(say("plot.ideal")), "x": 3, "y": 97}
     rows = [*(row for spot in spots for row in _rows(spot)), corner]

@@ -61,6 +61,8 @@ THEME: dict[str, Any] = {
 }  # fmt: skip
 """The configuration that all charts share; the page holds it once."""
 
+AT = {side: {"expr": f"datum.{side}"} for side in ("dx", "dy")}
+"""How far a name stands from its mark; the page's script says it."""
 _QUIET = {"color": "var(--soft)", "strokeWidth": 1.4}
 LOOKS: dict[str, dict[str, Any]] = {
     "line": {"strokeWidth": 2.2, "strokeJoin": "round"},
@@ -79,7 +81,7 @@ LOOKS: dict[str, dict[str, Any]] = {
     "mean": {"stroke": "var(--paper)", "strokeWidth": 1.5, "size": 196, "filled": True},
     "dot": {"size": 27, "filled": True},
     "point": {"size": 70, "filled": True},
-    "label": {"color": "var(--ink)", "fontSize": FONT, "fontWeight": 600, "limit": 200},
+    "label": {"color": "var(--ink)", "fontSize": FONT, "fontWeight": 600, **AT},
     "quiet": {"color": "var(--soft)", "fontSize": FONT, "align": "left"},
     "more": {"fontSize": FONT, "dx": 11},
     "less": {"fontSize": FONT, "dx": -11},

@@ -11,6 +11,7 @@ from markupsafe import Markup
 
 from posttrain.exams.capabilities import CAPABILITIES, Drift, DriftScore
 from posttrain.exams.results import ExamInfo
+from posttrain.exams.scores import merged_notes
 from posttrain.reports import numbers
 from posttrain.reports.charts import FONT, Chart, Layers, Rows, Said, nominal, number
 from posttrain.reports.examined import Compared
@@ -25,6 +26,8 @@ MOST = 1.0
 """A relative change beyond this (100 %) is drawn at the edge with an arrow; tooltip and table give its number."""
 LANE = 13
 """Height of one method's line in the plot of relative changes, in CSS pixels; a group's name has the height of two."""
+CUT = re.compile(r"(\d+) of (\d+) samples have an answer cut at max_new_tokens")
+"""A note about the answers of one model, which an exam has from the untouched model, and a cell when it differs."""
 SCORES = 6
 """Number of scores next to the headline in an exam's table; all others are in the long list below it."""
 
@@ -122,7 +125,7 @@ def _code(name: str) -> Markup:
 
 class _Source(NamedTuple):
     """A row of an exam's table. kind: `untouched` (the untouched model), `chance` (guessing), `reference` (a reference
-    row) or `model` (a model and a method)."""
+    row) or `model` (a model and a method); notes: those about its answers to the exam."""
 
     kind: str
     name: Words
@@ -130,6 +133,7 @@ class _Source(NamedTuple):
     scores: Mapping[str, float]
     ci95: Mapping[str, tuple[float, float]]
     compared: Compared | None = None
+    notes: Sequence[str] = ()
 
 
 def exam_section(run: Run, marks: Mapping[Version, Mark]) -> Section | None:
@@ -147,7 +151,8 @@ def _sources(run: Run, exam: ExamInfo, marks: Mapping[Version, Mark]) -> Iterato
     many = len(run.before) > 1
     for one in run.before:
         name: Words = say("exams.untouched_model", model=one.model) if many else say("exams.untouched")
-        yield _Source("untouched", one.model if run.alone else name, Markup(), one.scores, one.ci95)
+        shown, told = one.model if run.alone else name, one.notes.get(exam.name, ())
+        yield _Source("untouched", shown, Markup(), one.scores, one.ci95, notes=told)
     for other in run.results.reference:
         yield _Source("reference", other.name, Markup(), other.scores, {})
     if exam.chance is not None:
@@ -155,7 +160,9 @@ def _sources(run: Run, exam: ExamInfo, marks: Mapping[Version, Mark]) -> Iterato
     for row in run.final:
         intervals = {key: pair for key in row.scores if (pair := row.interval(key)) is not None}
         icon = mark_icon(marks[row.version])
-        yield _Source("model", label_of(row.version, run), icon, row.scores, intervals, row.compare.get(exam.name))
+        notes = merged_notes([[note.removeprefix(f"{exam.name}: ") for note in cell.notes] for cell in row.cells])
+        compared = row.compare.get(exam.name)
+        yield _Source("model", label_of(row.version, run), icon, row.scores, intervals, compared, notes)
 
 
 def _exam_panels(run: Run, exam: ExamInfo, marks: Mapping[Version, Mark]) -> Iterator[Panel]:
@@ -179,7 +186,12 @@ def _exam_panels(run: Run, exam: ExamInfo, marks: Mapping[Version, Mark]) -> Ite
         )
         yield Panel(say("exams.more", n=len(rest)), table=Table(say("scores.scroll"), heads, tuple(lines)), folded=True)
     cost = _cost(run, exam.name)
-    yield Panel(items=tuple((note,) for note in exam.notes), below=(cost,) if cost else (), kind="fine")
+    notes: list[Words] = [note for note in exam.notes if not CUT.fullmatch(note)]
+    for source in sources:
+        key = "exams.cut_before" if source.kind == "untouched" and not run.alone else "exams.cut"
+        cut = filter(None, map(CUT.fullmatch, source.notes))
+        notes += [say(key, name=source.name, k=found[1], n=found[2]) for found in cut]
+    yield Panel(items=tuple((note,) for note in notes), below=(cost,) if cost else (), kind="fine")
     if exam.signature:
         yield Panel(below=(say("verbatim", text=f"`{exam.signature}`"),), kind="fine")
 

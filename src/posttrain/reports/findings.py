@@ -48,9 +48,9 @@ def findings(run: Run) -> list[Finding]:
     rows = [row for row in run.final if row.scores]  # the last checkpoint of each method
     methods = [row for row in rows if not row.is_floor]
     found = [*_general(methods)]
-    failed = [cell for cell in run.cells if not cell.done]
+    failed = [cell for cell in run.trained_once if not cell.done]
     if failed:
-        found.append(Finding((say("seen.failed", k=len(failed), n=len(run.cells)),), "bad"))
+        found.append(Finding((say("seen.failed", k=len(failed), n=len(run.trained_once)),), "bad"))
     several = len(run.models) > 1 and not run.alone
     shared = shared_sentences(methods, lambda row: f"`{row.method}`" + (f" ({row.model})" if several else ""))
     found += [Finding((said,), "bad" if bad else "plain") for said, bad in shared]

@@ -172,8 +172,10 @@ class Run:
 
     @property
     def trained_once(self) -> tuple[Cell, ...]:
-        """Return one cell per model x method x change x seed, the last checkpoint's, so that costs count only once."""
-        return tuple({(c.model, c.method, c.change, c.seed): c for c in self.cells}.values())
+        """Return every cell of the run once, by its last line, so that its costs count only once: several lines of one
+        cell are its checkpoints and the changes that it taught together.
+        """
+        return tuple({(c.model, c.method, c.seed, c.hash or c.change): c for c in self.cells}.values())
 
     @cached_property
     def models(self) -> tuple[str, ...]:

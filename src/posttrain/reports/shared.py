@@ -55,7 +55,7 @@ def shared_sentences(rows: Sequence[Row], label: Callable[[Row], str]) -> Iterat
 
 ORDER = (
     *("seen.learned_cells", "seen.learned", "seen.rephrase", "seen.pattern_kept", "seen.pattern_worn"),
-    *("seen.pattern_floor", "seen.pattern_few", "seen.pattern_lost", "seen.leak", "seen.leak_some"),
+    *("seen.pattern_within_floor", "seen.pattern_too_few", "seen.pattern_lost", "seen.leak", "seen.leak_some"),
     *("seen.shorter", "seen.longer"),
 )
 """The order of the sentences within a topic."""
@@ -120,8 +120,6 @@ def printed(share: float) -> float:
 # A study may be run in parts (`--changes 2`, then `--changes 4 --only full`), and cells may fail. Then one table has
 # averages over different changes, and the page must say so.
 
-REASONS = {"refusal": "uncounted.refusal", "form": "uncounted.form", "keeps": "uncounted.keeps"}
-
 
 def counted(what: str, low: int, high: int | None = None) -> Message:
     """Return `one change`, `4 changes`, `2 to 4 changes`. what: changes or methods."""
@@ -173,7 +171,7 @@ def _not_counted(cells: Sequence[Cell]) -> Iterator[Message]:
             left_out[one.group, kind_of(one.reason)] += one.k
         asked.update({**cell.n, **{one.group: one.n for one in found}})
     parts = [
-        say("list.uncounted", name=group_name(group), k=k, n=asked[group], why=say(REASONS[kind]))
+        say("list.uncounted", name=group_name(group), k=k, n=asked[group], why=say(f"uncounted.{kind}"))
         for (group, kind), k in left_out.items()
     ]
     if parts:
@@ -208,17 +206,9 @@ def _rephrased(row: Row) -> Iterator[Point]:
 
 def _pattern(row: Row) -> Iterator[Point]:
     """Yield the result for other questions of the same pattern, where training on one example does most damage."""
-    key = "locality.same_pattern"
-    share = row.scores.get(key)
-    if share is None:
-        return
-    if key in row.floor and not row.below(key) and printed(share) < KEPT:
-        name = "few" if row.unsure(key) else "floor"
-    elif printed(share) <= LOST:
-        name = "lost"
-    else:
-        name = "kept" if printed(share) >= KEPT and not row.below(key) else "worn"
-    yield Point(f"seen.pattern_{name}", (), {"share": share}, bad=name == "lost")
+    said = _kind(row, "locality.same_pattern").replace("seen.", "seen.pattern_")
+    if said:
+        yield Point(said, (), {"share": row.scores["locality.same_pattern"]}, bad=said == "seen.pattern_lost")
 
 
 def _leak(row: Row) -> Iterator[Point]:
@@ -235,7 +225,7 @@ KINDS = ("seen.kept", "seen.within_floor", "seen.too_few", "seen.worn", "seen.lo
 
 
 def _kind(row: Row, key: str) -> str:
-    """Return the key of the sentence for a score of LOCALITY_REST; empty when it was not measured. The cases: kept, no
+    """Return the key of the sentence for a score of locality; empty when it was not measured. The cases: kept, no
     loss compared with the noise floor, too few questions to decide, partly lost (`worn`), or lost."""
     if key not in row.scores:
         return ""

@@ -12,7 +12,7 @@ kept share at each share of the trained weights.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -57,10 +57,20 @@ def chains_of(run: Run) -> dict[Version, tuple[Step, ...]]:
         own = {row.checkpoint: row for row in run.rows_of(model, method) if row.scores}
         if info.steps:
             ends = [*(f"after-{name}" for name in info.steps[:-1]), "final"]
-            found[model, method] = tuple(Step(name, own.get(end)) for name, end in zip(info.steps, ends, strict=True))
+            last = _last_change(own)
+            rows = (own.get(f"{last}.{end}", own.get(end)) for end in ends)
+            found[model, method] = tuple(map(Step, info.steps, rows))
         elif info.start:
             found[model, method] = tuple(_starts(run, model, method))
     return {version: steps for version, steps in found.items() if any(step.row for step in steps)}
+
+
+def _last_change(points: Iterable[str]) -> str:
+    """Return `3-tallest` when that is the last change of a sequence, in which each change has steps of its own
+    (`3-tallest.after-1-train`); an empty text for other points.
+    """
+    changes = (change for change, found, _ in (name.partition(".after-") for name in points) if found)
+    return max(changes, key=lambda name: int(name.partition("-")[0]), default="")
 
 
 def _starts(run: Run, model: str, method: str) -> Iterator[Step]:

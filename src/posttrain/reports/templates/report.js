@@ -52,6 +52,7 @@
       const chart = data.charts[box.dataset.chart], wide = box.clientWidth, columns = columnsOf(chart, wide), width = widthOf(chart, columns, wide);
       const spec = structuredClone(chart.specs[root.lang]), { fields, rows } = chart.rows[chart.order[root.lang]];
       spec.data = { values: rows.map((row) => Object.fromEntries(fields.map((field, i) => [field, row[i]]).filter(([, value]) => value !== null))) };
+      if (spec.layer?.some(({ name }) => name === "only_labels")) spec.data.values.push(...names(spec.data.values, width, spec.height));
       const config = structuredClone(data.theme);
       spec.params = [...(spec.params ?? []), { name: "wide", value: wide }];
       config.legend.columns = { expr: `max(1, floor(wide / ${chart.room.name}))` };
@@ -59,18 +60,32 @@
       Object.assign(spec.spec ?? spec, { width });
       if (spec.facet) Object.assign(spec, { columns });
       views.get(box)?.finalize();
-      views.set(box, await vegaEmbed(box, spec, { config, actions: false, renderer: "svg", ast: true, patch: labels, tooltip: { theme: "custom" } }));
+      views.set(box, await vegaEmbed(box, spec, { config, actions: false, renderer: "svg", ast: true, tooltip: { theme: "custom" } }));
     };
-    // A name goes where there is room beside its mark, off the other marks; where there is none, the legend has it.
-    const labels = (spec) => {
-      const named = spec.marks.find((mark) => mark.name === "only_labels_marks");
-      if (!named) return spec;
-      const anchor = ["top-right", "bottom-right", "top-left", "bottom-left", "right", "left", "top", "bottom"];
-      const offset = [9, 14, 22].flatMap((far) => anchor.map(() => far));
-      const avoidMarks = spec.marks.slice(0, spec.marks.indexOf(named)).filter((mark) => mark.type === "symbol").map((mark) => mark.name);
-      named.clip = true; // what found no place takes no room
-      named.transform = [{ type: "label", size: { signal: "[width, height]" }, anchor: [...anchor, ...anchor, ...anchor], offset, avoidMarks }];
-      return spec;
+    // Names of marks that stand together are one text. It goes where its own marks are nearer than all others, over no
+    // other text; where there is no such place, the legend has the names.
+    const names = (rows, width, height) => {
+      const pen = document.createElement("canvas").getContext("2d"), groups = [], placed = [];
+      pen.font = `600 13px ${data.theme.font}`;
+      for (const { name, x, y } of rows.filter(({ kind }) => kind === "mean").sort((a, b) => a.x - b.x)) {
+        const at = [(x * width) / 100, height - (y * height) / 100];
+        const near = groups.find(({ marks: [first] }) => Math.abs(first[0] - at[0]) < 30 && Math.abs(first[1] - at[1]) < 30);
+        if (near) near.marks.push(at), (near.name += `, ${name}`);
+        else groups.push({ kind: "label", name, x, y, marks: [at] });
+      }
+      return groups.filter((group) => {
+        const own = group.marks, others = groups.filter((one) => one !== group).flatMap(({ marks }) => marks);
+        const half = pen.measureText(group.name).width / 2, [xs, ys] = [0, 1].map((i) => own.map((at) => at[i]));
+        const left = Math.min(...xs), right = Math.max(...xs), top = Math.min(...ys), bottom = Math.max(...ys);
+        const places = [[right + 12 + half, (top + bottom) / 2], [left - 12 - half, (top + bottom) / 2]];
+        for (const y of [top - 20, bottom + 20]) places.push([(left + right) / 2, y], [left - 7 + half, y], [right + 7 - half, y]);
+        const gap = (x, y, marks) => Math.min(...marks.map(([a, b]) => Math.hypot(Math.max(0, Math.abs(a - x) - half), Math.max(0, Math.abs(b - y) - 8))));
+        const free = ([x, y]) => x > half && x + half < width && y > 8 && y + 8 < height && gap(x, y, others) > gap(x, y, own) + 4
+          && placed.every(([a, b, other]) => Math.abs(a - x) > other + half + 6 || Math.abs(b - y) > 16);
+        const place = places.find(free);
+        if (place) placed.push([...place, half]), Object.assign(group, { dx: place[0] - own[0][0], dy: place[1] - own[0][1] });
+        return place;
+      });
     };
     let last = Promise.resolve();
     const drawAll = () => { for (const box of boxes) last = last.then(() => draw(box)).catch(console.error); };
