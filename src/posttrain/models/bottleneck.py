@@ -23,7 +23,7 @@ from posttrain.models.added import Added, two_tokens
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-__all__ = ["Bottleneck", "Bottlenecks", "adapted_modules", "norm_parameters"]
+__all__ = ["Bottleneck", "Bottlenecks", "adapted_modules"]
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": functional.gelu,
@@ -164,13 +164,3 @@ def _widths(model: PreTrainedModel, names: list[str]) -> dict[str, int]:
     if silent:
         raise PosttrainError(_nowhere(model, silent[0], "gives no hidden states in a forward pass"))
     return {name: found[name] for name in names}
-
-
-def norm_parameters(model: PreTrainedModel) -> list[str]:
-    """Return the names of the parameters of all normalisation layers."""
-    return [
-        f"{name}.{part}"
-        for name, module in model.named_modules()
-        if "Norm" in type(module).__name__
-        for part, _ in module.named_parameters(recurse=False)
-    ]
