@@ -175,12 +175,8 @@ def _attention(
     out = q.new_zeros(count, q.shape[1], v.shape[-1])
     weight = q.new_full(q.shape[:2], 0.0, dtype=torch.float32)  # log-sum-exp of the scores that made `out`
     for many in bins:
-        part, total = attended(
-            q[many.queries].transpose(1, 2),
-            _repeated(k[-count:][many.keys].transpose(1, 2), groups),
-            _repeated(v[-count:][many.keys].transpose(1, 2), groups),
-            many.mask,
-        )
+        keys, values = (_repeated(one[-count:][many.keys].transpose(1, 2), groups) for one in (k, v))
+        part, total = attended(q[many.queries].transpose(1, 2), keys, values, many.mask)
         out[many.numbers] = part.transpose(1, 2).flatten(0, 1)[many.real]
         weight[many.numbers] = total.transpose(1, 2).flatten(0, 1)[many.real]
     added = len(k) - parts.cached - count

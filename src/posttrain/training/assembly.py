@@ -157,17 +157,9 @@ def learner_of(
     needed = form_of(config.objective).asks_reference(config.objective) or bool(terms)
     reference = reference_of(tuned, needed=needed, say=say, continued=continued, before=before)
     forms = bare_forms(config, loaded.tokenizer, reference, terms)
-    preparation = Preparation(
-        tuned,
-        *material,
-        config.batch.tokens,
-        around.folder,
-        f"{respondent.fingerprint} {lowered.dtype}" if around.folder is not None else "",
-        reference,
-        say,
-        rows_read(config, material, loaded.tokenizer),
-        config.seed,
-    )
+    fingerprint = f"{respondent.fingerprint} {lowered.dtype}" if around.folder is not None else ""
+    tokens, read = config.batch.tokens, rows_read(config, material, loaded.tokenizer)
+    preparation = Preparation(tuned, *material, tokens, around.folder, fingerprint, reference, say, read, config.seed)
     with lowered, arithmetic(tuned.device, lowered.dtype):  # so that results equal those of a training step
         for form in (forms.new,) if forms.mixed else (forms.new, forms.old):
             form.device = tuned.device

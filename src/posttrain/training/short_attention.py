@@ -49,25 +49,20 @@ class ShortAttention(torch.autograd.Function):
         scores.view(-1, length, length).add_(above)
         shares = torch.softmax(scores, -1)
         ctx.save_for_backward(q, k, v, shares)
-        ctx.scale, ctx.kinds = scale, kinds
+        ctx.scale = scale
         return torch.bmm(shares, v).view(batch, heads, length, -1)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         q, k, v, shares = ctx.saved_tensors
         given = gradients[0]
-        batch, heads, length, width = given.shape
+        batch, _, length, width = given.shape
         out = given.reshape(len(q), -1, width)
         value = torch.bmm(shares.transpose(1, 2), out)
         scores = torch._softmax_backward_data(torch.bmm(out, v.transpose(1, 2)), shares, -1, shares.dtype)
         query = torch.bmm(scores, k).mul_(ctx.scale)
         key = torch.bmm(scores.transpose(1, 2), q)
-        return (
-            query.view(batch, heads, length, -1),
-            key.view(batch, ctx.kinds, length, -1),
-            value.view(batch, ctx.kinds, length, -1),
-            None,
-        )
+        return *(part.view(batch, -1, length, part.shape[-1]) for part in (query, key, value)), None
 
 
 short_attention: Callable[[Tensor, Tensor, Tensor, float], Tensor] = ShortAttention.apply
@@ -142,15 +137,11 @@ def watched(core: Any) -> Iterator[dict[nn.Module, tuple[Tensor, Tensor, Tensor,
         _watching.pop()
 
 
-@contextlib.contextmanager
-def attending_briefly(model: nn.Module) -> Iterator[bool]:
+def attending_briefly(model: nn.Module) -> contextlib.AbstractContextManager[bool]:
     """Compute attention over short rows as above during the block; yield False for models without `sdpa` attention."""
     core = core_of(model)
-    if core.config.get_text_config()._attn_implementation != "sdpa":
-        yield False
-        return
-    with _attending_by(NAME, core) as works:
-        yield works
+    usual = core.config.get_text_config()._attn_implementation == "sdpa"
+    return _attending_by(NAME, core) if usual else contextlib.nullcontext(False)
 
 
 AttentionInterface.register(NAME, attend)
