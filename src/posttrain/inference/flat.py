@@ -163,8 +163,7 @@ def _attention(
         if step and cap is None and sink is None and bias is None and not kwargs.get("dropout"):
             mask = None if attention_mask is None else attention_mask[..., : key.shape[2]]
             return attend_step(query, key, value, mask, scale), None
-        out, _ = sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
-        return out, None
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)[0], None
     if bias is not None:
         raise ValueError("attention with position_bias")
     attended = partial(attend, scale=scale, cap=cap)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -148,17 +149,14 @@ def _widths(model: PreTrainedModel, names: list[str]) -> dict[str, int]:
     """Return the width of each module's output, found by a forward pass. Raise PosttrainError if one returns none."""
     found: dict[str, int] = {}
 
-    def look(name: str) -> Any:
-        def hook(module: nn.Module, args: Any, output: Any) -> None:
-            states = output[0] if isinstance(output, tuple) else output
-            if isinstance(states, Tensor) and states.is_floating_point():
-                found[name] = states.shape[-1]
-
-        return hook
+    def look(name: str, module: nn.Module, args: Any, output: Any) -> None:
+        states = output[0] if isinstance(output, tuple) else output
+        if isinstance(states, Tensor) and states.is_floating_point():
+            found[name] = states.shape[-1]
 
     with ExitStack() as hooks:
         for name in names:
-            hooks.enter_context(model.get_submodule(name).register_forward_hook(look(name)))
+            hooks.enter_context(model.get_submodule(name).register_forward_hook(partial(look, name)))
         two_tokens(model)
     silent = [name for name in names if name not in found]
     if silent:

@@ -168,9 +168,8 @@ class ReplayContext:
 def conversations_in(records: Iterable[Record]) -> tuple[list[Conversation], list[str]]:
     """Return conversations, also made from prompts with completions, and the locations of all other records."""
     made = [r.as_conversation() if isinstance(r, Completion) else r for r in records]
-    return [r for r in made if isinstance(r, Conversation)], [
-        r.location for r in made if not isinstance(r, Conversation)
-    ]
+    others = [r.location for r in made if not isinstance(r, Conversation)]
+    return [r for r in made if isinstance(r, Conversation)], others
 
 
 class Selection(NamedTuple):

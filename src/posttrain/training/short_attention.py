@@ -75,8 +75,7 @@ def attend(
     low = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else query.dtype
     short = low == torch.bfloat16 and query.device.type == "cpu" and query.shape[2] == key.shape[2] <= LONGEST
     if not short or not _plain(module, attention_mask, kwargs):
-        out, _ = sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
-        return out, None
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)[0], None
     scaling = kwargs.get("scaling")
     scale = query.shape[-1] ** -0.5 if scaling is None else float(scaling)
     return short_attention(query.to(low), key.to(low), value.to(low), scale).transpose(1, 2), None
@@ -103,8 +102,7 @@ def _attend_watched(
     plain = module not in _watching[-1] and _plain(module, attention_mask, kwargs)
     plain = plain and kwargs.get("scaling") == module.scaling
     _watching[-1][module] = (query, key, value, plain)
-    out, _ = sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
-    return out, None
+    return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)[0], None
 
 
 @contextlib.contextmanager
