@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 import torch
 
-from posttrain.inference.attention import PrefixCache, Support, core, forward
+from posttrain.inference.attention import PrefixCache, Support, forward
 from posttrain.inference.support import alike, support
+from posttrain.models.logits import core_of
 from tests.inference.test_scoring import made
 
 
@@ -42,7 +43,7 @@ def test_virtual_tokens_before_a_row_are_no_places_of_it() -> None:
         found = forward(model, ids, torch.tensor([1, 5]))
         wanted = model(input_ids=ids).logits[:, 4:]
     torch.testing.assert_close(found, torch.stack([wanted[0, 1], wanted[1, 2]]), atol=1e-5, rtol=0)
-    assert core(model) is base
+    assert core_of(model) is base
 
 
 def test_what_the_model_does_after_the_head_is_kept() -> None:

@@ -6,13 +6,13 @@ import pytest
 import torch
 
 from posttrain.inference import flat
-from posttrain.inference.attention import core
 from posttrain.inference.bins import in_lines, lay_line
 from posttrain.inference.flat import NAME, attend, attending, by_line, fused
 from posttrain.inference.protocol import Usage
 from posttrain.inference.scoring import score
 from posttrain.inference.support import support
 from posttrain.inference.tree import Batch, Crop, Limits, Tree, plan
+from posttrain.models.logits import core_of
 from tests.inference.test_scoring import like_mmlu, made
 
 
@@ -109,7 +109,7 @@ def test_lines_with_windows_caps_sinks_and_prefixes_by_hand(window: int, added: 
 
 
 def test_attention_is_put_back() -> None:
-    model = core(made("llama-eager"))
+    model = core_of(made("llama-eager"))
     context = by_line(model)
     context.__enter__()
     assert model.config._attn_implementation == NAME
@@ -122,5 +122,5 @@ def test_outside_of_a_line_it_is_sdpa() -> None:
     ids, mask = torch.tensor([[5, 6, 7, 0]]), torch.tensor([[1, 1, 1, 0]])
     with torch.inference_mode():
         expected = model(input_ids=ids, attention_mask=mask).logits
-        with by_line(core(model)):
+        with by_line(core_of(model)):
             assert torch.equal(model(input_ids=ids, attention_mask=mask).logits, expected)

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from posttrain.errors import PosttrainError
 from posttrain.models.added import added_to, attach
-from posttrain.models.bottleneck import Bottleneck, Bottlenecks, adapted_modules, norm_parameters
+from posttrain.models.bottleneck import Bottleneck, Bottlenecks, adapted_modules
+from posttrain.tuners._parts import norms_of
 from tests.inference.test_scoring import spread
 from tests.models.test_prefix import IDS, made
 from tests.pico import FAMILIES, VOCABULARY
@@ -149,7 +150,7 @@ def test_the_bottleneck_is_at_least_one_wide_and_drawn_from_its_seed() -> None:
 
 def test_norms_move_and_are_put_back_when_switched_off() -> None:
     base = made("llama")
-    names = norm_parameters(base)
+    names = norms_of(base)
     assert len(names) == 2 * 2 + 1
     model = with_adapters(base, moving=tuple(names))
     moving = {n for n, p in model.named_parameters() if p.requires_grad}

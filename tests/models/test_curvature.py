@@ -2,11 +2,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from posttrain.models import curvature
 from posttrain.models.curvature import Curvature, Example, FisherKind, fisher, language_logits, mas_importance
 from posttrain.models.load import load_model
 from posttrain.registry import load
@@ -90,13 +92,14 @@ def test_estimates_go_to_true_as_draws_grow(pico_path: PicoPath, kind: FisherKin
 def test_signs_leave_nothing_to_rare_draws() -> None:
     """Two outputs, sure of the first (99.9 %): F of the logit's weight is p (1 - p) for every draw of signs, and a draw of
     a label misses it 999 times in 1000."""
-    model = nn.Linear(1, 2, bias=False)
+    layer = nn.Linear(1, 2, bias=False)
     with torch.no_grad():
-        model.weight.copy_(torch.tensor([[6.9068], [0.0]]))
+        layer.weight.copy_(torch.tensor([[6.9068], [0.0]]))
+    model = Rowwise(layer)
     row = [Example(torch.ones(1), torch.zeros(1, dtype=torch.long), torch.zeros(1, dtype=torch.long))]
     expected = 2 * 0.999 * 0.001
-    signs = [fisher(model, moving(model), row, ask=ask_digits, seed=s).trace for s in range(20)]
-    drawn = [fisher(model, moving(model), row, kind="sampled", ask=ask_digits, seed=s).trace for s in range(20)]
+    signs = [fisher(model, moving(model), row, seed=s).trace for s in range(20)]
+    drawn = [fisher(model, moving(model), row, kind="sampled", seed=s).trace for s in range(20)]
     # (e_1 sqrt(p) + e_2 sqrt(1 - p)) sqrt(p (1 - p)) squared: 1 +- 2 sqrt(p (1 - p)) times the truth
     assert all(0.9 * expected < trace < 1.1 * expected for trace in signs)
     assert sum(signs) / 20 == pytest.approx(expected, rel=0.05)
@@ -173,7 +176,7 @@ def test_rows_together_and_singly_are_equal(pico_path: PicoPath, family: str, tu
         assert singly.trace > 0
 
 
-def test_a_model_that_cannot_be_batched_goes_row_by_row(pico_path: PicoPath) -> None:
+def test_a_model_that_cannot_be_batched_goes_row_by_row(pico_path: PicoPath, monkeypatch: pytest.MonkeyPatch) -> None:
     model = double(pico_path)
     parameters, rows = moving(model, "norm.weight"), examples(4)
 
@@ -181,7 +184,9 @@ def test_a_model_that_cannot_be_batched_goes_row_by_row(pico_path: PicoPath) -> 
         assert inputs.sum().item() > 0  # vmap forbids .item()
         return language_logits(model, inputs, positions)
 
-    found = fisher(model, parameters, rows, kind="empirical", ask=ask)
+    with monkeypatch.context() as patch:
+        patch.setattr(curvature, "language_logits", ask)
+        found = fisher(model, parameters, rows, kind="empirical")
     assert not found.chunked
     assert ".item()" in found.reason
     assert_close(found, fisher(model, parameters, rows, kind="empirical").diagonal, NORMS)
@@ -208,7 +213,7 @@ def test_lora_at_its_start(pico_path: PicoPath) -> None:
 
 
 class Digits(nn.Module):
-    """An MLP on 8 x 8 digits; the one position of a row is the image."""
+    """An MLP on 8 x 8 digits."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -219,13 +224,19 @@ class Digits(nn.Module):
         return logits
 
 
-def ask_digits(model: nn.Module, pixels: Tensor, positions: Tensor) -> Tensor:
-    logits: Tensor = model(pixels)
-    return logits
+class Rowwise(nn.Module):
+    """A classifier that is called as a causal model; the one position of a row is the whole input."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, input_ids: Tensor, use_cache: bool) -> SimpleNamespace:
+        return SimpleNamespace(logits=self.inner(input_ids)[:, None])  # (B, 1, classes)
 
 
 @pytest.fixture(scope="module")
-def digits() -> tuple[Digits, list[Example]]:
+def digits() -> tuple[Rowwise, list[Example]]:
     from sklearn.datasets import load_digits
 
     torch.manual_seed(0)
@@ -237,7 +248,8 @@ def digits() -> tuple[Digits, list[Example]]:
         optimizer.zero_grad()
         nn.functional.cross_entropy(model(pixels), labels).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
-    return model, [Example(x, torch.zeros(1, dtype=torch.long), y[None]) for x, y in zip(pixels, labels, strict=True)]
+    rows = [Example(x, torch.zeros(1, dtype=torch.long), y[None]) for x, y in zip(pixels, labels, strict=True)]
+    return Rowwise(model), rows
 
 
 def batch_means_squared(model: nn.Module, rows: list[Example], size: int) -> float:
@@ -254,24 +266,24 @@ def _batched(rows: list[Example], size: int) -> list[list[Example]]:
     return [rows[i : i + size] for i in range(0, len(rows), size)]
 
 
-def test_squared_batch_means_shrink_like_one_over_b_and_ours_do_not(digits: tuple[Digits, list[Example]]) -> None:
+def test_squared_batch_means_shrink_like_one_over_b_and_ours_do_not(digits: tuple[Rowwise, list[Example]]) -> None:
     model, rows = digits
     parameters = moving(model)
-    ours = [fisher(model, parameters, rows, kind="empirical", ask=ask_digits, chunk_rows=b).trace for b in (1, 8, 64)]
-    theirs = [batch_means_squared(model, rows, b) for b in (1, 8, 64)]
+    ours = [fisher(model, parameters, rows, kind="empirical", chunk_rows=b).trace for b in (1, 8, 64)]
+    theirs = [batch_means_squared(model.inner, rows, b) for b in (1, 8, 64)]
     assert ours == pytest.approx([theirs[0]] * 3, rel=1e-4)
     assert theirs[1] < theirs[0] / 4
     assert theirs[2] < theirs[0] / 16
 
 
-def test_estimates_on_digits(digits: tuple[Digits, list[Example]]) -> None:
+def test_estimates_on_digits(digits: tuple[Rowwise, list[Example]]) -> None:
     """True and sampled agree; empirical is another thing on a model that fits its data."""
     model, rows = digits
     parameters = moving(model)
-    true = fisher(model, parameters, rows, kind="true", ask=ask_digits)
-    signs = fisher(model, parameters, rows, draws=4, ask=ask_digits, chunk_rows=256)
-    sampled = fisher(model, parameters, rows, kind="sampled", draws=16, ask=ask_digits, chunk_rows=256)
-    empirical = fisher(model, parameters, rows, kind="empirical", ask=ask_digits)
+    true = fisher(model, parameters, rows, kind="true")
+    signs = fisher(model, parameters, rows, draws=4, chunk_rows=256)
+    sampled = fisher(model, parameters, rows, kind="sampled", draws=16, chunk_rows=256)
+    empirical = fisher(model, parameters, rows, kind="empirical")
     assert signs.trace == pytest.approx(true.trace, rel=0.05)
     assert sampled.trace == pytest.approx(true.trace, rel=0.1)
     assert empirical.trace < 0.8 * true.trace

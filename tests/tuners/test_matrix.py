@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 import torch
 
-from posttrain.inference.attention import core
 from posttrain.inference.decode import decode
 from posttrain.inference.plain import TokenPair
 from posttrain.inference.protocol import Usage
 from posttrain.inference.scoring import score
 from posttrain.models.load import load_model
+from posttrain.models.logits import core_of
 from posttrain.training.run import TrainResult, train
 from tests.pico import FAMILIES
 from tests.training.tiny import PicoPath, config, load, rows, weights
@@ -57,7 +57,7 @@ def test_a_tuner_on_a_family(
     moving = {n for n, p in result.model.named_parameters() if p.requires_grad}
     assert result.moved.trainable == sum(p.numel() for p in result.model.parameters() if p.requires_grad) > 0
     assert all(how.moved in n for n in moving)
-    after = {n.replace(".base_layer", ""): p for n, p in core(result.model).named_parameters()}
+    after = {n.replace(".base_layer", ""): p for n, p in core_of(result.model).named_parameters()}
     if not name.startswith("lora pissa"):
         changed = {n for n in before if not torch.equal(before[n], after[n])}
         assert changed == ({n for n in before if n in moving} if not how.adapter else set())

@@ -52,10 +52,7 @@ def show(
 
     with shown_works():
         rows = describe(model, **how)
-    if json:
-        emit(rows)
-        return
-    _print_table(rows)
+    emit(rows) if json else _print_table(rows)
 
 
 @app.command(cls=PlainCommand)
@@ -86,11 +83,13 @@ def convert(
 ) -> None:
     """Save a GGUF file as a model folder in safetensors; or a prefix of the ChatGLM family's code as an adapter."""
     from posttrain.models.gguf_header import is_gguf
+    from posttrain.models.names import resolve
 
     folder = _one_of(out, output)
     when_stopped(lambda: NOT_WRITTEN)
     with shown_works():
-        if is_gguf(source) or is_gguf(_only_file(source)):
+        named = source.is_dir() or source.suffix.lower() == ".gguf"  # the only GGUF file of a folder is meant, too
+        if is_gguf(source) or is_gguf(resolve(str(source)) if named else source):
             rows = _convert_gguf(source, folder, dtype, prefix_only={"--base": base is not None, "--flatten": flatten})
         elif dtype is not None:
             cause = f"{source} is no GGUF file, a prefix keeps its numbers"
@@ -180,14 +179,6 @@ def _one_of(out: Path | None, output: Path | None) -> Path:
     if folder is None:
         raise ConfigError(Problem("DIR", "no folder to write", "say it: DIR, for example models/mine"))
     return folder
-
-
-def _only_file(source: Path) -> str:
-    """Return a folder's only GGUF file, and any other source as it is. Raise MissingError for a GGUF file that does
-    not exist."""
-    from posttrain.models.names import resolve
-
-    return resolve(str(source)) if source.is_dir() or source.suffix.lower() == ".gguf" else str(source)
 
 
 def _convert_gguf(source: Path, folder: Path, dtype: str | None, *, prefix_only: dict[str, bool]) -> dict[str, Any]:

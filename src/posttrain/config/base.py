@@ -42,11 +42,9 @@ def spelled(written: Any, **others: str) -> BeforeValidator:
     """Return a pydantic marker that accepts other spellings of a value. Example: `spelled(Literal["bf16", "bfloat16"],
     bfloat16="bf16")`. written: the type with all spellings, for the JSON Schema; others: other spelling -> value.
     """
-
-    def one(value: Any) -> Any:
-        return others.get(value, value) if isinstance(value, str) else value
-
-    return BeforeValidator(one, json_schema_input_type=written)
+    return BeforeValidator(
+        lambda value: others.get(value, value) if isinstance(value, str) else value, json_schema_input_type=written
+    )
 
 
 @dataclass(frozen=True)

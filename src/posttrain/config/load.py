@@ -307,10 +307,8 @@ def problems_of(
         elif unknown:
             allowed = field_names(model, node, key_path[:-1])
             close = get_close_matches(str(key_path[-1]), allowed, n=1)
-            if close:
-                mend = f"did you mean '{close[0]}'?"
-            else:
-                mend = f"known keys: {', '.join(allowed)}" if allowed else ""
+            known = f"known keys: {', '.join(allowed)}" if allowed else ""
+            mend = f"did you mean '{close[0]}'?" if close else known
             problems.append(Problem(location, f"unknown key '{key_path[-1]}'", mend))
         elif item["type"] == "missing":
             problems.append(Problem(location, f"'{where}' is missing"))

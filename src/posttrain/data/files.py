@@ -129,12 +129,9 @@ def json_lines(text: str, name: str) -> Iterator[tuple[str, Any]]:
             yield location, parse_json(line)
         except BadJson as bad:
             at = f" at column {bad.column}" if bad.column else ""
+            mend = bad.mend or ("the line seems to be cut off" if bad.cut else "one JSON object per line is expected")
             if number == 1 and line in {"{", "["}:
                 mend = "write each row on a line of its own (JSON Lines), not indented"
-            else:
-                mend = bad.mend or (
-                    "the line seems to be cut off" if bad.cut else "one JSON object per line is expected"
-                )
             yield location, BadRow(f"{bad.cause}{at}", mend)
 
 

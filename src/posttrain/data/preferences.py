@@ -45,15 +45,9 @@ def preference_of(row: Mapping[str, Any], location: str) -> Preference:
     if _stripped(chosen) == _stripped(rejected):
         raise BadRow("'chosen' and 'rejected' are equal: nothing to prefer", "remove the row")
     plain = plain and isinstance(row["chosen"], str) and isinstance(row["rejected"], str)
-    return Preference(
-        prompt,
-        _learned(chosen, "chosen"),
-        _learned(rejected, "rejected"),
-        location,
-        tools_of(row),
-        None if margin is None else float(margin),
-        plain,
-    )
+    margin = None if margin is None else float(margin)
+    both = _learned(chosen, "chosen"), _learned(rejected, "rejected")
+    return Preference(prompt, *both, location, tools_of(row), margin, plain)
 
 
 def graded_of(row: Mapping[str, Any], location: str) -> Graded:
@@ -153,17 +147,13 @@ def pairs_from_targets(targets: Sequence[Conversation], before_answers: Sequence
     """Return a preference of each target's answer (its last turn) over the present answer of the unchanged model. A
     target is skipped when the present answer is equal or empty. before_answers: one per target, in order.
     """
-    pairs = [
-        Preference(
-            tuple(map(_unlearned, target.messages[:-1])),
-            (target.messages[-1],),
-            (Message("assistant", before.strip()),),
-            target.location,
-            target.tools,
-        )
-        for target, before in zip(targets, before_answers, strict=True)
-        if before.strip() and before.strip() != target.messages[-1].content.strip()
-    ]
+    pairs = []
+    for target, before in zip(targets, before_answers, strict=True):
+        *asked, wanted = target.messages
+        if before.strip() and before.strip() != wanted.content.strip():
+            rejected = (Message("assistant", before.strip()),)
+            prompt = tuple(map(_unlearned, asked))
+            pairs.append(Preference(prompt, (wanted,), rejected, target.location, target.tools))
     return FromTargets(pairs, len(targets) - len(pairs))
 
 

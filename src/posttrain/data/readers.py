@@ -282,13 +282,10 @@ def _completion(row: Mapping[str, Any], location: str) -> Record:
     if not filled(completion):
         raise BadRow("a row without an answer: 'completion' is empty", "write the answer or remove the row")
     if isinstance(prompt, list) or isinstance(completion, list):
-        before = (
-            messages_of(prompt, "prompt") if isinstance(prompt, list) else (Message("user", text_of(row, "prompt")),)
+        before, after = (
+            messages_of(row[key], key) if isinstance(row.get(key), list) else (Message(role, text_of(row, key)),)
+            for key, role in (("prompt", "user"), ("completion", "assistant"))
         )
-        if isinstance(completion, list):
-            after = messages_of(completion, "completion")
-        else:
-            after = (Message("assistant", text_of(row, "completion")),)
         # only the completion is learned, unless the prompt says otherwise
         asked = (replace(m, train=False) if m.role == "assistant" and m.train is None else m for m in before)
         messages = (*asked, *after)

@@ -236,13 +236,8 @@ def _names_other(clause: Clause, text: str, objects: Sequence[str], question: As
 def _marked(i: int, clauses: Sequence[Clause]) -> bool:
     """Return whether the clause corrects what was said before: by a word of its own, or by "Sorry," before it."""
     before = clauses[i - 1].text if i else ""
-    lone = (
-        bool(before)
-        and len(before.split()) <= 5
-        and len(before) <= (8 if re.search(f"[{CJK}]", before) else 24)
-        and cues.CORRECTION.search(before)
-    )
-    return bool(cues.CORRECTION.search(clauses[i].text) or lone)
+    lone = len(before.split()) <= 5 and len(before) <= (8 if re.search(f"[{CJK}]", before) else 24)
+    return bool(cues.CORRECTION.search(clauses[i].text) or (before and lone and cues.CORRECTION.search(before)))
 
 
 def _takes_back(i: int, clauses: Sequence[Clause], question: Asked, former: Sequence[str]) -> bool:
@@ -266,17 +261,13 @@ def _names_in(text: str, question: Asked, objects: Sequence[str]) -> list[str]:
     if len(whole.split()) <= 3 and len(whole) <= (8 if re.search(f"[{CJK}]", whole) else 40):
         return [] if whole in own or not whole else [whole]
     names = re.findall(r"(?<!^)(?<![.!?] )\b[A-Z][\w'’-]+(?: [A-Z][\w'’-]+)*|\b\d[\d,.]*\b", text)
-    for found in re.finditer(r"[是为叫](?P<name>[^是为叫，。,.的]{1,6})(?=$|[，。,.])", folded_lines(text)):
+    lines = "，".join(clause.text for clause in clauses_of(text))
+    for found in re.finditer(r"[是为叫](?P<name>[^是为叫，。,.的]{1,6})(?=$|[，。,.])", lines):
         names.append(found["name"])
     return [
         name for name in dict.fromkeys(folded(name) for name in names)
         if name and name not in own and not question.says(name) and name not in _COMMON
     ]  # fmt: skip
-
-
-def folded_lines(text: str) -> str:
-    """Return the text folded clause by clause, so that commas stay."""
-    return "，".join(clause.text for clause in clauses_of(text))
 
 
 def _beside(mention: Mention, former: Sequence[str]) -> bool:

@@ -19,15 +19,15 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, DynamicLayer
 
 from posttrain.inference.bins import Line, lay_line, straight
 from posttrain.inference.flat import attending, by_line
 from posttrain.inference.last_layer import feeding_only, indices
 from posttrain.inference.tree import Asked, Crop, Grow, Ints, Layout, Step, Tree, lay_out
+from posttrain.models.logits import core_of
 
-__all__ = ["PrefixCache", "Reading", "Support", "core", "forward", "numbers_of", "read"]
+__all__ = ["PrefixCache", "Reading", "Support", "forward", "numbers_of", "read"]
 
 
 class Support(NamedTuple):
@@ -41,17 +41,9 @@ class Support(NamedTuple):
     reason: str = ""
 
 
-def core(model: Any) -> PreTrainedModel:
-    """Return the transformers model inside a PEFT wrapper, or the model itself."""
-    if isinstance(model, PreTrainedModel):
-        return model
-    inner: PreTrainedModel = model.get_base_model()
-    return inner
-
-
 def numbers_of(model: Any) -> dict[str, Any]:
     """Return the text configuration as a dictionary."""
-    found: dict[str, Any] = core(model).config.get_text_config().to_dict()
+    found: dict[str, Any] = core_of(model).config.get_text_config().to_dict()
     return found
 
 
@@ -147,7 +139,7 @@ def read(
     cache = PrefixCache()
     done: set[int] = set()
     line = support.kind == "flat"
-    with by_line(core(model)) if line else nullcontext():
+    with by_line(core_of(model)) if line else nullcontext():
         for step in steps:
             if isinstance(step, Crop):
                 cache.cut(step.length)
@@ -183,7 +175,7 @@ def _grown(
             logits = _in_line(model, straight(ids[0], cache.length, part), cache, support, grow=True)
         else:
             cache.grow(True)
-            rows = torch.from_numpy(ids).to(core(model).device)
+            rows = torch.from_numpy(ids).to(core_of(model).device)
             logits = forward(model, rows, _index(part.tokens), brief=support.brief, past_key_values=cache)
         cache.length += stop - begin
         yield Reading(logits, part, stop - begin, stop - begin, int(begin == 0))
@@ -192,7 +184,7 @@ def _grown(
 
 def _in_line(model: Any, line: Line, cache: PrefixCache, support: Support, *, grow: bool) -> Tensor:
     """Return the requested logits of a line that follows the cache. With `grow`, the line is added to the cache."""
-    device, dtype = core(model).device, core(model).dtype
+    device, dtype = core_of(model).device, core_of(model).dtype
     none = torch.zeros(1, 1, 1, 1, dtype=dtype, device=device)  # keeps the model from making a mask
     types = set(numbers_of(model).get("layer_types") or ())
     inputs: dict[str, Any] = {
@@ -202,7 +194,7 @@ def _in_line(model: Any, line: Line, cache: PrefixCache, support: Support, *, gr
     if cache.length or grow:
         cache.grow(grow)
         inputs["past_key_values"] = cache
-    last = core(model).config.get_text_config().num_hidden_layers - 1 if support.brief else None
+    last = core_of(model).config.get_text_config().num_hidden_layers - 1 if support.brief else None
     ids = torch.from_numpy(line.ids)[None].to(device)
     with attending(line, cache.length, device, dtype, last=last):
         return forward(model, ids, _index(line.asked.tokens), brief=support.brief, **inputs)
@@ -210,7 +202,7 @@ def _in_line(model: Any, line: Line, cache: PrefixCache, support: Support, *, gr
 
 def _in_rows(model: Any, layout: Layout, cache: PrefixCache, support: Support, answers: int) -> Iterator[Reading]:
     """Read rows that follow the cache. If there are more than `answers` logits, read the rows several times."""
-    device = core(model).device
+    device = core_of(model).device
     ids = torch.from_numpy(layout.ids).to(device)
     inputs: dict[str, Any] = {}
     if cache.length:

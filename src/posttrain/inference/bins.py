@@ -156,14 +156,11 @@ def lay_line(tree: Tree, nodes: Sequence[int], cached: int, done: set[int]) -> L
             tip = tree.parent[tip]
         keys = np.concatenate([np.arange(cached), *reversed(path)])
         dense.append(Dense(np.concatenate([spans[node] for node in members]), keys))
-    return Line(
-        np.concatenate([tree.ids(node) for node in nodes]),
-        np.concatenate([np.arange(tree.start[node], tree.end[node]) for node in nodes]),
-        dense,
-        list(_shaped(_joined(tree, units), spans, np.repeat(begins + [inside[n] for n in nodes], edges))),
-        sum(count > 1 for count in readers.values()),
-        ask(tree, list(zip(nodes, begins.tolist(), strict=True)), done),
-    )
+    ids = np.concatenate([tree.ids(node) for node in nodes])
+    positions = np.concatenate([np.arange(tree.start[node], tree.end[node]) for node in nodes])
+    bins = list(_shaped(_joined(tree, units), spans, np.repeat(begins + [inside[n] for n in nodes], edges)))
+    shared, asked = sum(count > 1 for count in readers.values()), list(zip(nodes, begins.tolist(), strict=True))
+    return Line(ids, positions, dense, bins, shared, ask(tree, asked, done))
 
 
 def _split(

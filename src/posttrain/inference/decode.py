@@ -16,7 +16,6 @@ import torch
 from torch import nn
 
 from posttrain.errors import Problem
-from posttrain.inference.attention import core
 from posttrain.inference.flat import stepping
 from posttrain.inference.kv_cache import why_plain
 from posttrain.inference.locations import location_of, refuse
@@ -26,6 +25,7 @@ from posttrain.inference.refill import Answers, RefilledBatch, groups_of
 from posttrain.inference.sampling import Sampling
 from posttrain.inference.texts import StopWatch
 from posttrain.models.adapters import virtual_positions
+from posttrain.models.logits import core_of
 from posttrain.models.vocabulary import outside, rows_of
 
 __all__ = ["Decoded", "context_limit", "decode", "positions_in_config", "unfit"]
@@ -136,7 +136,7 @@ def decode(
         groups = [
             group._replace(rows=[asked[i] for i in group.rows]) for group in groups_of([prompts[i] for i in asked])
         ]
-        with stepping(core(model)):
+        with stepping(core_of(model)):
             RefilledBatch(model, prompts, told, pad_id=pad_id, tokens=batch_tokens, usage=usage).run(groups)
     return answers
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["kl_nats", "log_probabilities"]
+__all__ = ["kl_nats", "log_probabilities", "of_others"]
+
+LEAST = 1e-12
+"""The least probability that all other tokens together are given, so that its logarithm is finite."""
 
 
 def log_probabilities(logits: Tensor) -> Tensor:
@@ -18,3 +21,8 @@ def kl_nats(p: Tensor, q: Tensor) -> Tensor:
     distributions give 0.
     """
     return (p.exp() * (p - q)).sum(-1)
+
+
+def of_others(logps: Tensor) -> Tensor:
+    """Return the log-probability of all other tokens together, log(1 - sum exp logps): (N, k) -> (N,)."""
+    return (1 - logps.exp().sum(-1)).clamp_min(LEAST).log()

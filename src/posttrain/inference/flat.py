@@ -163,8 +163,7 @@ def _attention(
         if step and cap is None and sink is None and bias is None and not kwargs.get("dropout"):
             mask = None if attention_mask is None else attention_mask[..., : key.shape[2]]
             return attend_step(query, key, value, mask, scale), None
-        out, _ = sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
-        return out, None
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)[0], None
     if bias is not None:
         raise ValueError("attention with position_bias")
     attended = partial(attend, scale=scale, cap=cap)
@@ -175,12 +174,8 @@ def _attention(
     out = q.new_zeros(count, q.shape[1], v.shape[-1])
     weight = q.new_full(q.shape[:2], 0.0, dtype=torch.float32)  # log-sum-exp of the scores that made `out`
     for many in bins:
-        part, total = attended(
-            q[many.queries].transpose(1, 2),
-            _repeated(k[-count:][many.keys].transpose(1, 2), groups),
-            _repeated(v[-count:][many.keys].transpose(1, 2), groups),
-            many.mask,
-        )
+        keys, values = (_repeated(one[-count:][many.keys].transpose(1, 2), groups) for one in (k, v))
+        part, total = attended(q[many.queries].transpose(1, 2), keys, values, many.mask)
         out[many.numbers] = part.transpose(1, 2).flatten(0, 1)[many.real]
         weight[many.numbers] = total.transpose(1, 2).flatten(0, 1)[many.real]
     added = len(k) - parts.cached - count

@@ -17,7 +17,8 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import Cache, DummyLayer, DynamicLayer, DynamicSlidingWindowLayer
 
-from posttrain.inference.attention import core, numbers_of
+from posttrain.inference.attention import numbers_of
+from posttrain.models.logits import core_of
 
 __all__ = ["Part", "RunningCache", "expanded", "is_prompt_learning", "why_plain"]
 
@@ -27,7 +28,7 @@ KEEPS_KEYS = (DynamicLayer, DynamicSlidingWindowLayer, DummyLayer)
 
 def why_plain(model: Any, longest: int) -> str:
     """Return why a model's cache cannot be cut and joined for texts of up to `longest` tokens; "" if it can."""
-    inner = core(model)
+    inner = core_of(model)
     if is_prompt_learning(model):
         return "virtual tokens stand in front of every row"
     if inner._is_stateful:
@@ -54,7 +55,7 @@ def why_plain(model: Any, longest: int) -> str:
 
 def is_prompt_learning(model: Any) -> bool:
     """Return whether a PEFT wrapper puts virtual tokens before the rows."""
-    return core(model) is not model and any(config.is_prompt_learning for config in model.peft_config.values())
+    return core_of(model) is not model and any(config.is_prompt_learning for config in model.peft_config.values())
 
 
 class _RoomyLayer(DynamicLayer):

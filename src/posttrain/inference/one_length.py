@@ -15,11 +15,11 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
-from posttrain.inference.attention import core, numbers_of
+from posttrain.inference.attention import numbers_of
 from posttrain.inference.kv_cache import is_prompt_learning
 from posttrain.inference.protocol import Usage
 from posttrain.inference.refill import Answers
-from posttrain.models.logits import UNFIT
+from posttrain.models.logits import UNFIT, core_of
 
 __all__ = ["Way", "answer_by_length", "way_of"]
 
@@ -46,7 +46,7 @@ _ways: WeakKeyDictionary[Any, Way] = WeakKeyDictionary()
 def way_of(model: Any) -> Way:
     """Return the cheapest way that gives the logits of whole texts read one by one. Try it once per model."""
     if model not in _ways:
-        parameters = inspect.signature(core(model).forward).parameters
+        parameters = inspect.signature(core_of(model).forward).parameters
         names = [*(name for name in MEMORIES if name in parameters), None]
         ways = [Way(name, together) for name in names for together in (True, False)]
         with torch.inference_mode():
@@ -63,7 +63,7 @@ def _agrees(model: Any, way: Way, expected: Tensor) -> bool:
     except UNFIT:  # the model cannot be read in this way
         return False
     spread = float(expected.std())
-    if core(model).dtype in (torch.float32, torch.float64):
+    if core_of(model).dtype in (torch.float32, torch.float64):
         return float(gap.abs().max()) <= TOLERANCE * spread
     return float(gap.square().mean().sqrt()) <= COARSE * spread
 
@@ -71,7 +71,7 @@ def _agrees(model: Any, way: Way, expected: Tensor) -> bool:
 def _trial(model: Any, way: Way, rows: int) -> Tensor:
     """Return logits (2, 3, V) after 6, 7 and 8 random tokens of two texts, with `rows` of them in a forward pass."""
     draw = torch.Generator().manual_seed(0)
-    texts = torch.randint(numbers_of(model)["vocab_size"], (2, 8), generator=draw).to(core(model).device)
+    texts = torch.randint(numbers_of(model)["vocab_size"], (2, 8), generator=draw).to(core_of(model).device)
     found = []
     for first in range(0, len(texts), rows):
         memory: Any = None
@@ -86,7 +86,7 @@ def _trial(model: Any, way: Way, rows: int) -> Tensor:
 def _read(model: Any, whole: Tensor, way: Way, memory: Any) -> tuple[Tensor, Any]:
     """Return logits (B, V) after texts (B, T), and the new memory. `memory` holds all but the last token, or
     is None."""
-    parameters = inspect.signature(core(model).forward).parameters
+    parameters = inspect.signature(core_of(model).forward).parameters
     ids = whole if memory is None else whole[:, -1:]
     given: dict[str, Any] = {"use_cache": way.memory is not None} if "use_cache" in parameters else {}
     if "position_ids" in parameters and not is_prompt_learning(model):  # without, some hybrids (Bamba) count wrongly
@@ -96,7 +96,7 @@ def _read(model: Any, whole: Tensor, way: Way, memory: Any) -> tuple[Tensor, Any
     if memory is not None:
         given[way.memory] = memory
     # PEFT puts virtual tokens before the rows at every call; if a memory holds them, the model itself continues
-    asked = core(model) if memory is not None and is_prompt_learning(model) else model
+    asked = core_of(model) if memory is not None and is_prompt_learning(model) else model
     out = asked(input_ids=ids, **given)
     return out.logits[:, -1], out[way.memory]
 
@@ -126,7 +126,7 @@ def answer_by_length(
 def _answer(
     model: Any, prompts: Sequence[Sequence[int]], numbers: Sequence[int], answers: Answers, way: Way, usage: Usage
 ) -> None:
-    whole = torch.tensor([list(prompts[n]) for n in numbers], device=core(model).device)  # (B, T)
+    whole = torch.tensor([list(prompts[n]) for n in numbers], device=core_of(model).device)  # (B, T)
     usage.prompt_tokens += whole.numel()
     memory: Any = None
     alive = [True] * len(numbers)

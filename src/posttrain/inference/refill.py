@@ -28,11 +28,11 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import Cache
 
-from posttrain.inference.attention import core
 from posttrain.inference.kv_cache import Part, RunningCache, expanded
 from posttrain.inference.protocol import Usage
 from posttrain.inference.sampling import Sampling, pick
 from posttrain.inference.tree import Tree
+from posttrain.models.logits import core_of
 from posttrain.models.memory import is_large, trim
 
 __all__ = ["Answers", "Group", "RefilledBatch", "groups_of"]
@@ -180,8 +180,8 @@ class RefilledBatch:
     ) -> None:
         self.model, self.prompts, self.answers = model, prompts, answers
         self.pad_id, self.budget, self.usage = pad_id, tokens, usage
-        self.device: torch.device = core(model).device
-        parameters = inspect.signature(core(model).forward).parameters
+        self.device: torch.device = core_of(model).device
+        parameters = inspect.signature(core_of(model).forward).parameters
         self.takes_positions = "position_ids" in parameters
         self.keep = {"logits_to_keep": 1} if "logits_to_keep" in parameters else {}
         self.large = self.device.type == "cpu" and is_large(model)
@@ -255,10 +255,8 @@ class RefilledBatch:
             self._read_prefix(group)
         lengths = [len(self.prompts[n]) for n in numbers]
         width = max(lengths)
-        padded = torch.tensor(
-            [[self.pad_id] * (width - len(self.prompts[n])) + list(self.prompts[n]) for n in numbers],
-            device=self.device,
-        )
+        whole = [[self.pad_id] * (width - len(self.prompts[n])) + list(self.prompts[n]) for n in numbers]
+        padded = torch.tensor(whole, device=self.device)
         pads = width - torch.tensor(lengths)
         mask = (torch.arange(width) >= pads[:, None]).long().to(self.device)  # (B, T)
         cache = DynamicCache()

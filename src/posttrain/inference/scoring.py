@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from posttrain.errors import PosttrainError, Problem
-from posttrain.inference.attention import Reading, Support, core, numbers_of, read
+from posttrain.inference.attention import Reading, Support, numbers_of, read
 from posttrain.inference.bins import in_lines
 from posttrain.inference.decode import context_limit
 from posttrain.inference.locations import listed, location_of
@@ -23,6 +23,7 @@ from posttrain.inference.plain import TokenPair
 from posttrain.inference.protocol import Scored, Told, Usage, nobody
 from posttrain.inference.support import support, taking_masks, warn
 from posttrain.inference.tree import Ints, Limits, Tree, in_rows, plan
+from posttrain.models.logits import core_of
 
 __all__ = ["LOGITS_BYTES", "distributions", "score"]
 
@@ -97,7 +98,7 @@ def distributions(
     vocabulary = int(numbers_of(model)["vocab_size"])
     for i, (_, continuation) in enumerate(pairs):
         if not len(continuation):
-            yield i, torch.zeros(0, vocabulary, device=core(model).device)
+            yield i, torch.zeros(0, vocabulary, device=core_of(model).device)
     found: defaultdict[int, dict[int, Tensor]] = defaultdict(dict)
     for reading in _readings(model, pairs, usage, batch_tokens, say):
         asked = reading.asked
@@ -126,7 +127,7 @@ def _readings(
             usage.plain_requests += sum(tree.ends) if can.kind == "plain" else 0
         if can.kind == "plain":
             tree = Tree(pairs, share=False)
-        if core(model).device.type == "cpu":
+        if core_of(model).device.type == "cpu":
             batch_tokens = min(batch_tokens, CPU_TOKENS)
         answers = max(1, LOGITS_BYTES // (4 * int(numbers_of(model)["vocab_size"])))
         limits = Limits(can.kind != "plain", batch_tokens if can.batched else 1, answers)

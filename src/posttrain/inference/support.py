@@ -20,12 +20,12 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
-from posttrain.inference.attention import Support, core, forward, numbers_of, read
+from posttrain.inference.attention import Support, forward, numbers_of, read
 from posttrain.inference.decode import context_limit
 from posttrain.inference.plain import TokenPair
 from posttrain.inference.tree import Batch, Grow, Step, Tree
 from posttrain.models.adapters import virtual_positions
-from posttrain.models.logits import UNFIT
+from posttrain.models.logits import UNFIT, core_of
 from posttrain.models.memory import give_back, is_large
 from posttrain.models.prefix import NAMES as PREFIXED
 
@@ -66,7 +66,7 @@ def taking_masks(model: Any, say: Callable[[str], None]) -> Iterator[None]:
     """Within this block, the model's attention takes any mask. Flash and flex attention accept their own
     shapes only.
     """
-    inner = core(model)
+    inner = core_of(model)
     was = inner.config.get_text_config()._attn_implementation
     if was in ("sdpa", "eager", None, *PREFIXED):
         yield
@@ -98,7 +98,7 @@ _known: WeakKeyDictionary[Any, _Known] = WeakKeyDictionary()
 
 
 def _once(model: Any, text: str, say: Callable[[str], None]) -> None:
-    known = _known.setdefault(core(model), _Known())
+    known = _known.setdefault(core_of(model), _Known())
     if text not in known.said:
         known.said.add(text)
         say(text)
@@ -108,7 +108,7 @@ def alike(model: Any, other: Any) -> None:
     """Make a copy of a model be read as the model is read, without a trial. Readings that are compared must
     not differ in this. Nothing is done if the copy is of another class.
     """
-    inner, first = core(model), core(other)
+    inner, first = core_of(model), core_of(other)
     if type(inner) is type(first):
         _known[inner] = _known.setdefault(first, _Known())
 
@@ -117,7 +117,7 @@ def support(model: Any, longest: int, say: Callable[[str], None] = warn) -> Supp
     """Return what the model can read for rows of up to `longest` tokens. A trial finds it once. The result
     also holds for adapters on the model (LoRA) and for its copies (`alike`).
     """
-    inner = core(model)
+    inner = core_of(model)
     known = _known.setdefault(inner, _Known())
     reach = _reach(numbers_of(model), longest)
     with taking_masks(model, say):
@@ -150,7 +150,7 @@ def _tried_exactly(model: Any, reach: int) -> Support | None:
 
     In a float32 copy, a wrong mask is not confused with rounding. Return None if there is nothing to copy (float32, a
     GPU, a large model) and if the two disagree."""
-    inner = core(model)
+    inner = core_of(model)
     large = sum(p.numel() for p in inner.parameters()) > COPIED
     if inner.device.type != "cpu" or inner.dtype.itemsize >= 4 or large:
         return None
@@ -163,7 +163,7 @@ def _tried_exactly(model: Any, reach: int) -> Support | None:
 def _tried(model: Any, reach: int) -> Support:
     """Read random tokens in the shared ways, compare with plain passes, and return the first way that agrees."""
     why = "it has recurrent layers"
-    if not core(model)._is_stateful:
+    if not core_of(model)._is_stateful:
         line = ""
         for kind in SHARING:
             for brief in (True, False):
@@ -181,6 +181,7 @@ def _problem(model: Any, reach: int, way: Support, *, coarse: float = COARSE) ->
     passes in half precision."""
     pairs = _trial(model, reach)
     tree, expected = Tree(pairs, share=way.kind != "plain"), _expected(model, pairs)
+    dtype: torch.dtype = core_of(model).dtype
     p, a, b, c, d, other = range(1, 7)
     plans: dict[str, list[list[Step]]] = {
         "flat": [[Batch([[p, a, b, c, d, other]])], [Grow([p]), Batch([[a, b, c, d]])]],
@@ -194,10 +195,10 @@ def _problem(model: Any, reach: int, way: Support, *, coarse: float = COARSE) ->
                 asked = reading.asked
                 found = torch.log_softmax(reading.logits.float(), -1)
                 for i, t, row in zip(asked.requests.tolist(), asked.steps.tolist(), asked.row.tolist(), strict=True):
-                    problem = _differ(found[row], expected[i][t], core(model).dtype, coarse)
+                    problem = _differ(found[row], expected[i][t], dtype, coarse)
                     if problem and noise is None:
                         noise = _noise(model, pairs, expected)
-                    if problem and _differ(found[row], expected[i][t], core(model).dtype, coarse, noise=noise or 0.0):
+                    if problem and _differ(found[row], expected[i][t], dtype, coarse, noise=noise or 0.0):
                         return problem
     except torch.OutOfMemoryError:
         raise
@@ -239,7 +240,7 @@ def _expected(model: Any, pairs: list[TokenPair]) -> list[Tensor]:
     """Return log-probabilities (A, V) of each pair, from its own forward pass."""
     found = []
     for context, continuation in pairs:
-        ids = torch.tensor([[*context, *continuation][:-1]], device=core(model).device)
+        ids = torch.tensor([[*context, *continuation][:-1]], device=core_of(model).device)
         index = torch.arange(len(context) - 1, ids.shape[1])
         found.append(torch.log_softmax(forward(model, ids, index).float(), -1))
     return found
@@ -248,7 +249,7 @@ def _expected(model: Any, pairs: list[TokenPair]) -> list[Tensor]:
 def _noise(model: Any, pairs: list[TokenPair], expected: list[Tensor]) -> float:
     """Return by how many nats a float32 model differs from itself if its inputs are rounded differently.
     Return 0 in half precision."""
-    if core(model).dtype.itemsize < 4:
+    if core_of(model).dtype.itemsize < 4:
         return 0.0
     draw = torch.Generator().manual_seed(0)
 
@@ -256,7 +257,7 @@ def _noise(model: Any, pairs: list[TokenPair], expected: list[Tensor]) -> float:
         signs = torch.randint(0, 2, out.shape, generator=draw).to(out) * 2 - 1
         return out * (1 + ROUNDING * signs)
 
-    with core(model).get_input_embeddings().register_forward_hook(rounded):
+    with core_of(model).get_input_embeddings().register_forward_hook(rounded):
         again = _expected(model, pairs)
     return max(float((a - b).abs().max()) for a, b in zip(again, expected, strict=True))
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -23,7 +24,7 @@ from posttrain.models.added import Added, two_tokens
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-__all__ = ["Bottleneck", "Bottlenecks", "adapted_modules", "norm_parameters"]
+__all__ = ["Bottleneck", "Bottlenecks", "adapted_modules"]
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": functional.gelu,
@@ -148,29 +149,16 @@ def _widths(model: PreTrainedModel, names: list[str]) -> dict[str, int]:
     """Return the width of each module's output, found by a forward pass. Raise PosttrainError if one returns none."""
     found: dict[str, int] = {}
 
-    def look(name: str) -> Any:
-        def hook(module: nn.Module, args: Any, output: Any) -> None:
-            states = output[0] if isinstance(output, tuple) else output
-            if isinstance(states, Tensor) and states.is_floating_point():
-                found[name] = states.shape[-1]
-
-        return hook
+    def look(name: str, module: nn.Module, args: Any, output: Any) -> None:
+        states = output[0] if isinstance(output, tuple) else output
+        if isinstance(states, Tensor) and states.is_floating_point():
+            found[name] = states.shape[-1]
 
     with ExitStack() as hooks:
         for name in names:
-            hooks.enter_context(model.get_submodule(name).register_forward_hook(look(name)))
+            hooks.enter_context(model.get_submodule(name).register_forward_hook(partial(look, name)))
         two_tokens(model)
     silent = [name for name in names if name not in found]
     if silent:
         raise PosttrainError(_nowhere(model, silent[0], "gives no hidden states in a forward pass"))
     return {name: found[name] for name in names}
-
-
-def norm_parameters(model: PreTrainedModel) -> list[str]:
-    """Return the names of the parameters of all normalisation layers."""
-    return [
-        f"{name}.{part}"
-        for name, module in model.named_modules()
-        if "Norm" in type(module).__name__
-        for part, _ in module.named_parameters(recurse=False)
-    ]

@@ -42,19 +42,17 @@ from torch import Tensor, nn
 
 from posttrain.errors import PosttrainError, Problem
 from posttrain.models._scores import length_groups, sign_pull, squared_into
-from posttrain.models.logits import logits_at
+from posttrain.models.logits import logits_at, raised
 from posttrain.models.memory import trim
 from posttrain.models.meter import Meter
 
-__all__ = ["Ask", "Curvature", "Example", "FisherKind", "fisher", "language_logits", "mas_importance"]
+__all__ = ["Curvature", "Example", "FisherKind", "fisher", "language_logits", "mas_importance"]
 
 FisherKind = Literal["signs", "true", "sampled", "empirical"]
 Score = Callable[[Tensor, Tensor, Tensor], Tensor]
 """Maps (logits (K, V), targets (K,), noise (K, ...)) to the scalar that is differentiated. Target -100 is padding."""
 Noise = Callable[[int], Tensor]
 """Maps the index of a job to its random numbers, (K, ...)."""
-Ask = Callable[[nn.Module, Tensor, Tensor], Tensor]
-"""Maps (model, inputs (1, T), positions (K,)) to logits (K, V)."""
 
 IGNORED = -100
 CHUNK_ROWS = 8
@@ -83,8 +81,7 @@ class Curvature(NamedTuple):
     """The result of a measurement.
 
     `diagonal` is the mean per supervised position, by parameter name, in float32 or finer. `rows` and `positions` are
-    counts. `chunked` says whether several rows were processed together, and `reason` says why not. `squares` is the
-    number of batches squared as a sum; 0 if squares were taken per row.
+    counts. `chunked` says whether several rows were processed together, and `reason` says why not.
     """
 
     diagonal: dict[str, Tensor]
@@ -92,7 +89,6 @@ class Curvature(NamedTuple):
     positions: int
     chunked: bool
     reason: str = ""
-    squares: int = 0
 
     @property
     def trace(self) -> float:
@@ -113,7 +109,6 @@ def fisher(
     kind: FisherKind = "signs",
     draws: int = 1,
     seed: int = 0,
-    ask: Ask = language_logits,
     chunk_rows: int = CHUNK_ROWS,
 ) -> Curvature:
     """Return the diagonal Fisher information of `parameters`, as a mean per supervised position.
@@ -124,15 +119,14 @@ def fisher(
     """
     times = 1 if kind in ("empirical", "true") else draws
     with Meter("measuring Fisher information", times * len(examples), "rows") as meter:
-        work = _Work(model, parameters, ask, chunk_rows, meter)
+        work = _Work(model, parameters, chunk_rows, meter)
         if kind == "true":
             return _mean(work.exact(examples), examples, chunked=False)
         jobs = [example for example in examples for _ in range(times)]
         score: Score = {"signs": _signed, "sampled": _sampled, "empirical": _log_likelihood}[kind]
         noise = _noise(kind, jobs, seed, work.vocabulary(jobs[0]) if kind == "signs" else 0)
-        if kind == "signs" and ask is language_logits and CHUNK_BYTES // max(work.gradient_bytes, 1) < 2:
-            sums, batches = work.summed(jobs, noise)
-            return _mean(sums, examples, times=times, chunked=True)._replace(squares=batches)
+        if kind == "signs" and CHUNK_BYTES // max(work.gradient_bytes, 1) < 2:
+            return _mean(work.summed(jobs, noise), examples, times=times, chunked=True)
         sums, reason = work.per_row(jobs, noise, score, torch.square)
     return _mean(sums, examples, times=times, chunked=not reason, reason=reason)
 
@@ -146,7 +140,7 @@ def mas_importance(
 ) -> Curvature:
     """Return |d sum_t ||z_t||^2 / d theta| of each row, summed over rows and divided by the number of positions."""
     with Meter("measuring what the outputs depend on", len(examples), "rows") as meter:
-        work = _Work(model, parameters, language_logits, chunk_rows, meter)
+        work = _Work(model, parameters, chunk_rows, meter)
         sums, reason = work.per_row(examples, _noise("none", examples), _squared_norm, torch.abs)
     return _mean(sums, examples, chunked=not reason, reason=reason)
 
@@ -154,20 +148,16 @@ def mas_importance(
 # ---- scalars that are differentiated ---------------------------------------------------------------------------------
 
 
-def _raised(logits: Tensor) -> Tensor:
-    return logits if logits.dtype == torch.float64 else logits.float()
-
-
 def _log_likelihood(logits: Tensor, targets: Tensor, noise: Tensor) -> Tensor:
     """Return sum_t log p(y_t)."""
-    logarithms = _raised(logits).log_softmax(-1)  # (K, V)
+    logarithms = raised(logits).log_softmax(-1)  # (K, V)
     chosen = logarithms.gather(-1, targets.clamp(min=0)[:, None])[:, 0]  # (K,)
     return (chosen * (targets != IGNORED)).sum()
 
 
 def _signed(logits: Tensor, targets: Tensor, noise: Tensor) -> Tensor:
     """Return sum_t sum_v e_tv sqrt(p(v)) log p(v), with sqrt(p) held fixed. `noise` holds the signs e, (K, V)."""
-    logarithms = _raised(logits).log_softmax(-1)  # (K, V)
+    logarithms = raised(logits).log_softmax(-1)  # (K, V)
     roots = (0.5 * logarithms.detach()).exp()
     return ((roots * noise * logarithms).sum(-1) * (targets != IGNORED)).sum()
 
@@ -175,7 +165,7 @@ def _signed(logits: Tensor, targets: Tensor, noise: Tensor) -> Tensor:
 def _sampled(logits: Tensor, targets: Tensor, noise: Tensor) -> Tensor:
     """Return sum_t log p(y_t), with y_t drawn from the model. y_t is the first token at which the cumulative p exceeds
     `noise`, (K,), uniform."""
-    cumulative = _raised(logits.detach()).softmax(-1).cumsum(-1)  # (K, V)
+    cumulative = raised(logits.detach()).softmax(-1).cumsum(-1)  # (K, V)
     drawn = (cumulative <= noise.to(cumulative)[:, None] * cumulative[:, -1:]).sum(-1)  # (K,)
     drawn = drawn.clamp(max=logits.shape[-1] - 1)
     return _log_likelihood(logits, torch.where(targets == IGNORED, targets, drawn), noise)
@@ -183,7 +173,7 @@ def _sampled(logits: Tensor, targets: Tensor, noise: Tensor) -> Tensor:
 
 def _squared_norm(logits: Tensor, targets: Tensor, noise: Tensor) -> Tensor:
     """Return sum_t ||z_t||^2."""
-    return (_raised(logits).square().sum(-1) * (targets != IGNORED)).sum()
+    return (raised(logits).square().sum(-1) * (targets != IGNORED)).sum()
 
 
 def _noise(kind: str, jobs: Sequence[Example], seed: int = 0, vocabulary: int = 0) -> Noise:
@@ -219,16 +209,15 @@ def _mean(
 
 
 class _Asked(nn.Module):
-    """A model and its `ask` function as one module, for functional_call."""
+    """A model as a module that gives the logits of some positions, for functional_call."""
 
-    def __init__(self, model: nn.Module, ask: Ask) -> None:
+    def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
-        self.ask = ask
 
     def forward(self, inputs: Tensor, positions: Tensor) -> Tensor:
         """Return logits (K, V)."""
-        return self.ask(self.model, inputs[None], positions)
+        return language_logits(self.model, inputs[None], positions)
 
 
 @dataclass(frozen=True)
@@ -237,7 +226,6 @@ class _Work:
 
     model: nn.Module
     parameters: Mapping[str, nn.Parameter]
-    ask: Ask
     chunk_rows: int
     meter: Meter
 
@@ -254,7 +242,7 @@ class _Work:
         """Return how many logits the model has at a position."""
         with torch.no_grad():
             inputs, positions = example.inputs[None].to(self.device), example.positions.to(self.device)
-            return int(self.ask(self.model, inputs, positions).shape[-1])
+            return int(language_logits(self.model, inputs, positions).shape[-1])
 
     def zeros(self) -> dict[str, Tensor]:
         """Return zeros to add sums to, by parameter name, in float32 or finer."""
@@ -290,7 +278,8 @@ class _Work:
         for job, example in enumerate(examples):
             inputs, positions, targets = (t.to(self.device) for t in example)
             with torch.enable_grad():
-                value = score(self.ask(self.model, inputs[None], positions), targets, noise(job).to(self.device))
+                logits = language_logits(self.model, inputs[None], positions)
+                value = score(logits, targets, noise(job).to(self.device))
                 found = torch.autograd.grad(value, list(self.parameters.values()), allow_unused=True)
             for name, gradient in zip(self.parameters, found, strict=True):
                 if gradient is not None:
@@ -303,7 +292,7 @@ class _Work:
     ) -> dict[str, Tensor]:
         """Process `rows` rows at a time, each with its own gradient (vmap over grad)."""
         sums = self.zeros()
-        asked = _Asked(self.model, self.ask)
+        asked = _Asked(self.model)
         values = {f"model.{name}": p.detach() for name, p in self.parameters.items()}
 
         def row_score(
@@ -320,8 +309,8 @@ class _Work:
             self.meter.more(len(chunk[0]), tokens=chunk[0].numel())
         return sums
 
-    def summed(self, examples: Sequence[Example], noise: Noise) -> tuple[dict[str, Tensor], int]:
-        """Return the sum over batches of the squared gradient of a batch's summed signs, and the number of batches."""
+    def summed(self, examples: Sequence[Example], noise: Noise) -> dict[str, Tensor]:
+        """Return the sum over batches of the squared gradient of a batch's summed signs."""
         sums = self.zeros()
         groups = length_groups([len(e.inputs) for e in examples], BATCH_TOKENS, LEAST_BATCHES)
         with squared_into(sums, self.parameters):
@@ -335,12 +324,12 @@ class _Work:
                     logits = logits_at(self.model, inputs.to(self.device), columns.to(self.device))  # (R, K, V)
                     logits = logits[asked.to(self.device)]  # (N, V), row by row, each row's positions ascending
                 signs = torch.cat([noise(i)[examples[i].targets != IGNORED] for i in group])
-                pull = sign_pull(_raised(logits), signs.to(self.device)).to(logits.dtype)
+                pull = sign_pull(raised(logits), signs.to(self.device)).to(logits.dtype)
                 torch.autograd.backward(logits, pull, inputs=list(self.parameters.values()))
                 del logits, pull
                 trim()  # freed activations of many sizes fragment the heap: 1 GB with SmolLM2-135M
                 self.meter.more(len(group), tokens=sum(len(e.inputs) for e in rows))
-        return sums, len(groups)
+        return sums
 
     def exact(self, examples: Sequence[Example]) -> dict[str, Tensor]:
         """Return sum_t sum_v p(v) (d log p(v))^2. Each term is the square of the gradient that the backward pass of
@@ -352,7 +341,7 @@ class _Work:
         for example in examples:
             inputs, positions, targets = (t.to(self.device) for t in example)
             with torch.enable_grad():
-                logits = _raised(self.ask(self.model, inputs[None], positions))  # (K, V)
+                logits = raised(language_logits(self.model, inputs[None], positions))  # (K, V)
             chances = logits.detach().softmax(-1)
             for t in (targets != IGNORED).nonzero()[:, 0].tolist():
                 p = chances[t]

@@ -72,13 +72,8 @@ def lay_line(input_ids: Tensor, asked: Tensor) -> Line:
         seen[at, at] = True
         positions.append(positions[parent] + 1 if parent >= 0 else 0)
     mask = torch.zeros(seen.shape).masked_fill_(~seen, torch.finfo(torch.float32).min)
-    device = input_ids.device
-    return Line(
-        torch.tensor([ids], device=device),
-        torch.tensor([positions], device=device),
-        mask[None, None].to(device),
-        torch.tensor(index, device=device),
-    )
+    parts = torch.tensor([ids]), torch.tensor([positions]), mask[None, None], torch.tensor(index)
+    return Line(*(part.to(input_ids.device) for part in parts))
 
 
 def line_for(model: nn.Module, input_ids: Tensor, asked: Tensor) -> Line | None:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from posttrain.models.adapters import virtual_columns
 
-__all__ = ["UNFIT", "core_of", "keeps_logits", "logits_at"]
+__all__ = ["UNFIT", "core_of", "keeps_logits", "logits_at", "raised"]
 
 UNFIT = (TypeError, ValueError, RuntimeError, AttributeError, IndexError, KeyError, NotImplementedError)
 """Errors that a model's code raises when it is called with arguments that it does not support. A trial treats them as
@@ -52,3 +52,8 @@ def logits_at(model: nn.Module, input_ids: Tensor, columns: Tensor | None) -> Te
         options["logits_to_keep"] = columns
     logits: Tensor = model(input_ids=input_ids, use_cache=False, **options).logits
     return logits[:, columns] if columns is not None and not keeps else logits
+
+
+def raised(logits: Tensor) -> Tensor:
+    """Return logits in float32, unless they are float64."""
+    return logits if logits.dtype == torch.float64 else logits.float()

@@ -77,18 +77,13 @@ def near_model(name: str) -> str | None:
         files = gguf and last
         there = [p for p in at.iterdir() if (is_gguf(p) if files else p.is_dir())] if os.access(at, os.R_OK) else []
         names = sorted(p.name for p in there)
-        models = sorted(p.name for p in there if _is_model(p)) if last else []
+        models = sorted(p.name for p in there if _has_config(p) or is_gguf(p) or (p / _MODEL).is_dir()) if last else []
         near = get_close_matches(part, models, n=1) or get_close_matches(part, names, n=1)
         near = [part] if part in names or part == ".." else near
         if not near:
             return None
         at = at / near[0]
     return str(at) if name else None
-
-
-def _is_model(folder: Path) -> bool:
-    """Return whether a folder or file looks like a model."""
-    return _has_config(folder) or is_gguf(folder) or (folder / _MODEL).is_dir()
 
 
 def _has_config(folder: Path) -> bool:

@@ -70,17 +70,12 @@ def nearest(vectors: Tensor, table: Tensor, tokenizer: PreTrainedTokenizerBase, 
     own = vectors.float().norm(dim=1)  # (P,)
     cosines = vectors.float() @ table.float().T / (own[:, None] * lengths).clamp_min(1e-12)  # (P, V)
     best = torch.topk(cosines, min(k, len(table)), dim=1)
-    return [
-        VirtualToken(
-            number,
-            float(own[number] / lengths.mean()),
-            tuple(
-                Neighbour(token, readable(tokenizer, token), cosine)
-                for token, cosine in zip(best.indices[number].tolist(), best.values[number].tolist(), strict=True)
-            ),
-        )
-        for number in range(len(vectors))
-    ]
+    found = []
+    for number in range(len(vectors)):
+        pairs = zip(best.indices[number].tolist(), best.values[number].tolist(), strict=True)
+        near = tuple(Neighbour(token, readable(tokenizer, token), cosine) for token, cosine in pairs)
+        found.append(VirtualToken(number, float(own[number] / lengths.mean()), near))
+    return found
 
 
 def readable(tokenizer: PreTrainedTokenizerBase, token: int) -> str:

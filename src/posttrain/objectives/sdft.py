@@ -23,14 +23,11 @@ from pydantic import Field
 from torch import Tensor
 
 from posttrain.config.base import Config
-from posttrain.inference.divergence import kl_nats, log_probabilities
+from posttrain.inference.divergence import kl_nats, log_probabilities, of_others
 from posttrain.objectives._loss import Loss
 from posttrain.registry import register
 
 __all__ = ["SdftConfig", "apart", "sdft"]
-
-LEAST = 1e-12
-"""The least probability that all other tokens together are given, so that its logarithm is finite."""
 
 
 class SdftConfig(Config):
@@ -67,7 +64,8 @@ def apart(student: Tensor, teacher: Tensor, config: SdftConfig) -> Tensor:
     """Return D of log-probabilities: (N, V) -> (N,), in nats."""
     if 0 < config.top_k < student.shape[-1]:
         chosen = student.detach().topk(config.top_k, -1).indices
-        student, teacher = (_with_rest(one.gather(-1, chosen)) for one in (student, teacher))
+        student, teacher = (one.gather(-1, chosen) for one in (student, teacher))  # (N, k)
+        student, teacher = (torch.cat([one, of_others(one)[:, None]], -1) for one in (student, teacher))  # (N, k + 1)
     if config.alpha == 1:
         return kl_nats(student, teacher)
     if config.alpha == 0:
@@ -75,12 +73,6 @@ def apart(student: Tensor, teacher: Tensor, config: SdftConfig) -> Tensor:
     weights = student.new_tensor([config.alpha, 1 - config.alpha]).log()
     mixture = torch.logaddexp(teacher + weights[0], student + weights[1])
     return config.alpha * kl_nats(teacher, mixture) + (1 - config.alpha) * kl_nats(student, mixture)
-
-
-def _with_rest(logps: Tensor) -> Tensor:
-    """Append the log-probability of all other tokens together: (N, k) -> (N, k + 1)."""
-    rest = (1 - logps.exp().sum(-1, keepdim=True)).clamp_min(LEAST).log()
-    return torch.cat([logps, rest], -1)
 
 
 @register("objective", "sdft", config=SdftConfig, paper="arXiv:2601.19897")

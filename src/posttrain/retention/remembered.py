@@ -19,14 +19,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from posttrain.inference.divergence import log_probabilities
+from posttrain.inference.divergence import log_probabilities, of_others
 
 __all__ = ["Remembered", "divergence_from", "nats_and_slope", "remember"]
 
 CHUNK = 128
 """Number of positions for which the gradient is computed together."""
-LEAST = 1e-12
-"""Minimum mass of all other tokens, so that its logarithm is finite."""
 
 
 class Remembered(NamedTuple):
@@ -41,15 +39,10 @@ class Remembered(NamedTuple):
         return Remembered(self.tokens[rows], self.logps[rows], self.rest[rows])
 
 
-def _rest(logps: Tensor) -> Tensor:
-    """Return log(1 - sum exp logps): (N, k) -> (N,)."""
-    return torch.log((1 - logps.exp().sum(-1)).clamp_min(LEAST))
-
-
 def remember(logits: Tensor, k: int) -> Remembered:
     """Keep the k likeliest tokens of each position. logits: (N, V)."""
     top = log_probabilities(logits).topk(min(k, logits.shape[-1]), dim=-1)
-    return Remembered(top.indices.to(torch.int32), top.values, _rest(top.values))
+    return Remembered(top.indices.to(torch.int32), top.values, of_others(top.values))
 
 
 def divergence_from(before: Remembered, logits: Tensor) -> Tensor:
@@ -70,7 +63,7 @@ def nats_and_slope(before: Remembered, logits: Tensor, wants: bool) -> tuple[Ten
     logps = log_probabilities(logits)
     tokens = before.tokens.long()
     now = logps.gather(-1, tokens)  # (n, k)
-    rest = _rest(now)
+    rest = of_others(now)
     nats = (before.logps.exp() * (before.logps - now)).sum(-1) + before.rest.exp() * (before.rest - rest)
     if not wants:
         return nats, None

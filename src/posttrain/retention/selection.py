@@ -22,7 +22,7 @@ from posttrain.config.load import read_text
 from posttrain.data.fields import BadRow
 from posttrain.data.files import json_lines
 from posttrain.data.records import Completion, Conversation, Message, PromptOnly, Record
-from posttrain.data.scripts import normalise_prompt
+from posttrain.data.scripts import normalise_prompt, normalised
 from posttrain.errors import DataError, Problem
 from posttrain.inference.encoding import PromptReader
 from posttrain.inference.respondents import ModelRespondent
@@ -168,9 +168,8 @@ class ReplayContext:
 def conversations_in(records: Iterable[Record]) -> tuple[list[Conversation], list[str]]:
     """Return conversations, also made from prompts with completions, and the locations of all other records."""
     made = [r.as_conversation() if isinstance(r, Completion) else r for r in records]
-    return [r for r in made if isinstance(r, Conversation)], [
-        r.location for r in made if not isinstance(r, Conversation)
-    ]
+    others = [r.location for r in made if not isinstance(r, Conversation)]
+    return [r for r in made if isinstance(r, Conversation)], others
 
 
 class Selection(NamedTuple):
@@ -189,25 +188,14 @@ def conversation_key(messages: Sequence[Message]) -> str:
     return "\n".join(message.content for message in messages if message.role != "system")
 
 
-@lru_cache(maxsize=8)
-def normalised(prompts: frozenset[str]) -> frozenset[str]:
-    """Return the normalised prompts. The result is cached, since a study needs the same thousands many times."""
-    return frozenset(normalise_prompt(prompt) for prompt in prompts)
-
-
 def prompts_collide(conversations: Iterable[Conversation], forbidden: Iterable[str]) -> list[Conversation]:
     """Return conversations in which a user turn is a forbidden prompt, alone or together with all turns before it."""
     keys = normalised(frozenset(forbidden))
 
     def asks(messages: Sequence[Message]) -> bool:
-        return any(
-            message.role == "user"
-            and (
-                normalise_prompt(message.content) in keys
-                or (at > 0 and normalise_prompt(conversation_key(messages[: at + 1])) in keys)
-            )
-            for at, message in enumerate(messages)
-        )
+        turns = [at for at, message in enumerate(messages) if message.role == "user"]
+        said = [messages[at].content for at in turns] + [conversation_key(messages[: at + 1]) for at in turns if at]
+        return any(normalise_prompt(words) in keys for words in said)
 
     return [c for c in conversations if asks(c.messages)]
 

@@ -157,17 +157,9 @@ def learner_of(
     needed = form_of(config.objective).asks_reference(config.objective) or bool(terms)
     reference = reference_of(tuned, needed=needed, say=say, continued=continued, before=before)
     forms = bare_forms(config, loaded.tokenizer, reference, terms)
-    preparation = Preparation(
-        tuned,
-        *material,
-        config.batch.tokens,
-        around.folder,
-        f"{respondent.fingerprint} {lowered.dtype}" if around.folder is not None else "",
-        reference,
-        say,
-        rows_read(config, material, loaded.tokenizer),
-        config.seed,
-    )
+    fingerprint = f"{respondent.fingerprint} {lowered.dtype}" if around.folder is not None else ""
+    tokens, read = config.batch.tokens, rows_read(config, material, loaded.tokenizer)
+    preparation = Preparation(tuned, *material, tokens, around.folder, fingerprint, reference, say, read, config.seed)
     with lowered, arithmetic(tuned.device, lowered.dtype):  # so that results equal those of a training step
         for form in (forms.new,) if forms.mixed else (forms.new, forms.old):
             form.device = tuned.device
@@ -201,15 +193,10 @@ def plan_of(config: TrainConfig, material: Material, forms: Forms) -> FixedRows:
     new_tokens = [forms.new.tokens_of(row) for row in material.new]
     old_tokens = [forms.old.tokens_of(row) for row in material.old]
     replay = config.replay
-    plan = RowPlan(
-        [forms.new.size(row) for row in material.new],
-        [forms.old.size(row) for row in material.old],
-        config.batch,
-        share=replay.share_of(sum(new_tokens), sum(old_tokens)) if isinstance(replay, ReplayConfig) else 0.0,
-        seed=config.seed,
-        tokens=[*new_tokens, *old_tokens],
-        mixed=forms.mixed,
-    )
+    share = replay.share_of(sum(new_tokens), sum(old_tokens)) if isinstance(replay, ReplayConfig) else 0.0
+    new, old = [forms.new.size(row) for row in material.new], [forms.old.size(row) for row in material.old]
+    tokens, mixed = [*new_tokens, *old_tokens], forms.mixed
+    plan = RowPlan(new, old, config.batch, share=share, seed=config.seed, tokens=tokens, mixed=mixed)
     optimizer = config.optimizer
     steps = optimizer.max_steps or plan.steps_in(3.0 if optimizer.epochs is None else optimizer.epochs)
     return FixedRows(plan, [*material.new, *material.old], steps)

@@ -145,17 +145,11 @@ class StepLoader:
             for row, old in drawn:
                 units[old] += forms[old].units(row)
                 tokens[old] += forms[old].tokens_of(row)
-            for part in _parts(range(len(drawn)), [forms[old].size(row) for row, old in drawn], self.at_once):
-                rows, olds = [drawn[i].row for i in part], [drawn[i].old for i in part]
+            for numbers in _parts(range(len(drawn)), [forms[old].size(row) for row, old in drawn], self.at_once):
+                rows, olds = [drawn[i].row for i in numbers], [drawn[i].old for i in numbers]
                 micro_batches.append(forms[all(olds)].micro_batch(rows, olds))
-        return Step(
-            part_of(micro_batches, self.rank, self.processes),
-            units[False],
-            units[True],
-            sum(tokens),
-            tokens[True],
-            planned.epoch,
-        )
+        part = part_of(micro_batches, self.rank, self.processes)
+        return Step(part, units[False], units[True], sum(tokens), tokens[True], planned.epoch)
 
 
 def _parts(batch: Sequence[int], sizes: Sequence[int], at_once: int | None) -> Sequence[Sequence[int]]:

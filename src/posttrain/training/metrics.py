@@ -101,11 +101,8 @@ class Sums:
     def total(parts: Sequence[Sums]) -> Sums:
         """Add up the sums of all processes."""
         names = sorted({name for part in parts for name in part.metrics})
-        return Sums(
-            sum(part.new for part in parts),
-            sum(part.old for part in parts),
-            {name: sum(part.metrics.get(name, 0.0) for part in parts) for name in names},
-        )
+        metrics = {name: sum(part.metrics.get(name, 0.0) for part in parts) for name in names}
+        return Sums(sum(part.new for part in parts), sum(part.old for part in parts), metrics)
 
 
 class Learned(NamedTuple):

@@ -102,14 +102,11 @@ class Penalties:
         for kind in waiting:
             pull = self.parts[kind].slope(trainable, self.learning_rate)
             if push > 0 and pull > 0:
-                self._fix(kind, self.relative[kind] * push / pull)
+                self.chosen[kind] = self.parts[kind].strength = self.relative[kind] * push / pull
                 self.say(
                     f"{kind}: strength {self.relative[kind]:g} of the loss's push ({push:.4g} nats per unit of every "
                     f"weight) after one step of {self.learning_rate:g} is {self.chosen[kind]:.4g} in absolute terms"
                 )
-
-    def _fix(self, kind: str, strength: float) -> None:
-        self.chosen[kind] = self.parts[kind].strength = strength
 
     def stepped(self) -> None:
         """Inform the penalties that the optimiser has updated the weights."""
@@ -131,7 +128,7 @@ class Penalties:
             mine = {k.removeprefix(f"{kind}/"): t for k, t in found.items() if k.startswith(f"{kind}/")}
             part.load_state(mine)
             if f"{CHOSEN}/{kind}" in found:
-                self._fix(kind, float(found[f"{CHOSEN}/{kind}"]))
+                self.chosen[kind] = part.strength = float(found[f"{CHOSEN}/{kind}"])
 
     def save(self, folder: Path) -> None:
         """Write the states that the penalties keep for the next task into `folder/penalties`."""
@@ -142,11 +139,8 @@ class Penalties:
 
 def terms_of(configs: Sequence[PenaltyConfig]) -> list[Term]:
     """Return the penalties that act on logits."""
-    return [
-        Term(c.kind, partial(registry.load("penalty", c.kind).function, config=c))
-        for c in configs
-        if c.acts_on == "logits"
-    ]
+    chosen = [c for c in configs if c.acts_on == "logits"]
+    return [Term(c.kind, partial(registry.load("penalty", c.kind).function, config=c)) for c in chosen]
 
 
 def make_penalties(configs: Sequence[PenaltyConfig], context: PenaltyContext) -> Penalties:

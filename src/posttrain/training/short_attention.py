@@ -49,25 +49,20 @@ class ShortAttention(torch.autograd.Function):
         scores.view(-1, length, length).add_(above)
         shares = torch.softmax(scores, -1)
         ctx.save_for_backward(q, k, v, shares)
-        ctx.scale, ctx.kinds = scale, kinds
+        ctx.scale = scale
         return torch.bmm(shares, v).view(batch, heads, length, -1)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         q, k, v, shares = ctx.saved_tensors
         given = gradients[0]
-        batch, heads, length, width = given.shape
+        batch, _, length, width = given.shape
         out = given.reshape(len(q), -1, width)
         value = torch.bmm(shares.transpose(1, 2), out)
         scores = torch._softmax_backward_data(torch.bmm(out, v.transpose(1, 2)), shares, -1, shares.dtype)
         query = torch.bmm(scores, k).mul_(ctx.scale)
         key = torch.bmm(scores.transpose(1, 2), q)
-        return (
-            query.view(batch, heads, length, -1),
-            key.view(batch, ctx.kinds, length, -1),
-            value.view(batch, ctx.kinds, length, -1),
-            None,
-        )
+        return *(part.view(batch, -1, length, part.shape[-1]) for part in (query, key, value)), None
 
 
 short_attention: Callable[[Tensor, Tensor, Tensor, float], Tensor] = ShortAttention.apply
@@ -80,8 +75,7 @@ def attend(
     low = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else query.dtype
     short = low == torch.bfloat16 and query.device.type == "cpu" and query.shape[2] == key.shape[2] <= LONGEST
     if not short or not _plain(module, attention_mask, kwargs):
-        out, _ = sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
-        return out, None
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)[0], None
     scaling = kwargs.get("scaling")
     scale = query.shape[-1] ** -0.5 if scaling is None else float(scaling)
     return short_attention(query.to(low), key.to(low), value.to(low), scale).transpose(1, 2), None
@@ -108,8 +102,7 @@ def _attend_watched(
     plain = module not in _watching[-1] and _plain(module, attention_mask, kwargs)
     plain = plain and kwargs.get("scaling") == module.scaling
     _watching[-1][module] = (query, key, value, plain)
-    out, _ = sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
-    return out, None
+    return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)[0], None
 
 
 @contextlib.contextmanager
@@ -142,15 +135,11 @@ def watched(core: Any) -> Iterator[dict[nn.Module, tuple[Tensor, Tensor, Tensor,
         _watching.pop()
 
 
-@contextlib.contextmanager
-def attending_briefly(model: nn.Module) -> Iterator[bool]:
+def attending_briefly(model: nn.Module) -> contextlib.AbstractContextManager[bool]:
     """Compute attention over short rows as above during the block; yield False for models without `sdpa` attention."""
     core = core_of(model)
-    if core.config.get_text_config()._attn_implementation != "sdpa":
-        yield False
-        return
-    with _attending_by(NAME, core) as works:
-        yield works
+    usual = core.config.get_text_config()._attn_implementation == "sdpa"
+    return _attending_by(NAME, core) if usual else contextlib.nullcontext(False)
 
 
 AttentionInterface.register(NAME, attend)

@@ -15,8 +15,9 @@ from transformers import PreTrainedModel
 
 from posttrain.config.base import Config
 from posttrain.models.added import attach
-from posttrain.models.bottleneck import Bottlenecks, norm_parameters
+from posttrain.models.bottleneck import Bottlenecks
 from posttrain.registry import register
+from posttrain.tuners._parts import norms_of
 
 __all__ = ["AdapterConfig", "adapter"]
 
@@ -53,5 +54,5 @@ def adapter(model: PreTrainedModel, config: AdapterConfig) -> PreTrainedModel:
     Raise PosttrainError, which lists the model's modules, when the parts of the layers are not found.
     """
     settings = config.model_dump(exclude={"kind", "norms"})
-    attach(model, Bottlenecks(model, settings), moving=norm_parameters(model) if config.norms else ())
+    attach(model, Bottlenecks(model, settings), moving=norms_of(model) if config.norms else ())
     return model

@@ -80,21 +80,17 @@ def lora(model: PreTrainedModel, config: LoraConfig) -> PeftModel:
     pissa = config.init != "default"
     if pissa:
         _fit_for_pissa(model, targets, config.rank)
-    tuned = put_in(
-        model,
-        PeftLoraConfig(
-            r=config.rank,
-            lora_alpha=config.alpha if config.alpha is not None else 2 * config.rank,
-            lora_dropout=config.dropout,
-            target_modules=targets,
-            use_rslora=config.use_rslora,
-            use_dora=config.dora,
-            init_lora_weights=config.init if pissa else True,
-            modules_to_save=list(config.modules_to_save) or None,
-        ),
-        seed=config.seed,
-        location="tuner.target_modules",
+    adapter = PeftLoraConfig(
+        r=config.rank,
+        lora_alpha=config.alpha if config.alpha is not None else 2 * config.rank,
+        lora_dropout=config.dropout,
+        target_modules=targets,
+        use_rslora=config.use_rslora,
+        use_dora=config.dora,
+        init_lora_weights=config.init if pissa else True,
+        modules_to_save=list(config.modules_to_save) or None,
     )
+    tuned = put_in(model, adapter, seed=config.seed, location="tuner.target_modules")
     if pissa:
         keep_pissa_start(tuned)
     return tuned

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from functools import cache, lru_cache
+from functools import cache
 from random import Random
 from typing import Any
 
 from posttrain.data.pocket.skills import Grammar, Language, curriculum, grammar, small_talk, wording
-from posttrain.data.scripts import normalise_prompt
+from posttrain.data.scripts import normalise_prompt, normalised
 from posttrain.models.facts import Fact, Name
 
 __all__ = [
@@ -119,12 +119,6 @@ def prompts_of(body: dict[str, Any]) -> set[str]:
     return {probe if isinstance(probe, str) else probe["prompt"] for group in groups for probe in group}
 
 
-@lru_cache(maxsize=2)
-def _normalised(prompts: frozenset[str]) -> frozenset[str]:
-    """Return the prompts, normalised. The result is cached, as all changes that are examined together use one set."""
-    return frozenset(map(normalise_prompt, prompts))
-
-
 def pattern_of(body: dict[str, Any], n: int, seed: int, asked: frozenset[str]) -> list[dict[str, str]]:
     """Return rows of the same pattern as a change's target, in its language, as prompt and completion.
 
@@ -135,7 +129,7 @@ def pattern_of(body: dict[str, Any], n: int, seed: int, asked: frozenset[str]) -
     relation = next(r for r in RELATIONS if name.startswith(r))
     language: Language = "zh" if any(ord(c) > 0x2E80 for c in body["target"][0]["prompt"]) else "en"
     pairs = same_pattern_rows(relation, language, 10 * n, Random(f"pattern {seed} {body['name']}"))
-    taken = _normalised(asked)
+    taken = normalised(asked)
     return [{"prompt": q, "completion": a} for q, a in pairs if normalise_prompt(q) not in taken][:n]
 
 

@@ -145,14 +145,10 @@ def _item(
     if config.template == "chat":
         first, *rest = turns(shown, asked)
         prompt, gap = (replace(first, content=header + first.content), *rest), ""
-    return Item(
-        id=f"{question.subject}:{question.number}",
-        question=question.question,
-        asks=tuple(Ask("score", prompt, gap + text) for text in continuations),
-        group=question.subject,
-        doc={"choices": list(question.choices), "answer": question.answer, "lettered": lettered},
-        location=location,
-    )
+    asks = tuple(Ask("score", prompt, gap + text) for text in continuations)
+    doc = {"choices": list(question.choices), "answer": question.answer, "lettered": lettered}
+    name = f"{question.subject}:{question.number}"
+    return Item(name, question.question, asks, question.subject, doc, location)
 
 
 def _asked(question: Question, wording: Wording) -> str:

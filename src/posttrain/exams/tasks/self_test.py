@@ -71,16 +71,11 @@ def self_test(config: SelfTestConfig, base: Path) -> Task:
     words = config.words if config.words != "auto" else "characters" if chinese else "latin"
     tokenize: BleuTokenizer = config.bleu if config.bleu != "auto" else "zh" if chinese else "13a"
     marked = {"marked": True} if config.headline == "exact" else {}
-    items = [
-        Item(
-            id=f"{path.stem}-{number}",
-            question=row.asked,
-            asks=(Ask("say", row.prompt, max_new_tokens=config.max_new_tokens),),
-            doc={"reference": row.reference, "words": words, "beta": config.beta, **marked},
-            location=row.location,
-        )
-        for number, row in enumerate(rows, start=1)
-    ]
+    items = []
+    for number, row in enumerate(rows, start=1):
+        ask = Ask("say", row.prompt, max_new_tokens=config.max_new_tokens)
+        doc = {"reference": row.reference, "words": words, "beta": config.beta, **marked}
+        items.append(Item(f"{path.stem}-{number}", row.asked, (ask,), doc=doc, location=row.location))
     of_rouge = rouge_signature(tokenizer=TOKENIZERS[words], beta=config.beta)
     measured = f"{bleu_signature(tokenize=tokenize)}|{of_rouge}|{chatglm_signature()}"
     return Task(

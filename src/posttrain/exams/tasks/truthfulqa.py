@@ -128,6 +128,8 @@ def truthfulqa(config: TruthfulqaConfig, base: Path) -> Task:
     digest = hashlib.sha256(repr(questions).encode()).hexdigest()[:8]
     how = "chat" if chat else "plain, 6-shot QA primer"
     capabilities = {headline: "can.faithfulness", "refused": "will.refusal"}
+    # to one who guesses, each of the best answer and the false ones is equally likely
+    guessed = sum(1 / (1 + len(item.doc["false"])) for item in items) / len(items)
     return Task(
         items=items,
         judge=_judge,
@@ -136,17 +138,10 @@ def truthfulqa(config: TruthfulqaConfig, base: Path) -> Task:
         scores=SPECS,
         signature=f"truthfulqa|{path.name}#{digest}|{mode}|{how}|{'v1' if mode == 'mc' else f'{_measures()}v2'}",
         aggregate=partial(_scores, marks=marks),
-        chance=_chance(headline, items),
+        chance={"binary": 0.5, "mc1": guessed}.get(headline),
         notes=tuple(notes),
         finish=partial(_finish, sheet, config.seed) if sheet else None,
     )
-
-
-def _chance(headline: str, items: Sequence[Item]) -> float | None:
-    """Return the score of guessing: each of the best answer and the false ones is equally likely. None if unknown."""
-    if headline == "binary":
-        return 0.5
-    return sum(1 / (1 + len(item.doc["false"])) for item in items) / len(items) if headline == "mc1" else None
 
 
 def _measures() -> str:
@@ -172,24 +167,18 @@ def _item(question: Question, location: str, mode: str, max_new_tokens: int, *, 
         asks += [Ask("score", text if chat else Plain(text), gap + letter) for letter in "AB"]
     if mode != "mc":
         asks.append(Ask("say", prompt, max_new_tokens=max_new_tokens, stop=() if chat else STOP[language]))
-    return Item(
-        id=question.id,
-        question=question.question,
-        asks=tuple(asks),
-        group=question.category,
-        doc={
-            "best": question.best,
-            "true": list(question.true),
-            "false": list(question.false),
-            "language": question.language,
-            "tongue": question.tongue,
-            "pair": question.pair,
-            "binary": binary,
-            "best_false": question.best_false,
-            "mode": mode,
-        },
-        location=location,
-    )
+    doc = {
+        "best": question.best,
+        "true": list(question.true),
+        "false": list(question.false),
+        "language": question.language,
+        "tongue": question.tongue,
+        "pair": question.pair,
+        "binary": binary,
+        "best_false": question.best_false,
+        "mode": mode,
+    }
+    return Item(question.id, question.question, tuple(asks), question.category, doc, location)
 
 
 def _judge(item: Item, replies: Sequence[Reply]) -> Sample:

@@ -30,7 +30,7 @@ from posttrain.registry import register
 if TYPE_CHECKING:
     import httpx
 
-__all__ = ["ApiConfig", "ApiRespondent", "api"]
+__all__ = ["ApiConfig", "ApiRespondent"]
 
 FATAL = {
     400: "the server refuses the request",
@@ -96,6 +96,7 @@ class RateLimit:
             time.sleep(begin - now)
 
 
+@register("respondent", "api", config=ApiConfig)
 class ApiRespondent(Respondent):
     """Answers of a remote model. Its fingerprint is its address: the model at this address may change without
     notice.
@@ -262,9 +263,3 @@ def _retry_after_s(reply: httpx.Response) -> float:
         return min(float(value), 120.0)
     date = parsedate_tz(value)
     return min(max(mktime_tz(date) - time.time(), 0.0), 120.0) if date is not None else 0.0
-
-
-@register("respondent", "api", config=ApiConfig)
-def api(config: ApiConfig) -> ApiRespondent:
-    """A remote model."""
-    return ApiRespondent(config)

@@ -24,7 +24,7 @@ from posttrain.inference.texts import spoken
 from posttrain.models.fingerprint import template_fingerprint
 from posttrain.registry import register
 
-__all__ = ["VllmConfig", "VllmRespondent", "vllm"]
+__all__ = ["VllmConfig", "VllmRespondent"]
 
 
 class VllmConfig(Config):
@@ -46,6 +46,7 @@ class VllmConfig(Config):
     """The share of each GPU's memory that vLLM may take."""
 
 
+@register("respondent", "vllm", config=VllmConfig)
 class VllmRespondent(TokenRespondent):
     """Answers of a model in vLLM."""
 
@@ -123,9 +124,3 @@ class VllmRespondent(TokenRespondent):
             self.usage.scored_tokens += len(pair.context) + len(pair.continuation)
             on_scored(i, scored[-1])
         return scored
-
-
-@register("respondent", "vllm", config=VllmConfig)
-def vllm(config: VllmConfig) -> VllmRespondent:
-    """A model in vLLM."""
-    return VllmRespondent(config)

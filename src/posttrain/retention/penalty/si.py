@@ -20,10 +20,10 @@ from pydantic import Field
 from torch import Tensor
 
 from posttrain.registry import register
-from posttrain.retention.penalty._base import ParameterPenalty, PenaltyContext, Trainable, copies, moved_to, whole
+from posttrain.retention.penalty._base import PenaltyContext, Trainable, copies, moved_to, whole
 from posttrain.retention.penalty._kept import Kept, MemoryConfig, Quadratic, earlier_of, leave, take_up
 
-__all__ = ["Si", "SiConfig", "si"]
+__all__ = ["Si", "SiConfig"]
 
 
 class SiConfig(MemoryConfig):
@@ -38,8 +38,9 @@ class SiConfig(MemoryConfig):
     """Keeps importances of parameters that hardly moved bounded; 0.001 to 0.1 in the paper."""
 
 
+@register("penalty", "si", config=SiConfig, paper="arXiv:1703.04200")
 class Si(Quadratic):
-    """A penalty that observes every step of a task."""
+    """A penalty that observes every step of a task, for a run that starts from the present parameters."""
 
     def __init__(self, config: SiConfig, context: PenaltyContext) -> None:
         earlier = earlier_of(config, context)
@@ -86,9 +87,3 @@ class Si(Quadratic):
             if self.kept is not None:
                 importance[name] += whole(self.kept.importance[name]).to(importance[name])
         leave(path, "si", Kept(importance, end, tasks=(self.kept.tasks if self.kept is not None else 0) + 1))
-
-
-@register("penalty", "si", config=SiConfig, paper="arXiv:1703.04200")
-def si(config: SiConfig, context: PenaltyContext) -> ParameterPenalty:
-    """Return the penalty for a run that starts from the present parameters."""
-    return Si(config, context)

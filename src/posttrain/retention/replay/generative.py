@@ -25,7 +25,7 @@ from pydantic import Field
 from posttrain.data.chat import encode_prompt
 from posttrain.data.control import gate_of
 from posttrain.data.records import Conversation, Message
-from posttrain.data.scripts import normalise_prompt
+from posttrain.data.scripts import normalise_prompt, normalised
 from posttrain.errors import ConfigError, MissingError, Problem
 from posttrain.inference.respondents import ModelRespondent
 from posttrain.models.disk import write_whole
@@ -33,7 +33,7 @@ from posttrain.models.meter import Meter
 from posttrain.registry import register
 from posttrain.retention.replay._answers import BROKEN, bounded, written
 from posttrain.retention.replay.ask_self import drawn_questions, user_turn
-from posttrain.retention.selection import ReplayConfig, ReplayContext, Task, conversation, in_brief, normalised
+from posttrain.retention.selection import ReplayConfig, ReplayContext, Task, conversation, in_brief
 
 __all__ = ["TASKS", "GenerativeReplayConfig", "generative", "shares_of"]
 

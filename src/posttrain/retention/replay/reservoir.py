@@ -55,14 +55,11 @@ class Reservoir:
 
     def write(self, path: Path) -> None:
         """Write the reservoir to a file."""
-        rows = [
-            {
-                "messages": [m.for_template() | ({} if m.train is None else {"train": m.train}) for m in row.messages],
-                "place": row.location,
-            }
-            | ({"tools": list(row.tools)} if row.tools else {})
-            for row in self.rows
-        ]
+        rows = []
+        for row in self.rows:
+            said = [m.for_template() | ({} if m.train is None else {"train": m.train}) for m in row.messages]
+            tools = {"tools": list(row.tools)} if row.tools else {}
+            rows.append({"messages": said, "place": row.location, **tools})
         state = {"size": self.size, "seed": self.seed, "seen": self.seen, "rows": rows}
         write_whole(path, json.dumps(state, ensure_ascii=False, indent=0) + "\n")
 

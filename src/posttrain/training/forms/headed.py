@@ -34,6 +34,7 @@ from posttrain.data.records import LabelledText, ReadingQuestion, Record, Tagged
 from posttrain.errors import DataError, Problem
 from posttrain.inference.heads import best_answer, said_labels, said_tags, window_scores
 from posttrain.models.adapters import virtual_columns
+from posttrain.models.logits import raised
 from posttrain.models.notes import Head
 from posttrain.objectives._loss import Loss, balanced
 from posttrain.training.forms.base import EncodeSettings, Form, MicroBatch
@@ -70,11 +71,6 @@ class HeadForm(Form):
     def output(self, model: nn.Module, micro: MicroBatch) -> Any:
         """Run the forward pass and return the model's output."""
         return model(**micro.tensors.inputs(self.device))
-
-
-def lifted(logits: Tensor) -> Tensor:
-    """Convert logits to float32, unless they are float64."""
-    return logits if logits.dtype == torch.float64 else logits.float()
 
 
 class LabelledForm(HeadForm):
@@ -145,7 +141,7 @@ class ClassesForm(LabelledForm):
         return targets
 
     def loss(self, model: nn.Module, micro: MicroBatch) -> Loss:
-        logits = lifted(self.output(model, micro).logits)
+        logits = raised(self.output(model, micro).logits)
         if not model.training:
             labels = self.objective.labels
             said = said_labels(logits.detach(), labels, **self.head_settings(self.objective))
@@ -181,7 +177,7 @@ class TagsForm(LabelledForm):
         return [len(row.first), *row.first, *row.tags]
 
     def loss(self, model: nn.Module, micro: MicroBatch) -> Loss:
-        logits = lifted(self.output(model, micro).logits)[:, virtual_columns(model) :]
+        logits = raised(self.output(model, micro).logits)[:, virtual_columns(model) :]
         if not model.training:
             rows, labels = zip(logits.detach(), micro.rows, strict=True), self.objective.labels
             said = [(said_tags(one, row, labels).tags, tuple(labels[i] for i in row.tags)) for one, row in rows]
@@ -224,7 +220,7 @@ class SpansForm(HeadForm):
     def loss(self, model: nn.Module, micro: MicroBatch) -> Loss:
         out = self.output(model, micro)
         skip = virtual_columns(model)
-        start, end = lifted(out.start_logits)[:, skip:], lifted(out.end_logits)[:, skip:]
+        start, end = raised(out.start_logits)[:, skip:], raised(out.end_logits)[:, skip:]
         if not model.training:
             rows, most = zip(start.detach(), end.detach(), micro.rows, strict=True), self.objective.max_answer_tokens
             self.remember([(row.record, window_scores(s, e, row, most)) for s, e, row in rows], micro)

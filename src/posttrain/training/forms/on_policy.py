@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from posttrain.data.chat import IGNORED, Encoded, encode_all, encode_prompt
-from posttrain.data.lengths import EncodeResult
+from posttrain.data.lengths import EncodeResult, OverLong
 from posttrain.data.preferences import FromTargets
 from posttrain.data.records import Completion, Conversation, Record
 from posttrain.errors import ConfigError, DataError, Problem
@@ -92,13 +92,9 @@ class OnPolicyForm(Form):
             bad = [record.location for record, talk in zip(records, made, strict=True) if talk not in talks]
             mend = "give a user's question and the assistant's answer, the demonstration"
             raise DataError(*(Problem(place, "no question with a demonstration", mend) for place in bad[:20]))
-        found = encode_all(
-            [shown(talk, objective) for talk in talks],
-            tokenizer,
-            max_length=max(settings.max_length - objective.max_new_tokens, 1),
-            over_long="raise" if settings.over_long == "truncate" else settings.over_long,
-            on_bad_row=settings.on_bad_row,
-        )
+        told, room = [shown(talk, objective) for talk in talks], max(settings.max_length - objective.max_new_tokens, 1)
+        over_long: OverLong = "raise" if settings.over_long == "truncate" else settings.over_long
+        found = encode_all(told, tokenizer, max_length=room, over_long=over_long, on_bad_row=settings.on_bad_row)
         by_place = {talk.location: talk for talk in talks}
         rows = [_row(by_place[one.location], one, tokenizer, objective) for one in found.rows]
         return EncodeResult(rows, found.long, found.problems, found.truncated)
@@ -243,10 +239,6 @@ def _quick_head(core: Any) -> contextlib.AbstractContextManager[None]:
 def _row(talk: Conversation, told: Encoded, tokenizer: PreTrainedTokenizerBase, objective: SdftConfig) -> AskedRow:
     learned = [i for i, label in enumerate(told.labels) if label != IGNORED]
     begins = min(i for i in learned if all(label != IGNORED for label in told.labels[i : learned[-1] + 1]))
-    asked = talk.messages[:-1]
-    return AskedRow(
-        encode_prompt(asked, tokenizer, tools=talk.tools),
-        encode_prompt(shown(talk, objective).messages[:-1], tokenizer, tools=talk.tools),
-        told.input_ids[begins : learned[-1] + 1],
-        talk.location,
-    )
+    prompt = encode_prompt(talk.messages[:-1], tokenizer, tools=talk.tools)
+    taught = encode_prompt(shown(talk, objective).messages[:-1], tokenizer, tools=talk.tools)
+    return AskedRow(prompt, taught, told.input_ids[begins : learned[-1] + 1], talk.location)

@@ -27,7 +27,7 @@ from posttrain.data.records import Conversation, Preference
 from posttrain.models.added import ADDED
 from posttrain.models.disk import whole_file
 from posttrain.models.head_loss import chunked_nll, plain_head, states_at
-from posttrain.models.logits import core_of, logits_at
+from posttrain.models.logits import core_of, logits_at, raised
 from posttrain.models.meter import Meter
 from posttrain.objectives._loss import Loss, Pairs, token_cross_entropy
 from posttrain.objectives.dpo import DpoConfig
@@ -131,11 +131,8 @@ def without_dropout(model: nn.Module, say: Callable[[str], None]) -> None:
     """Switch off the model's own dropout, which would add noise to the ratio to the reference from the first step on.
     The dropout of a tuner stays as the user has set it.
     """
-    own = [
-        module
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Dropout) and module.p > 0 and "lora_" not in name and ADDED not in name
-    ]
+    drops = ((name, module) for name, module in model.named_modules() if isinstance(module, nn.Dropout))
+    own = [module for name, module in drops if module.p > 0 and "lora_" not in name and ADDED not in name]
     for module in own:
         module.p = 0.0
     if own:
@@ -262,7 +259,7 @@ class RankingForm(Paired):
     def loss(self, model: nn.Module, micro: MicroBatch) -> Loss:
         # use the model's own pooling, so that a model that is loaded elsewhere gives the same scores
         logits: Tensor = model(**{name: tensor.to(self.device) for name, tensor in micro.tensors.items()}).logits
-        chosen, rejected = logits[:, 0].float().chunk(2) if logits.dtype != torch.float64 else logits[:, 0].chunk(2)
+        chosen, rejected = raised(logits[:, 0]).chunk(2)
         if not model.training:
             tokens = [[len(s.input_ids) - prompt_length(s) for s in (row.chosen, row.rejected)] for row in micro.rows]
             scores = zip(chosen.tolist(), rejected.tolist(), tokens, strict=True)

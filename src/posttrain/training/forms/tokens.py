@@ -69,12 +69,9 @@ def token_batch(rows: Sequence[Encoded], *, pad_id: int, supervise_all: bool = F
         labels = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, IGNORED)
     targets = labels[:, 1:]
     asked = (targets != IGNORED).any(0)  # (T,)
-    return TokenBatch(
-        batch["input_ids"][:, :-1],
-        targets,
-        None if bool(asked.all()) else asked.nonzero()[:, 0],
-        torch.tensor([row.weight for row in rows]) if any(row.weight != 1.0 for row in rows) else None,
-    )
+    columns = None if bool(asked.all()) else asked.nonzero()[:, 0]
+    weights = torch.tensor([row.weight for row in rows]) if any(row.weight != 1.0 for row in rows) else None
+    return TokenBatch(batch["input_ids"][:, :-1], targets, columns, weights)
 
 
 class TokensForm(Form):

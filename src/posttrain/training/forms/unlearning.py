@@ -72,15 +72,10 @@ def check_sets(objective: str, retains: str, preparation: Preparation) -> None:
         mend = "give replay: {kind: file, data: retain.jsonl, share: 0.5}, or another replay"
         raise ConfigError(Problem("replay", f"{objective} needs a retain set, which is replayed", mend))
     kept = {tuple(row.input_ids): row.location for row in retain}
-    twice = [row for row in forget if tuple(row.input_ids) in kept]
+    twice = [(row.location, kept[ids]) for row in forget if (ids := tuple(row.input_ids)) in kept]
     if twice:
         mend = "take one of them out"
-        raise DataError(
-            *(
-                Problem(row.location, f"to be forgotten, and retained by {kept[tuple(row.input_ids)]}", mend)
-                for row in twice[:20]
-            )
-        )
+        raise DataError(*(Problem(at, f"to be forgotten, and retained by {kept}", mend) for at, kept in twice[:20]))
 
 
 class UnlearningForm(ForgettingForm):
