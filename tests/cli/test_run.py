@@ -401,6 +401,18 @@ def test_a_model_that_another_method_takes_is_counted_and_said(capsys: pytest.Ca
     assert needed - json.loads(out)["disk_gib"] == pytest.approx(model.stat().st_size / 2**30, rel=0.2)
 
 
+def test_a_method_that_a_sequence_repeats_without_teaching_is_said(
+    capsys: pytest.CaptureFixture[str], study: Path
+) -> None:
+    methods = [{**TRAIN, "name": "taught"}, {"kind": "blend", "name": "half", "start": "taught"}]
+    path = write_study(study.parent, methods=methods, changes_as={"sequence": 1})
+    _, out, _ = run(capsys, str(path), "--dry-run")
+    assert "method 'half': applied 2 times, once per change of the sequence" in out
+    assert "method 'taught'" not in out
+    path = write_study(study.parent, methods=methods, changes_as="together")
+    assert "applied" not in run(capsys, str(path), "--dry-run")[1]
+
+
 def test_what_killed_processes_and_earlier_settings_have_left_goes(
     capsys: pytest.CaptureFixture[str], study: Path
 ) -> None:

@@ -112,13 +112,13 @@ def run(
         _dry_run(config, selected, folder, exams, base, json=json)
         return
 
-    from posttrain.studies.rows import unused_dtypes
+    from posttrain.studies.rows import surprises
     from posttrain.studies.run import run_study
 
     talk(f"{config.study}: {_counts(selected)} -> {folder}")
     if config.keep == "none" and _train(selected):
         talk(f"weights: {SOME_KEPT}" if any(cell.needs for cell in selected) else f"weights: {NONE_KEPT}")
-    for line in unused_dtypes(selected):
+    for line in surprises(selected):
         talk(line)
     watcher = Watcher([part.info.key for part in exams.parts])
     try:
@@ -183,7 +183,7 @@ def _counts(cells: Sequence[Cell]) -> str:
 def _dry_run(config: Study, cells: Sequence[Cell], folder: Path, exams: Exams, base: Path, *, json: bool) -> None:
     from posttrain.exams.results import CellResult, read_part
     from posttrain.studies.estimate import by_finished, estimate
-    from posttrain.studies.rows import check_replays, check_rows, readers_of, unused_dtypes
+    from posttrain.studies.rows import check_replays, check_rows, readers_of, surprises
 
     readers = readers_of(config, base)
     check_rows(readers, base, cells)
@@ -220,7 +220,7 @@ def _dry_run(config: Study, cells: Sequence[Cell], folder: Path, exams: Exams, b
             for part, requests in requests_of
         ),
         f"weights     {kept[config.keep]}" if trained else "",
-        *(f"            {line}" for line in (unused_dtypes(cells) if trained else ())),
+        *(f"            {line}" for line in surprises(cells)),
         f"disk        {size(guess.disk_gib)}",
         f"finished    {known} {have} results; what has the same inputs is kept" if known else "",
         time_line(guess.wall_s) if not known else left if waiting else over,

@@ -20,7 +20,7 @@ from posttrain.training.precision import unused_dtype
 from posttrain.training.rows import longest_within
 from posttrain.training.run import kind_of
 
-__all__ = ["check_replays", "check_rows", "readers_of", "trainings", "unused_dtypes"]
+__all__ = ["check_replays", "check_rows", "readers_of", "surprises", "trainings"]
 
 Readers = Callable[[str], PromptReader]
 """From the name of a model of the study to its prompt reader, which needs the model's files but not its weights."""
@@ -113,9 +113,16 @@ def check_replays(readers: Readers, base: Path, cells: Sequence[Cell]) -> list[s
     return list(said)
 
 
-def unused_dtypes(cells: Sequence[Cell]) -> list[str]:
-    """Return a line for each method with a `save_dtype` that has no effect on what it saves."""
+def surprises(cells: Sequence[Cell]) -> list[str]:
+    """Return a line for each method with a `save_dtype` that has no effect on what it saves, and for each one that a
+    sequence of changes repeats, though it does not teach them."""
     said: dict[str, None] = {}
+    for cell in cells:
+        times, method = len(cell.changes), cell.method
+        alike = times > 1 and len({tuple(method.files(name)) for name in cell.names}) == 1 and not method.needs_change
+        if cell.sequence is not None and alike and not method.takes_sequence:
+            cause = f"applied {times} times, once per change of the sequence"
+            said[str(Problem(f"method '{method.label}'", cause))] = None
     for cell, method in trainings(cells):
         if unused := unused_dtype(method.save_dtype, kind_of(method.tuner)):
             said[f"method '{cell.method.label}': {unused}"] = None
