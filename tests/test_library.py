@@ -164,7 +164,7 @@ def test_arguments_that_do_not_fit_are_named(base: pt.Model, change: Path, tmp_p
     trainings: list[tuple[dict[str, Any], str]] = [
         *(({key: "x"}, f"unknown key '{key}'; that is for studies") for key in ("start", "merge_back", "stages")),
         ({"restart": "no"}, "pt.train: restart: true or false is expected, got 'no'"),
-        ({"data": 5}, "pt.train: data: str | Path | Iterable[Mapping[str, Any]] | None is expected, got 5"),
+        ({"data": 5}, "pt.train: data: its type must be str | Path | Iterable[Mapping[str, Any]] | None, got 5"),
         ({"change": 5}, "pt.train: change: str | Path | Change"),
         ({"optimizer": "muon"}, "pt.train: optimizer: a mapping (key: value) is expected, got 'muon'"),
         ({"name": 5}, "pt.train: name: text is expected, got 5"),
@@ -178,12 +178,12 @@ def test_arguments_that_do_not_fit_are_named(base: pt.Model, change: Path, tmp_p
         with pytest.raises((ConfigError, DataError), match=re.escape(said)):
             pt.train(base, **{"change": change, **FAST, **given})
     exams: list[tuple[dict[str, Any], str]] = [
-        ({"model": 3}, " is expected, got 3"),
+        ({"model": 3}, "model: its type must be "),
         ({"limit": True}, "pt.exam: limit: a whole number is expected, got True"),
         ({"limit": "3"}, "pt.exam: limit: a whole number is expected, got '3'"),
         ({"restart": "no"}, "pt.exam: restart: true or false is expected, got 'no'"),
         ({"exams": 5}, "pt.exam: exams: str | Mapping[str, Any]"),
-        ({"output": 5}, "pt.exam: output: str | Path | None is expected, got 5"),
+        ({"output": 5}, "pt.exam: output: its type must be str | Path | None, got 5"),
         ({"output": tmp_path / "file"}, "file cannot be a folder: File exists"),
     ]
     for given, said in exams:
@@ -191,7 +191,7 @@ def test_arguments_that_do_not_fit_are_named(base: pt.Model, change: Path, tmp_p
             pt.exam(**{"model": base, "before": base, "change": change, **given})
     compared: list[tuple[dict[str, Any], str]] = [
         *(({"models": wrong}, "pt.compare: models: Mapping[") for wrong in (5, iter([base]), {1: base}, "pocket:base")),
-        ({"before": None}, " is expected, got None"),
+        ({"before": None}, "before: its type must be "),
         ({"lmit": 3}, "lmit: unexpected keyword argument"),
     ]
     for given, said in compared:
@@ -199,7 +199,7 @@ def test_arguments_that_do_not_fit_are_named(base: pt.Model, change: Path, tmp_p
             pt.compare(**{"models": [base], "before": base, "change": change, **given})
     with pytest.raises(DataError, match="3: no answers to this exam"):
         pt.exam(base, before=base, change=change, noise_floor="none").samples(3)  # type: ignore[arg-type]
-    with pytest.raises(ConfigError, match=r"^pt\.chat: models: .*Model.* is expected, got 5$"):
+    with pytest.raises(ConfigError, match=r"^pt\.chat: models: its type must be .*Model.*, got 5$"):
         pt.chat(base, 5)  # type: ignore[arg-type]
     rows = iter([row])  # any iterable of mappings will do
     assert pt.train(base, rows, name="../other", **FAST).ask("capital of France?") == ["Rome"]
@@ -229,7 +229,7 @@ def test_what_is_wrong_is_said(base: pt.Model, change: Path) -> None:
         pt.chat(base, temperature=-1.0)
     with pytest.raises(ConfigError, match=r"^pt\.Chat\.say: words: text is expected, got None$"):
         pt.chat(base).say(None)  # type: ignore[arg-type]
-    with pytest.raises(ConfigError, match=r"prompts: .* is expected, got \['capital of France\?'"):
+    with pytest.raises(ConfigError, match=r"prompts: its type must be .*, got \['capital of France\?'"):
         base.ask(["capital of France?", "capital of Japan?"])  # type: ignore[arg-type]
     assert base.ask("capital of France?", (Message("user", "capital of France?"),)) == ["Paris", "Paris"]
     assert len(base.ask(Plain("capital of"))) == 1
@@ -332,7 +332,9 @@ def test_a_study_from_a_file_or_a_mapping(change: Path, tmp_path: Path, monkeypa
             pt.study("s.yaml").run(**options)
     with pytest.raises(ConfigError, match=r"s\.yaml cannot be a folder: File exists"):
         pt.study("s.yaml").run(output="s.yaml")
-    with pytest.raises(ConfigError, match=r"^pt\.study: given: str \| Path \| Mapping\[str, Any\] is expected, got 5$"):
+    with pytest.raises(
+        ConfigError, match=r"^pt\.study: given: its type must be str \| Path \| Mapping\[str, Any\], got 5$"
+    ):
         pt.study(5)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="seeds: a whole number is expected"):
         pt.study("s.yaml", seeds={0, 1})

@@ -77,7 +77,7 @@ def _wrong(error: ValidationError, function: Callable[..., object]) -> list[Prob
         one, *others = found
         words = PLAIN_WORDS.get(one["type"], one["msg"][0].lower() + one["msg"][1:])
         if others:  # the value fits none of several types
-            words = f"{re.sub(r'[a-z_.]+[.](?=[A-Z])', '', str(get_type_hints(function)[name]))} is expected"
+            words = f"its type must be {re.sub(r'[a-z_.]+[.](?=[A-Z])', '', str(get_type_hints(function)[name]))}"
         got = "" if one["type"].endswith("_argument") else f", got {shortened(one['input'])}"
         problems.append(Problem(f"pt.{function.__qualname__}", f"{name}: {words}{got}"))
     return problems
