@@ -165,7 +165,7 @@ def test_arguments_that_do_not_fit_are_named(base: pt.Model, change: Path, tmp_p
         *(({key: "x"}, f"unknown key '{key}'; that is for studies") for key in ("start", "merge_back", "stages")),
         ({"restart": "no"}, "pt.train: restart: true or false is expected, got 'no'"),
         ({"data": 5}, "pt.train: data: its type must be str | Path | Iterable[Mapping[str, Any]] | None, got 5"),
-        ({"change": 5}, "pt.train: change: str | Path | Change"),
+        ({"change": 5}, "pt.train: change: its type must be str | Path | Change"),
         ({"optimizer": "muon"}, "pt.train: optimizer: a mapping (key: value) is expected, got 'muon'"),
         ({"name": 5}, "pt.train: name: text is expected, got 5"),
         ({"seed": -1}, "pt.train: seed: input should be greater than or equal to 0, got -1"),
