@@ -182,7 +182,7 @@ def test_arguments_that_do_not_fit_are_named(base: pt.Model, change: Path, tmp_p
         ({"limit": True}, "pt.exam: limit: a whole number is expected, got True"),
         ({"limit": "3"}, "pt.exam: limit: a whole number is expected, got '3'"),
         ({"restart": "no"}, "pt.exam: restart: true or false is expected, got 'no'"),
-        ({"exams": 5}, "pt.exam: exams: str | Mapping[str, Any]"),
+        ({"exams": 5}, "pt.exam: exams: its type must be str | Mapping[str, Any]"),
         ({"output": 5}, "pt.exam: output: its type must be str | Path | None, got 5"),
         ({"output": tmp_path / "file"}, "file cannot be a folder: File exists"),
     ]
@@ -190,7 +190,7 @@ def test_arguments_that_do_not_fit_are_named(base: pt.Model, change: Path, tmp_p
         with pytest.raises(ConfigError, match=re.escape(said)):
             pt.exam(**{"model": base, "before": base, "change": change, **given})
     compared: list[tuple[dict[str, Any], str]] = [
-        *(({"models": wrong}, "pt.compare: models: Mapping[") for wrong in (5, iter([base]), {1: base}, "pocket:base")),
+        *(({"models": wrong}, "pt.compare: models: its type must be Mapping[") for wrong in (5, iter([base]), {1: base}, "pocket:base")),
         ({"before": None}, "before: its type must be "),
         ({"lmit": 3}, "lmit: unexpected keyword argument"),
     ]
