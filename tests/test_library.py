@@ -190,7 +190,10 @@ def test_arguments_that_do_not_fit_are_named(base: pt.Model, change: Path, tmp_p
         with pytest.raises(ConfigError, match=re.escape(said)):
             pt.exam(**{"model": base, "before": base, "change": change, **given})
     compared: list[tuple[dict[str, Any], str]] = [
-        *(({"models": wrong}, "pt.compare: models: its type must be Mapping[") for wrong in (5, iter([base]), {1: base}, "pocket:base")),
+        *(
+            ({"models": wrong}, "pt.compare: models: its type must be Mapping[")
+            for wrong in (5, iter([base]), {1: base}, "pocket:base")
+        ),
         ({"before": None}, "before: its type must be "),
         ({"lmit": 3}, "lmit: unexpected keyword argument"),
     ]
