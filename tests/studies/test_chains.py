@@ -464,3 +464,32 @@ def test_a_stopped_chain_goes_on_where_its_run_folder_is_written_in_another_way(
     path.parent.rename(moved)
     outcome, _ = go(moved / path.name)
     assert [result.error for result in outcome.failed] == []
+
+
+@pytest.mark.parametrize("more", [{"save_dtype": "bfloat16"}, {"tuner": "lora"}])
+def test_the_last_step_of_a_kept_training_keeps_its_row(study: Callable[..., Path], more: dict[str, str]) -> None:
+    asked: dict[str, Any] = {
+        "methods": [{**TRAIN, **more}],
+        "changes": "changes/france.yaml",
+        "checkpoints": {"every": 3},
+        "keep": "all",
+    }
+    path = study(**asked)
+    go(path)
+    expected = [c["checkpoint"] for c in results(path)["cells"]]
+    outcome, listener = go(again := study(**asked, max_new_tokens=9))
+    assert (outcome.failed, listener.steps) == ([], [])
+    assert [c["checkpoint"] for c in results(again)["cells"]] == expected
+
+
+@pytest.mark.parametrize("text", ["[1]", "{}", '{"steps": null}', "{"])
+def test_a_damaged_result_of_a_training_is_made_again(study: Callable[..., Path], text: str) -> None:
+    path = study(methods=[TRAIN], changes="changes/france.yaml", keep="final")
+    go(path)
+    expected = [c["scores"] for c in results(path)["cells"]]
+    (cell,) = (path.parent / "run/cells").iterdir()
+    (cell / "training/result.json").write_text(text, encoding="utf-8")
+    (cell / "result.json").unlink()
+    outcome, _ = go(path)
+    assert [one.error for one in outcome.failed] == []
+    assert [c["scores"] for c in results(path)["cells"]] == expected

@@ -129,7 +129,7 @@ def _begin(config: TrainMethodConfig, cell: CellContext, restart: bool) -> str:
     given = (config.model_dump(mode="json", exclude={"data"}), [one.model_dump_json() for one in cell.changes])
     key = content_id(cell.bench.fingerprint, *given, cell.seed, rows)
     known = noted.read_text(encoding="utf-8") if noted.is_file() else ""
-    if result.is_file() and known != content_id(key, file_fingerprint(result)):
+    if RunFolder(run).result_in() is not None and known != content_id(key, file_fingerprint(result)):
         mend = "undo the change, choose another output folder, or start over with --restart"
         raise ConfigError(Problem(str(run), "was made by another configuration and is not resumed", mend))
     return key

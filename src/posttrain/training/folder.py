@@ -82,10 +82,11 @@ class RunFolder:
     def result_in(self) -> dict[str, Any] | None:
         """Return the result of the finished run in this folder, with any fingerprint; None if no run has finished."""
         try:
-            done: dict[str, Any] = json.loads(self.result.read_text(encoding="utf-8"))
+            done: Any = json.loads(self.result.read_text(encoding="utf-8"))
         except (OSError, ValueError):  # there is none, or it is damaged
             return None
-        return done if is_saved(self.model) else None
+        whole = isinstance(done, dict) and isinstance(done.get("steps"), int) and is_saved(self.model)
+        return done if whole else None
 
     def finished(self, fingerprint: dict[str, Any]) -> dict[str, Any] | None:
         """Return the result like `result_in`; raise ConfigError with the differences if the fingerprint is another."""

@@ -96,7 +96,7 @@ def _caught_up(output: Path, cell: CellContext) -> Generator[Candidate, None, bo
     saved = checkpoints_in(output / "checkpoints")
     finished = RunFolder(output).result_in()
     newest = int(finished["steps"]) if finished else max(saved, default=0)
-    due = [step for step in cell.saves.due(newest) if not (finished and step == newest)]
+    due = [step for step in cell.saves.due(newest) if not (finished and step == newest and step not in saved)]
     missing = [step for step in due if not cell.examined(Point("step", step))]
     gone = [s for s in missing if s not in saved]
     if gone:
