@@ -347,6 +347,21 @@ def test_an_adapter_that_cannot_be_merged_ends_its_chain_and_no_other_cell(study
     assert "adapter cannot be merged into its base" in outcome.failed[0].error
 
 
+def stop_at(monkeypatch: pytest.MonkeyPatch, path: Path, point: str) -> None:
+    """Run a study that is stopped before a point is examined."""
+    take = Examiner.take
+
+    def stopped(self: Examiner, changes: Any, respondent: Any, checkpoint: str, *rest: Any, **options: Any) -> Any:
+        if checkpoint == point:
+            raise KeyboardInterrupt
+        return take(self, changes, respondent, checkpoint, *rest, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Examiner, "take", stopped)
+        with pytest.raises(Interrupted):
+            go(path)
+
+
 def points(path: Path) -> list[str]:
     return [c["checkpoint"] for c in results(path)["cells"] if c["method"] == "chain"]
 
@@ -386,17 +401,7 @@ def test_a_point_of_a_finished_step_that_was_lost_is_examined_again(
     go(path)
     expected = results(path)["cells"]
     (path.parent / "run").rename(path.parent / "first")
-    kept = Examiner.take
-
-    def stopped(self: Examiner, changes: Any, respondent: Any, checkpoint: str, *rest: Any, **options: Any) -> Any:
-        if checkpoint == "2-g.step-3":
-            raise KeyboardInterrupt
-        return kept(self, changes, respondent, checkpoint, *rest, **options)
-
-    monkeypatch.setattr(Examiner, "take", stopped)
-    with pytest.raises(Interrupted):
-        go(path)
-    monkeypatch.setattr(Examiner, "take", kept)
+    stop_at(monkeypatch, path, "2-g.step-3")
     (file,) = (path.parent / "run").glob(f"cells/*/checkpoints/{lost}/examined.json")
     if how == "gone":
         file.unlink()
@@ -449,17 +454,7 @@ def test_a_stopped_chain_goes_on_where_its_run_folder_is_written_in_another_way(
     study: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = study(methods=[chain()], changes="changes/france.yaml", checkpoints={"every": 3})
-    kept = Examiner.take
-
-    def stopped(self: Examiner, changes: Any, respondent: Any, checkpoint: str, *rest: Any, **options: Any) -> Any:
-        if checkpoint == "2-train.step-3":
-            raise KeyboardInterrupt
-        return kept(self, changes, respondent, checkpoint, *rest, **options)
-
-    monkeypatch.setattr(Examiner, "take", stopped)
-    with pytest.raises(Interrupted):
-        go(path)
-    monkeypatch.setattr(Examiner, "take", kept)
+    stop_at(monkeypatch, path, "2-train.step-3")
     moved = path.parent.with_name("moved")
     path.parent.rename(moved)
     outcome, _ = go(moved / path.name)

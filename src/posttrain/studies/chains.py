@@ -173,6 +173,7 @@ def _finished(links: Sequence[Link], cell: CellContext) -> list[Step | None]:
         except (OSError, ValueError, TypeError):  # there is none, or it is damaged
             continue
         needed = found[i + 1] is None
-        if all(map(cell.examined, points)) and not (needed and not is_saved(cell.folder / known.product)):
+        there = bool(known.product) and (not needed or is_saved(cell.folder / known.product))
+        if there and all(map(cell.examined, points)):
             found[i] = known
     return found
