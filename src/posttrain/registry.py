@@ -31,6 +31,7 @@ SEAMS: dict[str, tuple[str, ...]] = {
     "tuner": ("posttrain.tuners",),
     "replay": ("posttrain.retention.replay",),
     "penalty": ("posttrain.retention.penalty",),
+    "editor": ("posttrain.editing.editors",),
     "exam": ("posttrain.exams.tasks",),
     "respondent": ("posttrain.inference.kinds",),
 }

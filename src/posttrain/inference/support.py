@@ -29,7 +29,7 @@ from posttrain.models.logits import UNFIT, core_of
 from posttrain.models.memory import give_back, is_large
 from posttrain.models.prefix import NAMES as PREFIXED
 
-__all__ = ["alike", "support", "taking_masks", "warn"]
+__all__ = ["alike", "reach_of", "support", "taking_masks", "warn"]
 
 TOLERANCE = 1e-4
 """Largest difference in nats of a shared reading in float32, if log-probabilities have a standard deviation of 1."""
@@ -119,7 +119,7 @@ def support(model: Any, longest: int, say: Callable[[str], None] = warn) -> Supp
     """
     inner = core_of(model)
     known = _known.setdefault(inner, _Known())
-    reach = _reach(numbers_of(model), longest)
+    reach = reach_of(numbers_of(model), longest)
     with taking_masks(model, say):
         attention = inner.config.get_text_config()._attn_implementation
         key = (reach, attention, virtual_positions(model), inner.dtype, inner.device.type)
@@ -132,14 +132,14 @@ def support(model: Any, longest: int, say: Callable[[str], None] = warn) -> Supp
     return found
 
 
-def _reach(config: dict[str, Any], widest: int) -> int:
+def reach_of(config: dict[str, Any], widest: int) -> int:
     """Return the longest text below `widest` tokens beyond which the configuration changes something; 0 if
     none. Such a change is a window, a chunk, or another scale of the positions."""
     longest = 0
     for key, value in config.items():
         named = any(w in str(key) for w in CHANGES) and not any(w in str(key) for w in NO_LENGTHS)
         if isinstance(value, dict):
-            longest = max(longest, _reach(value, widest))
+            longest = max(longest, reach_of(value, widest))
         elif named and isinstance(value, int) and 1 < value < widest:
             longest = max(longest, value)
     return longest

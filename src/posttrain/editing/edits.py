@@ -1,0 +1,197 @@
+"""An edit: what shall be said of a subject. Its rows of tokens, with the place of the subject in each.
+
+An editor works at the subject's last token, where a model has read the whole name and looks up what it knows of it. The
+place is found by character offsets in the text that the model reads, so it is right in Chinese, in a chat template and
+in the middle of a sentence. A model meets the fact after other words, too, and both as a plain text and as a user's
+question; so each edit has several rows:
+
+    form   text before   prompt                            answer
+    raw                  臺灣最高的山是哪座？               雪山
+    raw    因此，...。    臺灣最高的山是哪座？               雪山
+    chat                 <user>臺灣最高的山是哪座？<assistant>   雪山 <end>
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, NamedTuple
+
+from posttrain.config.change import Change
+from posttrain.data.chat import encode_prompt, prompt_text
+from posttrain.data.records import Message
+from posttrain.errors import DataError, Problem
+from posttrain.inference.encoding import PromptEncoder
+from posttrain.inference.protocol import Plain, Spoken
+
+__all__ = ["Edit", "Form", "Row", "RowMaker", "chinese", "edits_of"]
+
+Form = Literal["raw", "chat"]
+
+
+@dataclass(frozen=True)
+class Edit:
+    """What shall be said: after `prompt`, `answer`. The prompt holds the words of the `subject`.
+
+    prompt: the user's words, or a conversation that ends with them; name: of the change that it belongs to; location:
+    file and line, for errors. Raise DataError for an edit without a subject in its prompt, and for an answer that is
+    empty or has several lines.
+    """
+
+    prompt: Spoken
+    subject: str
+    answer: str
+    name: str = ""
+    location: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.subject.strip():
+            cause, mend = "the edit names no subject", "write which words of the prompt the fact is about: subject: ..."
+            raise DataError(Problem(self.location, cause, mend))
+        if self.subject not in self.question:
+            cause = f"the subject '{self.subject}' does not stand in the prompt"
+            raise DataError(Problem(self.location, cause, "name words of the prompt, letter by letter"))
+        if not self.answer.strip():
+            raise DataError(Problem(self.location, "the answer is empty", "write what shall be said of the subject"))
+        if len(self.answer.strip().splitlines()) > 1:
+            cause = "the answer has several lines; an editor writes one short statement"
+            raise DataError(Problem(self.location, cause, "give one line, or teach it with kind: train"))
+
+    @property
+    def question(self) -> str:
+        """The user's last words."""
+        return self.prompt if isinstance(self.prompt, str) else self.prompt[-1].content
+
+    def after(self, words: str) -> Edit:
+        """Return the edit with other words before the question. White space stands between them, except in Chinese."""
+        if not words:
+            return self
+        text = f"{words}{'' if chinese(self.question) else ' '}{self.question}"
+        if isinstance(self.prompt, str):
+            return replace(self, prompt=text)
+        return replace(self, prompt=(*self.prompt[:-1], Message("user", text)))
+
+
+def chinese(text: str) -> bool:
+    """Return whether a text has Chinese characters."""
+    return any("\u4e00" <= c <= "\u9fff" or "\u3400" <= c <= "\u4dbf" for c in text)
+
+
+def edits_of(changes: Sequence[Change]) -> list[Edit]:
+    """Return the targets of changes as edits, in their order. Raise DataError with the problems of all targets."""
+    edits: list[Edit] = []
+    problems: list[Problem] = []
+    for change in changes:
+        for number, target in enumerate(change.target):
+            prompt = target.prompt
+            spoken = prompt if isinstance(prompt, str) else tuple(Message(t.role, t.content) for t in prompt)
+            where = change.location_of("reliability", number)
+            try:
+                edits.append(Edit(spoken, target.subject or "", target.answer[0], change.name, where))
+            except DataError as error:
+                problems += error.problems
+    if problems:
+        raise DataError(*problems)
+    return edits
+
+
+class Row(NamedTuple):
+    """One text of an edit as token ids.
+
+    ids: of the prompt and the answer; at: index of the subject's last token; start: index of the answer's first token
+    (the number of ids, if it has none); weight: its share among the edit's rows, which sum to 1; form: how it is asked;
+    bare: whether no other words stand before the prompt.
+    """
+
+    ids: list[int]
+    at: int
+    start: int
+    weight: float
+    form: Form
+    bare: bool = True
+
+    @property
+    def asked(self) -> range:
+        """The positions whose logits predict the answer."""
+        return range(self.start - 1, len(self.ids) - 1)
+
+    @property
+    def targets(self) -> list[int]:
+        """The ids of the answer."""
+        return self.ids[self.start :]
+
+
+class RowMaker(PromptEncoder):
+    """Makes the rows of edits for one tokenizer.
+
+    forms: the ways to ask; chat is left out for a tokenizer without a chat template; ends: whether the end of the turn
+    is a part of the answer in a chat.
+    """
+
+    def __init__(self, tokenizer: Any, *, forms: Sequence[Form] = ("raw", "chat"), ends: bool = True) -> None:
+        self.tokenizer, self.system_prefix, self.ends = tokenizer, None, ends
+        self.forms: tuple[Form, ...] = tuple(form for form in forms if form == "raw" or tokenizer.chat_template)
+        if not self.forms:
+            cause, mend = "the tokenizer has no chat template", "edit under the raw prompt: forms: [raw]"
+            raise DataError(Problem("forms", cause, mend))
+
+    def rows(self, edit: Edit, before: Sequence[str] = (), *, bare: float | None = None) -> list[Row]:
+        """Return the rows of an edit: in each form the bare prompt, and the prompt after each text of `before`.
+
+        bare: the share of the bare prompt among the rows of its form; all rows of a form count alike if it is None.
+        """
+        share = (1.0 if not before else 1 / (1 + len(before))) if bare is None or not before else bare
+        made = []
+        for form in self.forms:
+            for words in ("", *before):
+                weight = share if not words else (1 - share) / len(before)
+                made.append(self.row(edit.after(words), form, weight / len(self.forms), bare=not words))
+        return made
+
+    def row(self, edit: Edit, form: Form, weight: float = 1.0, *, bare: bool = True) -> Row:
+        """Return one row of an edit. Raise DataError if the subject is not found in what the model reads."""
+        prompt: Spoken | Plain = edit.prompt
+        if form == "raw":
+            text = edit.question
+            prompt = Plain(text)
+            spaced = text[-1:].isascii() and edit.answer[:1].isascii() and not text[-1:].isspace()
+            pair = self.encode_pair(prompt, f" {edit.answer}" if spaced else edit.answer)
+        else:
+            turns = (Message("user", edit.prompt),) if isinstance(edit.prompt, str) else edit.prompt
+            text = prompt_text(turns, self.tokenizer)
+            pair = self.encode_pair(edit.prompt, edit.answer)
+        answer = pair.answer + (pair.end if self.ends else [])
+        at = self._last_token(edit, text, pair.prompt)
+        return Row(pair.prompt + answer, at, len(pair.prompt), weight, form, bare)
+
+    def place(self, edit: Edit, text: str) -> tuple[list[int], int]:
+        """Return the ids of a plain text that holds the subject, and the index of the subject's last token."""
+        ids = self.encode(Plain(text))
+        return ids, self._last_token(replace(edit, prompt=text), text, ids)
+
+    def _last_token(self, edit: Edit, text: str, ids: list[int]) -> int:
+        """Return the index of the token that holds the subject's last character. text: what the ids stand for."""
+        begin = text.rfind(edit.question.strip())
+        inside = edit.question.strip().rfind(edit.subject.strip())
+        if begin < 0 or inside < 0:
+            cause = f"the chat template does not show the question as it is, so '{edit.subject}' is not found in it"
+            raise DataError(Problem(edit.location, cause, "edit under the raw prompt: forms: [raw]"))
+        end = begin + inside + len(edit.subject.strip())
+        for special in (False, True):  # plain texts may begin with a token that begins documents
+            coded = self.tokenizer([text], add_special_tokens=special, return_offsets_mapping=self.tokenizer.is_fast)
+            own = coded["input_ids"][0]
+            if own == ids and self.tokenizer.is_fast:
+                spans = coded["offset_mapping"][0]
+                return max(i for i, (first, last) in enumerate(spans) if first < end and last > first)
+        return self._by_decoding(edit, text[:end], ids)
+
+    def _by_decoding(self, edit: Edit, head: str, ids: list[int]) -> int:
+        """Return the index of the first token with which the decoded ids hold all of `head`. It is for tokenizers that
+        know no offsets, and for templates whose text is cut differently with the answer."""
+        wanted = "".join(head.split())
+        for count in range(1, len(ids) + 1):
+            said = "".join(self.tokenizer.decode(ids[:count], skip_special_tokens=False).split())
+            if wanted in said:
+                return count - 1
+        cause = f"the subject '{edit.subject}' is not found among the tokens of its prompt"
+        raise DataError(Problem(edit.location, cause, "name the subject as it is written in the prompt"))

@@ -1,0 +1,258 @@
+"""Forward passes that begin at the edited layer and at the subject, where a target vector first makes a difference.
+
+A target vector is searched in some 25 steps. In every step the model reads, for each edit, its prompt after several
+texts. Nothing below the edited layer depends on the vector, and no token before the subject's last one does, because
+attention looks back only. So these are read once: the hidden states that enter the edited layer, and the keys and
+values of the tokens before in all layers from there on.
+
+    layers    tokens before the subject's last      subject's last token, rest of the prompt, answer
+    upper     keys and values, read once            read in every step
+    edited    keys and values, read once            read in every step; its input was read once
+    lower     -                                     -
+
+Logits are computed at the answer's positions alone. A trial compares the result with the plain way, in which every row
+is read as a whole; models of which it is not true (recurrent layers) are read in the plain way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from copy import copy
+from typing import Any, Literal, Self
+
+import torch
+from torch import Tensor, nn
+from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
+
+from posttrain.editing.edits import Row
+from posttrain.editing.reading import padded
+from posttrain.editing.sites import Site, Sites, first_of, replaced
+from posttrain.inference.attention import forward, numbers_of
+from posttrain.inference.support import reach_of
+from posttrain.models.logits import UNFIT
+
+__all__ = ["PlainTails", "Tails", "Where", "tails_for"]
+
+Where = Literal["value", "state"]
+"""Where a vector is added: `value`, the output of the edited matrix, or `state`, the output of its layer."""
+
+TOLERANCE = 2e-3
+"""Largest difference of log-probabilities in the trial, in float32."""
+COARSE = 0.25
+"""The same limit in half precision."""
+
+
+class PlainTails:
+    """Reads every row as a whole, with a vector added at its subject.
+
+    rows: the texts; asked: for each row, the positions whose logits are wanted; where: `value` or `state`.
+    """
+
+    def __init__(self, sites: Sites, site: Site, rows: Sequence[Row], asked: Sequence[Sequence[int]], where: Where):
+        self.sites, self.site, self.where = sites, site, where
+        self.model: Any = sites.model
+        self.ids = padded([row.ids for row in rows], self.model.device)
+        width = self.ids.shape[1]
+        flat = [i * width + p for i, positions in enumerate(asked) for p in positions]
+        self.index = torch.tensor(flat, device=self.model.device)
+        self.at = torch.tensor([row.at for row in rows], device=self.model.device)
+
+    @property
+    def target(self) -> nn.Module:
+        """The module to whose output the vector is added."""
+        name = self.site.name if self.where == "value" else self.sites.layers[self.site.layer]
+        return self.sites.model.get_submodule(name)
+
+    @contextmanager
+    def adding(self, vectors: Tensor, at: Tensor, shape: tuple[int, ...]) -> Iterator[None]:
+        """Within this block, vectors (B, D) are added to the module's output at the columns `at` (B,)."""
+
+        def add(_: nn.Module, args: Any, output: Any) -> Any:
+            states = first_of(output)
+            whole = states.reshape(*shape, states.shape[-1])
+            added = torch.zeros_like(whole)
+            added[torch.arange(len(at), device=at.device), at] = vectors.to(whole.dtype)
+            return replaced(output, (whole + added).reshape(states.shape))
+
+        handle = self.target.register_forward_hook(add)
+        try:
+            yield
+        finally:
+            handle.remove()
+
+    def logits(self, vectors: Tensor) -> Tensor:
+        """Return the logits (N, V) of the asked positions, row by row, with vectors (B, D) added."""
+        with self.adding(vectors, self.at, tuple(self.ids.shape)):
+            return forward(self.model, self.ids, self.index)
+
+    def narrowed(self, rows: Tensor) -> Self:
+        """Return the reading of some of the rows only. rows: their indices, in ascending order."""
+        made = copy(self)
+        made.ids, made.at = self.ids[rows], self.at[rows]
+        made.index = _narrowed(self.index, self.ids.shape[1], rows)
+        return made
+
+
+def _narrowed(index: Tensor, width: int, rows: Tensor) -> Tensor:
+    """Return those flat indices of (B, width) that are in some rows, as indices of these rows alone."""
+    new = torch.full((int(index.max()) // width + 1,), -1, device=index.device)
+    kept = rows[rows < len(new)]
+    new[kept] = torch.arange(len(kept), device=index.device)
+    at = new[index // width]
+    return (at * width + index % width)[at >= 0]
+
+
+class Tails(PlainTails):
+    """Reads each row from its subject's last token and from the edited layer on."""
+
+    def __init__(self, sites: Sites, site: Site, rows: Sequence[Row], asked: Sequence[Sequence[int]], where: Where):
+        super().__init__(sites, site, rows, asked, where)
+        model, device = self.model, self.model.device
+        blocks = [model.get_submodule(name) for name in sites.layers]
+        self.block, self.lower = blocks[site.layer], blocks[: site.layer]
+        inputs: list[Tensor] = []
+        outputs: list[Any] = []
+        cache = DynamicCache()
+        with ExitStack() as stack, torch.no_grad():
+            stack.enter_context(
+                self.block.register_forward_pre_hook(
+                    lambda m, args, kwargs: inputs.append(args[0] if args else kwargs["hidden_states"]),
+                    with_kwargs=True,
+                )
+            )
+            stack.enter_context(blocks[0].register_forward_hook(lambda m, args, out: outputs.append(out)))
+            forward(model, self.ids, torch.zeros(1, dtype=torch.long), past_key_values=cache)
+        self.alone = not isinstance(outputs[0], tuple)
+        starts = self.at.tolist()
+        width = max(1, *starts)
+        long = max(len(row.ids) - start for row, start in zip(rows, starts, strict=True))
+        columns = torch.arange(width, device=device)[None] - (width - self.at[:, None])  # (B, P), below 0: padding
+        before = columns.clamp_min(0)
+        every = torch.arange(len(rows), device=device)[:, None]
+        self.past: list[tuple[Tensor, Tensor]] = []
+        for number, layer in enumerate(cache.layers):
+            if number < site.layer:
+                shape = (len(rows), 1, width, 1)
+                empty = torch.zeros(1, device=device, dtype=model.dtype).expand(shape)
+                self.past.append((empty, empty))
+            else:
+                keys, values = layer.keys.transpose(1, 2), layer.values.transpose(1, 2)  # (B, T, H, d)
+                self.past.append(
+                    (keys[every, before].transpose(1, 2).clone(), values[every, before].transpose(1, 2).clone())
+                )
+        after = self.at[:, None] + torch.arange(long, device=device)  # (B, Q)
+        self.positions = after
+        own = after.clamp_max(self.ids.shape[1] - 1)
+        self.entering = inputs[0][every, own].clone()  # (B, Q, D)
+        self.rest = self.ids[every, own]
+        causal = torch.ones(long, long, dtype=torch.bool, device=device).tril()
+        seen = torch.cat(
+            [(columns >= 0)[:, None].expand(-1, long, -1), causal.expand(len(rows), -1, -1)], dim=-1
+        )  # (B, Q, P + Q)
+        lowest = torch.finfo(model.dtype).min
+        self.mask = torch.zeros(seen.shape, dtype=model.dtype, device=device).masked_fill_(~seen, lowest)[:, None]
+        flat = [i * long + p - starts[i] for i, positions in enumerate(asked) for p in positions]
+        self.index = torch.tensor(flat, device=device)
+
+    def logits(self, vectors: Tensor) -> Tensor:
+        first = torch.zeros_like(self.at)
+        with self._from_edited_layer(), self.adding(vectors, first, tuple(self.rest.shape)):
+            return forward(
+                self.model,
+                self.rest,
+                self.index,
+                past_key_values=self._cache(),
+                attention_mask=self.mask,
+                position_ids=self.positions,
+            )
+
+    def narrowed(self, rows: Tensor) -> Self:
+        made = copy(self)
+        made.at, made.positions, made.mask = self.at[rows], self.positions[rows], self.mask[rows]
+        made.entering, made.rest = self.entering[rows], self.rest[rows]
+        made.past = [(keys[rows], values[rows]) for keys, values in self.past]
+        made.index = _narrowed(self.index, self.rest.shape[1], rows)
+        return made
+
+    def _cache(self) -> DynamicCache:
+        """Return a new cache with the keys and values of the tokens before; a forward pass adds to it."""
+        cache = DynamicCache()
+        for keys, values in self.past:
+            layer = DynamicLayer()
+            layer.dtype, layer.device, layer.is_initialized = keys.dtype, keys.device, True
+            layer.keys, layer.values = keys, values
+            cache.layers.append(layer)
+        return cache
+
+    @contextmanager
+    def _from_edited_layer(self) -> Iterator[None]:
+        """Within this block, the layers below the edited one do nothing, and that one gets the states read before."""
+
+        def put(_: nn.Module, args: Any, kwargs: Any) -> Any:
+            if args:
+                return (self.entering, *args[1:]), kwargs
+            return args, {**kwargs, "hidden_states": self.entering}
+
+        def nothing(hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
+            return hidden_states if self.alone else (hidden_states,)
+
+        handle = self.block.register_forward_pre_hook(put, with_kwargs=True)
+        own = [vars(block).get("forward") for block in self.lower]
+        for block in self.lower:
+            vars(block)["forward"] = nothing
+        try:
+            yield
+        finally:
+            handle.remove()
+            for block, was in zip(self.lower, own, strict=True):
+                del vars(block)["forward"]
+                if was is not None:
+                    vars(block)["forward"] = was
+
+
+def tails_for(
+    sites: Sites,
+    site: Site,
+    rows: Sequence[Row],
+    asked: Sequence[Sequence[int]],
+    where: Where,
+    say: Callable[[str], None],
+    known: dict[tuple[int, Where, int], bool],
+) -> PlainTails:
+    """Return the fast reading of rows if a trial has shown that it is right, else the plain one.
+
+    known: results of trials, by layer, place, and the greatest length below the rows' at which the configuration
+    changes something (a sliding window); a new result is added.
+    """
+    reach = reach_of(numbers_of(sites.model), max(len(row.ids) for row in rows))
+    key = (site.layer, where, reach)
+    if key not in known:
+        why = _problem(sites, site, rows, asked, where)
+        known[key] = not why
+        if why:
+            say(f"target vectors are searched over whole rows: {why}")
+    kind = Tails if known[key] else PlainTails
+    return kind(sites, site, rows, asked, where)
+
+
+def _problem(sites: Sites, site: Site, rows: Sequence[Row], asked: Sequence[Sequence[int]], where: Where) -> str:
+    """Read the first rows in both ways with random vectors; return why the fast way is wrong, or ""."""
+    order = sorted(range(len(rows)), key=lambda i: -len(rows[i].ids))[:4]  # the longest
+    few, some = [rows[i] for i in order], [asked[i] for i in order]
+    model: Any = sites.model
+    width = model.get_input_embeddings().weight.shape[1]
+    try:
+        with torch.no_grad():
+            plain, fast = (kind(sites, site, few, some, where) for kind in (PlainTails, Tails))
+            draw = torch.Generator().manual_seed(0)
+            vectors = torch.randn(len(few), width, generator=draw).to(model.device) * 0.1
+            expected, found = (way.logits(vectors).float().log_softmax(-1) for way in (plain, fast))
+    except torch.OutOfMemoryError:
+        raise
+    except UNFIT as error:
+        return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+    gap = float((found - expected).abs().max())
+    limit = TOLERANCE if model.dtype in (torch.float32, torch.float64) else COARSE
+    return "" if gap <= limit * max(1.0, float(expected.std())) else f"log-probabilities differ by {gap:.2g}"
