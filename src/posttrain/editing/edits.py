@@ -18,13 +18,13 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 from posttrain.config.change import Change
-from posttrain.data.chat import encode_prompt, prompt_text
+from posttrain.data.chat import prompt_text
 from posttrain.data.records import Message
 from posttrain.errors import DataError, Problem
 from posttrain.inference.encoding import PromptEncoder
 from posttrain.inference.protocol import Plain, Spoken
 
-__all__ = ["Edit", "Form", "Row", "RowMaker", "chinese", "edits_of"]
+__all__ = ["Edit", "Form", "Row", "RowMaker", "chinese", "edits_of", "tokens_of"]
 
 Form = Literal["raw", "chat"]
 
@@ -177,21 +177,34 @@ class RowMaker(PromptEncoder):
             cause = f"the chat template does not show the question as it is, so '{edit.subject}' is not found in it"
             raise DataError(Problem(edit.location, cause, "edit under the raw prompt: forms: [raw]"))
         end = begin + inside + len(edit.subject.strip())
-        for special in (False, True):  # plain texts may begin with a token that begins documents
-            coded = self.tokenizer([text], add_special_tokens=special, return_offsets_mapping=self.tokenizer.is_fast)
-            own = coded["input_ids"][0]
-            if own == ids and self.tokenizer.is_fast:
-                spans = coded["offset_mapping"][0]
-                return max(i for i, (first, last) in enumerate(spans) if first < end and last > first)
-        return self._by_decoding(edit, text[:end], ids)
+        found = tokens_of(self.tokenizer, text, ids, end - len(edit.subject.strip()), end)
+        if found is None:
+            cause = f"the subject '{edit.subject}' is not found among the tokens of its prompt"
+            raise DataError(Problem(edit.location, cause, "name the subject as it is written in the prompt"))
+        return found[-1]
 
-    def _by_decoding(self, edit: Edit, head: str, ids: list[int]) -> int:
-        """Return the index of the first token with which the decoded ids hold all of `head`. It is for tokenizers that
-        know no offsets, and for templates whose text is cut differently with the answer."""
-        wanted = "".join(head.split())
-        for count in range(1, len(ids) + 1):
-            said = "".join(self.tokenizer.decode(ids[:count], skip_special_tokens=False).split())
-            if wanted in said:
-                return count - 1
-        cause = f"the subject '{edit.subject}' is not found among the tokens of its prompt"
-        raise DataError(Problem(edit.location, cause, "name the subject as it is written in the prompt"))
+
+def tokens_of(tokenizer: Any, text: str, ids: list[int], begin: int, end: int) -> range | None:
+    """Return the indices of the tokens that hold the characters `begin` to `end` of a text; None if they are not found.
+
+    text: what the ids stand for. Where the tokenizer knows offsets and codes the text to just these ids, the offsets
+    say it. Otherwise the ids are decoded one after another: a token belongs to the first text that it completes.
+    """
+    for special in (False, True):  # plain texts may begin with a token that begins documents
+        coded = tokenizer([text], add_special_tokens=special, return_offsets_mapping=tokenizer.is_fast)
+        if tokenizer.is_fast and coded["input_ids"][0] == ids:
+            spans = coded["offset_mapping"][0]
+            found = [i for i, (first, last) in enumerate(spans) if first < end and last > max(first, begin)]
+            return range(found[0], found[-1] + 1) if found else None
+    first, last = (_completing(tokenizer, ids, text[:to]) for to in (begin + 1, end))
+    return None if first is None or last is None else range(first, last + 1)
+
+
+def _completing(tokenizer: Any, ids: list[int], head: str) -> int | None:
+    """Return the index of the first token with which the decoded ids hold all of `head`. White space does not count."""
+    wanted = "".join(head.split())
+    for count in range(1, len(ids) + 1):
+        said = "".join(tokenizer.decode(ids[:count], skip_special_tokens=False).split())
+        if wanted in said:
+            return count - 1
+    return None

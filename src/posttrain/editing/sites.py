@@ -26,7 +26,7 @@ from posttrain.errors import ConfigError, PosttrainError, Problem
 from posttrain.models.added import at_rest
 from posttrain.models.logits import UNFIT, core_of
 
-__all__ = ["Site", "Sites", "find_sites", "first_of", "replaced"]
+__all__ = ["Site", "Sites", "find_sites", "first_of", "hooked", "passes", "read_few", "replaced"]
 
 TOLERANCE = 1e-3
 """Largest error of the trial in float32 or finer, as a share of the change of the layer's output."""
@@ -133,7 +133,8 @@ def _ids(core: PreTrainedModel) -> Tensor:
     return (torch.arange(5, 12, device=core.device) % rows).view(1, 7)
 
 
-def _read(core: PreTrainedModel) -> None:
+def read_few(core: PreTrainedModel) -> None:
+    """Read a few tokens, for the hooks of a trial. Raise PosttrainError if the model cannot read token ids alone."""
     try:
         core(input_ids=_ids(core), use_cache=False)
     except torch.OutOfMemoryError:
@@ -144,7 +145,8 @@ def _read(core: PreTrainedModel) -> None:
 
 
 @contextmanager
-def _hooked(*handles: Any) -> Iterator[None]:
+def hooked(*handles: Any) -> Iterator[None]:
+    """Within this block the hooks are there; they are removed at its end."""
     with ExitStack() as stack:
         for handle in handles:
             stack.callback(handle.remove)
@@ -161,8 +163,8 @@ def _linear_calls(core: PreTrainedModel, layers: list[str]) -> list[list[str]]:
                 handles.append(
                     module.register_forward_hook(lambda m, a, o, at=number, name=name: called[at].append(name))
                 )
-    with _hooked(*handles):
-        _read(core)
+    with hooked(*handles):
+        read_few(core)
     return called
 
 
@@ -178,14 +180,14 @@ def _tried(core: PreTrainedModel, number: int, layer: str, names: Sequence[str])
             continue
         transposed = isinstance(module, Conv1D)
         outputs, inputs = weight.T.shape if transposed else weight.shape
-        passed = _passes(core, layer, name) if outputs == width else None
+        passed = passes(core, layer, name) if outputs == width else None
         if passed is not None:
             return Site(number, name, f"{name}.weight", transposed, inputs, *passed)
         reason = "no linear module adds its output to the layer's (its feed-forward part is made of routed experts)"
     return reason
 
 
-def _passes(core: PreTrainedModel, layer: str, name: str) -> tuple[float, str] | None:
+def passes(core: PreTrainedModel, layer: str, name: str) -> tuple[float, str] | None:
     """Add a vector to the module's output and look at the layer's. Return factor and norm; None if they do not tell."""
     before: list[Tensor] = []
     after: list[Tensor] = []
@@ -212,15 +214,15 @@ def _passes(core: PreTrainedModel, layer: str, name: str) -> tuple[float, str] |
     watch = [block.register_forward_hook(lambda m, a, o: before.append(first_of(o)))]
     watch.append(module.register_forward_hook(lambda m, a, o: own.append(o)))
     watch += [reads(n, m) for n, m in block.named_modules(prefix=layer) if m is not module and not list(m.children())]
-    with _hooked(*watch):
-        _read(core)
+    with hooked(*watch):
+        read_few(core)
     if len(own) != 1 or own[0].numel() != before[0].numel():
         return None  # it runs several times, or for some of the tokens
     clean = own.pop()
-    with _hooked(
+    with hooked(
         module.register_forward_hook(put), block.register_forward_hook(lambda m, a, o: after.append(first_of(o)))
     ):
-        _read(core)
+        read_few(core)
     change, added = (after[0] - before[0]).double(), kept[0].double()
     limit = TOLERANCE if clean.dtype in (torch.float32, torch.float64) else COARSE
     norm, inner = norms[-1] if norms else ("", nn.Identity())

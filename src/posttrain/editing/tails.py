@@ -33,7 +33,7 @@ from posttrain.inference.attention import forward, numbers_of
 from posttrain.inference.support import reach_of
 from posttrain.models.logits import UNFIT
 
-__all__ = ["PlainTails", "Tails", "Where", "tails_for"]
+__all__ = ["PlainTails", "Tails", "Where", "beginning_at", "tails_for"]
 
 Where = Literal["value", "state"]
 """Where a vector is added: `value`, the output of the edited matrix, or `state`, the output of its layer."""
@@ -158,7 +158,10 @@ class Tails(PlainTails):
 
     def logits(self, vectors: Tensor) -> Tensor:
         first = torch.zeros_like(self.at)
-        with self._from_edited_layer(), self.adding(vectors, first, tuple(self.rest.shape)):
+        with (
+            beginning_at(self.block, self.lower, self.entering, alone=self.alone),
+            self.adding(vectors, first, tuple(self.rest.shape)),
+        ):
             return forward(
                 self.model,
                 self.rest,
@@ -186,30 +189,33 @@ class Tails(PlainTails):
             cache.layers.append(layer)
         return cache
 
-    @contextmanager
-    def _from_edited_layer(self) -> Iterator[None]:
-        """Within this block, the layers below the edited one do nothing, and that one gets the states read before."""
 
-        def put(_: nn.Module, args: Any, kwargs: Any) -> Any:
-            if args:
-                return (self.entering, *args[1:]), kwargs
-            return args, {**kwargs, "hidden_states": self.entering}
+@contextmanager
+def beginning_at(block: nn.Module, lower: Sequence[nn.Module], entering: Tensor, *, alone: bool) -> Iterator[None]:
+    """Within this block of code, a forward pass begins at a layer: the layers below it do nothing, and it gets the
+    hidden states `entering` (B, T, D). alone: the layers return these states alone, not in a tuple.
+    """
 
-        def nothing(hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
-            return hidden_states if self.alone else (hidden_states,)
+    def put(_: nn.Module, args: Any, kwargs: Any) -> Any:
+        if args:
+            return (entering, *args[1:]), kwargs
+        return args, {**kwargs, "hidden_states": entering}
 
-        handle = self.block.register_forward_pre_hook(put, with_kwargs=True)
-        own = [vars(block).get("forward") for block in self.lower]
-        for block in self.lower:
-            vars(block)["forward"] = nothing
-        try:
-            yield
-        finally:
-            handle.remove()
-            for block, was in zip(self.lower, own, strict=True):
-                del vars(block)["forward"]
-                if was is not None:
-                    vars(block)["forward"] = was
+    def nothing(hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
+        return hidden_states if alone else (hidden_states,)
+
+    handle = block.register_forward_pre_hook(put, with_kwargs=True)
+    own = [vars(one).get("forward") for one in lower]
+    for one in lower:
+        vars(one)["forward"] = nothing
+    try:
+        yield
+    finally:
+        handle.remove()
+        for one, was in zip(lower, own, strict=True):
+            del vars(one)["forward"]
+            if was is not None:
+                vars(one)["forward"] = was
 
 
 def tails_for(
