@@ -12,7 +12,7 @@ Routed experts are not found in this way, as their outputs are not one vector pe
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -26,7 +26,7 @@ from posttrain.errors import ConfigError, PosttrainError, Problem
 from posttrain.models.added import at_rest
 from posttrain.models.logits import UNFIT, core_of
 
-__all__ = ["Site", "Sites", "find_sites", "first_of", "hooked", "passes", "read_few", "replaced"]
+__all__ = ["Site", "Sites", "find_sites", "first_of", "hooked", "passes", "replaced"]
 
 TOLERANCE = 1e-3
 """Largest error of the trial in float32 or finer, as a share of the change of the layer's output."""
@@ -70,12 +70,14 @@ class Site(NamedTuple):
 class Sites:
     """The editable places of a model. Each layer is tried when it is asked for.
 
-    layers: the names of all layers; linear: for each layer, its linear modules in the order in which they run.
+    layers: the names of all layers; linear: for each layer, its linear modules in the order in which they run; inputs:
+    what each layer was given when a few tokens were read, positional and by keyword: a trial runs the layer alone.
     """
 
     model: PreTrainedModel
     layers: tuple[str, ...]
     linear: tuple[tuple[str, ...], ...]
+    inputs: tuple[tuple[Any, dict[str, Any]], ...]
     tried: dict[int, Site | str] = field(default_factory=dict)
 
     def at(self, layer: int, location: str = "layers") -> Site:
@@ -89,12 +91,17 @@ class Sites:
             raise ConfigError(Problem(location, cause, "see: posttrain trace MODEL FACTS"))
         if number not in self.tried:
             with at_rest(self.model), torch.no_grad():
-                self.tried[number] = _tried(self.model, number, self.layers[number], self.linear[number])
+                self.tried[number] = _tried(self, number)
         found = self.tried[number]
         if isinstance(found, str):
             mend = "choose another layer (in some models a few layers have no routed experts)"
             raise PosttrainError(Problem(location, f"layer {number} cannot be edited: {found}", mend))
         return found
+
+    def read(self, layer: int) -> None:
+        """Run one layer on the few tokens, for the hooks of a trial."""
+        args, keywords = self.inputs[layer]
+        self.model.get_submodule(self.layers[layer])(*args, **keywords)
 
     def module(self, site: Site) -> nn.Module:
         """Return the module that has the matrix."""
@@ -110,7 +117,8 @@ def find_sites(model: Any) -> Sites:
     core = core_of(model)
     layers = _layers(core)
     with at_rest(core), torch.no_grad():
-        return Sites(core, tuple(layers), tuple(map(tuple, _linear_calls(core, layers))))
+        called, inputs = _calls(core, layers)
+    return Sites(core, tuple(layers), tuple(map(tuple, called)), tuple(inputs))
 
 
 def _layers(core: PreTrainedModel) -> list[str]:
@@ -133,8 +141,8 @@ def _ids(core: PreTrainedModel) -> Tensor:
     return (torch.arange(5, 12, device=core.device) % rows).view(1, 7)
 
 
-def read_few(core: PreTrainedModel) -> None:
-    """Read a few tokens, for the hooks of a trial. Raise PosttrainError if the model cannot read token ids alone."""
+def _read_few(core: PreTrainedModel) -> None:
+    """Read a few tokens. Raise PosttrainError if the model cannot read token ids alone."""
     try:
         core(input_ids=_ids(core), use_cache=False)
     except torch.OutOfMemoryError:
@@ -153,26 +161,33 @@ def hooked(*handles: Any) -> Iterator[None]:
         yield
 
 
-def _linear_calls(core: PreTrainedModel, layers: list[str]) -> list[list[str]]:
-    """Return, for each layer, the names of its linear modules in the order in which they run."""
+def _calls(core: PreTrainedModel, layers: list[str]) -> tuple[list[list[str]], list[tuple[Any, dict[str, Any]]]]:
+    """Return, for each layer, the names of its linear modules in the order in which they run, and its inputs."""
     called: list[list[str]] = [[] for _ in layers]
+    inputs: list[tuple[Any, dict[str, Any]]] = []
     handles = []
     for number, layer in enumerate(layers):
-        for name, module in core.get_submodule(layer).named_modules(prefix=layer):
+        block = core.get_submodule(layer)
+        handles.append(block.register_forward_pre_hook(lambda m, a, k: inputs.append((a, k)), with_kwargs=True))
+        for name, module in block.named_modules(prefix=layer):
             if isinstance(module, nn.Linear | Conv1D):
                 handles.append(
                     module.register_forward_hook(lambda m, a, o, at=number, name=name: called[at].append(name))
                 )
     with hooked(*handles):
-        read_few(core)
-    return called
+        _read_few(core)
+    if len(inputs) != len(layers):
+        cause = f"{len(layers)} layers run {len(inputs)} times for a text"
+        raise PosttrainError(Problem(type(core).__name__, cause))
+    return called, inputs
 
 
-def _tried(core: PreTrainedModel, number: int, layer: str, names: Sequence[str]) -> Site | str:
+def _tried(sites: Sites, number: int) -> Site | str:
     """Return the site of a layer, or why it has none."""
+    core = sites.model
     width = core.get_input_embeddings().weight.shape[1]
     reason = "it has no linear module that writes one vector per token"
-    for name in reversed(names):
+    for name in reversed(sites.linear[number]):
         module = core.get_submodule(name)
         weight = module.weight
         if not isinstance(weight, nn.Parameter) or not weight.is_floating_point() or weight.dim() != 2:
@@ -180,15 +195,18 @@ def _tried(core: PreTrainedModel, number: int, layer: str, names: Sequence[str])
             continue
         transposed = isinstance(module, Conv1D)
         outputs, inputs = weight.T.shape if transposed else weight.shape
-        passed = passes(core, layer, name) if outputs == width else None
+        passed = passes(sites, number, name) if outputs == width else None
         if passed is not None:
             return Site(number, name, f"{name}.weight", transposed, inputs, *passed)
         reason = "no linear module adds its output to the layer's (its feed-forward part is made of routed experts)"
     return reason
 
 
-def passes(core: PreTrainedModel, layer: str, name: str) -> tuple[float, str] | None:
-    """Add a vector to the module's output and look at the layer's. Return factor and norm; None if they do not tell."""
+def passes(sites: Sites, number: int, name: str) -> tuple[float, str] | None:
+    """Add a vector to the output of a layer's module and look at the layer's. Return factor and norm; None if they do
+    not tell.
+    """
+    core, layer = sites.model, sites.layers[number]
     before: list[Tensor] = []
     after: list[Tensor] = []
     own: list[Tensor] = []
@@ -215,14 +233,14 @@ def passes(core: PreTrainedModel, layer: str, name: str) -> tuple[float, str] | 
     watch.append(module.register_forward_hook(lambda m, a, o: own.append(o)))
     watch += [reads(n, m) for n, m in block.named_modules(prefix=layer) if m is not module and not list(m.children())]
     with hooked(*watch):
-        read_few(core)
+        sites.read(number)
     if len(own) != 1 or own[0].numel() != before[0].numel():
         return None  # it runs several times, or for some of the tokens
     clean = own.pop()
     with hooked(
         module.register_forward_hook(put), block.register_forward_hook(lambda m, a, o: after.append(first_of(o)))
     ):
-        read_few(core)
+        sites.read(number)
     change, added = (after[0] - before[0]).double(), kept[0].double()
     limit = TOLERANCE if clean.dtype in (torch.float32, torch.float64) else COARSE
     norm, inner = norms[-1] if norms else ("", nn.Identity())

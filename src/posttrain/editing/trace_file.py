@@ -1,0 +1,211 @@
+"""trace.json: the only schema, writer and reader of causal traces, and of the file that lets a killed trace go on.
+
+    Trace            trace.json
+      FactTrace      a fact: its tokens, its probabilities, the indirect effect of every cell
+      Skipped        a fact that was not traced, and why
+      Average        one number for each layer, averaged over facts, with 95 % intervals
+      Advice         which layers to edit
+
+Probabilities and effects are rounded to six digits. `facts.jsonl` beside it has a line for each finished fact, with the
+hash of everything that it depends on.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from posttrain.config.json_text import BadJson, parse_json
+from posttrain.editing.places import Kind
+from posttrain.errors import DataError, MissingError, Problem
+from posttrain.models.disk import append, write_whole
+
+__all__ = [
+    "ALL",
+    "FORMAT",
+    "ROLES",
+    "Advice",
+    "Average",
+    "Doing",
+    "FactTrace",
+    "Mean",
+    "Role",
+    "Skipped",
+    "Trace",
+    "read_trace",
+    "write_trace",
+]
+
+FORMAT = 1
+NAME, PARTS = "trace.json", "facts.jsonl"
+DIGITS = 6
+
+Role = Literal["before", "first_subject", "middle_subject", "last_subject", "first_after", "later", "last"]
+ROLES: tuple[Role, ...] = (
+    "before", "first_subject", "middle_subject", "last_subject", "first_after", "later", "last"
+)  # fmt: skip
+"""What a token is to a fact, as in the paper. A subject's only token is its last one."""
+ALL = "all"
+"""The mean over all tokens from the subject on: a number for each layer, whatever the token."""
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Mean(_Part):
+    """A mean over facts with its 95 % interval; the interval is None for a single fact."""
+
+    n: int
+    mean: float
+    low: float | None = None
+    high: float | None = None
+
+
+class Average(_Part):
+    """A mean over facts for each layer, with 95 % intervals, which are empty for a single fact. n: number of facts that
+    have such a token.
+    """
+
+    n: int
+    mean: tuple[float, ...]
+    low: tuple[float, ...] = ()
+    high: tuple[float, ...] = ()
+
+
+class FactTrace(_Part):
+    """One fact.
+
+    form: `raw` or `chat`; answer: as stated, or empty; reply: the model's own; opening: the words of the reply before
+    the scored ones, which were read; scored: the words whose probability is traced; tokens, roles, noisy: of the
+    question from its first token to the position that predicts the scored words; clean, corrupted: the probability, and
+    with noise on the subject; effects: kind -> token -> layer -> indirect effect (restored less corrupted).
+    """
+
+    name: str
+    location: str = ""
+    prompt: str
+    subject: str
+    form: Literal["raw", "chat"]
+    answer: str = ""
+    reply: str
+    opening: str = ""
+    scored: str
+    tokens: tuple[str, ...]
+    roles: tuple[Role, ...]
+    noisy: tuple[bool, ...]
+    clean: float
+    corrupted: float
+    effects: dict[Kind, tuple[tuple[float, ...], ...]]
+
+    @property
+    def total_effect(self) -> float:
+        """What the noise takes away."""
+        return self.clean - self.corrupted
+
+
+class Skipped(_Part):
+    """A fact that was not traced."""
+
+    name: str
+    location: str = ""
+    reason: str
+
+
+class Advice(_Part):
+    """Which layers to edit.
+
+    verdict: `peak` (one layer has an effect that is above zero, counting that it was chosen among all), `hint` (too few
+    facts to say), or `none`; layer: the one with the largest mean effect of `kind` at tokens of `role`; layers: for an
+    editor of one layer; band: for an editor of several; mean, low, high: of that layer; alike: the layers that are the
+    largest in 95 % of resamples of the facts, the likeliest first; reason: in words.
+    """
+
+    verdict: Literal["peak", "hint", "none"]
+    kind: Kind = "mlp"
+    role: Role = "last_subject"
+    n: int
+    layer: int
+    layers: tuple[int, ...] = ()
+    band: tuple[int, ...] = ()
+    mean: float
+    low: float | None = None
+    high: float | None = None
+    alike: tuple[int, ...] = ()
+    reason: str = ""
+
+
+class Trace(_Part):
+    """trace.json. layers: their number; window: width of windows in layers; sigma: standard deviation of the noise;
+    settings: as given; clean, corrupted, total_effect: means over facts; averages: kind -> role, or `all` -> layers.
+    """
+
+    format: Literal[1] = 1
+    posttrain: str = ""
+    model: str
+    fingerprint: str = ""
+    layers: int
+    window: int
+    sigma: float
+    seed: int = 0
+    settings: dict[str, object] = {}
+    clean: Mean
+    corrupted: Mean
+    total_effect: Mean
+    averages: dict[Kind, dict[str, Average]]
+    advice: Advice | None = None
+    facts: tuple[FactTrace, ...]
+    skipped: tuple[Skipped, ...] = ()
+
+
+def rounded(value: float) -> float:
+    """Return a number as it is stored."""
+    return round(value, DIGITS) + 0.0
+
+
+def write_trace(folder: Path, trace: Trace) -> Path:
+    """Write trace.json and return its path."""
+    text = json.dumps(trace.model_dump(mode="json"), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    write_whole(folder / NAME, text + "\n")
+    return folder / NAME
+
+
+def read_trace(folder: Path) -> Trace:
+    """Return the trace of a folder. Raise MissingError if there is none, DataError for a file of another version."""
+    path = folder / NAME
+    if not path.is_file():
+        raise MissingError(Problem(str(path), "no such file", "posttrain trace MODEL FACTS -o DIR writes it"))
+    try:
+        return Trace.model_validate(parse_json(path.read_text(encoding="utf-8")))
+    except (BadJson, ValidationError) as error:
+        cause = f"is no trace of format {FORMAT}"
+        raise DataError(Problem(str(path), cause, "trace again: posttrain trace MODEL FACTS -o DIR")) from error
+
+
+class Doing:
+    """The finished facts of a folder. Lines that cannot be read are left out: their facts are traced again."""
+
+    def __init__(self, folder: Path | None) -> None:
+        self.path = folder / PARTS if folder is not None else None
+        self.known: dict[str, FactTrace] = {}
+        for line in self._lines():
+            try:
+                row = json.loads(line)
+                self.known[row["key"]] = FactTrace.model_validate(row["fact"])
+            except (ValueError, KeyError, TypeError):
+                continue
+
+    def _lines(self) -> Sequence[str]:
+        there = self.path is not None and self.path.is_file()
+        return self.path.read_text(encoding="utf-8").splitlines() if there and self.path is not None else []
+
+    def add(self, key: str, fact: FactTrace) -> None:
+        """Keep a finished fact."""
+        self.known[key] = fact
+        if self.path is not None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            append(self.path, json.dumps({"key": key, "fact": fact.model_dump(mode="json")}, ensure_ascii=False) + "\n")
