@@ -18,15 +18,30 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from posttrain.library.models import Chat, Model, chat, load
     from posttrain.library.results import Examination
+    from posttrain.library.tracing import Traced, trace
     from posttrain.library.verbs import StudyFile, compare, exam, study, train
 
 __version__ = "0.1.0"
 
-__all__ = ["Chat", "Examination", "Model", "StudyFile", "chat", "compare", "exam", "load", "study", "train"]
+__all__ = [
+    "Chat",
+    "Examination",
+    "Model",
+    "StudyFile",
+    "Traced",
+    "chat",
+    "compare",
+    "exam",
+    "load",
+    "study",
+    "trace",
+    "train",
+]
 
 _PLACES = {
     "models": ("Chat", "Model", "chat", "load"),
     "results": ("Examination",),
+    "tracing": ("Traced", "trace"),
     "verbs": ("StudyFile", "compare", "exam", "study", "train"),
 }
 

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from typing import Literal, NamedTuple
 
 import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
 from posttrain.editing.sites import Site, Sites, hooked, passes
@@ -28,8 +29,6 @@ attention parts of several layers in a row."""
 KINDS: tuple[Kind, ...] = ("state", "mlp", "attn")
 WINDOW = 10
 """Layers in a window, as in the paper, whose models have 28 to 48 layers."""
-WRAPPED = ".base_layer"
-"""How PEFT names the original module inside one that it has put in its place."""
 
 
 def auto_window(count: int) -> int:
@@ -94,14 +93,16 @@ def find_places(sites: Sites, kinds: Sequence[Kind], width: int | None = None) -
     except PosttrainError as error:
         mend = "trace whole layers alone: --set kinds=[state]"
         raise type(error)(*(Problem(p.location, p.cause, mend) for p in error.problems)) from error
-    mlp = tuple((_outer(site.name),) for site in own) if "mlp" in kinds else nothing
+    mlp = tuple((_outer(sites.model, site.name),) for site in own) if "mlp" in kinds else nothing
     attn = tuple(map(tuple, _attention(sites, own))) if "attn" in kinds else nothing
     return Places(sites.layers, mlp, attn, width or auto_window(count))
 
 
-def _outer(name: str) -> str:
-    """Return the module that stands in the model: with an adapter on it, the one around the original."""
-    return name.removesuffix(WRAPPED)
+def _outer(core: nn.Module, name: str) -> str:
+    """Return the module that stands in the model: with an adapter on it, the one around its matrices."""
+    parts = name.split(".")
+    around = (".".join(parts[:end]) for end in range(1, len(parts)))
+    return next((one for one in around if isinstance(core.get_submodule(one), BaseTunerLayer)), name)
 
 
 def _attention(sites: Sites, own: Sequence[Site]) -> Iterator[list[str]]:
@@ -111,10 +112,11 @@ def _attention(sites: Sites, own: Sequence[Site]) -> Iterator[list[str]]:
     guess: list[str] = []
     with at_rest(core), torch.no_grad():
         for site, layer in zip(own, sites.layers, strict=True):
-            names = [name for name in sites.linear[site.layer] if name != site.name and _writes(core, name, width)]
-            names = list(dict.fromkeys(names))
+            mlp = _outer(core, site.name)
+            names = [name for name in dict.fromkeys(sites.linear[site.layer]) if not f"{name}.".startswith(f"{mlp}.")]
+            names = [name for name in names if _writes(core, name, width)]
             same = [name for name in names if name.removeprefix(layer) in guess]  # as in the layer before
-            with _held(sites, site):
+            with _held(sites, site.layer, mlp):
                 found = [name for name in same if passes(sites, site.layer, name) is not None]
                 if not found or len(found) < len(guess):
                     found = [name for name in names if passes(sites, site.layer, name) is not None]
@@ -122,7 +124,7 @@ def _attention(sites: Sites, own: Sequence[Site]) -> Iterator[list[str]]:
                 cause = f"no attention part is found in layer {site.layer}: no module adds its output to the layer's"
                 raise PosttrainError(Problem(type(core).__name__, cause, "trace without it: --set kinds=[state,mlp]"))
             guess = [name.removeprefix(layer) for name in found]
-            yield [_outer(name) for name in found]
+            yield list(dict.fromkeys(_outer(core, name) for name in found))
 
 
 def _writes(core: nn.Module, name: str, width: int) -> bool:
@@ -132,11 +134,11 @@ def _writes(core: nn.Module, name: str, width: int) -> bool:
 
 
 @contextmanager
-def _held(sites: Sites, site: Site) -> Iterator[None]:
-    """Within this block, a feed-forward part gives what it gives for the few tokens of a trial, whatever it reads."""
-    module = sites.module(site)
+def _held(sites: Sites, layer: int, name: str) -> Iterator[None]:
+    """Within this block, a layer's module gives what it gives for the few tokens of a trial, whatever it reads."""
+    module = sites.model.get_submodule(name)
     values: list[Tensor] = []
-    with hooked(module.register_forward_hook(lambda m, a, o: values.append(o))):
-        sites.read(site.layer)
-    with hooked(module.register_forward_hook(lambda m, a, o: values[0])):
+    with hooked(module.register_forward_hook(lambda m, a, o: values.append(o.clone()))):
+        sites.read(layer)
+    with hooked(module.register_forward_hook(lambda m, a, o: values[0].clone())):
         yield

@@ -138,7 +138,7 @@ def depending(tokenizer: Any, asked: AskedFact, reply: Reply, clean: Tensor, cor
     begins = [0, *reply.ends]
     own = [i for i, end in enumerate(reply.ends) if any(a < end and b > begins[i] for a, b in new)]
     if not own:
-        return f"the model says '{_short(reply.text)}', no word of which is not in the question"
+        return f"the model says '{_short(reply.text)}': all of its words are common ones or the question's"
     largest = max(falls[i] for i in own)
     first = next(i for i in own if falls[i] >= LARGE * largest) if largest > 0 else own[0]
     return Scored(first, first + 1)

@@ -288,7 +288,7 @@ class _Tracing:
             settings=self.config.model_dump(mode="json"),
             clean=mean_of([fact.clean for fact in traced]),
             corrupted=mean_of([fact.corrupted for fact in traced]),
-            total_effect=mean_of([fact.total_effect for fact in traced]),
+            total_effect=mean_of([fact.total_effect for fact in traced], -1.0),
             averages=averages(traced, self.config.kinds),
             advice=advise(traced, seed=self.seed),
             facts=tuple(traced),

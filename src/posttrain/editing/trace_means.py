@@ -63,9 +63,9 @@ def roles_of(begins: int, subject: range, last: int) -> tuple[Role, ...]:
     return tuple(role(at) for at in range(begins, last + 1))
 
 
-def mean_of(values: Sequence[float]) -> Mean:
-    """Return the mean of a number over facts, with its interval."""
-    made = _average(np.asarray(values, dtype=np.float64)[:, None])
+def mean_of(values: Sequence[float], least: float = 0.0) -> Mean:
+    """Return the mean of a number between `least` and 1 over facts, with its interval."""
+    made = _average(np.asarray(values, dtype=np.float64)[:, None], least)
     return Mean(n=made.n, mean=made.mean[0], low=made.low[0] if made.low else None, high=_first(made.high))
 
 
@@ -99,13 +99,13 @@ def student(n: int) -> float:
     return T975[n - 2] if n - 2 < len(T975) else Z975 + 2.45 / (n - 1)
 
 
-def _average(values: Array) -> Average:
-    """Return the means of values (N, L) over N facts, with intervals."""
+def _average(values: Array, least: float = -1.0) -> Average:
+    """Return the means of values (N, L), between `least` and 1, over N facts, with intervals."""
     n, mean = len(values), values.mean(0)
     if n < 2:
         return Average(n=n, mean=tuple(map(rounded, mean.tolist())))
     half = student(n) * values.std(0, ddof=1) / math.sqrt(n)
-    low, high = ((mean + sign * half).tolist() for sign in (-1, 1))
+    low, high = ((mean + sign * half).clip(least, 1.0).tolist() for sign in (-1, 1))
     numbers = {"mean": mean.tolist(), "low": low, "high": high}
     return Average(n=n, **{key: tuple(map(rounded, each)) for key, each in numbers.items()})
 
