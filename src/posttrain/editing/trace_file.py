@@ -13,7 +13,6 @@ hash of everything that it depends on.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -192,20 +191,20 @@ class Doing:
     def __init__(self, folder: Path | None) -> None:
         self.path = folder / PARTS if folder is not None else None
         self.known: dict[str, FactTrace] = {}
-        for line in self._lines():
+        text = self.path.read_text(encoding="utf-8") if self.path is not None and self.path.is_file() else ""
+        self.whole = not text or text.endswith("\n")  # a kill may have cut the last line off
+        for line in text.splitlines():
             try:
                 row = json.loads(line)
                 self.known[row["key"]] = FactTrace.model_validate(row["fact"])
             except (ValueError, KeyError, TypeError):
                 continue
 
-    def _lines(self) -> Sequence[str]:
-        there = self.path is not None and self.path.is_file()
-        return self.path.read_text(encoding="utf-8").splitlines() if there and self.path is not None else []
-
     def add(self, key: str, fact: FactTrace) -> None:
         """Keep a finished fact."""
         self.known[key] = fact
         if self.path is not None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            append(self.path, json.dumps({"key": key, "fact": fact.model_dump(mode="json")}, ensure_ascii=False) + "\n")
+            line = json.dumps({"key": key, "fact": fact.model_dump(mode="json")}, ensure_ascii=False)
+            append(self.path, f"{'' if self.whole else chr(10)}{line}\n")
+            self.whole = True
