@@ -87,6 +87,14 @@ OTHERS = (
     "95 % interval",
     "registry",
     "what it is",
+    # heads of the tables of `posttrain trace`
+    "fact",
+    "scored",
+    "read before it",
+    "clean",
+    "with noise",
+    "layer",
+    *(f"{kind}, {at}" for kind in ("state", "mlp", "attn") for at in ("subject", "last", "all")),
     # a group of scores in `posttrain exam`
     "unchanged",
     # rows of `posttrain model show|convert|export|verify`
@@ -289,7 +297,20 @@ OTHERS = (
     "nothing of it is kept, the same command begins it anew",
     *(
         form.format(unit=unit)
-        for unit in ("rows", "tries", "probes", "prompts", "questions", "answers", "tensors", "texts", "tasks")
+        for unit in (
+            "rows",
+            "tries",
+            "probes",
+            "prompts",
+            "questions",
+            "answers",
+            "tensors",
+            "texts",
+            "tasks",
+            "facts",
+            "cells",
+            "pictures",
+        )
         for form in (
             "{{total}} {unit}",
             "{{done}}/{{total}} {unit}",

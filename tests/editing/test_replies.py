@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from posttrain.editing.facts import AskedFact, Fact
-from posttrain.editing.replies import Reply, Scored, _reply, depending, row_of, stated, whole_row
+from posttrain.editing.replies import Reply, Scored, Unscored, _reply, depending, row_of, stated, whole_row
 from posttrain.editing.token_names import token_names
 from tests.pico import tokenizer
 
@@ -30,10 +30,10 @@ SENTENCE = reply("The", " capital", " of", " Australia", " is", " Can", "berra",
 def test_a_stated_answer_is_found_where_the_model_says_it() -> None:
     assert stated(asked(answer="Canberra"), SENTENCE, "auto") == Scored(5, 6)
     assert stated(asked(answer="canberra"), SENTENCE, "whole") == Scored(5, 7)
-    assert stated(asked(answer="Sydney"), SENTENCE, "auto") == (
+    assert stated(asked(answer="Sydney"), SENTENCE, "auto") == Unscored(
         "the model says 'The capital of Australia is Canberra.', not 'Sydney'"
     )
-    assert isinstance(stated(asked(answer="Canberra"), SENTENCE, "first"), str), "it does not begin with it"
+    assert isinstance(stated(asked(answer="Canberra"), SENTENCE, "first"), Unscored), "it does not begin with it"
     assert stated(asked(answer="Canberra"), reply(" Can", "berra"), "first") == Scored(0, 1)
 
 
@@ -69,9 +69,9 @@ def test_without_a_stated_answer_the_first_new_word_that_depends_on_the_subject_
 def test_a_reply_without_a_new_word_is_not_traced() -> None:
     one = reply("Australia", " is", " the", ".")
     told = depending(None, asked(), one, *falls(*[(0.9, 0.1)] * 4))
-    assert told == "the model says 'Australia is the.': all of its words are common ones or the question's"
+    assert told == Unscored("the model says 'Australia is the.': all of its words are common ones or the question's")
     chinese = reply("澳洲", "的")
-    assert isinstance(depending(None, asked("澳洲的首都？", "澳洲"), chinese, *falls(*[(0.9, 0.1)] * 2)), str)
+    assert isinstance(depending(None, asked("澳洲的首都？", "澳洲"), chinese, *falls(*[(0.9, 0.1)] * 2)), Unscored)
     chinese = reply("澳洲", "的", "坎")
     pairs = [(0.9, 0.1), (0.9, 0.1), (0.5, 0.4)]
     assert depending(None, asked("澳洲的首都？", "澳洲"), chinese, *falls(*pairs)) == Scored(2, 3)

@@ -179,7 +179,7 @@ def test_finished_facts_are_kept(
         return right(*given, **how)
 
     monkeypatch.setattr(module, "run_of", stops)
-    with pytest.raises(PosttrainError, match=r"stopped while tracing .* cells\); finished facts are kept"):
+    with pytest.raises(PosttrainError, match=r"stopped while tracing facts .* cells\); finished facts are kept"):
         trace(loaded, FACTS, LESS, folder=tmp_path, say=said.append)
     assert len((tmp_path / "facts.jsonl").read_text("utf-8").splitlines()) == 2
     assert not (tmp_path / "trace.json").exists()

@@ -101,7 +101,7 @@ def test_few_facts_are_a_hint() -> None:
     told = advise(noisy([0.0, 0.4, 0.0], 3, 0.01))
     assert told is not None
     assert (told.verdict, told.layers) == ("hint", (1,))
-    assert told.reason == "of 3 facts nothing can be said for sure; trace 5 or more"
+    assert told.reason == "fewer than 5 facts say nothing for sure"
     one = advise([flat(0.1, 0.2)])
     assert one is not None
     assert (one.verdict, one.low, one.n) == ("hint", None, 1)

@@ -137,7 +137,7 @@ def _draw(made: Trace, folder: Path) -> None:
     from posttrain.reports.trace_charts import DRAWN, draws_chinese, write_charts
 
     count = min(len(made.facts), DRAWN)
-    with Meter("drawing", count + 2, "pictures", kept="the same command draws them") as meter:
+    with Meter("drawing pictures", count + 2, "pictures", kept="the same command draws them") as meter:
         write_charts(made, folder, language=spoken(), done=lambda path: meter.more(1))
     if count < len(made.facts):
         talk(f"the first {count} of {len(made.facts)} facts are drawn; trace.json has all")

@@ -19,8 +19,18 @@ if TYPE_CHECKING:
 SHOWN = 20
 """Largest number of facts in the table, and of facts that were not traced."""
 WIDTH = 40
-AT = (("last_subject", "subject"), ("last", "last"))
-"""Role of a token -> how the head of its column names it."""
+HEADS: dict[tuple[str, str], str] = {
+    ("state", "last_subject"): "state, subject",
+    ("mlp", "last_subject"): "mlp, subject",
+    ("attn", "last_subject"): "attn, subject",
+    ("state", "last"): "state, last",
+    ("mlp", "last"): "mlp, last",
+    ("attn", "last"): "attn, last",
+    ("state", "all"): "state, all",
+    ("mlp", "all"): "mlp, all",
+    ("attn", "all"): "attn, all",
+}
+"""What is restored, and at tokens of which role -> head of the column."""
 
 
 def print_trace(trace: Trace) -> None:
@@ -45,16 +55,15 @@ def _parts(trace: Trace) -> Iterator[Table | str]:
     yield ""
     clean, corrupted = interval(trace.clean), interval(trace.corrupted)
     yield translate(f"the answer's probability: {clean}; with noise on the subject: {corrupted}")
-    yield translate(
-        f"total effect: {interval(trace.total_effect)}; what one restored part brings back of it, by layer:"
-    )
+    count = len(trace.facts)
+    yield translate(f"total effect: {interval(trace.total_effect)}; means over {count} facts, with 95 % intervals")
+    yield translate("what one restored part brings back of it, by layer:")
     yield ""
     yield _layers(trace)
     yield translate("subject: at the subject's last token; last: at the last token; all: the mean from the subject on")
     if {"mlp", "attn"} & set(trace.averages):
-        yield translate(
-            f"mlp, attn: the parts of a window of {trace.window} layers around the layer; state: its output"
-        )
+        parts = f"the parts of {trace.window} layers around it" if trace.window > 1 else "the layer's parts"
+        yield translate(f"state: the layer's output; mlp, attn: {parts}")
     yield ""
     if trace.advice is None:
         yield translate("which layers to edit is said by mlp, which was not traced")
@@ -62,7 +71,7 @@ def _parts(trace: Trace) -> Iterator[Table | str]:
         yield from advice_lines(trace.advice)
 
 
-def interval(mean: Mean) -> str:
+def interval(mean: Mean | Advice) -> str:
     """Return a mean with its interval: `0.27 [0.12, 0.42]`."""
     return f"{mean.mean:.3f}" + (f" [{mean.low:.3f}, {mean.high:.3f}]" if mean.low is not None else "")
 
@@ -70,7 +79,7 @@ def interval(mean: Mean) -> str:
 def _facts(facts: Sequence[FactTrace]) -> Table:
     from rich.text import Text
 
-    rows = table("fact", "scored", "after", "clean", "with noise", right=("clean", "with noise"))
+    rows = table("fact", "scored", "read before it", "clean", "with noise", right=("clean", "with noise"))
     for fact in facts[:SHOWN]:
         name, scored, opening = (Text(one_line(words, WIDTH)) for words in (fact.name, fact.scored, fact.opening))
         rows.add_row(name, scored, opening, f"{fact.clean:.3f}", f"{fact.corrupted:.3f}")
@@ -81,7 +90,7 @@ def _layers(trace: Trace) -> Table:
     """Return the averages by layer: at the subject's last token with intervals for mlp, at the last token, over all."""
     columns: list[tuple[str, list[str]]] = [("layer", [str(layer) for layer in range(trace.layers)])]
     kinds: list[Kind] = [*trace.averages]
-    for role, name in AT:
+    for role in ("last_subject", "last"):
         for kind in kinds:
             own = trace.averages[kind].get(role)
             if own is None:
@@ -90,8 +99,8 @@ def _layers(trace: Trace) -> Table:
             if own.low and (kind, role) == ("mlp", "last_subject"):
                 pairs = zip(cells, own.low, own.high, strict=True)
                 cells = [f"{cell} [{low:.3f}, {high:.3f}]" for cell, low, high in pairs]
-            columns.append((f"{kind}, {name}", cells))
-    columns += [(f"{kind}, all", [f"{mean:.3f}" for mean in trace.averages[kind]["all"].mean]) for kind in kinds]
+            columns.append((HEADS[kind, role], cells))
+    columns += [(HEADS[kind, "all"], [f"{mean:.3f}" for mean in trace.averages[kind]["all"].mean]) for kind in kinds]
     heads = [head for head, _ in columns]
     rows = table(*heads, right=heads)
     for layer, row in enumerate(zip(*(own for _, own in columns), strict=True)):
@@ -102,17 +111,14 @@ def _layers(trace: Trace) -> Table:
 
 def advice_lines(advice: Advice) -> Iterator[str]:
     """Yield which layers to edit, ready to be pasted, and on what evidence."""
-    found = f"{advice.mean:.3f}" + (f" ({advice.low:.3f} to {advice.high:.3f})" if advice.low is not None else "")
-    facts = "1 fact" if advice.n == 1 else f"{advice.n} facts"
     if advice.verdict == "none":
         yield translate("no layer is recommended")
-        yield translate(
-            f"the largest mean effect of mlp at the subject's last token is {found}, layer {advice.layer}, {facts}"
-        )
+        largest = "the largest mean effect of mlp at the subject's last token"
+        yield translate(f"{largest} is at layer {advice.layer}: {interval(advice)}")
     else:
         yield f"layers: {list(advice.layers)}  # {translate('editors of one layer: rome')}"
         yield f"layers: {list(advice.band)}  # {translate('editors of several: memit, alphaedit')}"
-        yield translate(f"evidence: the largest mean effect of mlp at the subject's last token, {found}, {facts}")
+        yield translate(f"evidence: the largest mean effect of mlp at the subject's last token, {interval(advice)}")
     if advice.reason:
         yield translate(advice.reason)
     if len(advice.alike) > 1:
@@ -120,6 +126,5 @@ def advice_lines(advice: Advice) -> Iterator[str]:
         yield translate(f"with other facts of this kind the largest may be at another of these layers: {listed}")
     if advice.layer == 0 and advice.verdict != "none":
         yield translate("layer 0 makes of the embedding what the token is: this need not be where the fact is")
-    yield translate(
-        "where a fact is recalled is not always where it is best edited (arXiv:2301.04213): compare by an exam"
-    )
+    caveat = "where a fact is recalled is not always where it is best edited (arXiv:2301.04213): compare by an exam"
+    yield translate(caveat)

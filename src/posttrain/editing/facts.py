@@ -51,8 +51,8 @@ class Fact:
 
     def __post_init__(self) -> None:
         if not self.subject.strip():
-            cause, mend = "the fact names no subject", "write which words of the prompt the fact is about: subject: ..."
-            raise DataError(Problem(self.location, cause, mend))
+            mend = "write which words of the prompt the fact is about: subject: ..."
+            raise DataError(Problem(self.location, "the fact names no subject", mend))
         if self.subject.strip() not in self.question:
             cause = f"the subject '{self.subject}' does not stand in the prompt"
             raise DataError(Problem(self.location, cause, "name words of the prompt, letter by letter"))

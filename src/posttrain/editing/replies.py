@@ -26,7 +26,7 @@ from posttrain.editing.restoring import TracedRow
 from posttrain.inference.decode import decode
 from posttrain.inference.respondents import ModelRespondent
 
-__all__ = ["Reply", "Score", "Scored", "depending", "replies", "row_of", "stated", "whole_row"]
+__all__ = ["Reply", "Score", "Scored", "Unscored", "depending", "replies", "row_of", "stated", "whole_row"]
 
 Score = Literal["auto", "first", "whole"]
 """Which tokens of the answer are scored."""
@@ -56,6 +56,12 @@ class Reply(NamedTuple):
     def token_at(self, character: int) -> int:
         """Return the index of the token that holds a character of the text."""
         return next(i for i, end in enumerate(self.ends) if end > character)
+
+
+class Unscored(NamedTuple):
+    """Why nothing of a reply is scored."""
+
+    reason: str
 
 
 class Scored(NamedTuple):
@@ -97,13 +103,13 @@ def _reply(respondent: ModelRespondent, ids: list[int], *, cut: bool) -> Reply:
     return Reply(kept, ends, text)
 
 
-def stated(asked: AskedFact, reply: Reply, score: Score) -> Scored | str:
+def stated(asked: AskedFact, reply: Reply, score: Score) -> Scored | Unscored:
     """Return the tokens of the stated answer in a reply, or why there are none."""
     answer = asked.fact.answer
     found = mentions(reply.text, answer)
     begins = len(reply.text) - len(reply.text.lstrip())
     if not found or (score == "first" and found[0][0] != begins):
-        return f"the model says '{_short(reply.text)}', not '{answer}'"
+        return Unscored(reason=f"the model says '{_short(reply.text)}', not '{answer}'")
     first, last = reply.token_at(found[0][0]), reply.token_at(found[0][1] - 1)
     return Scored(first, last + 1 if score == "whole" else first + 1)
 
@@ -128,7 +134,7 @@ def row_of(asked: AskedFact, reply: Reply, scored: Scored) -> TracedRow:
     return TracedRow(ids, noisy, range(start - 1, start - 1 + stop - first), reply.ids[first:stop])
 
 
-def depending(tokenizer: Any, asked: AskedFact, reply: Reply, clean: Tensor, corrupted: Tensor) -> Scored | str:
+def depending(tokenizer: Any, asked: AskedFact, reply: Reply, clean: Tensor, corrupted: Tensor) -> Scored | Unscored:
     """Return the token of a reply that is scored without a stated answer, or why there is none.
 
     clean (m,), corrupted (S, m): log-probabilities of all tokens of the reply, in nats.
@@ -138,7 +144,8 @@ def depending(tokenizer: Any, asked: AskedFact, reply: Reply, clean: Tensor, cor
     begins = [0, *reply.ends]
     own = [i for i, end in enumerate(reply.ends) if any(a < end and b > begins[i] for a, b in new)]
     if not own:
-        return f"the model says '{_short(reply.text)}': all of its words are common ones or the question's"
+        reason = f"the model says '{_short(reply.text)}': all of its words are common ones or the question's"
+        return Unscored(reason)
     largest = max(falls[i] for i in own)
     first = next(i for i in own if falls[i] >= LARGE * largest) if largest > 0 else own[0]
     return Scored(first, first + 1)

@@ -30,7 +30,7 @@ from posttrain import __version__
 from posttrain.config.base import Config
 from posttrain.editing.facts import AnyForm, AskedFact, Fact, FactReader
 from posttrain.editing.places import KINDS, Kind, Places, find_places
-from posttrain.editing.replies import Reply, Score, Scored, depending, replies, row_of, stated, whole_row
+from posttrain.editing.replies import Reply, Score, Scored, Unscored, depending, replies, row_of, stated, whole_row
 from posttrain.editing.restoring import Cell, PlainRun, TracedRow, run_of
 from posttrain.editing.sites import find_sites
 from posttrain.editing.token_names import token_names
@@ -111,7 +111,7 @@ def noise_scale(model: Any, subjects: Sequence[Sequence[int]]) -> float:
     """Return the standard deviation of all numbers in the embeddings of the subjects' tokens."""
     ids = torch.tensor([token for subject in subjects for token in subject], device=model.device)
     embedded: Tensor = model.get_input_embeddings()(ids[None])
-    return float(embedded.double().std())
+    return float(embedded.detach().double().std())
 
 
 def noise_for(ids: Sequence[int], count: int, samples: int, width: int, seed: int) -> Tensor:
@@ -159,7 +159,7 @@ class _Tracing:
         kept = (
             "finished facts are kept, and the same command goes on" if folder else "nothing of it is kept: give -o DIR"
         )
-        with Meter("tracing", left, "cells", kept=kept) as meter:
+        with Meter("tracing facts", left, "cells", kept=kept) as meter:
             for one, key in zip(chosen, keys, strict=True):
                 if key not in doing.known:
                     doing.add(key, self._trace(one, meter))
@@ -175,12 +175,12 @@ class _Tracing:
         """Return the facts that are traced, and the others with reasons. Raise PosttrainError if none is left."""
         chosen: list[_Chosen] = []
         skipped: list[Skipped] = []
-        with Meter("asking", len(asked), "facts") as meter:
+        with Meter("asking the model", len(asked), "facts") as meter:
             said = replies(self.respondent, asked, self.config.max_new_tokens)
             for one, reply in zip(asked, said, strict=True):
                 scored = self._scored(one, reply)
-                if isinstance(scored, str):
-                    skipped.append(Skipped(name=one.fact.name, location=one.fact.location, reason=scored))
+                if isinstance(scored, Unscored):
+                    skipped.append(Skipped(name=one.fact.name, location=one.fact.location, reason=scored.reason))
                 else:
                     chosen.append(_Chosen(one, reply, scored, row_of(one, reply, scored)))
                 meter.more(1)
@@ -190,10 +190,10 @@ class _Tracing:
             raise PosttrainError(Problem("trace", cause, "state what it says, or leave the answer out"), *named)
         return chosen, skipped
 
-    def _scored(self, asked: AskedFact, reply: Reply) -> Scored | str:
+    def _scored(self, asked: AskedFact, reply: Reply) -> Scored | Unscored:
         """Return which tokens of a reply are scored, or why none are."""
         if not reply.text.strip():
-            return "the model says nothing"
+            return Unscored(reason="the model says nothing")
         score = self.config.score
         if asked.fact.answer:
             return stated(asked, reply, score)

@@ -133,7 +133,7 @@ def advise(facts: Sequence[FactTrace], *, seed: int = 0) -> Advice | None:
     }  # fmt: skip
     layers, band = (layer,), _band(mean, layer)
     if n < FEWEST:
-        reason = f"of {n} fact{'' if n == 1 else 's'} nothing can be said for sure; trace {FEWEST} or more"
+        reason = f"fewer than {FEWEST} facts say nothing for sure"
         verdict = "hint" if mean[layer] > 0 else "none"
         return Advice(verdict=verdict, layers=layers, band=band, reason=reason, **found)
     lowest, alike = _surely(values, layer, seed)
