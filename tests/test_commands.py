@@ -71,6 +71,12 @@ RULES = (
     # ---- the real model ----
     Rule(r"posttrain run examples/real/.*", "real", "every method in two steps, one change", f"--changes 1 {TINY}"),
     Rule(r"inline posttrain exam smollm2", "real", "three questions of one exam", "--exam refusal --limit 3"),
+    Rule(
+        r"(inline )?posttrain trace smollm2 .*",
+        "real",
+        "one fact, one sample",
+        "--limit 1 --set samples=1 --set kinds=[mlp]",
+    ),
     Rule(r"posttrain .*smollm2.*", "real", "names the real model"),
     # ---- studies ----
     Rule(r"posttrain run .* --dry-run", "run", "trains nothing"),
@@ -92,6 +98,8 @@ RULES = (
     Rule(r"posttrain gate runs/superlative .*", "slow", "of a whole study, shortened", codes=(0, 5)),
     Rule(r"posttrain gate runs/base-chat .*", "run", "of the exams of two models, shortened", codes=(0, 5)),
     # ---- training and exams ----
+    Rule(r"posttrain trace .* --dry-run", "run", "traces nothing"),
+    Rule(r"posttrain (--language zh-TW )?trace .*", "run", "two facts, one sample", "--limit 2 --set samples=1"),
     Rule(r"posttrain train .* --dry-run", "run", "trains nothing"),
     Rule(
         r"posttrain train examples/train_(lora|sdft).yaml",

@@ -23,6 +23,7 @@ from posttrain.config.base import Config
 from posttrain.config.change import Change, ChatTurn, Generality, Locality, Question
 from posttrain.config.load import check, parse_value
 from posttrain.data.readers import DataSource, record_of
+from posttrain.editing.trace import TraceConfig
 from posttrain.exams.records import ProbeResult
 from posttrain.exams.scores import score
 from posttrain.exams.task import TaskConfig
@@ -143,6 +144,7 @@ def test_no_section_is_about_a_kind_that_is_not() -> None:
         ("data.md", ("Where rows come from",), [DataSource]),
         ("change-files.md", ("Keys",), [Change, Question]),
         ("exams.md", ("Keys of every exam",), [TaskConfig]),
+        ("tracing.md", ("Settings",), [TraceConfig]),
         ("studies.md", ("Keys of every method",), [MethodConfig]),
     ],
 )

@@ -19,6 +19,7 @@ from posttrain.config.base import Config
 from posttrain.config.change import Change, load_changes
 from posttrain.config.load import load_yaml, read_yaml
 from posttrain.data.readers import DataSource, read_records
+from posttrain.editing.facts import read_facts
 from posttrain.exams.exam import build
 from posttrain.retention.selection import read_prompts
 from posttrain.studies.config import Study
@@ -110,10 +111,14 @@ def test_a_training_finds_its_data(path: Path) -> None:
 
 @pytest.mark.parametrize("path", ROWS, ids=named)
 def test_rows_can_be_read(path: Path) -> None:
-    if set(json.loads(path.read_text(encoding="utf-8").split("\n")[0])) == {
-        "prompt"
-    }:  # a replay's, answered by the model
+    keys = set(json.loads(path.read_text(encoding="utf-8").split("\n")[0]))
+    if keys == {"prompt"}:  # a replay's, answered by the model
         assert len({prompt.text for prompt in read_prompts(path)}) > 5
+        return
+    if "subject" in keys:  # facts to trace
+        facts = read_facts([str(path)], Path())
+        assert len(facts) > 5
+        assert all(fact.answer for fact in facts)
         return
     result = read_records(DataSource(path=str(path)))
     assert result.problems == []

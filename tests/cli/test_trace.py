@@ -102,7 +102,7 @@ def test_no_fact_is_left(facts: list[str], tmp_path: Path, capsys: pytest.Captur
     (tmp_path / "unknown.jsonl").write_text(json.dumps(ROWS[1]) + "\n", encoding="utf-8")
     assert main(["trace", str(talker()), "unknown.jsonl", "--json"]) == 1
     said = capsys.readouterr()
-    assert "none of 1 facts can be traced: the model does not say their answers" in said.err
+    assert "none of 1 facts can be traced; state what the model says" in said.err
     assert "unknown.jsonl:1: the model says 'Tokyo', not 'Kyoto'" in said.err
     assert json.loads(said.out)["exit_code"] == 1
 

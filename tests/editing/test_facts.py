@@ -53,7 +53,7 @@ def test_rows_and_change_files_are_facts(tmp_path: Path) -> None:
         ({"prompt": "Who wrote it?"}, "'subject' is missing"),
         ({"prompt": "", "subject": "x"}, "'prompt' must be a text"),
         ({"prompt": "Who wrote it?", "subject": "it", "answer": 3}, "'answer' must be a text"),
-        (["Who"], "an object is expected, got list"),
+        (["Who"], "an object is expected, got a list"),
         ("{broken", "not valid JSON"),
     ],
 )

@@ -58,7 +58,7 @@ def test_every_key_that_code_and_templates_name_exists() -> None:
 def test_no_key_is_dead() -> None:
     computed = ("group.", "head.", "method.", "tuner.", "replay.", "table.", "answers.", "intro.", "language.",
                 "capability.", "capabilities.", "quadrant.", "exams.", "forgetting.", "seen.exams_", "alone.", "pair.", "single.",
-                "stages.", "merge.", "penalty.", "nav.", "uncounted.")  # fmt: skip
+                "stages.", "merge.", "penalty.", "nav.", "uncounted.", "trace.kind.", "trace.role.")  # fmt: skip
     notes = [f"scores.{name}_about" for name in ("same", "kept", "manner", "judge", "drift", "likelihood")]
     dead = [k for k in catalogue("en") if not k.startswith(computed) and k not in notes and f'"{k}"' not in CODE]
     assert dead == []

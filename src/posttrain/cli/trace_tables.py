@@ -56,7 +56,8 @@ def _parts(trace: Trace) -> Iterator[Table | str]:
     clean, corrupted = interval(trace.clean), interval(trace.corrupted)
     yield translate(f"the answer's probability: {clean}; with noise on the subject: {corrupted}")
     count = len(trace.facts)
-    yield translate(f"total effect: {interval(trace.total_effect)}; means over {count} facts, with 95 % intervals")
+    over = f"; means over {count} facts, with 95 % intervals" if count > 1 else ""
+    yield translate(f"total effect: {interval(trace.total_effect)}{over}")
     yield translate("what one restored part brings back of it, by layer:")
     yield ""
     yield _layers(trace)

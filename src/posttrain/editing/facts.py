@@ -17,7 +17,7 @@ from typing import Any, Literal, NamedTuple
 from posttrain.config.change import Change, load_changes
 from posttrain.config.load import find_files
 from posttrain.data.chat import prompt_text
-from posttrain.data.fields import BadRow
+from posttrain.data.fields import BadRow, kind_of
 from posttrain.data.files import file_rows
 from posttrain.data.records import Message
 from posttrain.editing.edits import Form, tokens_of
@@ -156,7 +156,7 @@ def fact_of(row: Any, location: str, name: str = "") -> Fact:
     """Return a row as a fact. Raise DataError with the location if keys are missing or of another type."""
     if not isinstance(row, dict):
         mend = 'expected: {"prompt": "...", "subject": "...", "answer": "..."}'
-        raise DataError(Problem(location, f"an object is expected, got {type(row).__name__}", mend))
+        raise DataError(Problem(location, f"an object is expected, got {kind_of(row)}", mend))
     for key in KEYS:
         value = row.get(key)
         if value is None and key in ("answer", "name"):

@@ -186,8 +186,8 @@ class _Tracing:
                 meter.more(1)
         if not chosen:
             named = [Problem(one.location or one.name, one.reason) for one in skipped[:5]]
-            cause = f"none of {len(skipped)} facts can be traced: the model does not say their answers"
-            raise PosttrainError(Problem("trace", cause, "state what it says, or leave the answer out"), *named)
+            cause, mend = f"none of {len(skipped)} facts can be traced", "state what the model says, or leave answers out"
+            raise PosttrainError(Problem("trace", cause, mend), *named)
         return chosen, skipped
 
     def _scored(self, asked: AskedFact, reply: Reply) -> Scored | Unscored:

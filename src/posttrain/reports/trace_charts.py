@@ -54,7 +54,7 @@ def _speaker(language: str) -> Put:
 
 def _kind(kind: Kind, width: int) -> Message:
     """Return the title of a panel."""
-    return say(f"trace.{kind}" if kind == "state" or width > 1 else f"trace.{kind}_one", width=width)
+    return say(f"trace.kind.{kind}" if kind == "state" or width > 1 else f"trace.kind.{kind}_one", width=width)
 
 
 def fact_svg(trace: Trace, fact: FactTrace, language: str) -> str:
