@@ -27,7 +27,7 @@ def base() -> pt.Model:
 
 def test_facts_are_files_changes_or_mappings(base: pt.Model, tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text(json.dumps(HAMLET), encoding="utf-8")
-    given = [FRANCE, Change.model_validate(FRANCE), HAMLET, tmp_path / "rows.jsonl"]
+    given: list[Any] = [FRANCE, Change.model_validate(FRANCE), HAMLET, tmp_path / "rows.jsonl"]
     made = pt.trace(base, given, samples=1, kinds=["mlp", "state"])
     assert [fact.name for fact in made.trace.facts] == ["france", "france", "fact 3", "rows 1"]
     assert made.trace.facts[0].effects == made.trace.facts[1].effects

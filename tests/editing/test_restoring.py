@@ -64,7 +64,7 @@ def reference(one: Model, asked: TracedRow, added: Tensor, cell: Cell | None, sa
     names = one.places.names(cell.kind, cell.layer) if cell else []
     clean: dict[str, Tensor] = {}
 
-    def first(output: Any) -> Tensor:
+    def first(output: Any) -> Any:
         return output[0] if isinstance(output, tuple) else output
 
     handles = [

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from posttrain.config.load import check
-from posttrain.editing import trace as module
 from posttrain.editing.facts import Fact, FactReader
+from posttrain.editing.restoring import run_of
 from posttrain.editing.trace import TraceConfig, noise_for, noise_scale, trace
 from posttrain.editing.trace_file import ROLES, Trace, read_trace
 from posttrain.errors import ConfigError, DataError, MissingError, PosttrainError
@@ -104,7 +104,8 @@ def test_the_batch_does_not_matter(loaded: LoadedModel, traced: Trace) -> None:
 def test_without_noise_there_is_no_effect(loaded: LoadedModel) -> None:
     made = trace(loaded, FACTS[:1], TraceConfig(samples=1, noise=0), say=print)
     (fact,) = made.facts
-    assert (made.sigma, fact.corrupted) == (0, pytest.approx(fact.clean, abs=2e-6))
+    assert made.sigma == 0
+    assert fact.corrupted == pytest.approx(fact.clean, abs=2e-6)
     assert all(abs(value) <= 2e-6 for effects in fact.effects.values() for own in effects for value in own)
 
 
@@ -170,7 +171,7 @@ def test_finished_facts_are_kept(
     loaded: LoadedModel, traced: Trace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said: list[str] = []
-    right, count = module.run_of, [0]
+    right, count = run_of, [0]
 
     def stops(*given: Any, **how: Any) -> Any:
         count[0] += 1
@@ -178,7 +179,7 @@ def test_finished_facts_are_kept(
             raise KeyboardInterrupt
         return right(*given, **how)
 
-    monkeypatch.setattr(module, "run_of", stops)
+    monkeypatch.setattr("posttrain.editing.trace.run_of", stops)
     with pytest.raises(PosttrainError, match=r"stopped while tracing facts .* cells\); finished facts are kept"):
         trace(loaded, FACTS, LESS, folder=tmp_path, say=said.append)
     assert len((tmp_path / "facts.jsonl").read_text("utf-8").splitlines()) == 2
@@ -208,14 +209,14 @@ def test_the_file(traced: Trace, tmp_path: Path) -> None:
 
 
 def test_numbers_that_are_none_name_the_fact(loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    right = module.run_of
+    right = run_of
 
     def broken(*given: Any, **how: Any) -> Any:
         run = right(*given, **how)
         run.clean = run.clean * float("nan")
         return run
 
-    monkeypatch.setattr(module, "run_of", broken)
+    monkeypatch.setattr("posttrain.editing.trace.run_of", broken)
     with pytest.raises(
         PosttrainError, match=r"rows\.jsonl:1: its probabilities are not finite; load the model in float32"
     ):

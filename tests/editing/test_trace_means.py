@@ -93,6 +93,7 @@ def test_no_peak() -> None:
         peaks += told.verdict == "peak"
     assert own > 8
     assert peaks <= 4
+    assert told is not None
     assert told.reason == "no layer's effect is above zero once it counts that the largest was chosen among all"
     assert told.layers == ()
 

@@ -186,7 +186,8 @@ class _Tracing:
                 meter.more(1)
         if not chosen:
             named = [Problem(one.location or one.name, one.reason) for one in skipped[:5]]
-            cause, mend = f"none of {len(skipped)} facts can be traced", "state what the model says, or leave answers out"
+            cause = f"none of {len(skipped)} facts can be traced"
+            mend = "state what the model says, or leave answers out"
             raise PosttrainError(Problem("trace", cause, mend), *named)
         return chosen, skipped
 
@@ -257,9 +258,9 @@ class _Tracing:
 
     def _words(self, reply: Reply, scored: Scored) -> str:
         """Return the scored words; a part of a character is shown as the part it is."""
-        return " ".join(token_names(self.loaded.tokenizer, reply.ids)[scored.first : scored.stop]) if (
-            scored.stop - scored.first == 1
-        ) else self.respondent.text(reply.ids[scored.first : scored.stop]).strip()  # fmt: skip
+        if scored.stop - scored.first > 1:
+            return self.respondent.text(reply.ids[scored.first : scored.stop]).strip()
+        return token_names(self.loaded.tokenizer, reply.ids)[scored.first]
 
     def _key(self, chosen: _Chosen) -> str:
         """Return the hash of everything that the trace of a fact depends on."""
