@@ -41,7 +41,7 @@ def same(one: Trace, other: Trace) -> bool:
     return one.model_dump_json() == other.model_dump_json()
 
 
-def test_what_is_found(traced: Trace) -> None:
+def test_what_is_found(loaded: LoadedModel, traced: Trace) -> None:
     assert (traced.layers, traced.window, len(traced.facts), traced.skipped) == (2, 1, 3, ())
     for fact in traced.facts:
         assert set(fact.effects) == {"state", "mlp", "attn"}
@@ -59,6 +59,8 @@ def test_what_is_found(traced: Trace) -> None:
     assert "Paris".startswith(france.scored)
     assert traced.facts[2].answer == ""
     assert "".join(france.tokens).startswith("capital")
+    twice = trace(loaded, [Fact("Hamlet? who wrote Hamlet?", "Hamlet")], LESS, say=print).facts[0]
+    assert next(role for role, noisy in zip(twice.roles, twice.noisy, strict=True) if noisy) == "repeated"
     assert traced.facts[1].roles[0] == "last_subject", "one token holds the whole subject"
 
 

@@ -29,6 +29,8 @@ def flat(*last_subject: float) -> FactTrace:
 
 def test_roles() -> None:
     assert roles_of(0, range(1, 3), 4) == ("before", "first_subject", "last_subject", "first_after", "last")
+    named = ("repeated", "before", "last_subject", "first_after", "repeated", "later", "last")
+    assert roles_of(0, range(2, 3), 6, (0, 2, 4)) == named
     assert roles_of(5, range(5, 6), 5) == ("last_subject",), "the subject may be the last that is read"
     assert roles_of(2, range(2, 7), 9) == (
         "first_subject", "middle_subject", "middle_subject", "middle_subject", "last_subject", "first_after", "later", "last",
@@ -65,18 +67,34 @@ def noisy(mean: Sequence[float], n: int, spread: float, seed: int = 0) -> list[F
 
 
 def test_a_peak() -> None:
-    told = advise(noisy([0.02, 0.1, 0.4, 0.15, 0.02, 0.0], 12, 0.05))
+    told = advise(noisy([0.02, 0.1, 0.4, 0.15, 0.02, 0.0], 12, 0.05), 1)
     assert told is not None
     assert (told.verdict, told.layer, told.layers, told.band, told.alike) == ("peak", 2, (2,), (2,), (2,))
     assert told.low is not None
     assert 0.3 < told.low < told.mean < 0.5
-    wide = advise(noisy([0] * 3 + [0.1, 0.2, 0.4, 0.35, 0.3] + [0] * 16, 12, 0.02))
+    wide = advise(noisy([0] * 3 + [0.1, 0.2, 0.4, 0.35, 0.3] + [0] * 16, 12, 0.02), 3)
     assert wide is not None
-    assert (wide.layers, wide.band) == ((5,), (4, 5, 6, 7)), "a sixth of 24 layers in a row, with the largest sum"
+    assert (wide.layers, wide.band) == ((5,), (3, 4, 5, 6))
+
+
+def test_windows_with_layer_0_are_not_counted() -> None:
+    """They restore what the token is."""
+    effects = [0.5] * 6 + [0.2, 0.15] + [0.0] * 22
+    told = advise(noisy(effects, 12, 0.02), 10)
+    assert told is not None
+    assert (told.layer, told.layers, told.band, told.left_out) == (6, (6,), (4, 5, 6, 7, 8), 6)
+    assert told.first == pytest.approx(0.5, abs=0.03)
+    only = advise(noisy([0.5] + [0.0] * 5, 12, 0.02), 1)
+    assert only is not None
+    assert (only.verdict, only.left_out) == ("none", 1)
+    assert only.first == pytest.approx(0.5, abs=0.03)
+    every = advise(noisy([0.5, 0.1], 12, 0.02), 10)
+    assert every is not None
+    assert (every.layer, every.left_out) == (0, 0), "no window is without it"
 
 
 def test_two_layers_that_are_alike() -> None:
-    told = advise(noisy([0.0, 0.3, 0.31, 0.0, 0.0, 0.0], 12, 0.1))
+    told = advise(noisy([0.0, 0.3, 0.31, 0.0, 0.0, 0.0], 12, 0.1), 1)
     assert told is not None
     assert told.verdict == "peak"
     assert set(told.alike) == {1, 2}
@@ -86,7 +104,7 @@ def test_no_peak() -> None:
     """The largest of thirty means of noise is often above zero by its own interval, and seldom by that of all layers."""
     own = peaks = 0
     for seed in range(40):
-        told = advise(noisy([0.0] * 30, 8, 0.1, seed))
+        told = advise(noisy([0.0] * 30, 8, 0.1, seed), 1)
         assert told is not None
         assert told.low is not None
         own += told.low > 0
@@ -99,25 +117,25 @@ def test_no_peak() -> None:
 
 
 def test_few_facts_are_a_hint() -> None:
-    told = advise(noisy([0.0, 0.4, 0.0], 3, 0.01))
+    told = advise(noisy([0.0, 0.4, 0.0], 3, 0.01), 1)
     assert told is not None
     assert (told.verdict, told.layers) == ("hint", (1,))
     assert told.reason == "fewer than 5 facts say nothing for sure"
-    one = advise([flat(0.1, 0.2)])
+    one = advise([flat(0.1, 0.2)], 1)
     assert one is not None
     assert (one.verdict, one.low, one.n) == ("hint", None, 1)
-    none = advise([flat(-0.1, -0.2)])
+    none = advise([flat(-0.1, -0.2)], 1)
     assert none is not None
     assert none.verdict == "none"
 
 
 def test_effects_that_are_all_alike_have_no_spread() -> None:
-    told = advise([flat(0.0, 0.2, 0.0)] * 6)
+    told = advise([flat(0.0, 0.2, 0.0)] * 6, 1)
     assert told is not None
     assert (told.verdict, told.layer) == ("peak", 1)
-    assert advise([flat(0.0, 0.0)] * 6).verdict == "none"  # type: ignore[union-attr]
+    assert advise([flat(0.0, 0.0)] * 6, 1).verdict == "none"  # type: ignore[union-attr]
 
 
 def test_without_mlp_there_is_no_advice() -> None:
     bare = flat(0.1, 0.2)
-    assert advise([bare.model_copy(update={"effects": {"state": bare.effects["mlp"]}})]) is None
+    assert advise([bare.model_copy(update={"effects": {"state": bare.effects["mlp"]}})], 1) is None

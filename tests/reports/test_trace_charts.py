@@ -28,7 +28,7 @@ def traced(layers: int = 3, facts: int = 2) -> Trace:
     ]  # fmt: skip
     return Trace(
         model="pocket:chat", layers=layers, window=2, sigma=0.1, clean=mean_of([0.9]), corrupted=mean_of([0.1]),
-        total_effect=mean_of([0.8]), averages=averages(own, KINDS), advice=advise(own), facts=tuple(own),
+        total_effect=mean_of([0.8]), averages=averages(own, KINDS), advice=advise(own, 2), facts=tuple(own),
     )  # fmt: skip
 
 

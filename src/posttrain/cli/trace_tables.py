@@ -125,7 +125,10 @@ def advice_lines(advice: Advice) -> Iterator[str]:
     if len(advice.alike) > 1:
         listed = ", ".join(map(str, advice.alike))
         yield translate(f"with other facts of this kind the largest may be at another of these layers: {listed}")
-    if advice.layer == 0 and advice.verdict != "none":
-        yield translate("layer 0 makes of the embedding what the token is: this need not be where the fact is")
+    if advice.left_out:
+        effect = f"{advice.first:.3f}"
+        yield translate(
+            f"windows with layer 0 are not counted, which tell the model who the subject is: up to {effect}"
+        )
     caveat = "where a fact is recalled is not always where it is best edited (arXiv:2301.04213): compare by an exam"
     yield translate(caveat)

@@ -249,7 +249,7 @@ class _Tracing:
             opening=self.respondent.text(reply.ids[: scored.first]),
             scored=self._words(reply, scored),
             tokens=tuple(names[at] for at in shown),
-            roles=roles_of(asked.begins, asked.subject, last),
+            roles=roles_of(asked.begins, asked.subject, last, row.noisy),
             noisy=tuple(at in row.noisy for at in shown),
             clean=rounded(clean),
             corrupted=rounded(corrupted),
@@ -291,7 +291,7 @@ class _Tracing:
             corrupted=mean_of([fact.corrupted for fact in traced]),
             total_effect=mean_of([fact.total_effect for fact in traced], -1.0),
             averages=averages(traced, self.config.kinds),
-            advice=advise(traced, seed=self.seed),
+            advice=advise(traced, self.places.width, seed=self.seed),
             facts=tuple(traced),
             skipped=tuple(skipped),
         )

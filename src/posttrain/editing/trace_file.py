@@ -43,11 +43,15 @@ FORMAT = 1
 NAME, PARTS = "trace.json", "facts.jsonl"
 DIGITS = 6
 
-Role = Literal["before", "first_subject", "middle_subject", "last_subject", "first_after", "later", "last"]
+Role = Literal[
+    "before", "first_subject", "middle_subject", "last_subject", "first_after", "repeated", "later", "last"
+]  # fmt: skip
 ROLES: tuple[Role, ...] = (
-    "before", "first_subject", "middle_subject", "last_subject", "first_after", "later", "last"
+    "before", "first_subject", "middle_subject", "last_subject", "first_after", "repeated", "later", "last"
 )  # fmt: skip
-"""What a token is to a fact, as in the paper. A subject's only token is its last one."""
+"""What a token is to a fact, as in the paper; `repeated` is of the subject where it is named once more, in the question
+or in the model's own words. A subject's only token is its last one.
+"""
 ALL = "all"
 """The mean over all tokens from the subject on: a number for each layer, whatever the token."""
 
@@ -121,7 +125,8 @@ class Advice(_Part):
     verdict: `peak` (one layer has an effect that is above zero, counting that it was chosen among all), `hint` (too few
     facts to say), or `none`; layer: the one with the largest mean effect of `kind` at tokens of `role`; layers: for an
     editor of one layer; band: for an editor of several; mean, low, high: of that layer; alike: the layers that are the
-    largest in 95 % of resamples of the facts, the likeliest first; reason: in words.
+    largest in 95 % of resamples of the facts, the likeliest first; left_out: so many layers from the first on, whose
+    windows hold layer 0, were not considered; first: the largest mean effect of these; reason: in words.
     """
 
     verdict: Literal["peak", "hint", "none"]
@@ -135,6 +140,8 @@ class Advice(_Part):
     low: float | None = None
     high: float | None = None
     alike: tuple[int, ...] = ()
+    left_out: int = 0
+    first: float = 0.0
     reason: str = ""
 
 

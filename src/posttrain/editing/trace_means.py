@@ -13,15 +13,15 @@ same resamples say which layers would have been the largest.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from posttrain.editing.places import Kind
+from posttrain.editing.places import Kind, window_of
 from posttrain.editing.trace_file import ALL, ROLES, Advice, Average, FactTrace, Mean, Role, rounded
 
-__all__ = ["advise", "averages", "mean_of", "roles_of"]
+__all__ = ["advise", "averages", "band_around", "mean_of", "roles_of"]
 
 T975 = (
     12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622, 2.2281, 2.2010, 2.1788, 2.1604, 2.1448,
@@ -40,24 +40,27 @@ WIDEST = 5
 Array = NDArray[np.float64]
 
 
-def roles_of(begins: int, subject: range, last: int) -> tuple[Role, ...]:
-    """Return the role of each token from the question's first to the last one that is read.
+def roles_of(begins: int, subject: range, last: int, noisy: Collection[int] = ()) -> tuple[Role, ...]:
+    """Return the role of each token from the question's first to the last one that is read. noisy: the tokens that
+    mention the subject.
 
     >>> roles_of(3, range(4, 7), 9)
     ('before', 'first_subject', 'middle_subject', 'last_subject', 'first_after', 'later', 'last')
-    >>> roles_of(0, range(1, 2), 2)
-    ('before', 'last_subject', 'last')
+    >>> roles_of(0, range(1, 2), 5, noisy=(1, 3, 4))
+    ('before', 'last_subject', 'first_after', 'repeated', 'repeated', 'last')
     """
 
     def role(at: int) -> Role:
-        if at < subject.start:
-            return "before"
         if at in subject:
             if at == subject[-1]:
                 return "last_subject"
             return "first_subject" if at == subject.start else "middle_subject"
         if at == last:
             return "last"
+        if at in noisy:
+            return "repeated"
+        if at < subject.start:
+            return "before"
         return "first_after" if at == subject.stop else "later"
 
     return tuple(role(at) for at in range(begins, last + 1))
@@ -113,9 +116,12 @@ def _average(values: Array, least: float = -1.0) -> Average:
 # ---- which layers to edit --------------------------------------------------------------------------------------------
 
 
-def advise(facts: Sequence[FactTrace], *, seed: int = 0) -> Advice | None:
+def advise(facts: Sequence[FactTrace], width: int, *, seed: int = 0) -> Advice | None:
     """Return which layers to edit, by the windows of feed-forward parts at the subject's last token; None if these were
-    not traced.
+    not traced. width: of the windows.
+
+    Windows with layer 0 are left out: its feed-forward part sees hardly more than the token, whose embedding got the
+    noise, so that restoring it tells the model who the subject is, and not what is known of it.
     """
     rows = [
         row for fact in facts if "mlp" in fact.effects and (row := _of_role(fact, "mlp", "last_subject")) is not None
@@ -123,32 +129,36 @@ def advise(facts: Sequence[FactTrace], *, seed: int = 0) -> Advice | None:
     if not rows:
         return None
     values = np.stack(rows)  # (N, L)
-    n = len(values)
-    average = _average(values)
-    mean = values.mean(0)
-    layer = int(mean.argmax())
+    n, count = values.shape
+    begins = next((at for at in range(count) if 0 not in window_of(at, width, count)), 0)
+    average, mean = _average(values), values.mean(0)
+    layer = begins + int(mean[begins:].argmax())
     found = {
         "n": n, "layer": layer, "mean": average.mean[layer],
         "low": average.low[layer] if average.low else None, "high": average.high[layer] if average.high else None,
+        "left_out": begins, "first": rounded(float(mean[:begins].max())) if begins else 0.0,
     }  # fmt: skip
-    layers, band = (layer,), _band(mean, layer)
+    layers, band = (layer,), band_around(layer, count)
     if n < FEWEST:
         reason = f"fewer than {FEWEST} facts say nothing for sure"
         verdict = "hint" if mean[layer] > 0 else "none"
         return Advice(verdict=verdict, layers=layers, band=band, reason=reason, **found)
-    lowest, alike = _surely(values, layer, seed)
+    lowest, wins = _surely(values[:, begins:], layer - begins, seed)
+    alike = tuple(begins + at for at in wins)
     if lowest <= 0:
         reason = "no layer's effect is above zero once it counts that the largest was chosen among all"
         return Advice(verdict="none", alike=alike, reason=reason, **found)
     return Advice(verdict="peak", layers=layers, band=band, alike=alike, **found)
 
 
-def _band(mean: Array, layer: int) -> tuple[int, ...]:
-    """Return the layers in a row around a layer with the largest sum of effects."""
-    count = len(mean)
+def band_around(layer: int, count: int) -> tuple[int, ...]:
+    """Return the layers in a row with a layer in their middle: a sixth of all, five at most.
+
+    >>> band_around(6, 30), band_around(1, 30), band_around(23, 24), band_around(2, 6)
+    ((4, 5, 6, 7, 8), (0, 1, 2, 3, 4), (20, 21, 22, 23), (2,))
+    """
     width = max(1, min(WIDEST, round(count / BAND)))
-    starts = range(max(0, layer - width + 1), min(layer, count - width) + 1)
-    start = max(starts, key=lambda at: float(mean[at : at + width].sum()))
+    start = min(max(0, layer - width // 2), count - width)
     return tuple(range(start, start + width))
 
 
