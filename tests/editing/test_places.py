@@ -102,7 +102,7 @@ def test_what_cannot_be_traced() -> None:
 
 
 def test_windows() -> None:
-    assert [auto_window(n) for n in (1, 2, 6, 9, 12, 24, 28, 30, 48)] == [1, 1, 1, 3, 3, 7, 9, 10, 10]
+    assert [auto_window(n) for n in (1, 5, 6, 9, 12, 24, 28, 30, 48)] == [1, 1, 3, 3, 3, 7, 9, 10, 10]
     assert list(window_of(18, 10, 48)) == list(range(13, 23))  # as in the paper's code: [l - 5, l + 5)
     assert list(window_of(1, 10, 48)) == list(range(6))
     assert list(window_of(47, 10, 48)) == list(range(42, 48))

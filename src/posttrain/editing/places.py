@@ -29,17 +29,21 @@ attention parts of several layers in a row."""
 KINDS: tuple[Kind, ...] = ("state", "mlp", "attn")
 WINDOW = 10
 """Layers in a window, as in the paper, whose models have 28 to 48 layers."""
+SHALLOW = 6
+"""Models with fewer layers than this are traced layer by layer."""
 
 
 def auto_window(count: int) -> int:
     """Return the width of windows: 10 layers; of a model with fewer than 30 a third of them, rounded down to an odd
-    number, so that a window has a middle layer.
+    number, so that a window has a middle layer, and at least 3; of one with fewer than 6 a single layer.
 
     >>> [auto_window(count) for count in (2, 6, 12, 24, 30, 48)]
-    [1, 1, 3, 7, 10, 10]
+    [1, 3, 3, 7, 10, 10]
     """
     third = count // 3
-    return WINDOW if third >= WINDOW else max(1, third - (third + 1) % 2)
+    if third >= WINDOW:
+        return WINDOW
+    return max(3, third - (third + 1) % 2) if count >= SHALLOW else 1
 
 
 def window_of(layer: int, width: int, count: int) -> range:

@@ -57,7 +57,7 @@ class TraceConfig(Config):
     kinds: tuple[Kind, ...] = KINDS
     """What is restored: state (one layer's output), mlp and attn (the parts' outputs in several layers in a row)."""
     window: int | None = Field(None, ge=1)
-    """Layers in a row of which mlp and attn are restored; null: 10, or a third of fewer than 30 layers (made odd)."""
+    """Layers in a row of which mlp and attn are restored; null: 10, or a third of fewer than 30."""
     samples: int = Field(10, ge=1)
     """Samples of noise for each fact."""
     noise: float = Field(3.0, ge=0)
