@@ -58,7 +58,7 @@ def test_both_languages(language: str) -> None:
     for svg in (charts.averages_svg(trace, language), charts.layers_svg(trace, language)):
         told = " ".join(words(svg))
         assert ("last subject token" in told) == (language == "en")
-        assert ("主體的最後一個詞元" in told) == (language != "en")
+        assert ("主詞的最後一個詞元" in told) == (language != "en")
         assert "pocket:chat" in told
         assert "{" not in told
 

@@ -20,7 +20,7 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from pydantic import Field, field_validator
@@ -51,8 +51,6 @@ GPU = 32
 
 class TraceConfig(Config):
     """How facts are traced."""
-
-    SCHEMA: ClassVar[str] = "trace"
 
     kinds: tuple[Kind, ...] = KINDS
     """What is restored: state (one layer's output), mlp and attn (the parts' outputs in several layers in a row)."""
