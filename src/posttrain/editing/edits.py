@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 from posttrain.config.change import Change
-from posttrain.data.chat import encode_prompt, prompt_text
+from posttrain.data.chat import prompt_text
 from posttrain.data.records import Message
 from posttrain.errors import DataError, Problem
 from posttrain.inference.encoding import PromptEncoder

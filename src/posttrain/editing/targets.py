@@ -40,7 +40,7 @@ GROUP_TOKENS = 2048
 class TargetConfig(Config):
     """How target vectors are searched."""
 
-    steps: int = Field(25, ge=1)
+    steps: int = Field(40, ge=1)
     """Steps of Adam, at most."""
     learning_rate: float = Field(0.5, gt=0)
     """Its learning rate."""

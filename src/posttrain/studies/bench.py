@@ -73,6 +73,7 @@ class Bench:
         self.before = ModelRespondent(self.loaded)
         self._before_cache: tuple[str, dict[Any, Any]] = ("", {})
         self._work: LoadedModel | None = None
+        self._said: set[str] = set()
         self._replays: dict[str, list[Encoded] | PosttrainError] = {}
 
     def _found(self, name: str, product: Path | None) -> LoadedModel:
@@ -116,6 +117,12 @@ class Bench:
         if was_untied(model):
             self.say(f"{self.name}: the adapter is on one of two places that share a matrix; merged, each has its own")
         return loaded
+
+    def say_once(self, text: str) -> None:
+        """Give the user a line about the untouched model, unless an earlier cell has given it."""
+        if text not in self._said:
+            self._said.add(text)
+            self.say(text)
 
     @property
     def fingerprint(self) -> str:
