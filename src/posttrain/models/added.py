@@ -27,7 +27,7 @@ from posttrain.models.notes import head_modules
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from posttrain.models.curvature import Example
+    from posttrain.models.examples import Example
 
 __all__ = [
     "ADDED",

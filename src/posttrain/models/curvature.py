@@ -42,6 +42,7 @@ from torch import Tensor, nn
 
 from posttrain.errors import PosttrainError, Problem
 from posttrain.models._scores import length_groups, sign_pull, squared_into
+from posttrain.models.examples import Example
 from posttrain.models.logits import logits_at, raised
 from posttrain.models.memory import trim
 from posttrain.models.meter import Meter
@@ -67,14 +68,6 @@ LEAST_BATCHES = 16
 """Smallest number of batches, if there are that many rows. The relative standard deviation of an entry is about sqrt(2
 / 16).
 """
-
-
-class Example(NamedTuple):
-    """One row: inputs (T,); positions (K,) at which logits are used; targets (K,), the labels at these positions."""
-
-    inputs: Tensor
-    positions: Tensor
-    targets: Tensor
 
 
 class Curvature(NamedTuple):
