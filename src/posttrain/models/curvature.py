@@ -44,6 +44,7 @@ from posttrain.errors import PosttrainError, Problem
 from posttrain.models._scores import length_groups, sign_pull, squared_into
 from posttrain.models.examples import Example
 from posttrain.models.logits import logits_at, raised
+from posttrain.models.marks import mark
 from posttrain.models.memory import trim
 from posttrain.models.meter import Meter
 
@@ -91,7 +92,7 @@ class Curvature(NamedTuple):
 
 def language_logits(model: nn.Module, inputs: Tensor, positions: Tensor) -> Tensor:
     """Return the logits (K, V) of a causal model at the given positions (K,)."""
-    return logits_at(model, inputs, positions)[0]
+    return logits_at(model, mark(model, inputs, positions[:1] + 1), positions)[0]
 
 
 def fisher(
@@ -313,6 +314,7 @@ class _Work:
                 columns = torch.cat(supervised).unique()  # type: ignore[no-untyped-call]  # (K,)
                 asked = torch.stack([torch.isin(columns, own) for own in supervised])  # (R, K)
                 inputs = torch.nn.utils.rnn.pad_sequence([e.inputs for e in rows], batch_first=True)
+                inputs = mark(self.model, inputs, torch.stack([e.positions[0] + 1 for e in rows]))
                 with torch.enable_grad():
                     logits = logits_at(self.model, inputs.to(self.device), columns.to(self.device))  # (R, K, V)
                     logits = logits[asked.to(self.device)]  # (N, V), row by row, each row's positions ascending
