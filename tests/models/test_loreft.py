@@ -49,14 +49,13 @@ def moved(model: Any, size: float = 0.5) -> Any:
 
 def group_at(part: Loreft, place: int, prompt: int) -> int | None:
     """The group of a place, counted from 0, in a row whose first `prompt` tokens are the prompt."""
-    s = part.settings
+    prefix, suffix, share = int(part.settings["prefix"]), int(part.settings["suffix"]), part.settings["share"]
     if place >= prompt:
         return None
-    if place >= prompt - s["suffix"]:
-        from_the_end = prompt - 1 - place
-        return {"all": 0, "ends": int(s["prefix"] > 0), "none": s["prefix"] + from_the_end}[s["share"]]
-    if place < s["prefix"]:
-        return {"all": 0, "ends": 0, "none": place}[s["share"]]
+    if place >= prompt - suffix:
+        return {"all": 0, "ends": int(prefix > 0), "none": prefix + prompt - 1 - place}[share]
+    if place < prefix:
+        return {"all": 0, "ends": 0, "none": place}[share]
     return None
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
 import pytest
 import torch
+import transformers
 from torch import Tensor
 
 from posttrain.errors import PosttrainError
@@ -27,9 +27,9 @@ from posttrain.models.merge_adapter import some_logits
 from tests.inference import test_scoring as scored
 from tests.inference.test_decode import NO_STOP, TIE
 from tests.models.test_bottleneck import encoder
-from tests.models.test_loreft import IDS, PROMPTS, by_hand, moved, part_of, with_loreft
-from tests.models.test_prefix import made
-from tests.pico import FAMILIES
+from tests.models.test_loreft import PROMPTS, by_hand, moved, part_of, with_loreft
+from tests.models.test_prefix import IDS, made
+from tests.pico import FAMILIES, config
 
 USUAL: dict[str, Any] = {"prefix": 2, "suffix": 3, "share": "none"}
 """Positions of their own: an error by one place shows."""
@@ -202,6 +202,24 @@ def test_the_text_of_an_encoder_is_its_prompt_and_padding_is_not() -> None:
     assert not torch.allclose(found[1:], base(IDS[1:, :5]).logits, atol=1e-2)
 
 
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+@torch.no_grad()
+def test_the_text_of_a_decoder_with_a_head_is_its_prompt(family: str) -> None:
+    """Its end is found by the padding token in clean ids, also where a real token has the same id."""
+    base = transformers.AutoModelForSequenceClassification.from_config(config(family), dtype=torch.float32)
+    model = changed(scored.spread(base, 4.0), suffix=1, prefix=0)
+    texts = [[20, 21, 0, 22, 23], [30, 31, 32], [40]]
+    ids = torch.tensor([text + [0] * (5 - len(text)) for text in texts])
+    mask = torch.tensor([[1] * len(text) + [0] * (5 - len(text)) for text in texts])
+    found = model(ids, attention_mask=mask).logits
+    if family == "llama":
+        assert torch.equal(model(ids, mask).logits, found)
+    for text, logits in zip(texts, found, strict=True):
+        own = model(torch.tensor([text])).logits[0]
+        assert torch.allclose(logits, own, atol=1e-4 * float(own.abs().max()))
+    assert (found - base(ids, attention_mask=mask).logits).abs().min() > 1e-3  # all see the change at their ends
+
+
 # ---- as training reads -----------------------------------------------------------------------------------------------
 
 
@@ -239,7 +257,8 @@ def test_rows_of_training_whole_and_in_one_line(family: str, monkeypatch: pytest
         states = states_at(model, mark(model, ids, prompts), asked)
         logits = head.logits(states, torch.float32)
         assert torch.allclose(logits, expected, atol=2e-4)
-        (logits.log_softmax(-1)[:, 7] * torch.arange(1, len(logits) + 1)).sum().backward()
+        weighted = logits.log_softmax(-1)[:, 7] * torch.arange(1, len(logits) + 1)
+        weighted.sum().backward()  # type: ignore[no-untyped-call]
         return [p.grad.clone() for p in part_of(model).parameters() if p.grad is not None]
 
     plain, together = gradients(False), gradients(True)
@@ -265,6 +284,7 @@ def test_fisher_information_reads_prompts_as_training_does(chunk_rows: int) -> N
             total += model.get_parameter(name).grad.square()
     moving = {n: model.get_parameter(n) for n in sums}
     found = fisher(model, moving, examples, kind="empirical", chunk_rows=chunk_rows)
+    assert found.reason == "a part of the model looks where each prompt ends"
     for name, total in sums.items():
         assert torch.allclose(found.diagonal[name] * found.positions, total, rtol=1e-3, atol=1e-6)
     whole = [fisher(model, moving, examples, kind=kind, draws=200, seed=1).trace for kind in ("signs", "true")]
@@ -305,10 +325,7 @@ def test_the_state_of_a_pass_ends_with_it_even_after_an_error() -> None:
 @torch.no_grad()
 def test_states_that_are_laid_out_otherwise_are_an_error() -> None:
     model = changed(made("llama"))
-    hook = model.model.layers[0].register_forward_pre_hook(lambda _, args: (args[0][:, 1:], *args[1:]))
-    with (
-        warnings.catch_warnings(),
-        pytest.raises(Exception, match=r"states are \(2, 8, 32\), and the ids|size of tensor"),
-    ):
+    hook = model.model.layers[0].register_forward_hook(lambda *_: part_of(model).there(torch.zeros(18, 32)) and None)
+    with pytest.raises(PosttrainError, match=r"states are \(18, 32\), and the ids \(2, 9\)"):
         model(mark(model, IDS, PROMPTS))
     hook.remove()

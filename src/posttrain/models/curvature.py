@@ -44,7 +44,7 @@ from posttrain.errors import PosttrainError, Problem
 from posttrain.models._scores import length_groups, sign_pull, squared_into
 from posttrain.models.examples import Example
 from posttrain.models.logits import logits_at, raised
-from posttrain.models.marks import mark
+from posttrain.models.marks import mark, marked_part
 from posttrain.models.memory import trim
 from posttrain.models.meter import Meter
 
@@ -253,6 +253,8 @@ class _Work:
         """
         rows = min(self.chunk_rows, CHUNK_BYTES // max(self.gradient_bytes, 1))
         reason = "" if rows > 1 else "gradients of one row fill the memory meant for several"
+        if marked_part(self.model) is not None:
+            reason = "a part of the model looks where each prompt ends"
         if not reason:
             try:
                 with warnings.catch_warnings():

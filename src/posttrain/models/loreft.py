@@ -120,12 +120,11 @@ class Subspaces(nn.Module):
         if not places:
             return states
         with torch.autocast(states.device.type, enabled=False):
-            rotation, flat = self.rotation(), states.flatten(0, 1)
-            for group, at in places:
-                before = flat[at].to(rotation.dtype)
-                changed = reft(before, rotation[group], _fine(self.weight[group]), _fine(self.bias[group]))
-                flat = flat.index_copy(0, at, changed.to(flat.dtype))
-        return flat.view_as(states)
+            rotation, weight, bias = self.rotation(), _fine(self.weight), _fine(self.bias)
+            flat = states.flatten(0, 1)
+            changed = [reft(flat[at].to(rotation.dtype), rotation[g], weight[g], bias[g]) for g, at in places]
+            made = flat.index_copy(0, torch.cat([at for _, at in places]), torch.cat(changed).to(flat.dtype))
+        return made.view_as(states)
 
     def after(self, module: nn.Module, args: Any, output: Any) -> Any:
         """Change the layer's output, or the first of its outputs. This is the forward hook."""

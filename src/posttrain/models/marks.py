@@ -14,6 +14,7 @@ for texts the whole text is the prompt, and no marks are needed.
 
 from __future__ import annotations
 
+import inspect
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -80,7 +81,10 @@ class Marked(Added):
         self._opened, self.places = id(module), None
         ids = args[0] if args else kwargs.get("input_ids")
         if self.on:
-            self.places = _places(self._found(ids, kwargs))
+            named = kwargs
+            if len(args) > 1:
+                named = inspect.signature(module.forward).bind_partial(*args, **kwargs).arguments
+            self.places = _places(self._found(ids, named))
         if not isinstance(ids, Tensor):
             return None
         clean = ids - (ids >> SHIFT << SHIFT)
