@@ -24,6 +24,7 @@ from posttrain.inference.protocol import Scored, Told, Usage, nobody
 from posttrain.inference.support import support, taking_masks, warn
 from posttrain.inference.tree import Ints, Limits, Tree, in_rows, plan
 from posttrain.models.logits import core_of
+from posttrain.models.marks import mark_prompts
 
 __all__ = ["LOGITS_BYTES", "distributions", "score"]
 
@@ -115,7 +116,9 @@ def _readings(
     """Plan the forward passes, run them, and count their cost in `usage`."""
     _check(pairs, context_limit(model))
     usage.requests += len(pairs)
-    tree = Tree(pairs)
+    contexts = mark_prompts(model, [context for context, _ in pairs])
+    marked = [(context, continuation) for context, (_, continuation) in zip(contexts, pairs, strict=True)]
+    tree = Tree(marked)
     usage.least_tokens += tree.least_tokens
     if not tree.rows:
         return
@@ -126,7 +129,7 @@ def _readings(
             usage.plain_reason = can.reason if can.kind == "plain" else usage.plain_reason
             usage.plain_requests += sum(tree.ends) if can.kind == "plain" else 0
         if can.kind == "plain":
-            tree = Tree(pairs, share=False)
+            tree = Tree(marked, share=False)
         if core_of(model).device.type == "cpu":
             batch_tokens = min(batch_tokens, CPU_TOKENS)
         answers = max(1, LOGITS_BYTES // (4 * int(numbers_of(model)["vocab_size"])))
