@@ -10,6 +10,7 @@ session.save(folder)     # a small delta that loads as a model
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -27,7 +28,7 @@ from posttrain.editing.contexts import Language, write_contexts
 from posttrain.editing.editors._base import Change, EditContext, EditorConfig, Figures
 from posttrain.editing.edits import Edit, Form, RowMaker, chinese
 from posttrain.editing.moments import Moment, cached_moments
-from posttrain.editing.reading import batches, padded
+from posttrain.editing.reading import batches, look, padded
 from posttrain.editing.sites import Site, Sites, find_sites
 from posttrain.editing.targets import Search
 from posttrain.errors import ConfigError, PosttrainError, Problem
@@ -42,16 +43,18 @@ from posttrain.retention.cache_folder import default_cache
 from posttrain.retention.replay.self import SelfReplayConfig, self_replay
 from posttrain.retention.selection import ReplayContext, packaged_prompts, read_prompts
 
-__all__ = ["Applied", "EditSession", "Harm", "Refused", "own_texts"]
+__all__ = ["Applied", "EditSession", "Harm", "Preview", "Refused", "own_texts", "preview", "said_already"]
 
 HARM_NATS = 0.5
 """Rise of the loss on other texts, in nats per token, above which a batch of edits is refused."""
-FOREIGN_NATS = 2.5
-"""Mean loss of the model's own answers after raw prompts, in nats per token, above which it does not speak so. Pocket
-has 4.4, SmolLM2-135M-Instruct 1.5.
+FOREIGN_NATS = 1.5
+"""If the model's own answers in chats lose more than this after raw prompts, in nats per token, it does not speak so.
+Pocket loses 3.3, SmolLM2-135M-Instruct 0.9.
 """
-ASKED, ASKED_TOKENS = 16, 16
+ASKED, ASKED_TOKENS = 32, 16
 """Number of packaged prompts that are tried, and tokens of the answers."""
+ANCHORED = 32
+"""Number of edits whose target vectors in the untouched model give the norm anchor."""
 HARM_TEXTS = 32
 """Number of texts on which it is measured."""
 LONGEST = 512
@@ -99,6 +102,17 @@ class Applied:
             deltas=tuple(left for delta in self.deltas if (left := delta.without(gone)) is not None),
             past={layer: keys[:, keep] for layer, keys in self.past.items()},
         )
+
+
+class Preview(NamedTuple):
+    """What an editing would do: edits, batches, rows of each edit, the matrices, the forms, and seconds, about."""
+
+    edits: int
+    batches: int
+    rows: int
+    weights: tuple[str, ...]
+    forms: tuple[Form, ...]
+    wall_s: float
 
 
 class Refused(PosttrainError):
@@ -204,16 +218,13 @@ class EditSession:
         return ("chat",)
 
     def _raw_loss(self) -> float:
-        """Return the mean loss of the model's own answers in chats when they follow raw prompts, in nats per token."""
+        """Return by how much the model's own answers in chats lose after raw prompts, in nats per token."""
         prompts = self._prompts(ASKED)
         answers = self.respondent.answers(prompts, max_new_tokens=ASKED_TOKENS)
-        asked = [
-            (Plain(prompt), answer.text if chinese(answer.text[:1]) else f" {answer.text}")
-            for prompt, answer in zip(prompts, answers, strict=True)
-            if answer.text
-        ]
-        scored = self.respondent.logprobs(asked)
-        return -sum(one.sum_nats for one in scored) / max(1, sum(one.tokens for one in scored))
+        said = [(prompt, answer.text) for prompt, answer in zip(prompts, answers, strict=True) if answer.text]
+        raw = [(Plain(prompt), text if chinese(text[:1]) else f" {text}") for prompt, text in said]
+        nats = [[-one.sum_nats / one.tokens for one in self.respondent.logprobs(asked)] for asked in (raw, said)]
+        return (sum(nats[0]) - sum(nats[1])) / max(1, len(said))
 
     # ---- editing -------------------------------------------------------------------------------------------------
 
@@ -257,19 +268,8 @@ class EditSession:
             deltas.append(delta)
             parameter.data.copy_(added(parameter.data, delta))
 
-        past = {layer: [one.past[layer] for one in self.applied if layer in one.past] for layer in self._layers()}
-        known = {layer: len(keys) for layer, keys in past.items()}
-        maker = RowMaker(self.loaded.tokenizer, forms=self.forms if config.forms == "auto" else config.forms)
-        context = EditContext(
-            search=Search(self.sites, maker, self.say, self._known),
-            texts=self.before,
-            moments=self.moments,
-            write=write,
-            past=past,
-            memory=self._memory,
-            sample=() if self.applied else every[:32],
-            say=self.say,
-        )
+        context = self.context(config, every, write)
+        known = {layer: len(keys) for layer, keys in context.past.items()}
         entry = registry.load("editor", config.kind)
         weights = {name: parameter.detach().clone() for name, parameter in self._edited().items()}
         try:
@@ -283,7 +283,7 @@ class EditSession:
                 self.sites.model.get_parameter(delta.weight).data.copy_(start)
             self._memory.clear()
             raise
-        keys = {layer: own[-1] for layer, own in past.items() if len(own) > known.get(layer, 0)}
+        keys = {layer: own[-1] for layer, own in context.past.items() if len(own) > known.get(layer, 0)}
         self._loss = after
         self._next += len(edits)
         numbers = tuple(range(number, number + len(edits)))
@@ -291,8 +291,22 @@ class EditSession:
         self.applied.append(made)
         return made
 
-    def _layers(self) -> set[int]:
-        return {layer for one in self.applied for layer in one.past}
+    def context(
+        self, config: EditorConfig, edits: Sequence[Edit], write: Callable[[Site, Change, Sequence[int]], None]
+    ) -> EditContext:
+        """Return what an editor works with. edits: all that will be written; write: see `EditContext`."""
+        layers = {layer for one in self.applied for layer in one.past}
+        forms = self.forms if config.forms == "auto" else config.forms
+        return EditContext(
+            search=Search(self.sites, RowMaker(self.loaded.tokenizer, forms=forms), self.say, self._known),
+            texts=self.before,
+            moments=self.moments,
+            write=write,
+            past={layer: [one.past[layer] for one in self.applied if layer in one.past] for layer in layers},
+            memory=self._memory,
+            sample=() if self.applied else edits[:ANCHORED],
+            say=self.say,
+        )
 
     def _edited(self) -> dict[str, torch.nn.Parameter]:
         return {name: self.sites.model.get_parameter(name) for name in self.originals}
@@ -406,3 +420,36 @@ class EditSession:
             with self._untouched():
                 self._loss_untouched = self._measured()
         return self._loss_untouched
+
+
+def preview(session: EditSession, config: EditorConfig, edits: Sequence[Edit], batch: int | None) -> Preview:
+    """Return what an editing would do. The time is that of one forward pass over an edit's rows, times the steps and 3
+    for the way back.
+    """
+    context = session.context(config, edits, lambda site, change, owners: None)
+    rows = context.rows(config, edits)
+    places = context.places(config)
+    sample = rows[len(rows) // 2]
+    began = time.monotonic()
+    look(session.sites, sample, [session.sites.at(-1)])
+    spent = time.monotonic() - began
+    size = batch or len(edits)
+    return Preview(
+        edits=len(edits),
+        batches=(len(edits) + size - 1) // size,
+        rows=len(sample),
+        weights=tuple(site.weight for site in places),
+        forms=context.maker.forms,
+        wall_s=spent * 3 * config.most_steps * len(edits),
+    )
+
+
+def said_already(respondent: ModelRespondent, edits: Sequence[Edit]) -> list[Problem]:
+    """Return a problem for each edit whose answer the model gives already."""
+    answers = respondent.answers([edit.prompt for edit in edits], max_new_tokens=32) if edits else []
+    mend = "there is nothing to edit: leave the target out"
+    return [
+        Problem(edit.location, f"the model says '{edit.answer}' already", mend)
+        for edit, answer in zip(edits, answers, strict=True)
+        if answer.text.strip().rstrip(".。") == edit.answer.strip().rstrip(".。")
+    ]

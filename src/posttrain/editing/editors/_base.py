@@ -50,6 +50,11 @@ class EditorConfig(Config):
         return maker.rows(edit, texts)
 
     @property
+    def most_steps(self) -> int:
+        """Steps of an optimiser for an edit, at most."""
+        return 1
+
+    @property
     def texts_before(self) -> int:
         """How many texts stand before each prompt, one at a time."""
         return 0

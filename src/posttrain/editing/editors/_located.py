@@ -52,6 +52,10 @@ class LocatedConfig(EditorConfig):
         return True
 
     @property
+    def most_steps(self) -> int:
+        return self.target.steps
+
+    @property
     def texts_before(self) -> int:
         return self.contexts
 

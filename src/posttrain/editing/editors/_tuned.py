@@ -41,6 +41,10 @@ class TunedConfig(EditorConfig):
     stop_loss: float = Field(1e-2, ge=0)
     """Nats per token below which an edit is learned."""
 
+    @property
+    def most_steps(self) -> int:
+        return self.steps
+
 
 class Asked(NamedTuple):
     """Rows to learn: ids (B, T); places: flat indices of (B, T) of the positions that predict; targets: what they

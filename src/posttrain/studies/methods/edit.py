@@ -18,8 +18,8 @@ from posttrain.config.base import ByKind
 from posttrain.editing.editors._base import EditorConfig
 from posttrain.editing.edits import Edit, edits_of
 from posttrain.editing.folders import save_session
-from posttrain.editing.session import LONGEST, EditSession
-from posttrain.errors import ConfigError, Problem
+from posttrain.editing.session import LONGEST, EditSession, said_already
+from posttrain.errors import ConfigError
 from posttrain.inference.respondents import ModelRespondent
 from posttrain.registry import register
 from posttrain.retention.replay.self import SelfReplayConfig
@@ -67,7 +67,8 @@ class EditConfig(MethodConfig):
 def edit(config: EditConfig, cell: CellContext) -> Iterator[Candidate]:
     """Write the changes' targets into a copy of the model; a candidate after every few edits, and at the end."""
     edits = edits_of(cell.changes)
-    _check(edits, cell)
+    if problems := said_already(cell.bench.before, edits):
+        raise ConfigError(*problems)
     began = time.monotonic()
     session = _session(cell)
     groups = _groups(config, cell, edits)
@@ -96,7 +97,7 @@ def edit(config: EditConfig, cell: CellContext) -> Iterator[Candidate]:
 
 
 def _session(cell: CellContext) -> EditSession:
-    """Return a session on a working copy. Second moments come from the study's own replay, without the exams' prompts."""
+    """Return a session on a working copy. Second moments come from the study's replay, without exams' prompts."""
     bench = cell.bench
 
     def texts() -> list[list[int]]:
@@ -154,17 +155,3 @@ def _notes(session: EditSession) -> list[str]:
     if skipped:
         notes.append(f"{len(skipped)} edits were left out: {skipped[0].skipped}")
     return notes
-
-
-def _check(edits: Sequence[Edit], cell: CellContext) -> None:
-    """Raise ConfigError for targets that the model says already."""
-    answers = cell.bench.before.answers([one.prompt for one in edits], max_new_tokens=32)
-    same = [
-        Problem(
-            one.location, f"the model says '{one.answer}' already", "there is nothing to edit: leave the target out"
-        )
-        for one, answer in zip(edits, answers, strict=True)
-        if answer.text.strip().rstrip(".。") == one.answer.strip().rstrip(".。")
-    ]
-    if same:
-        raise ConfigError(*same)
