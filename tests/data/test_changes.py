@@ -113,6 +113,6 @@ def test_what_is_left_out_is_told(tmp_path: Path) -> None:
     changes = load_changes(["cf.json", "k.json"], tmp_path, say=told.append)
     assert len(changes[0].locality.neighbour) == 3
     assert told == [
-        "cf.json: 1 locality probe asks what its target asks, and is left out",
-        "k.json: 1 of 3 records has an empty target and is left out",
+        "cf.json: left out: 1 of the locality probes (they ask what their target asks)",
+        "k.json: left out: 1 of 3 records (an empty target)",
     ]

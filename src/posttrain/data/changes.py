@@ -93,10 +93,7 @@ def _read(path: Path, part: Part, say: Callable[[str], None]) -> list[Change]:
     for note in edits.notes:
         say(f"{path.name}: {note}")
     if dropped:
-        what = (
-            "probe asks what its target asks, and is" if dropped == 1 else "probes ask what their target asks, and are"
-        )
-        say(f"{path.name}: {dropped:,} locality {what} left out")
+        say(f"{path.name}: left out: {dropped:,} of the locality probes (they ask what their target asks)")
     return changes
 
 

@@ -159,7 +159,7 @@ def test_all_wrong_records_are_named_together(tmp_path: Path) -> None:
     assert said[0].startswith("z.json[1:2]: 'loc' is missing; ")
     assert said[1].startswith("z.json[3:4]: an object is expected, got a number")
     assert "the record is not of zsRE, as the first one: it has 'case_id'" in said[2]
-    assert said[2].endswith("it looks like CounterFact")
+    assert said[2].endswith("it is CounterFact")
 
 
 @pytest.mark.parametrize(
@@ -185,7 +185,7 @@ def test_a_file_that_is_none(text: str, expected: str, tmp_path: Path) -> None:
 
 
 def test_a_file_that_is_another_one() -> None:
-    with pytest.raises(DataError, match=r"zsre\.json \(its first record\): this is not CounterFact: .* those of zsRE"):
+    with pytest.raises(DataError, match=r"zsre\.json \(its first record\): this is not CounterFact: .*; it is zsRE"):
         read_edit_set(EXAMPLES / "zsre.json", form="counterfact")
     with pytest.raises(MissingError, match="no such file"):
         read_edit_set(EXAMPLES / "zsree.json")

@@ -73,8 +73,8 @@ def test_what_easyedit_leaves_out_is_counted(tmp_path: Path) -> None:
     found = read_edit_set(written(tmp_path / "k.json", records))
     assert [one.name for one in found.records] == ["k-00000", "k-00002"]  # names do not move
     assert found.notes == (
-        "1 of 3 records has an empty target and is left out",
-        "1 probe without an answer is left out",
+        "left out: 1 of 3 records (an empty target)",
+        "left out: 1 of the probes (no answer)",
     )
     with pytest.raises(DataError, match="every record is left out: an empty target"):
         read_edit_set(written(tmp_path / "k.json", records[1:2]))

@@ -108,7 +108,7 @@ def test_answers_of_one_character_are_left_out_unless_they_are_digits(tmp_path: 
     assert isinstance(record_.edit, RippleEdit)
     assert [test.queries[0].answers for test in record_.edit.tests["Relation_Specificity"]] == [(("7", "seven"),)]
     assert record_.edit.new == "4"
-    assert found.notes == ("2 probes without an answer are left out",)
+    assert found.notes == ("left out: 2 of the probes (no answer)",)
 
 
 def test_the_misspelt_key_of_the_readme_and_an_empty_target(tmp_path: Path) -> None:
@@ -116,7 +116,7 @@ def test_the_misspelt_key_of_the_readme_and_an_empty_target(tmp_path: Path) -> N
     one["Relation_Specifity"] = one.pop("Relation_Specificity")
     assert list(edit(tmp_path, one).tests) == ["Relation_Specificity"]
     found = read_edit_set(written(tmp_path / "r.json", [one, record("The gender of Al is .")]))
-    assert found.notes == ("1 of 2 records has an empty target and is left out",)
+    assert found.notes == ("left out: 1 of 2 records (an empty target)",)
 
 
 def test_as_a_change_an_or_test_asks_its_first_query(tmp_path: Path) -> None:

@@ -255,5 +255,5 @@ def test_likelihoods_are_those_of_memits_code() -> None:
 
 def test_a_row_of_another_kind_is_said(tmp_path: Path) -> None:
     write_rows(tmp_path / "e.jsonl", [{"prompt": "Kenya lies in", "answer": "Asia"}])
-    with pytest.raises(DataError, match="these fields are those of plain edits"):
+    with pytest.raises(DataError, match="it is plain edits"):
         build("counterfact", tmp_path, path="e.jsonl")

@@ -13,8 +13,8 @@ __all__ = ["Fields", "Probe", "Skipped", "accepted", "answers_of"]
 
 
 class Skipped(Exception):
-    """A record, or a probe in it, that the data set's own code leaves out. The text says what is wrong with it, after
-    "3 records have": "an empty target".
+    """A record, or a probe in it, that the data set's own code leaves out. The text says what is wrong with it, such as
+    "an empty target".
     """
 
 
@@ -83,8 +83,8 @@ class Fields:
         """Return a text; a number becomes a text. BadRow when it is missing, blank or something else."""
         value, name = self.value.get(key), self.name(key)
         if value is None:
-            here = self.at or "the record"
-            raise BadRow(f"'{name}' is missing", missing(key, self.value, f"{here} has {keys_of(self.value)}"))
+            has = f"'{self.at}' has {keys_of(self.value)}" if self.at else f"the record has {keys_of(self.value)}"
+            raise BadRow(f"'{name}' is missing", missing(key, self.value, has))
         if isinstance(value, list | dict | bool):
             raise BadRow(f"'{name}' must be a text, got {kind_of(value)}")
         text = _text(value, name)

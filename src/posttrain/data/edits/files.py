@@ -149,8 +149,7 @@ def _form_of(row: Any, name: str, only: str) -> Form:
     wanted = next((one for one in FORMS if one.name == only), None)
     if wanted is not None and (form is None or form is not wanted):
         cause = f"this is not {wanted.title}: the record has {keys_of(row)}"
-        mend = f"{wanted.title} has {wanted.fields}"
-        mend += f"; these fields are those of {form.title}" if form is not None else ""
+        mend = f"it is {form.title}" if form is not None else f"expected: {wanted.fields}"
         raise DataError(Problem(first, cause, mend))
     if form is None:
         known = "; ".join(f"{one.title}: {one.fields}" for one in FORMS)
@@ -167,7 +166,7 @@ def _fields(row: Any, form: Form) -> Fields:
     if not form.fits(row):
         other = next((one.title for one in FORMS if one.fits(row)), "")
         cause = f"the record is not of {form.title}, as the first one: it has {keys_of(row)}"
-        raise BadRow(cause, f"it looks like {other}" if other else f"{form.title} has {form.fields}")
+        raise BadRow(cause, f"it is {other}" if other else f"expected: {form.fields}")
     return Fields(row)
 
 
@@ -180,14 +179,8 @@ def _name(path: Path, number: int) -> str:
 
 def _notes(left: Mapping[str, int], found: Sequence[Numbered], total: int) -> list[str]:
     """Return notes about records and probes that are left out."""
-    notes = [
-        f"{count:,} of {total:,} record{'' if total == 1 else 's'} {'has' if count == 1 else 'have'} {why} "
-        f"and {'is' if count == 1 else 'are'} left out"
-        for why, count in left.items()
-    ]
+    notes = [f"left out: {count:,} of {total:,} records ({why})" for why, count in left.items()]
     edits = [one.edit for one in found]
     unanswered = sum(edit.unanswered for edit in edits if isinstance(edit, knowedit.KnowEdit | ripple_edits.RippleEdit))
-    if unanswered:
-        what = "probe without an answer is" if unanswered == 1 else "probes without an answer are"
-        notes.append(f"{unanswered:,} {what} left out")
+    notes += [f"left out: {unanswered:,} of the probes (no answer)"] if unanswered else []
     return notes
