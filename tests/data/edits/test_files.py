@@ -151,8 +151,8 @@ def test_a_wrong_record_is_named_with_its_file(form: str, broken: Broken, expect
 
 
 def test_all_wrong_records_are_named_together(tmp_path: Path) -> None:
-    records = [*example("zsre"), 7, example("counterfact")[0]]
-    records[1] = {**records[1], "answers": 5.5, "loc": None}
+    records: list[Any] = [*example("zsre"), 7, example("counterfact")[0]]
+    records[1].update(answers=5.5, loc=None)
     with pytest.raises(DataError) as caught:
         read_edit_set(written(tmp_path / "z.json", records))
     said = [str(one).removeprefix(f"{tmp_path}/") for one in caught.value.problems]

@@ -21,7 +21,7 @@ from tests.exams.table import BrokeDownError
 from tests.exams.tasks.edit_exams import Edited, taken, told
 from tests.exams.tasks.told import build, write_rows
 
-RECORD = {
+RECORD: dict[str, Any] = {
     "case_id": 7,
     "requested_rewrite": {
         "prompt": "{} lies in",
@@ -122,7 +122,7 @@ def test_consistency_with_reference_texts(tmp_path: Path) -> None:
         tmp_path,
         [one, {**one, "requested_rewrite": {**one["requested_rewrite"], "relation_id": "P1"}}],
         references="refs.json",
-    )  # type: ignore[dict-item]
+    )
     found = taken(without, respondent)
     assert found.n["consistency"] == 1
     assert "1 of 2 records have no reference texts, so no consistency" in found.notes

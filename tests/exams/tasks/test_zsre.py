@@ -74,7 +74,7 @@ def test_the_scores_by_hand(tmp_path: Path) -> None:
     assert (second.scores["efficacy.tokens"], second.scores["locality.tokens"]) == (1.0, 0.0)
     assert second.scores["efficacy.exact"] == 1.0
     means = (found.scores["efficacy.tokens"], found.scores["paraphrase.tokens"], found.scores["locality.tokens"])
-    assert means == (pytest.approx(5 / 6), 0.0, 0.5)  # over records, not over tokens
+    assert means == pytest.approx((5 / 6, 0.0, 0.5))  # over records, not over tokens
     assert found.scores["score"] == 0.0
     respondent.scores = lambda p, t: told("庫斯科" if p == "哪座城市是秘魯的首都？" else LIKELIEST[p], t)
     assert taken(task(tmp_path), respondent).scores["score"] == pytest.approx(3 / (6 / 5 + 2 + 2))
@@ -114,7 +114,7 @@ def rome(model: Any, tokenizer: Any, prompt: str, target: str) -> float:
     """The share of a target's tokens that the likeliest next ones are, as `compute_rewrite_quality_zsre` counts it: token
     after token, each after the text of those before it."""
     ids = tokenizer(f" {target}", add_special_tokens=False)["input_ids"]
-    right = []
+    right: list[bool] = []
     for i in range(len(ids)):
         text = prompt + tokenizer.decode(ids[:i])
         with torch.no_grad():
