@@ -275,7 +275,8 @@ def problem_of(line: str) -> str | None:
     if any(len(other) > len(name) and other[: len(name)] == name for other in known) and rest:
         return f"'{' '.join(name)}' has no '{rest[0]}'"
     for word in rest:
-        if word.startswith("examples/") and "*" not in word and not (ROOT / word).exists():
+        file = re.sub(r"\[\d*:\d*\]$", "", word)  # a slice of a data set
+        if word.startswith("examples/") and "*" not in word and not (ROOT / file).exists():
             return f"{word} is not there"
         if word.startswith("-") and word not in known[name] | ANYWHERE:
             return f"'{' '.join(name)}' has no option {word}"

@@ -134,7 +134,7 @@ def _configured(editor: str, sets: list[str]) -> EditorConfig:
 
 
 def _edits(patterns: list[str]) -> list[Edit]:
-    from posttrain.config.change import load_changes
+    from posttrain.data.changes import load_changes
     from posttrain.editing.edits import edits_of
 
     return edits_of(load_changes(patterns, Path(), "CHANGES"))
