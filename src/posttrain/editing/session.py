@@ -30,6 +30,7 @@ from posttrain.editing.edits import Edit, Form, RowMaker, chinese
 from posttrain.editing.moments import Moment, cached_moments
 from posttrain.editing.reading import batches, look, padded
 from posttrain.editing.sites import Site, Sites, find_sites
+from posttrain.editing.tails import Known
 from posttrain.editing.targets import Search
 from posttrain.errors import ConfigError, PosttrainError, Problem
 from posttrain.inference.attention import forward
@@ -163,7 +164,7 @@ class EditSession:
         self._moments: dict[int, Moment] = {}
         self._written: dict[tuple[Language, int], list[str]] = {}
         self._memory: dict[Any, Any] = {}
-        self._known: dict[Any, bool] = {}
+        self._known: Known = {}
         self._loss: float | None = None
         self._loss_untouched: float | None = None
         self._next = 0
