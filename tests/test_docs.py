@@ -23,6 +23,8 @@ from posttrain.config.base import Config
 from posttrain.config.change import Change, ChatTurn, Generality, Locality, Question
 from posttrain.config.load import check, parse_value
 from posttrain.data.readers import DataSource, record_of
+from posttrain.editing.editors._located import LocatedConfig
+from posttrain.editing.editors._tuned import TunedConfig
 from posttrain.exams.records import ProbeResult
 from posttrain.exams.scores import score
 from posttrain.exams.task import TaskConfig
@@ -41,9 +43,10 @@ SEAM_HEADINGS = {
     "replay": "Replay",
     "penalty": "Penalties",
     "exam": "Kinds",
+    "editor": "Editors",
     "respondent": "Respondents",
 }
-KIND_PAGES = ("methods.md", "exams.md", "exams-tasks.md", "respondents.md")
+KIND_PAGES = ("methods.md", "editing.md", "exams.md", "exams-tasks.md", "respondents.md")
 ANYWHERE = {"--help", "-h", "--debug", "--quiet", "--language"}
 
 
@@ -116,7 +119,11 @@ def kind_sections() -> dict[tuple[str, str], str]:
     return found
 
 
-COMMON = {"exam": {*TaskConfig.model_fields}, "method": {*MethodConfig.model_fields} - {"name"}}
+COMMON = {
+    "exam": {*TaskConfig.model_fields},
+    "method": {*MethodConfig.model_fields} - {"name"},
+    "editor": {*LocatedConfig.model_fields, *TunedConfig.model_fields},
+}
 ALL_KINDS = [(seam, kind) for seam in registry.SEAMS for kind in registry.kinds(seam)]
 
 

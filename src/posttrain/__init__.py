@@ -16,15 +16,30 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from posttrain.library.edits import EditedModel, edit
     from posttrain.library.models import Chat, Model, chat, load
     from posttrain.library.results import Examination
     from posttrain.library.verbs import StudyFile, compare, exam, study, train
 
 __version__ = "0.1.0"
 
-__all__ = ["Chat", "Examination", "Model", "StudyFile", "chat", "compare", "exam", "load", "study", "train"]
+__all__ = [
+    "Chat",
+    "EditedModel",
+    "Examination",
+    "Model",
+    "StudyFile",
+    "chat",
+    "compare",
+    "edit",
+    "exam",
+    "load",
+    "study",
+    "train",
+]
 
 _PLACES = {
+    "edits": ("EditedModel", "edit"),
     "models": ("Chat", "Model", "chat", "load"),
     "results": ("Examination",),
     "verbs": ("StudyFile", "compare", "exam", "study", "train"),

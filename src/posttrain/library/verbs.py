@@ -44,7 +44,7 @@ from posttrain.training.folder import OURS, RunFolder
 from posttrain.training.lock import check_free
 from posttrain.training.metrics import MetricsLog
 
-__all__ = ["StudyFile", "compare", "exam", "study", "train"]
+__all__ = ["Changes", "StudyFile", "changes_of", "compare", "exam", "study", "train"]
 
 Asked = InstanceOf[Model] | Respondent | str | Path
 """What can be examined: a loaded model, a respondent, or the name of one."""
@@ -61,7 +61,7 @@ TRAINED = "trained.txt"
 """The file in `output` with the hash of what went into its finished training, and of that training's result."""
 
 
-def _changes_of(given: Changes | None, say: Callable[[str], None]) -> list[Change]:
+def changes_of(given: Changes | None, say: Callable[[str], None]) -> list[Change]:
     """Return the given changes, reading those in files. Raise ConfigError, with file and line, if one is faulty. say:
     takes a line about records of data sets that are left out."""
     each = [given] if isinstance(given, str | Path | Change | Mapping) else list(given or ())
@@ -99,7 +99,7 @@ def train(
     call; DataError for rows that cannot be learned.
     """
     model = base if isinstance(base, Model) else load(base)
-    changes = _changes_of(change, say)
+    changes = changes_of(change, say)
     if data is None and not changes:
         raise ConfigError(Problem("pt.train", "there is nothing to learn", "give data, a change, or both"))
     bench = Bench(model.name, base=Path.cwd(), loaded=model.loaded, forbidden=frozenset(), say=say)
@@ -205,7 +205,7 @@ def exam(
     call continues after a kill; the others are options of `posttrain exam`.
     Raise ConfigError, DataError and MissingError, with the cause and how to correct it.
     """
-    changes = _changes_of(change, say)
+    changes = changes_of(change, say)
     each = [exams] if isinstance(exams, str | Mapping) else list(exams)
     tasks = [(one, Path.cwd()) for one in check({"exams": each}, ExamsFile, "exams").exams] if each else []
     if not changes and not tasks:
