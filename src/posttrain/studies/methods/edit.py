@@ -87,7 +87,6 @@ def edit(config: EditConfig, cell: CellContext) -> Iterator[Candidate]:
         yield Candidate(
             point,
             ModelRespondent(named),
-            step=done,
             cost={"train_s": spent, "steps": float(_steps(session)), "edits": float(done)},
             product=folder if last and cell.keep != "none" else None,
             notes=_notes(session) if last else (),
