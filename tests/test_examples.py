@@ -91,7 +91,8 @@ def test_a_study_finds_its_changes_and_files(path: Path) -> None:
     assert study.notes
     changes = load_changes(study.changes, path.parent)
     assert changes or not study.changes
-    names = [change.name for change in changes] or [""]
+    names = [change.name for change in changes] if study.changes_as == "each" else []
+    names = names or [""]
     assert len(make_plan(study, changes, path.parent)) >= len(study.methods) * len(names)
     exams = prepare_exams(study, changes, path.parent)
     for method in study.methods:  # no row that is trained asks what an exam asks
