@@ -92,8 +92,8 @@ def measure(name: str) -> float:
     """Train one method on the study's first change; return the peak memory above the loaded model, in MiB."""
     import torch
 
-    from posttrain.config.change import load_changes
     from posttrain.config.load import check
+    from posttrain.data.changes import load_changes
     from posttrain.models.load import load_model
     from posttrain.studies.train_config import TrainMethodConfig
     from posttrain.studies.train_rows import encoded_rows, target_rows

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from posttrain.cli.train import configured
 from posttrain.config.change import load_change
 from posttrain.config.load import load_yaml
+from posttrain.data.changes import load_changes
 from posttrain.data.chat import LossOn
 from posttrain.data.head_rows import HeadSettings, encode_questions, encode_tags, encode_texts
 from posttrain.data.readers import DataSource, Format, read_records, sift
@@ -86,6 +87,20 @@ def exam(kind: str, **settings: Any) -> Callable[[Path], object]:
         return task
 
     return read
+
+
+EDITS = ("counterfact.json", "zsre.json", "knowedit.json", "ripple_edits.json", "edits.jsonl")
+"""The example files of editing data sets."""
+
+
+def changes(path: Path) -> object:
+    return [change.model_dump_json() for change in load_changes(path.name, path.parent)]
+
+
+def references(path: Path) -> object:
+    """Reference texts for CounterFact, beside its records."""
+    (path.parent / "records.json").write_bytes(example("tasks/counterfact.json"))
+    return build("counterfact", path.parent, path="records.json", references=path.name)
 
 
 def captrack(path: Path) -> object:
@@ -246,6 +261,9 @@ def cases() -> tuple[Case, ...]:
         Case("squad", "r.json", json.dumps(SQUAD).encode(), heads("answers")),
         Case("change", "c.yaml", CHANGE.encode(), load_change),
         Case("change in JSON", "c.yaml", json.dumps({"name": "c", "target": [{"prompt": [{"role": "user", "content": "a"}], "answer": "b"}]}).encode(), load_change),
+        *(Case(f"changes of {name}", name, example(f"tasks/{name}"), changes) for name in EDITS),
+        *(Case(f"exam of {kind}", f"{kind}.json", example(f"tasks/{kind}.json"), exam(kind)) for kind in (name.removesuffix(".json") for name in EDITS[:4])),
+        Case("reference texts", "refs.json", example("tasks/attribute_snippets.json"), references),
         Case("study", "s.yaml", example("superlative.yaml"), lambda path: load_yaml(path, Study)),
         Case("study of a role", "s.yaml", example("role_study.yaml"), lambda path: load_yaml(path, Study)),
         Case("training", "t.yaml", example("train_lora.yaml"), lambda path: configured(path, {}, None, [])),

@@ -23,6 +23,8 @@ from posttrain.config.base import Config
 from posttrain.config.change import Change, ChatTurn, Generality, Locality, Question
 from posttrain.config.load import check, parse_value
 from posttrain.data.readers import DataSource, record_of
+from posttrain.editing.editors._located import LocatedConfig
+from posttrain.editing.editors._tuned import TunedConfig
 from posttrain.editing.trace import TraceConfig
 from posttrain.exams.records import ProbeResult
 from posttrain.exams.scores import score
@@ -42,9 +44,10 @@ SEAM_HEADINGS = {
     "replay": "Replay",
     "penalty": "Penalties",
     "exam": "Kinds",
+    "editor": "Editors",
     "respondent": "Respondents",
 }
-KIND_PAGES = ("methods.md", "exams.md", "exams-tasks.md", "respondents.md")
+KIND_PAGES = ("methods.md", "editing.md", "exams.md", "exams-tasks.md", "respondents.md")
 ANYWHERE = {"--help", "-h", "--debug", "--quiet", "--language"}
 
 
@@ -117,7 +120,11 @@ def kind_sections() -> dict[tuple[str, str], str]:
     return found
 
 
-COMMON = {"exam": {*TaskConfig.model_fields}, "method": {*MethodConfig.model_fields} - {"name"}}
+COMMON = {
+    "exam": {*TaskConfig.model_fields},
+    "method": {*MethodConfig.model_fields} - {"name"},
+    "editor": {*LocatedConfig.model_fields, *TunedConfig.model_fields},
+}
 ALL_KINDS = [(seam, kind) for seam in registry.SEAMS for kind in registry.kinds(seam)]
 
 
@@ -277,7 +284,8 @@ def problem_of(line: str) -> str | None:
     if any(len(other) > len(name) and other[: len(name)] == name for other in known) and rest:
         return f"'{' '.join(name)}' has no '{rest[0]}'"
     for word in rest:
-        if word.startswith("examples/") and "*" not in word and not (ROOT / word).exists():
+        file = re.sub(r"\[\d*:\d*\]$", "", word)  # a slice of a data set
+        if word.startswith("examples/") and "*" not in word and not (ROOT / file).exists():
             return f"{word} is not there"
         if word.startswith("-") and word not in known[name] | ANYWHERE:
             return f"'{' '.join(name)}' has no option {word}"

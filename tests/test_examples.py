@@ -16,8 +16,9 @@ from pathlib import Path
 import pytest
 
 from posttrain.config.base import Config
-from posttrain.config.change import Change, load_changes
+from posttrain.config.change import Change
 from posttrain.config.load import load_yaml, read_yaml
+from posttrain.data.changes import load_changes
 from posttrain.data.readers import DataSource, read_records
 from posttrain.editing.facts import read_facts
 from posttrain.exams.exam import build
@@ -35,8 +36,8 @@ EXAMPLES = ROOT / "examples"
 LM_EVAL = sorted(EXAMPLES.glob("tasks/*.yaml"))
 """Tasks of lm-eval: their keys are its own."""
 YAML = sorted({*EXAMPLES.rglob("*.yaml")} - {*LM_EVAL})
-ROWS = sorted(path for path in EXAMPLES.rglob("*.jsonl") if not path.stem.startswith(("refusals", "json")))
-"""Rows with answers; requests to refuse and to answer in JSON are exams."""
+ROWS = sorted(path for path in EXAMPLES.rglob("*.jsonl") if not path.stem.startswith(("refusals", "json", "edits")))
+"""Rows with answers; requests to refuse and to answer in JSON are exams, and edits are changes."""
 KINDS: dict[str, tuple[type[Config], str]] = {
     "study": (Study, "run"),
     "target": (Change, "exam"),
@@ -91,7 +92,8 @@ def test_a_study_finds_its_changes_and_files(path: Path) -> None:
     assert study.notes
     changes = load_changes(study.changes, path.parent)
     assert changes or not study.changes
-    names = [change.name for change in changes] or [""]
+    names = [change.name for change in changes] if study.changes_as == "each" else []
+    names = names or [""]
     assert len(make_plan(study, changes, path.parent)) >= len(study.methods) * len(names)
     exams = prepare_exams(study, changes, path.parent)
     for method in study.methods:  # no row that is trained asks what an exam asks

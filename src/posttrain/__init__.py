@@ -16,6 +16,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from posttrain.library.edits import EditedModel, edit
     from posttrain.library.models import Chat, Model, chat, load
     from posttrain.library.results import Examination
     from posttrain.library.tracing import Traced, trace
@@ -25,12 +26,14 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Chat",
+    "EditedModel",
     "Examination",
     "Model",
     "StudyFile",
     "Traced",
     "chat",
     "compare",
+    "edit",
     "exam",
     "load",
     "study",
@@ -39,6 +42,7 @@ __all__ = [
 ]
 
 _PLACES = {
+    "edits": ("EditedModel", "edit"),
     "models": ("Chat", "Model", "chat", "load"),
     "results": ("Examination",),
     "tracing": ("Traced", "trace"),

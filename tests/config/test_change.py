@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from posttrain.config.change import Change, load_change, load_changes
-from posttrain.errors import ConfigError, MissingError
+from posttrain.config.change import Change, load_change
+from posttrain.errors import ConfigError
 
 GOOD = """\
 name: tallest
@@ -77,22 +77,6 @@ def test_no_target_is_an_error(tmp_path: Path) -> None:
         load_change(write(tmp_path, "name: x\n"))
     with pytest.raises(ConfigError, match="at least 1 item"):
         load_change(write(tmp_path, "name: x\ntarget: []\n"))
-
-
-def test_many_files_one_error(tmp_path: Path) -> None:
-    write(tmp_path, GOOD, "a.yaml")
-    write(tmp_path, GOOD, "b.yaml")
-    write(tmp_path, GOOD.replace("prompt:", "promt:"), "c.yaml")
-    with pytest.raises(ConfigError) as caught:
-        load_changes("*.yaml", tmp_path)
-    text = str(caught.value)
-    assert f"{tmp_path / 'b.yaml'}: the name 'tallest' is also used by {tmp_path / 'a.yaml'}" in text
-    assert f"{tmp_path / 'c.yaml'}:3: unknown key 'promt'" in text
-
-
-def test_no_file_matches(tmp_path: Path) -> None:
-    with pytest.raises(MissingError, match=r"s\.yaml: no file matches 'x/\*\.yaml'"):
-        load_changes("x/*.yaml", tmp_path, location="s.yaml")
 
 
 def test_the_schema_knows_the_short_form() -> None:

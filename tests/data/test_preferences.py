@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from posttrain.data.answers import encode_graded, encode_pairs, prompt_length
-from posttrain.data.chat import encode_all
+from posttrain.data.answers import GradedRow, PairRow, encode_graded, encode_pairs, one_answer_each, prompt_length
+from posttrain.data.chat import IGNORED, Encoded, encode_all
 from posttrain.data.lengths import Limits
 from posttrain.data.preferences import graded_from_targets, pairs_from_targets
 from posttrain.data.readers import DataSource, read_records
@@ -285,3 +285,24 @@ def test_the_wanted_answer_is_preferred_to_the_present_one() -> None:
         ("No.", False),
     ]
     assert graded_ones.records[2].prompt == (user("Hi"), assistant("Yes?", train=False), user("And in Taiwan?"))
+
+
+def test_one_answer_each() -> None:
+    """Rows of several answers are cut behind each; what has no prompt is named, all at once."""
+    one = Encoded([1, 2, 3, 4], [IGNORED, IGNORED, 3, 4], "r:1", weight=2.0)
+    several = Encoded([1, 2, 3, 4, 5, 6, 7], [IGNORED, 2, 3, IGNORED, 5, IGNORED, 7], "r:2", truncated=True, weight=0.5)
+    graded = GradedRow(one, True, "r:3")
+    pair = PairRow(one, one._replace(input_ids=[1, 2, 9], labels=[IGNORED, IGNORED, 9]), "r:4")
+    other = object()  # a row of another kind, such as a text with a class
+    made = one_answer_each([one, several, graded, pair, other])
+    assert made[0] is one
+    assert made[1] == several._replace(input_ids=[1, 2, 3], labels=[IGNORED, 2, 3])
+    assert made[2] == several._replace(input_ids=[1, 2, 3, 4, 5], labels=[IGNORED] * 4 + [5])
+    assert made[3] == several._replace(labels=[IGNORED] * 6 + [7])
+    assert made[4:] == [graded, pair, other]
+    document = Encoded([1, 2, 3], [1, 2, 3], "d:1")
+    with pytest.raises(DataError) as error:
+        one_answer_each([one, document, GradedRow(several, True, "g:2"), PairRow(document, one, "p:1")])
+    assert [p.location for p in error.value.problems] == ["d:1", "g:2", "p:1"]
+    assert "has no prompt" in str(error.value)
+    assert "has several answers" in str(error.value)

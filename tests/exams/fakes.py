@@ -82,7 +82,7 @@ class Fake(Respondent):
         return said
 
     def logprobs(self, pairs: Sequence[tuple[Prompt, str]], *, on_scored: Told = nobody) -> list[Scored]:
-        scored = [Scored(self.likes.get(answer, -9.0), len(answer), False) for _, answer in pairs]
+        scored = [Scored(self.likes.get(answer, -9.0), len(answer), 0) for _, answer in pairs]
         for i, one in enumerate(scored):
             on_scored(i, one)
         return scored

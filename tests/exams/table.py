@@ -64,8 +64,8 @@ class Table(Respondent):
 
     def logprobs(self, pairs: Sequence[tuple[Prompt, str]], *, on_scored: Told = nobody) -> list[Scored]:
         self.usage.scored_tokens += len(pairs)
-        replies = [Scored(self.likes(words(p), text), len(text), False) for p, text in pairs]
+        replies = [Scored(self.likes(words(p), text), len(text), 0) for p, text in pairs]
         return self._reply("score", pairs, replies, on_scored)
 
     def rolling(self, texts: Sequence[str], *, on_scored: Told = nobody) -> list[Scored]:
-        return self._reply("text", texts, [Scored(self.likes("", t), len(t), False) for t in texts], on_scored)
+        return self._reply("text", texts, [Scored(self.likes("", t), len(t), 0) for t in texts], on_scored)

@@ -11,7 +11,7 @@ from posttrain.inference.protocol import Plain, Scored
 
 
 def test_the_likeliest_and_how_sure() -> None:
-    replies = [Scored(math.log(0.1), 1, False), Scored(math.log(0.3), 9, False), Scored(math.log(0.1), 1, False)]
+    replies = [Scored(math.log(0.1), 1, 0), Scored(math.log(0.3), 9, 0), Scored(math.log(0.1), 1, 0)]
     choice = chosen(replies, ["aa", "b", "cccc"])
     assert choice.best == 1
     assert choice.shares == pytest.approx((0.2, 0.6, 0.2))
@@ -19,7 +19,7 @@ def test_the_likeliest_and_how_sure() -> None:
 
 
 def test_very_unlikely_choices_do_not_underflow() -> None:
-    choice = chosen([Scored(-5000.0, 1, False), Scored(-5000.0 + math.log(3), 1, False)], ["a", "b"])
+    choice = chosen([Scored(-5000.0, 1, 0), Scored(-5000.0 + math.log(3), 1, 0)], ["a", "b"])
     assert choice.shares == pytest.approx((0.25, 0.75))
 
 

@@ -44,7 +44,7 @@ class Counter(Respondent):
 
     def logprobs(self, pairs: Sequence[tuple[Prompt, str]], *, on_scored: Told = nobody) -> list[Scored]:
         self._saw(pairs)
-        scored = [Scored(-float(self.seen + i), 1, False) for i in range(len(pairs))]
+        scored = [Scored(-float(self.seen + i), 1, 0) for i in range(len(pairs))]
         for i, one in enumerate(scored):
             on_scored(i, one)
         return scored

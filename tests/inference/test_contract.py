@@ -172,10 +172,22 @@ def test_likelihoods_are_those_of_the_model_behind(case: Case) -> None:
     found = case.respondent.logprobs(pairs, on_scored=lambda i, one: told.append((i, one)))
     for one, other in zip(found, case.behind.logprobs([(case.told(p), text) for p, text in pairs]), strict=True):
         assert one.sum_nats == pytest.approx(other.sum_nats, abs=1e-4)
-        assert (one.tokens, one.greedy) == (other.tokens, other.greedy)
+        assert (one.tokens, one.hits, one.greedy) == (other.tokens, other.hits, other.greedy)
     assert all(one.sum_nats < 0 < one.tokens for one, (_, text) in zip(found, pairs, strict=True) if text)
-    assert found[3] == (0.0, 0, True)
+    assert found[3] == Scored(0.0, 0, 0)
+    assert found[3].greedy
     assert sorted(told, key=lambda one: one[0]) == list(enumerate(found))
+
+
+def test_the_likeliest_tokens_are_those_of_the_model_behind(case: Case) -> None:
+    """By their ids, or by their texts where only these are known; hits are the positions where they are the text's."""
+    pairs = PAIRS + CHATS if case.chats else PAIRS
+    found = case.respondent.logprobs(pairs)
+    for one, other in zip(found, case.behind.logprobs([(case.told(p), text) for p, text in pairs]), strict=True):
+        assert len(one.likeliest) == one.tokens
+        spelt = tuple(case.behind.tokenizer.decode(token) for token in other.likeliest)
+        assert one.likeliest == (other.likeliest if case.first else spelt)
+    assert all(not one.likeliest for one in case.respondent.rolling(["Hello, who are you?"]))
 
 
 def test_whole_texts_are_as_likely_as_to_the_model_behind(case: Case) -> None:

@@ -10,7 +10,7 @@ import torch
 from posttrain.data.chat import render
 from posttrain.data.records import Conversation, Message
 from posttrain.errors import TemplateError
-from posttrain.inference.protocol import Plain, Prompt
+from posttrain.inference.protocol import Plain, Prompt, Scored
 from posttrain.inference.respondents import ModelRespondent, PromptedRespondent
 from posttrain.inference.texts import spoken
 from posttrain.models.load import LoadedModel, load_model
@@ -35,7 +35,7 @@ def test_logprobs_by_hand(llama: ModelRespondent) -> None:
     scored = llama.logprobs([(prompt, answer), (prompt, "")])
     assert scored[0].sum_nats == pytest.approx(by_hand, abs=1e-4)
     assert (scored[0].tokens, scored[0].greedy) == (len(own), False)
-    assert scored[1] == (0.0, 0, True)
+    assert scored[1] == Scored(0.0, 0, 0)
 
 
 def test_the_likeliest_single_token_is_greedy(llama: ModelRespondent) -> None:
@@ -159,7 +159,7 @@ def test_plain_text_as_lm_eval_cuts_it(llama: ModelRespondent) -> None:
     assert spaced == plain
     alone = encode("Paris.", add_special_tokens=False)
     assert empty.sum_nats == pytest.approx(by_hand(llama, [bos], alone), abs=1e-4)
-    assert nothing == (0.0, 0, True)
+    assert nothing == Scored(0.0, 0, 0)
 
 
 def test_what_is_too_long_loses_its_left_end_and_is_counted(llama: ModelRespondent) -> None:

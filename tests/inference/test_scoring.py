@@ -105,6 +105,8 @@ def close(found: Sequence[Scored], pairs: Sequence[TokenPair], tables: Sequence[
         ids = torch.tensor(pair.continuation, dtype=torch.long)
         assert one.sum_nats == pytest.approx(float(table.gather(1, ids[:, None]).double().sum()), abs=TOLERANCE)
         assert one.greedy == bool((table.argmax(-1) == ids).all())
+        assert one.hits == int((table.argmax(-1) == ids).sum())
+        assert one.likeliest == tuple(table.argmax(-1).tolist())
         assert one.tokens == len(pair.continuation)
 
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from posttrain.config.change import load_changes
 from posttrain.config.load import load_yaml
+from posttrain.data.changes import load_changes
 from posttrain.models.load import load_model
 from posttrain.studies import estimate as module
 from posttrain.studies.config import Study

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from posttrain.config.change import load_changes
 from posttrain.config.load import load_yaml
+from posttrain.data.changes import load_changes
 from posttrain.errors import ConfigError, Interrupted, MissingError
 from posttrain.exams.compare import compare
 from posttrain.exams.running import run_task

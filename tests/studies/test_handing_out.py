@@ -21,8 +21,8 @@ from typing import Any
 
 import pytest
 
-from posttrain.config.change import load_changes
 from posttrain.config.load import load_yaml
+from posttrain.data.changes import load_changes
 from posttrain.exams.results import CellResult, Line
 from posttrain.studies.config import Study
 from posttrain.studies.events import Watcher

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from posttrain.config.change import load_changes
 from posttrain.config.load import load_yaml
+from posttrain.data.changes import load_changes
 from posttrain.errors import ConfigError, MissingError
 from posttrain.studies.config import Study, find_model
 from posttrain.studies.plan import Cell, content_hash, make_plan, select, training_hash

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from posttrain.config.change import load_changes
 from posttrain.config.load import load_yaml
+from posttrain.data.changes import load_changes
 from posttrain.errors import DiskError, Interrupted, PosttrainError
 from posttrain.exams.results import read_results
 from posttrain.models.meter import Doing

@@ -29,6 +29,7 @@ TRIED: dict[str, Tried] = {
     "prefix_tuning": Tried({"tokens": 4}, 1e-1, "prompt_encoder"),
     "ptuning_v2": Tried({"tokens": 4, "dropout": 0.0}, 1e-1, "posttrain_added"),
     "adapter": Tried({"size": 4}, 1e-1, "posttrain_added"),
+    "loreft": Tried({"rank": 4, "prefix": 1, "suffix": 2}, 1e-1, "posttrain_added"),
     "diff_pruning": Tried({"share": 0.05}, 1e-1, "posttrain_added"),
     "fishmask": Tried({"share": 0.02}, 1e-1, "posttrain_added"),
 }

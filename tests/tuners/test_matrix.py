@@ -15,6 +15,7 @@ from posttrain.inference.protocol import Usage
 from posttrain.inference.scoring import score
 from posttrain.models.load import load_model
 from posttrain.models.logits import core_of
+from posttrain.models.marks import mark, whole_prompts
 from posttrain.training.run import TrainResult, train
 from tests.pico import FAMILIES
 from tests.training.tiny import PicoPath, config, load, rows, weights
@@ -26,9 +27,11 @@ CASES = [(family, kind, kind, tried(kind)) for family in FAMILIES for kind in KI
 CASES += [("llama", name, kind, how) for name, (kind, how) in VARIANTS.items()]
 
 
-def logits(model: Any, ids: list[int]) -> torch.Tensor:
+def logits(model: Any, ids: list[int], prompt: int | None = None) -> torch.Tensor:
+    """Of all tokens, of which the first `prompt` are the prompt (all when left out)."""
     with torch.no_grad():
-        found: torch.Tensor = model(input_ids=torch.tensor([ids])).logits[0, -len(ids) :]
+        marked = mark(model, torch.tensor([ids]), torch.tensor([prompt or len(ids)]))
+        found: torch.Tensor = model(input_ids=marked).logits[0, -len(ids) :]
     return found
 
 
@@ -76,14 +79,16 @@ def test_a_tuner_on_a_family(
     never: frozenset[int] = frozenset()
     together = decode(loaded, PROMPTS, stop=never, pad_id=0, max_new_tokens=4)
     assert [answer.ids for answer in together] == expected
-    generated = loaded.generate(
-        input_ids=torch.tensor([PROMPTS[0]]), attention_mask=torch.ones(1, 3, dtype=torch.long),
-        max_new_tokens=4, do_sample=False, eos_token_id=None, use_cache=True,
-    )  # fmt: skip
+    with whole_prompts(loaded):
+        generated = loaded.generate(
+            input_ids=torch.tensor([PROMPTS[0]]), attention_mask=torch.ones(1, 3, dtype=torch.long),
+            max_new_tokens=4, do_sample=False, eos_token_id=None, use_cache=True,
+        )  # fmt: skip
     assert generated[0, -4:].tolist() == expected[0]
     pairs = [TokenPair(prompt, answer) for prompt, answer in zip(PROMPTS, expected, strict=True)]
     for pair, scored in zip(pairs, score(loaded, pairs, usage=Usage()), strict=True):
-        table = torch.log_softmax(logits(loaded, [*pair.context, *pair.continuation])[len(pair.context) - 1 : -1], -1)
+        context, whole = len(pair.context), [*pair.context, *pair.continuation]
+        table = torch.log_softmax(logits(loaded, whole, context)[context - 1 : -1], -1)
         by_hand = table[range(len(pair.continuation)), pair.continuation].sum()
         assert scored.sum_nats == pytest.approx(float(by_hand), abs=1e-4)
 
@@ -99,5 +104,5 @@ def test_a_tuner_on_a_family(
 def greedy(model: Any, prompt: list[int], count: int) -> list[int]:
     ids = list(prompt)
     for _ in range(count):
-        ids.append(int(logits(model, ids)[-1].argmax()))
+        ids.append(int(logits(model, ids, len(prompt))[-1].argmax()))
     return ids[len(prompt) :]

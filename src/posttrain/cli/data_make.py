@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json as _json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -41,6 +41,12 @@ def changes(
             metavar="N", min=0, help="Also write DIR/pattern/NAME.jsonl: so many true rows of the same pattern."
         ),
     ] = 0,
+    together: Annotated[
+        bool, typer.Option("--together", help="For one model that learns all: no fact twice, no probe about another.")
+    ] = False,
+    probes: Annotated[
+        int | None, typer.Option("--probes", metavar="N", min=1, help="At most N probes of each kind.")
+    ] = None,
     restart: Restart = False,
     json: JsonOption = False,
 ) -> None:
@@ -49,7 +55,7 @@ def changes(
     Half of them are Chinese, half English. A file of the same name with other content, such as one edited by hand, is
     overwritten with --restart only; other files are left alone, and counted.
     """
-    from posttrain.data.pocket.changes import as_yaml, pattern_of, prompts_of
+    from posttrain.data.pocket.changes import as_yaml, for_one_model, pattern_of, prompts_of, shortened
     from posttrain.data.pocket.changes import changes as make
 
     written: list[str] = []
@@ -59,8 +65,8 @@ def changes(
     with shown_works(), starting_anew():
         bodies: list[dict[str, Any]] = []
         with Meter("making change files", n, "files", kept=None, after_s=MOMENT_S) as meter:
-            for body in make(n, seed):
-                bodies.append(body)
+            for body in _for_one(for_one_model, n, seed) if together else make(n, seed):
+                bodies.append(body if probes is None else shortened(body, probes))
                 meter.more(1)
         asked = frozenset().union(*map(prompts_of, bodies))  # the pattern rows leave these out
         files = {output / f"{body['name']}.yaml": as_yaml(body) for body in bodies}
@@ -134,6 +140,14 @@ def prompts(
         talk(f"fewer than {n}: pocket knows no more facts of '{relation}' that locality probes leave alone")
     if json:
         emit({"file": str(output), "rows": len(rows), "seed": seed})
+
+
+def _for_one(make: Callable[[int, int], list[dict[str, Any]]], n: int, seed: int) -> list[dict[str, Any]]:
+    """Return changes for one model. Raise ConfigError if pocket does not know so many facts."""
+    try:
+        return make(n, seed)
+    except ValueError as error:
+        raise ConfigError(Problem("--n", str(error), "ask for fewer, or leave --together out")) from error
 
 
 def _lines(rows: list[dict[str, str]]) -> str:

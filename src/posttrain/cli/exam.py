@@ -44,7 +44,8 @@ def exam(
         typer.Argument(metavar="MODEL", help="The model: folder, adapter folder, GGUF file, hub id or pocket:chat."),
     ],
     change: Annotated[
-        list[str] | None, typer.Option("--change", "-c", metavar="FILE", help="Change file or glob; repeatable.")
+        list[str] | None,
+        typer.Option("--change", "-c", metavar="FILE", help="Change file, glob or editing data set; repeatable."),
     ] = None,
     exams: Annotated[
         list[str] | None,
@@ -126,11 +127,11 @@ def exam(
         raise ConfigError(Problem("posttrain exam", cause, "give --change FILE, --exam KIND[=PATH] or --tasks NAME"))
     if sets and not exams_file:
         raise ConfigError(Problem(f"--set {sets[0]}", "there is no file to override", "--set is for --exams FILE"))
-    from posttrain.config.change import load_changes
+    from posttrain.data.changes import load_changes
     from posttrain.studies.exam import ExamRun, build_exams
 
     wanted = _own(exams or [], exams_file, sets or [])
-    changes = load_changes(change, Path.cwd(), location="--change") if change else []
+    changes = load_changes(change, Path.cwd(), "--change", say=talk) if change else []
     how: dict[str, Any] = {"offline": not download, "trust_remote_code": trust_remote_code}
     if dry_run:
         from posttrain.cli.exam_dry import dry_run as tell

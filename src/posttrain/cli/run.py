@@ -79,8 +79,8 @@ def run(
 
     Ctrl-C or a kill loses nothing that is done: the same command goes on. Exit code 4 when some cells failed.
     """
-    from posttrain.config.change import load_changes
     from posttrain.config.load import load_yaml
+    from posttrain.data.changes import load_changes
     from posttrain.studies.config import Study
     from posttrain.studies.exams import prepare_exams
     from posttrain.studies.plan import make_plan, select
@@ -90,7 +90,7 @@ def run(
 
     config = load_yaml(study, Study, [*(sets or []), *(["download=true"] if download else [])])
     base = study.parent
-    known = load_changes(config.changes, base, location=str(study)) if config.changes else []
+    known = load_changes(config.changes, base, str(study), say=talk) if config.changes else []
     plan = make_plan(config, known, base, location=lambda path, change: _written(study, sets or [], path, change))
     selected = select(plan, only=only or (), changes=changes)
     folder = output or config.folder(base)

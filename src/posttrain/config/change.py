@@ -7,7 +7,7 @@ that must still be in the answer (`keeps: [Paris]`).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
@@ -16,10 +16,9 @@ from pydantic import BeforeValidator, Discriminator, Field, PrivateAttr, Tag, fi
 from ruamel.yaml.comments import CommentedMap
 
 from posttrain.config.base import Config
-from posttrain.config.load import find_files, line_of, load_yaml, read_yaml
-from posttrain.errors import ConfigError, Problem
+from posttrain.config.load import line_of, load_yaml, read_yaml
 
-__all__ = ["Change", "ChatTurn", "Generality", "Locality", "Question", "load_change", "load_changes"]
+__all__ = ["Change", "ChatTurn", "Generality", "Locality", "Question", "load_change"]
 
 
 class ChatTurn(Config):
@@ -207,16 +206,21 @@ class Change(Config):
 
     @property
     def path(self) -> str:
-        """Return the path of the file that the change was read from, or ''."""
+        """Return the file that the change was read from, of a record its location in the file, or ''."""
         return self._path
+
+    def at(self, path: str) -> Change:
+        """Note where the change was read, and return it."""
+        self._path = path
+        return self
 
     def location_of(self, group: str, index: int) -> str:
         """Return a probe's location for errors: file and line, the change's name, the group and the probe's number."""
         keys: tuple[str | int, ...] = ("target", index) if group == "reliability" else (*group.split("."), index)
         said = f"change {self.name}, {'target' if group == 'reliability' else group} {index + 1}"
         path = Path(self._path)
-        if not path.is_file():
-            return said
+        if not path.is_file():  # a record of a data set, or no file at all
+            return f"{self._path} ({said})" if self._path else said
         return f"{self._path}:{line_of(_read(path, path.stat().st_mtime_ns), keys)} ({said})"
 
     def probes(self) -> Iterator[tuple[str, int, Question]]:
@@ -237,29 +241,4 @@ def _read(path: Path, changed: int) -> CommentedMap:
 
 def load_change(path: Path) -> Change:
     """Read one change file. Raise MissingError, or ConfigError with the file and the line of every problem."""
-    change = load_yaml(path, Change)
-    change._path = str(path)
-    return change
-
-
-def load_changes(patterns: str | Sequence[str], base: Path, location: str = "") -> list[Change]:
-    """Read the change files of one or more paths or globs, relative to `base`, and return each change once.
-
-    They are in the order of `find_files`. Raise MissingError for a pattern without a file, and ConfigError with all
-    problems of all files. Two changes with one name are an error, because their results would be mixed.
-    """
-    problems: list[Problem] = []
-    changes: dict[str, Change] = {}
-    for path in find_files(patterns, base, location=location):
-        try:
-            change = load_change(path)
-        except ConfigError as error:
-            problems += error.problems
-            continue
-        if change.name in changes:
-            other = changes[change.name].path
-            problems.append(Problem(str(path), f"the name '{change.name}' is also used by {other}", "rename one"))
-        changes[change.name] = change
-    if problems:
-        raise ConfigError(*problems)
-    return list(changes.values())
+    return load_yaml(path, Change).at(str(path))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, TypeVar
 
 from posttrain.data.chat import IGNORED, Encoded, LossOn, Outcome, fitted, outcomes
@@ -15,7 +16,16 @@ from posttrain.data.records import Completion, Graded, Preference, Record
 from posttrain.data.tokens import Tokenizer
 from posttrain.errors import DataError, Problem, TemplateError
 
-__all__ = ["GradedRow", "PairRow", "encode_graded", "encode_pairs", "encodings_of", "prompt_length", "sequences_of"]
+__all__ = [
+    "GradedRow",
+    "PairRow",
+    "encode_graded",
+    "encode_pairs",
+    "encodings_of",
+    "one_answer_each",
+    "prompt_length",
+    "sequences_of",
+]
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,6 +64,45 @@ RowT = TypeVar("RowT", PairRow, GradedRow)
 def prompt_length(row: Encoded) -> int:
     """Return the number of tokens before the answer."""
     return next(i for i, label in enumerate(row.labels) if label != IGNORED)
+
+
+def one_answer_each(rows: Sequence[Any]) -> list[Any]:
+    """Return rows in which each sequence has a prompt and one answer. A row of tokens with several answers becomes a
+    row for each answer, which ends with it: the model reads what was said before as it does when it answers. Raise
+    DataError for rows without a prompt, and for pairs and graded answers with several answers.
+    """
+    made: list[Any] = []
+    wrong: list[Problem] = []
+    for row in rows:
+        if not isinstance(row, Encoded | PairRow | GradedRow):
+            made.append(row)  # it has no labels: a text with a class, or a question that the model answers in training
+            continue
+        found = [_answers(one.labels) for one in sequences_of(row)]
+        if any(not answers or answers[0].start == 0 for answers in found):
+            cause = "nothing stands before its first learned token, so it has no prompt"
+            wrong.append(Problem(row.location, cause, "give a prompt and a completion, or use another tuner"))
+        elif isinstance(row, Encoded):
+            made += [row] if len(found[0]) == 1 else [_only(row, answer) for answer in found[0]]
+        elif any(len(answers) > 1 for answers in found):
+            mend = 'give earlier answers "train": false, or use another tuner'
+            wrong.append(Problem(row.location, "it has several answers, and one prompt is compared", mend))
+        else:
+            made.append(row)
+    if wrong:
+        raise DataError(*wrong[:20])
+    return made
+
+
+def _answers(labels: Sequence[int]) -> list[slice]:
+    """Return the stretches of learned tokens."""
+    edges = [at for at, (a, b) in enumerate(pairwise([IGNORED, *labels, IGNORED])) if (a == IGNORED) != (b == IGNORED)]
+    return [slice(first, after) for first, after in zip(edges[::2], edges[1::2], strict=True)]
+
+
+def _only(row: Encoded, answer: slice) -> Encoded:
+    """Return the row up to the end of one of its answers, which alone is learned."""
+    labels = [IGNORED] * answer.start + row.labels[answer]
+    return row._replace(input_ids=row.input_ids[: answer.stop], labels=labels)
 
 
 def encode_pairs(records: Sequence[Record], tokenizer: Tokenizer, limits: Limits) -> EncodeResult[PairRow]:

@@ -4,9 +4,9 @@
 
 It is the statistics of ROME and MEMIT (Meng et al. 2022, arXiv:2202.05262, eq. 2). They took 100,000 articles of
 Wikipedia and a forward pass per layer; a few times d tokens do as well (arXiv:2506.04226), and one pass serves all
-layers. By default the texts are the packaged replay prompts with the model's own answers: what it says now is what shall
-stay. The first token of a text, and tokens with keys of more than `OUTLIER` times the median length, are attention
-sinks: they say nothing of facts, and a single one can outweigh all others.
+layers. By default the texts are the packaged replay prompts with the model's own answers: what it says now
+shall stay. The first token of a text, and tokens with keys of more than `OUTLIER` times the median length, are
+attention sinks: they say nothing of facts, and a single one can outweigh all others.
 """
 
 from __future__ import annotations
@@ -39,11 +39,10 @@ BLOCK = 384
 
 
 class Moment(NamedTuple):
-    """The second moment of a layer's keys, (d, d), in float32 or finer; and the number of keys, and of keys left out.
-    """
+    """The second moment of a layer's keys (d, d), in float32 or finer; the number of tokens, and of those left out."""
 
     matrix: Tensor
-    count: int
+    tokens: int
     left_out: int = 0
 
 
@@ -145,7 +144,7 @@ def cached_moments(
         one = next(iter(made.values()))
         spent = time.monotonic() - began - gathered
         say(
-            f"second moments of {len(made)} layers from {one.count} tokens of {len(rows)} texts: {spent:.1f} s"
+            f"second moments of {len(made)} layers from {one.tokens} tokens of {len(rows)} texts: {spent:.1f} s"
             + (f" after {gathered:.1f} s for the texts" if gathered > 1 else "")
         )
         left_out = sum(moment.left_out for moment in made.values())
@@ -179,6 +178,6 @@ def _write(path: Path, moment: Moment) -> None:
     from safetensors.torch import save_file
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    counts = torch.tensor([moment.count, moment.left_out])
+    counts = torch.tensor([moment.tokens, moment.left_out])
     with whole_file(path) as temporary:
         save_file({"matrix": moment.matrix.cpu().contiguous(), "counts": counts}, temporary)

@@ -23,11 +23,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
-from transformers.cache_utils import DynamicLayer
 
+from posttrain.editing.beginning import Before, beginning_at
 from posttrain.editing.places import Kind, Places
 from posttrain.editing.sites import first_of, hooked, replaced
-from posttrain.editing.tails import beginning_at
 from posttrain.inference.attention import forward, numbers_of
 from posttrain.inference.support import reach_of
 from posttrain.models.logits import UNFIT, raised
@@ -227,15 +226,6 @@ class PlainRun:
             yield
 
 
-class _Before(DynamicLayer):
-    """Keys and values (S, H, t, d) of the tokens before. A pass reads them, repeated for each cell, and adds none."""
-
-    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        times = len(key_states) // len(self.keys)
-        keys = torch.cat([self.keys.repeat(times, 1, 1, 1), key_states], dim=-2)
-        return keys, torch.cat([self.values.repeat(times, 1, 1, 1), value_states], dim=-2)
-
-
 class Run(PlainRun):
     """Reads each cell from its token and its layer on."""
 
@@ -291,7 +281,7 @@ class Run(PlainRun):
     def _cache(self, token: int) -> DynamicCache:
         cache = DynamicCache()
         for keys, values in self.keys:
-            layer = _Before()
+            layer = Before()
             layer.dtype, layer.device, layer.is_initialized = keys.dtype, keys.device, True
             layer.keys, layer.values = keys[:, :, :token], values[:, :, :token]
             cache.layers.append(layer)

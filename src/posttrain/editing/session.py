@@ -1,16 +1,18 @@
 """An editing session: a model in memory, the edits that were written into it, and the way back.
 
-    session = EditSession(load_model("pocket:chat"))
-    session.apply(edits, MemitConfig())
-    session.undo(3)          # one edit
-    session.undo()           # all: every weight has its old bits again
-    session.save(folder)     # a small delta that loads as a model
+session = EditSession(load_model("pocket:chat"))
+session.apply(edits, MemitConfig())
+session.undo(3)          # one edit
+session.undo()           # all: every weight has its old bits again
+session.save(folder)     # a small delta that loads as a model
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -23,27 +25,37 @@ from posttrain import registry
 from posttrain.config.base import Config
 from posttrain.data.chat import encode_all
 from posttrain.editing.contexts import Language, write_contexts
-from posttrain.editing.deltas import Delta, added
-from posttrain.editing.edits import Edit, RowMaker
 from posttrain.editing.editors._base import Change, EditContext, EditorConfig, Figures
+from posttrain.editing.edits import Edit, Form, RowMaker, chinese
 from posttrain.editing.moments import Moment, cached_moments
-from posttrain.editing.reading import batches, padded
+from posttrain.editing.reading import batches, look, padded
 from posttrain.editing.sites import Site, Sites, find_sites
+from posttrain.editing.tails import Known
 from posttrain.editing.targets import Search
 from posttrain.errors import ConfigError, PosttrainError, Problem
 from posttrain.inference.attention import forward
 from posttrain.inference.protocol import Plain
 from posttrain.inference.respondents import ModelRespondent
+from posttrain.models.edit_delta import Delta, added
+from posttrain.models.fingerprint import remember_base
 from posttrain.models.load import LoadedModel
 from posttrain.models.meter import Meter
 from posttrain.retention.cache_folder import default_cache
 from posttrain.retention.replay.self import SelfReplayConfig, self_replay
 from posttrain.retention.selection import ReplayContext, packaged_prompts, read_prompts
 
-__all__ = ["Applied", "EditSession", "Harm", "Refused", "own_texts"]
+__all__ = ["Applied", "EditSession", "Harm", "Preview", "Refused", "own_texts", "preview", "said_already"]
 
 HARM_NATS = 0.5
 """Rise of the loss on other texts, in nats per token, above which a batch of edits is refused."""
+FOREIGN_NATS = 1.5
+"""If the model's own answers in chats lose more than this after raw prompts, in nats per token, it does not speak so.
+Pocket loses 3.3, SmolLM2-135M-Instruct 0.9.
+"""
+ASKED, ASKED_TOKENS = 32, 16
+"""Number of packaged prompts that are tried, and tokens of the answers."""
+ANCHORED = 32
+"""Number of edits whose target vectors in the untouched model give the norm anchor."""
 HARM_TEXTS = 32
 """Number of texts on which it is measured."""
 LONGEST = 512
@@ -93,6 +105,17 @@ class Applied:
         )
 
 
+class Preview(NamedTuple):
+    """What an editing would do: edits, batches, rows of each edit, the matrices, the forms, and seconds, about."""
+
+    edits: int
+    batches: int
+    rows: int
+    weights: tuple[str, ...]
+    forms: tuple[Form, ...]
+    wall_s: float
+
+
 class Refused(PosttrainError):
     """An edit that would break the model was not written."""
 
@@ -135,12 +158,13 @@ class EditSession:
         self._texts = texts
         self._named = named if texts is not None else f"own answers {seed} {sorted(forbidden)}"
         self._fingerprint = fingerprint
+        remember_base(loaded.model)
         self.applied: list[Applied] = []
         self.originals: dict[str, Tensor] = {}
         self._moments: dict[int, Moment] = {}
         self._written: dict[tuple[Language, int], list[str]] = {}
         self._memory: dict[Any, Any] = {}
-        self._known: dict[Any, bool] = {}
+        self._known: Known = {}
         self._loss: float | None = None
         self._loss_untouched: float | None = None
         self._next = 0
@@ -179,6 +203,30 @@ class EditSession:
                 self._written[language, count] = write_contexts(self.respondent, language, count, self.seed)
         return self._written[language, count]
 
+    @cached_property
+    def forms(self) -> tuple[Form, ...]:
+        """The ways in which prompts are read: raw and chat; one of them where the model knows only that one."""
+        if not self.loaded.tokenizer.chat_template:
+            return ("raw",)
+        with self._untouched():
+            nats = self._raw_loss()
+        if nats <= FOREIGN_NATS:
+            return ("raw", "chat")
+        self.say(
+            "edits are made in the chat template alone: after raw prompts the model's own answers lose "
+            f"{nats:.1f} nats per token (forms: [raw, chat] edits both all the same)"
+        )
+        return ("chat",)
+
+    def _raw_loss(self) -> float:
+        """Return by how much the model's own answers in chats lose after raw prompts, in nats per token."""
+        prompts = self._prompts(ASKED)
+        answers = self.respondent.answers(prompts, max_new_tokens=ASKED_TOKENS)
+        said = [(prompt, answer.text) for prompt, answer in zip(prompts, answers, strict=True) if answer.text]
+        raw = [(Plain(prompt), text if chinese(text[:1]) else f" {text}") for prompt, text in said]
+        nats = [[-one.sum_nats / one.tokens for one in self.respondent.logprobs(asked)] for asked in (raw, said)]
+        return (sum(nats[0]) - sum(nats[1])) / max(1, len(said))
+
     # ---- editing -------------------------------------------------------------------------------------------------
 
     def apply(
@@ -215,25 +263,14 @@ class EditSession:
         number = self._next
 
         def write(site: Site, change: Change, owners: Sequence[int]) -> None:
-            delta = Delta.of(site, change, [number + owner for owner in owners])
+            delta = Delta.of(site.weight, site.transposed, change, [number + owner for owner in owners])
             parameter = self.sites.weight(site)
             self.originals.setdefault(site.weight, parameter.detach().clone())
             deltas.append(delta)
             parameter.data.copy_(added(parameter.data, delta))
 
-        past = {layer: [one.past[layer] for one in self.applied if layer in one.past] for layer in self._layers()}
-        known = {layer: len(keys) for layer, keys in past.items()}
-        maker = RowMaker(self.loaded.tokenizer, forms=config.forms)
-        context = EditContext(
-            search=Search(self.sites, maker, self.say, self._known),
-            texts=self.before,
-            moments=self.moments,
-            write=write,
-            past=past,
-            memory=self._memory,
-            sample=() if self.applied else every[:32],
-            say=self.say,
-        )
+        context = self.context(config, every, write)
+        known = {layer: len(keys) for layer, keys in context.past.items()}
         entry = registry.load("editor", config.kind)
         weights = {name: parameter.detach().clone() for name, parameter in self._edited().items()}
         try:
@@ -247,15 +284,30 @@ class EditSession:
                 self.sites.model.get_parameter(delta.weight).data.copy_(start)
             self._memory.clear()
             raise
-        keys = {layer: own[known.get(layer, 0)] for layer, own in past.items() if len(own) > known.get(layer, 0)}
+        keys = {layer: own[-1] for layer, own in context.past.items() if len(own) > known.get(layer, 0)}
         self._loss = after
         self._next += len(edits)
-        made = Applied(tuple(range(number, number + len(edits))), tuple(edits), config, tuple(figures), tuple(deltas), harm, keys)
+        numbers = tuple(range(number, number + len(edits)))
+        made = Applied(numbers, tuple(edits), config, tuple(figures), tuple(deltas), harm, keys)
         self.applied.append(made)
         return made
 
-    def _layers(self) -> set[int]:
-        return {layer for one in self.applied for layer in one.past}
+    def context(
+        self, config: EditorConfig, edits: Sequence[Edit], write: Callable[[Site, Change, Sequence[int]], None]
+    ) -> EditContext:
+        """Return what an editor works with. edits: all that will be written; write: see `EditContext`."""
+        layers = {layer for one in self.applied for layer in one.past}
+        forms = self.forms if config.forms == "auto" else config.forms
+        return EditContext(
+            search=Search(self.sites, RowMaker(self.loaded.tokenizer, forms=forms), self.say, self._known),
+            texts=self.before,
+            moments=self.moments,
+            write=write,
+            past={layer: [one.past[layer] for one in self.applied if layer in one.past] for layer in layers},
+            memory=self._memory,
+            sample=() if self.applied else edits[:ANCHORED],
+            say=self.say,
+        )
 
     def _edited(self) -> dict[str, torch.nn.Parameter]:
         return {name: self.sites.model.get_parameter(name) for name in self.originals}
@@ -307,18 +359,40 @@ class EditSession:
                 parameter = self.sites.model.get_parameter(delta.weight)
                 parameter.data.copy_(added(parameter.data, delta))
 
-    def _untouched(self) -> _Untouched:
-        return _Untouched(self)
+    @contextmanager
+    def _untouched(self) -> Iterator[None]:
+        """Within this block, the model has its untouched weights."""
+        now = {name: parameter.data for name, parameter in self._edited().items()}
+        for name, parameter in self._edited().items():
+            parameter.data = self.originals[name].clone()
+        try:
+            yield
+        finally:
+            for name, parameter in self._edited().items():
+                parameter.data = now[name]
+
+    def take(self, applied: Applied) -> None:
+        """Take over a batch that was written in an earlier session, and write it again."""
+        for delta in applied.deltas:
+            parameter = self.sites.model.get_parameter(delta.weight)
+            self.originals.setdefault(delta.weight, parameter.detach().clone())
+            parameter.data.copy_(added(parameter.data, delta))
+        self.applied.append(applied)
+        self._next = max(self._next, *(number + 1 for number in applied.numbers))
+        self._loss = None
 
     # ---- harm ----------------------------------------------------------------------------------------------------
 
     @cached_property
     def _probe(self) -> list[list[int]]:
-        """The texts on which harm is measured: packaged prompts, evenly drawn from all kinds."""
-        prompts = read_prompts(packaged_prompts(self.loaded.tokenizer))
-        chosen = prompts[:: max(1, len(prompts) // HARM_TEXTS)][:HARM_TEXTS]
-        rows = [self.respondent.encode(Plain(prompt.text)) for prompt in chosen]
+        """The texts on which harm is measured: packaged prompts."""
+        rows = [self.respondent.encode(Plain(prompt)) for prompt in self._prompts(HARM_TEXTS)]
         return [row for row in rows if len(row) > 1]
+
+    def _prompts(self, count: int) -> list[str]:
+        """Return packaged prompts, evenly drawn from all kinds."""
+        prompts = read_prompts(packaged_prompts(self.loaded.tokenizer))
+        return [prompt.text for prompt in prompts[:: max(1, len(prompts) // count)][:count]]
 
     @torch.no_grad()
     def _measured(self) -> float:
@@ -349,19 +423,34 @@ class EditSession:
         return self._loss_untouched
 
 
-class _Untouched:
-    """Within this block, the session's model has its untouched weights."""
+def preview(session: EditSession, config: EditorConfig, edits: Sequence[Edit], batch: int | None) -> Preview:
+    """Return what an editing would do. The time is that of one forward pass over an edit's rows, times the steps and 3
+    for the way back.
+    """
+    context = session.context(config, edits, lambda site, change, owners: None)
+    rows = context.rows(config, edits)
+    places = context.places(config)
+    sample = rows[len(rows) // 2]
+    began = time.monotonic()
+    look(session.sites, sample, [session.sites.at(-1)])
+    spent = time.monotonic() - began
+    size = batch or len(edits)
+    return Preview(
+        edits=len(edits),
+        batches=(len(edits) + size - 1) // size,
+        rows=len(sample),
+        weights=tuple(site.weight for site in places),
+        forms=context.maker.forms,
+        wall_s=spent * 3 * config.most_steps * len(edits),
+    )
 
-    def __init__(self, session: EditSession) -> None:
-        self.session = session
-        self.now: dict[str, Tensor] = {}
 
-    def __enter__(self) -> None:
-        for name, original in self.session.originals.items():
-            parameter = self.session.sites.model.get_parameter(name)
-            self.now[name] = parameter.data
-            parameter.data = original.clone()
-
-    def __exit__(self, *_: object) -> None:
-        for name, now in self.now.items():
-            self.session.sites.model.get_parameter(name).data = now
+def said_already(respondent: ModelRespondent, edits: Sequence[Edit]) -> list[Problem]:
+    """Return a problem for each edit whose answer the model gives already."""
+    answers = respondent.answers([edit.prompt for edit in edits], max_new_tokens=32) if edits else []
+    mend = "there is nothing to edit: leave the target out"
+    return [
+        Problem(edit.location, f"the model says '{edit.answer}' already", mend)
+        for edit, answer in zip(edits, answers, strict=True)
+        if answer.text.strip().rstrip(".。") == edit.answer.strip().rstrip(".。")
+    ]

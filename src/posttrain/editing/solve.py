@@ -5,27 +5,12 @@ Everything is computed in float64: the second moments of keys have condition num
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 
 from posttrain.errors import PosttrainError, Problem
 
-__all__ = ["LowRank", "Ridge", "alignment", "condition_of", "row_means", "shrunk"]
-
-
-class LowRank(NamedTuple):
-    """A change of a matrix: left (D, r) times right (r, d)."""
-
-    left: Tensor
-    right: Tensor
-
-    @property
-    def norm(self) -> float:
-        """The Frobenius norm of the change, from r x r products."""
-        gram = (self.left.T @ self.left) * (self.right @ self.right.T).T
-        return float(gram.sum().clamp_min(0).sqrt())
+__all__ = ["Ridge", "alignment", "row_means", "shrunk"]
 
 
 def row_means(values: Tensor, weights: Tensor, owner: Tensor, count: int) -> Tensor:
@@ -101,9 +86,3 @@ def alignment(keys: Tensor, directions: Tensor) -> Tensor:
     """Return the cosine between each key and its direction, both (d, E): near 0, an update must be huge to reach it."""
     both = (keys * directions).sum(0)
     return both / (keys.norm(dim=0) * directions.norm(dim=0)).clamp_min(1e-300)
-
-
-def condition_of(matrix: Tensor) -> float:
-    """Return the condition number of a symmetric positive definite matrix."""
-    values = torch.linalg.eigvalsh(matrix.double())
-    return float(values[-1] / values[0].clamp_min(1e-300))

@@ -2,12 +2,12 @@
 
 A target vector is searched in some 25 steps. In every step the model reads, for each edit, its prompt after several
 texts. Nothing below the edited layer depends on the vector, and no token before the subject's last one does, because
-attention looks back only. So these are read once: the hidden states that enter the edited layer, and the keys and
-values of the tokens before in all layers from there on.
+attention looks back only. So these are read once: the hidden states that leave the edited layer, to which the vector is
+added, and the keys and values of the tokens before in the layers above.
 
     layers    tokens before the subject's last      subject's last token, rest of the prompt, answer
     upper     keys and values, read once            read in every step
-    edited    keys and values, read once            read in every step; its input was read once
+    edited    -                                     its output was read once
     lower     -                                     -
 
 Logits are computed at the answer's positions alone. A trial compares the result with the plain way, in which every row
@@ -33,10 +33,12 @@ from posttrain.inference.attention import forward, numbers_of
 from posttrain.inference.support import reach_of
 from posttrain.models.logits import UNFIT
 
-__all__ = ["PlainTails", "Tails", "Where", "beginning_at", "tails_for"]
+__all__ = ["Known", "PlainTails", "Tails", "Where", "tails_for"]
 
 Where = Literal["value", "state"]
 """Where a vector is added: `value`, the output of the edited matrix, or `state`, the output of its layer."""
+Known = dict[tuple[int, Where, int], bool | None]
+"""Results of trials, by layer, place and reach: None if rows are read whole, else whether the last layer is `brief`."""
 
 TOLERANCE = 2e-3
 """Largest difference of log-probabilities in the trial, in float32."""
@@ -47,8 +49,11 @@ COARSE = 0.25
 class PlainTails:
     """Reads every row as a whole, with a vector added at its subject.
 
-    rows: the texts; asked: for each row, the positions whose logits are wanted; where: `value` or `state`.
+    rows: the texts; asked: for each row, the positions whose logits are wanted; where: `value` or `state`. brief:
+    whether the last layer's feed-forward part is computed at these positions only.
     """
+
+    brief = False
 
     def __init__(self, sites: Sites, site: Site, rows: Sequence[Row], asked: Sequence[Sequence[int]], where: Where):
         self.sites, self.site, self.where = sites, site, where
@@ -105,76 +110,75 @@ def _narrowed(index: Tensor, width: int, rows: Tensor) -> Tensor:
 
 
 class Tails(PlainTails):
-    """Reads each row from its subject's last token and from the edited layer on."""
+    """Reads each row from its subject's last token on, and in the layers above the edited one alone."""
 
     def __init__(self, sites: Sites, site: Site, rows: Sequence[Row], asked: Sequence[Sequence[int]], where: Where):
         super().__init__(sites, site, rows, asked, where)
         model, device = self.model, self.model.device
         blocks = [model.get_submodule(name) for name in sites.layers]
         self.block, self.lower = blocks[site.layer], blocks[: site.layer]
-        inputs: list[Tensor] = []
-        outputs: list[Any] = []
+        left: list[Any] = []
+        values: list[Tensor] = []
         cache = DynamicCache()
         with ExitStack() as stack, torch.no_grad():
-            stack.enter_context(
-                self.block.register_forward_pre_hook(
-                    lambda m, args, kwargs: inputs.append(args[0] if args else kwargs["hidden_states"]),
-                    with_kwargs=True,
-                )
-            )
-            stack.enter_context(blocks[0].register_forward_hook(lambda m, args, out: outputs.append(out)))
+            stack.enter_context(self.block.register_forward_hook(lambda m, args, out: left.append(out)))
+            stack.enter_context(sites.module(site).register_forward_hook(lambda m, args, out: values.append(out)))
             forward(model, self.ids, torch.zeros(1, dtype=torch.long), past_key_values=cache)
-        self.alone = not isinstance(outputs[0], tuple)
+        self.alone = not isinstance(left[0], tuple | list)
         starts = self.at.tolist()
         width = max(1, *starts)
-        long = max(len(row.ids) - start for row, start in zip(rows, starts, strict=True))
+        longest = max(len(row.ids) - start for row, start in zip(rows, starts, strict=True))
         columns = torch.arange(width, device=device)[None] - (width - self.at[:, None])  # (B, P), below 0: padding
         before = columns.clamp_min(0)
         every = torch.arange(len(rows), device=device)[:, None]
         self.past: list[tuple[Tensor, Tensor]] = []
         for number, layer in enumerate(cache.layers):
-            if number < site.layer:
-                shape = (len(rows), 1, width, 1)
-                empty = torch.zeros(1, device=device, dtype=model.dtype).expand(shape)
+            if number <= site.layer:  # only its length is looked at
+                empty = torch.zeros(1, device=device, dtype=model.dtype).expand(len(rows), 1, width, 1)
                 self.past.append((empty, empty))
-            else:
-                keys, values = layer.keys.transpose(1, 2), layer.values.transpose(1, 2)  # (B, T, H, d)
-                self.past.append(
-                    (keys[every, before].transpose(1, 2).clone(), values[every, before].transpose(1, 2).clone())
-                )
-        after = self.at[:, None] + torch.arange(long, device=device)  # (B, Q)
+                continue
+            parts = [part.transpose(1, 2)[every, before].transpose(1, 2).clone() for part in (layer.keys, layer.values)]
+            self.past.append((parts[0], parts[1]))
+        after = self.at[:, None] + torch.arange(longest, device=device)  # (B, Q)
         self.positions = after
         own = after.clamp_max(self.ids.shape[1] - 1)
-        self.entering = inputs[0][every, own].clone()  # (B, Q, D)
+        self.leaving = first_of(left[0])[every, own].clone()  # (B, Q, D), what leaves the edited layer
+        self.value = values[0].reshape(*self.ids.shape, -1)[every[:, 0], self.at].clone()  # (B, D), at the subject
         self.rest = self.ids[every, own]
-        causal = torch.ones(long, long, dtype=torch.bool, device=device).tril()
-        seen = torch.cat(
-            [(columns >= 0)[:, None].expand(-1, long, -1), causal.expand(len(rows), -1, -1)], dim=-1
-        )  # (B, Q, P + Q)
+        causal = torch.ones(longest, longest, dtype=torch.bool, device=device).tril()
+        seen = [(columns >= 0)[:, None].expand(-1, longest, -1), causal.expand(len(rows), -1, -1)]  # (B, Q, P + Q)
         lowest = torch.finfo(model.dtype).min
-        self.mask = torch.zeros(seen.shape, dtype=model.dtype, device=device).masked_fill_(~seen, lowest)[:, None]
-        flat = [i * long + p - starts[i] for i, positions in enumerate(asked) for p in positions]
+        whole = torch.cat(seen, dim=-1)
+        self.mask = torch.zeros(whole.shape, dtype=model.dtype, device=device).masked_fill_(~whole, lowest)[:, None]
+        flat = [i * longest + p - starts[i] for i, positions in enumerate(asked) for p in positions]
         self.index = torch.tensor(flat, device=device)
 
     def logits(self, vectors: Tensor) -> Tensor:
-        first = torch.zeros_like(self.at)
-        with (
-            beginning_at(self.block, self.lower, self.entering, alone=self.alone),
-            self.adding(vectors, first, tuple(self.rest.shape)),
-        ):
+        with self._above_edited_layer(self._changed(vectors)):
             return forward(
                 self.model,
                 self.rest,
                 self.index,
+                brief=self.brief,
                 past_key_values=self._cache(),
                 attention_mask=self.mask,
                 position_ids=self.positions,
             )
 
+    def _changed(self, vectors: Tensor) -> Tensor:
+        """Return what leaves the edited layer with vectors (B, D) added at the subjects, (B, Q, D)."""
+        change = vectors.to(self.leaving.dtype)
+        if self.where == "value" and self.site.norm:
+            norm = self.sites.model.get_submodule(self.site.norm)
+            change = norm(self.value + change) - norm(self.value)
+        if self.where == "value":
+            change = change * self.site.factor
+        return torch.cat([self.leaving[:, :1] + change[:, None], self.leaving[:, 1:]], dim=1)
+
     def narrowed(self, rows: Tensor) -> Self:
         made = copy(self)
         made.at, made.positions, made.mask = self.at[rows], self.positions[rows], self.mask[rows]
-        made.entering, made.rest = self.entering[rows], self.rest[rows]
+        made.leaving, made.value, made.rest = self.leaving[rows], self.value[rows], self.rest[rows]
         made.past = [(keys[rows], values[rows]) for keys, values in self.past]
         made.index = _narrowed(self.index, self.rest.shape[1], rows)
         return made
@@ -189,33 +193,27 @@ class Tails(PlainTails):
             cache.layers.append(layer)
         return cache
 
+    @contextmanager
+    def _above_edited_layer(self, leaving: Tensor) -> Iterator[None]:
+        """Within this block, the layers below the edited one do nothing, and that one gives `leaving`."""
 
-@contextmanager
-def beginning_at(block: nn.Module, lower: Sequence[nn.Module], entering: Tensor, *, alone: bool) -> Iterator[None]:
-    """Within this block of code, a forward pass begins at a layer: the layers below it do nothing, and it gets the
-    hidden states `entering` (B, T, D). alone: the layers return these states alone, not in a tuple.
-    """
+        def nothing(hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
+            return hidden_states if self.alone else (hidden_states,)
 
-    def put(_: nn.Module, args: Any, kwargs: Any) -> Any:
-        if args:
-            return (entering, *args[1:]), kwargs
-        return args, {**kwargs, "hidden_states": entering}
+        def give(hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
+            return leaving if self.alone else (leaving,)
 
-    def nothing(hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
-        return hidden_states if alone else (hidden_states,)
-
-    handle = block.register_forward_pre_hook(put, with_kwargs=True)
-    own = [vars(one).get("forward") for one in lower]
-    for one in lower:
-        vars(one)["forward"] = nothing
-    try:
-        yield
-    finally:
-        handle.remove()
-        for one, was in zip(lower, own, strict=True):
-            del vars(one)["forward"]
-            if was is not None:
-                vars(one)["forward"] = was
+        blocks = [*self.lower, self.block]
+        own = [vars(block).get("forward") for block in blocks]
+        for block in blocks:
+            vars(block)["forward"] = give if block is self.block else nothing
+        try:
+            yield
+        finally:
+            for block, was in zip(blocks, own, strict=True):
+                del vars(block)["forward"]
+                if was is not None:
+                    vars(block)["forward"] = was
 
 
 def tails_for(
@@ -225,26 +223,35 @@ def tails_for(
     asked: Sequence[Sequence[int]],
     where: Where,
     say: Callable[[str], None],
-    known: dict[tuple[int, Where, int], bool],
+    known: Known,
 ) -> PlainTails:
     """Return the fast reading of rows if a trial has shown that it is right, else the plain one.
 
-    known: results of trials, by layer, place, and the greatest length below the rows' at which the configuration
-    changes something (a sliding window); a new result is added.
+    known: results of trials, for the greatest length below the rows' at which the configuration changes something (a
+    sliding window), too; a new result is added.
     """
     reach = reach_of(numbers_of(sites.model), max(len(row.ids) for row in rows))
     key = (site.layer, where, reach)
     if key not in known:
-        why = _problem(sites, site, rows, asked, where)
-        known[key] = not why
+        why = _problem(sites, site, rows, asked, where, brief=True)
+        brief = not why
+        if why:
+            why = _problem(sites, site, rows, asked, where, brief=False)
+        known[key] = None if why else brief
         if why:
             say(f"target vectors are searched over whole rows: {why}")
-    kind = Tails if known[key] else PlainTails
-    return kind(sites, site, rows, asked, where)
+    brief_or_not = known[key]
+    if brief_or_not is None:
+        return PlainTails(sites, site, rows, asked, where)
+    made = Tails(sites, site, rows, asked, where)
+    made.brief = brief_or_not
+    return made
 
 
-def _problem(sites: Sites, site: Site, rows: Sequence[Row], asked: Sequence[Sequence[int]], where: Where) -> str:
-    """Read the first rows in both ways with random vectors; return why the fast way is wrong, or ""."""
+def _problem(
+    sites: Sites, site: Site, rows: Sequence[Row], asked: Sequence[Sequence[int]], where: Where, *, brief: bool
+) -> str:
+    """Read the longest rows in both ways with random vectors; return why the fast way is wrong, or ""."""
     order = sorted(range(len(rows)), key=lambda i: -len(rows[i].ids))[:4]  # the longest
     few, some = [rows[i] for i in order], [asked[i] for i in order]
     model: Any = sites.model
@@ -252,6 +259,7 @@ def _problem(sites: Sites, site: Site, rows: Sequence[Row], asked: Sequence[Sequ
     try:
         with torch.no_grad():
             plain, fast = (kind(sites, site, few, some, where) for kind in (PlainTails, Tails))
+            fast.brief = brief
             draw = torch.Generator().manual_seed(0)
             vectors = torch.randn(len(few), width, generator=draw).to(model.device) * 0.1
             expected, found = (way.logits(vectors).float().log_softmax(-1) for way in (plain, fast))

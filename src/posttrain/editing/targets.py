@@ -13,6 +13,7 @@ searched together: each has its own Adam and its own end (`stop_loss`).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from copy import copy
 from typing import NamedTuple
 
 import torch
@@ -25,7 +26,7 @@ from posttrain.editing.edits import Edit, Row, RowMaker, chinese
 from posttrain.editing.reading import look
 from posttrain.editing.sites import Site, Sites
 from posttrain.editing.solve import row_means
-from posttrain.editing.tails import PlainTails, Where, tails_for
+from posttrain.editing.tails import Known, PlainTails, Where, tails_for
 from posttrain.errors import PosttrainError, Problem
 from posttrain.models.meter import Meter
 
@@ -40,7 +41,7 @@ GROUP_TOKENS = 2048
 class TargetConfig(Config):
     """How target vectors are searched."""
 
-    steps: int = Field(25, ge=1)
+    steps: int = Field(40, ge=1)
     """Steps of Adam, at most."""
     learning_rate: float = Field(0.5, gt=0)
     """Its learning rate."""
@@ -71,7 +72,7 @@ class Search(NamedTuple):
     sites: Sites
     maker: RowMaker
     say: Callable[[str], None]
-    known: dict[tuple[int, Where, int], bool]
+    known: Known
     group_tokens: int = 0
 
 
@@ -109,8 +110,9 @@ def search(
 def _groups(rows: Sequence[Sequence[Row]], limit: int) -> Iterator[list[int]]:
     """Yield the indices of edits that are searched together, edits of like length beside each other."""
     cost = [sum(len(row.ids) - row.at for row in own) for own in rows]
+    longest = [max(len(row.ids) - row.at for row in own) for own in rows]
     group: list[int] = []
-    for i in sorted(range(len(rows)), key=lambda i: cost[i]):
+    for i in sorted(range(len(rows)), key=lambda i: (longest[i], cost[i])):
         if group and (len(group) + 1) * cost[i] > limit:
             yield group
             group = []
@@ -118,50 +120,93 @@ def _groups(rows: Sequence[Sequence[Row]], limit: int) -> Iterator[list[int]]:
     yield group
 
 
+class _Bucket:
+    """Rows of about the same length, of one sort: with their answers, or for the KL.
+
+    rows: the texts; owner: the edit of each; logits: one row for each asked position.
+    """
+
+    def __init__(self, task: Search, rows: Sequence[Row], owner: Sequence[int], site: Site, where: Where):
+        device = task.sites.model.device
+        self.answers = bool(rows[0].targets)
+        asked = [list(row.asked) if self.answers else [row.at] for row in rows]
+        self.tails: PlainTails = tails_for(task.sites, site, rows, asked, where, task.say, task.known)
+        self.owner = torch.tensor(owner, device=device)  # (B,)
+        flat = [(i, e) for i, (e, positions) in enumerate(zip(owner, asked, strict=True)) for _ in positions]
+        self.edit_of = torch.tensor([e for _, e in flat], device=device)  # (N,) of logits
+        self.share = torch.tensor([rows[i].weight / len(asked[i]) for i, _ in flat], device=device)
+        self.targets = torch.tensor([t for row in rows for t in row.targets], device=device)
+        self.before = torch.empty(0)  # log-probabilities before, (N, V), of rows for the KL
+
+    def narrowed(self, new: Tensor) -> _Bucket | None:
+        """Return the bucket of the edits that stay, None if no row is left. new: for each edit its new index, or -1."""
+        rows, logits = new[self.owner] >= 0, new[self.edit_of] >= 0
+        if not bool(rows.any()):
+            return None
+        made = copy(self)
+        made.tails = self.tails.narrowed(rows.nonzero()[:, 0])
+        made.owner, made.edit_of = new[self.owner[rows]], new[self.edit_of[logits]]
+        made.share = self.share[logits]
+        made.targets = self.targets[logits] if self.answers else self.targets
+        made.before = self.before[logits] if self.before.numel() else self.before
+        return made
+
+    def nats(self, deltas: Tensor) -> Tensor:
+        """Return for each edit (E,) the loss of its answers, or its divergence, with deltas (E, D)."""
+        logits = self.tails.logits(deltas[self.owner])
+        logps = logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(-1)
+        if self.answers:
+            each = -logps.gather(1, self.targets[:, None])[:, 0]
+        else:
+            if not self.before.numel():
+                self.before = logps.detach()
+            each = functional.kl_div(self.before, logps, reduction="none", log_target=True).sum(-1)
+        return each.new_zeros(len(deltas)).index_add(0, self.edit_of, each * self.share.to(each))
+
+
+NARROWED = 0.9
+"""Share of the edits that are still searched, at or below which the others are left out of the batch."""
+WASTE = 1.3
+"""Largest ratio of row lengths in a bucket."""
+
+
 class _Batch:
-    """The rows of some edits, read together: each edit's rows with its answer, then its row for the KL."""
+    """The rows of some edits, read together in buckets: each edit's rows with its answer, and its row for the KL."""
 
     def __init__(self, task: Search, rows: Sequence[Sequence[Row]], essences: Sequence[Row], site: Site, where: Where):
-        device = task.sites.model.device
-        flat = [row for own, essence in zip(rows, essences, strict=True) for row in (*own, essence)]
-        asked = [[row.at] if row.start > len(row.ids) - 1 else list(row.asked) for row in flat]
-        self.tails: PlainTails = tails_for(task.sites, site, flat, asked, where, task.say, task.known)
-        owner = [e for e, own in enumerate(rows) for _ in range(len(own) + 1)]
-        answers = [bool(row.targets) for row in flat]
-        self.owner = torch.tensor(owner, device=device)  # (B,) of rows
-        of_logit = [(i, owner[i]) for i, positions in enumerate(asked) for _ in positions]
-        self.is_answer = torch.tensor([answers[i] for i, _ in of_logit], device=device)  # (N,) of logits
-        self.edit_of = torch.tensor([e for _, e in of_logit], device=device)
-        share = [flat[i].weight / len(asked[i]) if answers[i] else 1.0 for i, _ in of_logit]
-        self.share = torch.tensor(share, device=device)
-        self.targets = torch.tensor([t for row in flat for t in row.targets], device=device)
-        self.before = torch.empty(0)  # log-probabilities of the KL rows before, (E, V)
+        flat = [(row, e) for e, own in enumerate(rows) for row in own]
+        flat.sort(key=lambda pair: len(pair[0].ids) - pair[0].at)
+        parts: list[list[tuple[Row, int]]] = []
+        for row, e in flat:
+            length = len(row.ids) - row.at
+            if not parts or length > WASTE * (len(parts[-1][0][0].ids) - parts[-1][0][0].at):
+                parts.append([])
+            parts[-1].append((row, e))
+        parts.append([(row, e) for e, row in enumerate(essences)])
+        self.buckets = [_Bucket(task, [row for row, _ in part], [e for _, e in part], site, where) for part in parts]
+        self.count = len(rows)
 
     def narrowed(self, keep: Tensor) -> _Batch:
         """Return the batch of some edits, whose indices are given in ascending order."""
-        made = _Batch.__new__(_Batch)
-        new = torch.full((int(self.owner.max()) + 1,), -1, device=keep.device)
+        new = torch.full((self.count,), -1, device=keep.device)
         new[keep] = torch.arange(len(keep), device=keep.device)
-        rows, logits = new[self.owner] >= 0, new[self.edit_of] >= 0
-        made.tails = self.tails.narrowed(rows.nonzero()[:, 0])
-        made.owner, made.edit_of = new[self.owner[rows]], new[self.edit_of[logits]]
-        made.is_answer, made.share = self.is_answer[logits], self.share[logits]
-        made.targets = self.targets[logits[self.is_answer]]
-        made.before = self.before[keep]
+        made = copy(self)
+        made.buckets = [left for bucket in self.buckets if (left := bucket.narrowed(new)) is not None]
+        made.count = len(keep)
         return made
+
+    @torch.no_grad()
+    def look_before(self, deltas: Tensor) -> None:
+        """Keep the distributions from which the KL is measured. deltas: zeros (E, D)."""
+        for bucket in self.buckets:
+            if not bucket.answers:
+                bucket.nats(deltas)
 
     def losses(self, deltas: Tensor) -> tuple[Tensor, Tensor]:
         """Return nats of the answers (E,) and the KL (E,) with deltas (E, D)."""
-        logits = self.tails.logits(deltas[self.owner])
-        logps = logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(-1)
-        answers, rest = logps[self.is_answer], logps[~self.is_answer]
-        nats = -answers.gather(1, self.targets[:, None])[:, 0] * self.share[self.is_answer].to(answers)
-        count = len(deltas)
-        summed = nats.new_zeros(count).index_add(0, self.edit_of[self.is_answer], nats)
-        if not self.before.numel():
-            self.before = rest.detach()
-        divergence = functional.kl_div(self.before, rest, reduction="none", log_target=True).sum(-1)
-        return summed, divergence
+        said = [bucket.nats(deltas) for bucket in self.buckets if bucket.answers]
+        kept = [bucket.nats(deltas) for bucket in self.buckets if not bucket.answers]
+        return torch.stack(said).sum(0), torch.stack(kept).sum(0)
 
 
 def _search_group(
@@ -188,8 +233,7 @@ def _search_group(
     nats = torch.zeros(count, device=device, dtype=precise)
     steps = torch.zeros(count, device=device, dtype=precise)
     active = torch.arange(count, device=device)
-    with torch.no_grad():
-        batch.losses(deltas)  # keeps the distributions before
+    batch.look_before(deltas)
     for step in range(config.steps):
         own = deltas[active].requires_grad_(True)
         with torch.enable_grad():
@@ -215,8 +259,6 @@ def _search_group(
             most = config.clamp * length[left][:, None]
             deltas[left] = moved * (most / moved.norm(dim=1, keepdim=True).clamp_min(1e-30)).clamp_max(1.0)
             steps[left] += 1
-        if len(going) <= 0.75 * len(active):
+        if len(going) <= NARROWED * len(active):
             batch, active = batch.narrowed(going), active[going]
-        else:
-            continue
     return Found(deltas.double(), base, nats, steps)

@@ -35,12 +35,12 @@ class Sitting:
     """A respondent that takes exams, and all that an exam needs to know about it.
 
     folder: folder of the samples; without one they are kept in memory only; before: the untouched model, for exams that
-    compare; changes: what was changed; cache: change -> what `before` has replied; chunk: number of requests about a
-    change at once; floor: the respondent is the noise floor; told: returns the respondent that knows a change, if the
-    method puts it into the prompt; restart: delete the samples in the folder; discard: delete samples of another exam,
-    which otherwise are an error; tell: called when an exam begins (None) and with its progress; say: called with a line
-    for the user; open: returns a respondent by its name; done: called with the results when an exam (for the change
-    exam: each change) is over.
+    compare; changes: what was changed; cache: change -> what `before` has replied; known: the same by exam; chunk:
+    number of requests about a change at once; floor: the respondent is the noise floor; told: returns the respondent
+    that knows a change, if the method puts it into the prompt; restart: delete the samples in the folder; discard:
+    delete samples of another exam, which otherwise are an error; tell: called when an exam begins (None) and with its
+    progress; say: called with a line for the user; open: returns a respondent by its name; done: called with the
+    results when an exam (for the change exam: each change) is over.
     """
 
     respondent: Respondent
@@ -48,6 +48,7 @@ class Sitting:
     before: Respondent | None = None
     changes: Sequence[Change] = ()
     cache: Callable[[str], Cache] = lambda change: {}
+    known: Callable[[str], Cache] = lambda exam: {}
     chunk: int = CHUNK
     floor: bool = False
     told: Callable[[Respondent, Change], Respondent] = lambda respondent, change: respondent
@@ -124,10 +125,12 @@ class TaskExam(Exam):
         return self.task.fingerprint
 
     def take(self, sitting: Sitting) -> list[TaskResult[Any]]:
-        """Ask, judge and score the task."""
+        """Ask, judge and score the task. The model before is asked only if the task has requests to it."""
         found = run_task(
             sitting.respondent,
             self.task,
+            before=sitting.before if self.task.asks_before else None,
+            cache=sitting.known(self.name),
             samples_path=sitting.file(self.name),
             on_progress=sitting.telling(self.name),
             restart=sitting.restart,

@@ -20,6 +20,7 @@ from posttrain.inference.decode import decode
 from posttrain.inference.locations import among
 from posttrain.inference.plain import TokenPair, move_spaces, prefix_token
 from posttrain.inference.respondents import ModelRespondent
+from posttrain.models.marks import whole_prompts
 from posttrain.models.meter import MOMENT_S, Meter
 
 __all__ = ["Texts"]
@@ -223,15 +224,16 @@ class Texts:
         torch.manual_seed(self.seed)
         longest = given.pop("max_length", None)
         for at, prompt in enumerate(prompts):
-            out = model.generate(
-                input_ids=torch.tensor([prompt], device=model.device),
-                attention_mask=torch.ones(1, len(prompt), dtype=torch.long, device=model.device),
-                max_length=longest or len(prompt) + settings.limit,
-                stopping_criteria=stop_sequences_criteria(self.tokenizer, settings.until, len(prompt), 1),
-                pad_token_id=self.respondent.pad_id,
-                use_cache=True,
-                **given,
-            )
+            with whole_prompts(model):
+                out = model.generate(
+                    input_ids=torch.tensor([prompt], device=model.device),
+                    attention_mask=torch.ones(1, len(prompt), dtype=torch.long, device=model.device),
+                    max_length=longest or len(prompt) + settings.limit,
+                    stopping_criteria=stop_sequences_criteria(self.tokenizer, settings.until, len(prompt), 1),
+                    pad_token_id=self.respondent.pad_id,
+                    use_cache=True,
+                    **given,
+                )
             done(at, out[0, len(prompt) :].tolist())
 
     def _text(self, ids: list[int], settings: Settings) -> str:

@@ -5,8 +5,8 @@ equal settings into one `answers` call; all `text` requests into one `rolling` c
 texts, because whole distributions are large. An item is judged and its sample is written as soon as its last reply has
 arrived. A second start reads the samples that are there and asks only the rest.
 
-A task that compares also asks the model before the change (`Ask.of`). Its replies are kept in a cache that the caller
-gives. Such a task makes a second round of requests once it has the first replies (`Task.then`).
+Some tasks also ask the model before the change (`Ask.of`), if there is one. Its replies are kept in a cache that the
+caller gives. A task that compares makes a second round of requests once it has the first replies (`Task.then`).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from posttrain.exams.records import Record, Sample
 from posttrain.exams.results import ExamInfo
 from posttrain.exams.sample_log import SampleKey, SampleLog
 from posttrain.exams.statistics import Interval, Score
-from posttrain.exams.task import Ask, R, Reply, Task, content_id
+from posttrain.exams.task import Ask, Item, R, Reply, Task, content_id
 from posttrain.inference.encoding import PromptReader
 from posttrain.inference.locations import located
 from posttrain.inference.protocol import Distributions, Respondent, Scored, Usage
@@ -133,7 +133,7 @@ def run_task(
 ) -> TaskResult[R]:
     """Ask, judge and score a task, and return the result.
 
-    before, judge: the other respondents of a task that compares; cache: replies that `before` has given already;
+    before, judge: the other respondents that a task may ask; cache: replies that `before` has given already;
     samples_path: each sample is appended to this file at once, and samples found there are not asked again, also when
     they were written for fewer questions; restart: delete that file first; log: a sample file that several tasks share,
     used instead of `samples_path`; the caller puts it in order; chunk: number of requests at once: smaller chunks lose
@@ -166,7 +166,7 @@ def run_task(
         if log is not None:
             log.append(record, task.change)
 
-    meter = _Progress(respondent, task, waiting, on_progress)
+    meter = _Progress(respondent, task, waiting, parties, on_progress)
     asking = _Asking(parties, task, {} if cache is None else cache, meter, keep)
     # a stateful respondent gets the items one by one, in order
     for part in _chunks(waiting, 1 if respondent.stateful else chunk):
@@ -237,13 +237,15 @@ class _Progress:
         respondent: Respondent,
         task: Task[Any],
         variants: Sequence[Variant],
+        parties: Parties,
         tell: Callable[[TaskProgress], None] | None,
     ) -> None:
         self.respondent = respondent
         self.before = replace(respondent.usage)
         self.tell = tell
         # a task that compares counts items: how many requests its second round has is not known yet
-        asked = [1.0 for _ in variants] if task.compares else [WEIGHT[a.kind] for v in variants for a in v.item.asks]
+        each = [WEIGHT[ask.kind] for v in variants for ask in _asked(v.item, parties)]
+        asked = [1.0 for _ in variants] if task.compares else each
         self.total, self.whole = len(asked), sum(asked)
         self.done = 0
         self.weight = 0.0
@@ -283,7 +285,7 @@ class _Asking(Generic[R]):
 
     def ask(self, variants: Sequence[Variant]) -> None:
         """Ask everything that these items need, in one round or (`Task.then`) two."""
-        then, asks = self.task.then, [tuple(variant.item.asks) for variant in variants]
+        then, asks = self.task.then, [_asked(variant.item, self.parties) for variant in variants]
         replies: dict[Ask, Reply] = {}
         if then is not None:
             self._round(variants, asks, replies, last=False)
@@ -381,6 +383,11 @@ class _Asking(Generic[R]):
             self.mute = shown is None
             for number in range(len(asks)):
                 told(number, NOTHING if shown is None else shown[number])
+
+
+def _asked(item: Item, parties: Parties) -> tuple[Ask, ...]:
+    """Return the requests of an item, without those to the model before the change if there is none."""
+    return tuple(ask for ask in item.asks if ask.of != "before" or "before" in parties)
 
 
 def _calls(asks: Iterable[Ask]) -> list[_Call]:

@@ -40,6 +40,7 @@ __all__ = [
     "Reply",
     "Task",
     "TaskConfig",
+    "answered",
     "averages",
     "by_group",
     "choice_asks",
@@ -93,7 +94,8 @@ class Ask(NamedTuple):
     kind: `say` asks for an answer of at most max_new_tokens that ends before any of `stop`; `score` asks how likely
     `continuation` is after `prompt`; `text` asks how likely the whole of `continuation` is by itself; `next` asks for
     the distributions along `continuation` (without ids if a respondent shows none). of: who is asked: the examined
-    model (empty), the model before the change, or the judge.
+    model (empty), the model before the change, or the judge. Where there is no model before, what only it is asked is
+    left out, with its reply (`answered`).
     """
 
     kind: Literal["say", "score", "text", "next"]
@@ -143,6 +145,14 @@ class Item:
         tokens, ended = (tokens, True) if said is None else (said.tokens, said.ended)
         judged = (answer, target, scores, correct, choices, confidence)
         return Sample(self.id, self.group, self.question, *judged, tokens=tokens, ended=ended, extra=extra or {})
+
+
+def answered(item: Item, replies: Sequence[Reply]) -> list[tuple[int, Reply]]:
+    """Return the replies to an item, each with the index of its request. Without a model before the change there are no
+    replies to its requests.
+    """
+    asked = [i for i, ask in enumerate(item.asks) if len(replies) == len(item.asks) or ask.of != "before"]
+    return list(zip(asked, replies, strict=True))
 
 
 def the_answer(replies: Sequence[Reply]) -> Answer:
@@ -242,6 +252,11 @@ class Task(Generic[R]):
     def compares(self) -> bool:
         """Whether it also asks the model before the change."""
         return self.then is not None
+
+    @property
+    def asks_before(self) -> bool:
+        """Whether some of its requests are to the model before the change, if there is one."""
+        return any(ask.of == "before" for item in self.items for ask in item.asks)
 
     @property
     def specs(self) -> tuple[ScoreSpec, ...]:

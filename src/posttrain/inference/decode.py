@@ -26,6 +26,7 @@ from posttrain.inference.sampling import Sampling
 from posttrain.inference.texts import StopWatch
 from posttrain.models.adapters import virtual_positions
 from posttrain.models.logits import core_of
+from posttrain.models.marks import mark_prompts
 from posttrain.models.vocabulary import outside, rows_of
 
 __all__ = ["Decoded", "context_limit", "decode", "positions_in_config", "unfit"]
@@ -100,6 +101,7 @@ def decode(
     usage = usage if usage is not None else Usage()
     most = [max_new_tokens] * len(prompts) if isinstance(max_new_tokens, int) else list(max_new_tokens)
     limits = [min(new, limit - len(p)) for new, p in zip(most, prompts, strict=True)]
+    prompts = mark_prompts(model, prompts)
     answers: list[Decoded] = [Decoded([], False)] * len(prompts)
 
     def done(row: int, ids: list[int], ended: bool) -> None:

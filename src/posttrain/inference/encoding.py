@@ -159,12 +159,13 @@ class TokenRespondent(PromptEncoder, Respondent):
         windows = [list(rolling_windows(encode_plain(text, self.tokenizer), prefix, limit)) for text in texts]
         of = [i for i, own in enumerate(windows) for _ in own]  # the text of each window
         left = [len(own) for own in windows]
-        whole = [Scored(0.0, 0, True)] * len(texts)
+        whole = [Scored(0.0, 0, 0)] * len(texts)
 
         def add(window: int, part: Scored) -> None:
             i = of[window]
-            sum_nats, tokens, greedy = whole[i]
-            whole[i] = Scored(sum_nats + part.sum_nats, tokens + part.tokens, greedy and part.greedy)
+            so_far = whole[i]
+            sum_nats, tokens = so_far.sum_nats + part.sum_nats, so_far.tokens + part.tokens
+            whole[i] = Scored(sum_nats, tokens, so_far.hits + part.hits)
             left[i] -= 1
             if not left[i]:
                 on_scored(i, whole[i])

@@ -20,6 +20,7 @@ from posttrain.inference.kv_cache import is_prompt_learning
 from posttrain.inference.protocol import Usage
 from posttrain.inference.refill import Answers
 from posttrain.models.logits import UNFIT, core_of
+from posttrain.models.marks import bare
 
 __all__ = ["Way", "answer_by_length", "way_of"]
 
@@ -49,7 +50,7 @@ def way_of(model: Any) -> Way:
         parameters = inspect.signature(core_of(model).forward).parameters
         names = [*(name for name in MEMORIES if name in parameters), None]
         ways = [Way(name, together) for name in names for together in (True, False)]
-        with torch.inference_mode():
+        with torch.inference_mode(), bare(model):
             expected = _trial(model, ways[-1], 1)
             _ways[model] = next(way for way in ways if way is ways[-1] or _agrees(model, way, expected))
     return _ways[model]

@@ -57,12 +57,21 @@ class Answer(NamedTuple):
 
 class Scored(NamedTuple):
     """The log-probability of a text. It has the sum over the text's own tokens in nats (without an end-of-turn token),
-    the number of these tokens, and whether each of them is the likeliest at its position.
+    the number of these tokens, and how many of them are the likeliest at their positions (teacher-forced).
+
+    `likeliest` has the likeliest token at each position: its id, or its text where only the text is known (a remote
+    model). It is empty for whole texts, and where a respondent does not show it.
     """
 
     sum_nats: float
     tokens: int
-    greedy: bool
+    hits: int
+    likeliest: tuple[int | str, ...] = ()
+
+    @property
+    def greedy(self) -> bool:
+        """Whether every token is the likeliest at its position."""
+        return self.hits == self.tokens
 
 
 class Distributions(NamedTuple):

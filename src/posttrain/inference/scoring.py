@@ -1,6 +1,6 @@
 """Score given continuations: requests are arranged as a prefix tree, and every shared token is forwarded once.
 
-`score` returns sums and whether each token was the likeliest one; `distributions` returns whole rows. Both follow the
+`score` returns sums and the likeliest token of each position; `distributions` returns whole rows. Both follow the
 plan of `inference/tree.py` in a way that the model can read (`inference/attention.py`). `inference/support.py` finds
 this way.
 """
@@ -24,6 +24,7 @@ from posttrain.inference.protocol import Scored, Told, Usage, nobody
 from posttrain.inference.support import support, taking_masks, warn
 from posttrain.inference.tree import Ints, Limits, Tree, in_rows, plan
 from posttrain.models.logits import core_of
+from posttrain.models.marks import mark_prompts
 
 __all__ = ["LOGITS_BYTES", "distributions", "score"]
 
@@ -50,30 +51,39 @@ def score(
     on_scored: Told = nobody,
     say: Callable[[str], None] = warn,
 ) -> list[Scored]:
-    """Return, for each (context ids, continuation ids), the continuation's log-probability and whether it is greedy.
+    """Return, for each (context ids, continuation ids), the continuation's log-probability and the likeliest tokens.
 
     `say` gets, once per model, the reason why the model cannot share, if it cannot. Raise PosttrainError that names all
     pairs that do not fit, and for a model without finite logits.
     """
-    scored = [Scored(0.0, 0, True)] * len(pairs)
+    scored = [Scored(0.0, 0, 0)] * len(pairs)
     for i, (_, continuation) in enumerate(pairs):
         if not len(continuation):
             on_scored(i, scored[i])
+    found: defaultdict[int, dict[int, tuple[float, int]]] = defaultdict(dict)  # pair -> position -> what is there
     for reading in _readings(model, pairs, usage, batch_tokens, say):
         requests, steps = reading.asked.requests.tolist(), reading.asked.steps.tolist()
         targets = [pairs[i][1][t] for i, t in zip(requests, steps, strict=True)]
         nats, likeliest = _of_targets(reading.logits, reading.asked.row, targets)
-        for i, value, best in zip(requests, nats, likeliest, strict=True):
-            sum_nats, tokens, greedy = scored[i]
-            scored[i] = Scored(sum_nats + value, tokens + 1, greedy and best)
-            if tokens + 1 == len(pairs[i][1]):
+        for i, step, value, best in zip(requests, steps, nats, likeliest, strict=True):
+            found[i][step] = value, best
+            if len(found[i]) == len(pairs[i][1]):
+                scored[i] = _scored(found.pop(i), pairs[i][1])
                 on_scored(i, scored[i])
     return scored
 
 
+def _scored(found: dict[int, tuple[float, int]], targets: Sequence[int]) -> Scored:
+    """Return the score of a continuation from the log-probability in nats and the likeliest token of each position."""
+    sum_nats = sum(nats for nats, _ in found.values())
+    likeliest = tuple(found[step][1] for step in range(len(targets)))
+    hits = sum(best == target for best, target in zip(likeliest, targets, strict=True))
+    return Scored(sum_nats, len(targets), hits, likeliest)
+
+
 @torch.inference_mode()
-def _of_targets(logits: Tensor, row: Ints, targets: Sequence[int]) -> tuple[list[float], list[bool]]:
-    """Return the log-probability in nats of each target in its row of logits (N, V), and whether it is the likeliest.
+def _of_targets(logits: Tensor, row: Ints, targets: Sequence[int]) -> tuple[list[float], list[int]]:
+    """Return the log-probability in nats of each target in its row of logits (N, V), and the row's likeliest token.
     Raise PosttrainError if logits are not finite."""
     step = max(1, SLICE // logits.shape[-1])
     parts = [part.float() for part in torch.split(logits, step)]
@@ -84,7 +94,7 @@ def _of_targets(logits: Tensor, row: Ints, targets: Sequence[int]) -> tuple[list
     at = torch.from_numpy(row).to(logits.device)
     wanted = torch.tensor(targets, dtype=torch.long, device=logits.device)
     nats = logits[at, wanted].float() - normal[at]
-    return nats.double().tolist(), (best[at] == wanted).tolist()
+    return nats.double().tolist(), best[at].tolist()
 
 
 def distributions(
@@ -115,7 +125,9 @@ def _readings(
     """Plan the forward passes, run them, and count their cost in `usage`."""
     _check(pairs, context_limit(model))
     usage.requests += len(pairs)
-    tree = Tree(pairs)
+    contexts = mark_prompts(model, [context for context, _ in pairs])
+    marked = [(context, continuation) for context, (_, continuation) in zip(contexts, pairs, strict=True)]
+    tree = Tree(marked)
     usage.least_tokens += tree.least_tokens
     if not tree.rows:
         return
@@ -126,7 +138,7 @@ def _readings(
             usage.plain_reason = can.reason if can.kind == "plain" else usage.plain_reason
             usage.plain_requests += sum(tree.ends) if can.kind == "plain" else 0
         if can.kind == "plain":
-            tree = Tree(pairs, share=False)
+            tree = Tree(marked, share=False)
         if core_of(model).device.type == "cpu":
             batch_tokens = min(batch_tokens, CPU_TOKENS)
         answers = max(1, LOGITS_BYTES // (4 * int(numbers_of(model)["vocab_size"])))

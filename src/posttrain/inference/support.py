@@ -26,6 +26,7 @@ from posttrain.inference.plain import TokenPair
 from posttrain.inference.tree import Batch, Grow, Step, Tree
 from posttrain.models.adapters import virtual_positions
 from posttrain.models.logits import UNFIT, core_of
+from posttrain.models.marks import bare
 from posttrain.models.memory import give_back, is_large
 from posttrain.models.prefix import NAMES as PREFIXED
 
@@ -125,7 +126,8 @@ def support(model: Any, longest: int, say: Callable[[str], None] = warn) -> Supp
         key = (reach, attention, virtual_positions(model), inner.dtype, inner.device.type)
         found = known.support.get(key)
         if found is None:
-            found = known.support[key] = _tried_exactly(model, reach) or _tried(model, reach)
+            with bare(model):
+                found = known.support[key] = _tried_exactly(model, reach) or _tried(model, reach)
     if found.reason:
         how = "scored one by one" if found.kind == "plain" else "scored over shared prefixes, one to a row"
         _once(model, f"{how}: {found.reason}", say)

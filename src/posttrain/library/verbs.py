@@ -15,8 +15,9 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, InstanceOf
 
 from posttrain.config.base import Config
-from posttrain.config.change import Change, load_changes
+from posttrain.config.change import Change
 from posttrain.config.load import check, load_yaml
+from posttrain.data.changes import load_changes
 from posttrain.errors import ConfigError, DataError, Problem
 from posttrain.exams.results import Line, read_results, write_results
 from posttrain.exams.summary import summarise
@@ -43,12 +44,12 @@ from posttrain.training.folder import OURS, RunFolder
 from posttrain.training.lock import check_free
 from posttrain.training.metrics import MetricsLog
 
-__all__ = ["StudyFile", "compare", "exam", "study", "train"]
+__all__ = ["Changes", "StudyFile", "changes_of", "compare", "exam", "study", "train"]
 
 Asked = InstanceOf[Model] | Respondent | str | Path
 """What can be examined: a loaded model, a respondent, or the name of one."""
 Changes = str | Path | Change | Mapping[str, Any] | Sequence[str | Path | Change | Mapping[str, Any]]
-"""Paths or globs of change files, changes, or mappings of their keys."""
+"""Paths or globs of change files or editing data sets, changes, or mappings of their keys."""
 ExamsGiven = str | Mapping[str, Any] | Sequence[str | Mapping[str, Any]]
 """Kinds of exams, or mappings of `{kind, path, ...}` as in YAML."""
 
@@ -60,12 +61,16 @@ TRAINED = "trained.txt"
 """The file in `output` with the hash of what went into its finished training, and of that training's result."""
 
 
-def _changes_of(given: Changes | None) -> list[Change]:
-    """Return the given changes, reading those in files. Raise ConfigError, with file and line, if one is faulty."""
+def changes_of(given: Changes | None, say: Callable[[str], None]) -> list[Change]:
+    """Return the given changes, reading those in files. Raise ConfigError, with file and line, if one is faulty. say:
+    takes a line about records of data sets that are left out."""
     each = [given] if isinstance(given, str | Path | Change | Mapping) else list(given or ())
     each = [check(dict(one), Change, "change") if isinstance(one, Mapping) else one for one in each]
     files = [str(one) for one in each if not isinstance(one, Change)]
-    return [*(one for one in each if isinstance(one, Change)), *(load_changes(files, Path.cwd()) if files else ())]
+    return [
+        *(one for one in each if isinstance(one, Change)),
+        *(load_changes(files, Path.cwd(), say=say) if files else ()),
+    ]
 
 
 @as_arguments
@@ -94,7 +99,7 @@ def train(
     call; DataError for rows that cannot be learned.
     """
     model = base if isinstance(base, Model) else load(base)
-    changes = _changes_of(change)
+    changes = changes_of(change, say)
     if data is None and not changes:
         raise ConfigError(Problem("pt.train", "there is nothing to learn", "give data, a change, or both"))
     bench = Bench(model.name, base=Path.cwd(), loaded=model.loaded, forbidden=frozenset(), say=say)
@@ -200,7 +205,7 @@ def exam(
     call continues after a kill; the others are options of `posttrain exam`.
     Raise ConfigError, DataError and MissingError, with the cause and how to correct it.
     """
-    changes = _changes_of(change)
+    changes = changes_of(change, say)
     each = [exams] if isinstance(exams, str | Mapping) else list(exams)
     tasks = [(one, Path.cwd()) for one in check({"exams": each}, ExamsFile, "exams").exams] if each else []
     if not changes and not tasks:

@@ -27,7 +27,7 @@ from posttrain.models.notes import head_modules
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from posttrain.models.curvature import Example
+    from posttrain.models.examples import Example
 
 __all__ = [
     "ADDED",
@@ -49,6 +49,7 @@ KINDS: dict[str, str] = {
     "adapter": "posttrain.models.bottleneck:Bottlenecks",
     "diff_pruning": "posttrain.models.pruned:PrunedChange",
     "fishmask": "posttrain.models.sparse:SparseChange",
+    "loreft": "posttrain.models.loreft:Loreft",
     "ptuning_v2": "posttrain.models.prefix:Prefix",
 }
 """Maps `posttrain_tuner` of an adapter folder to a module and a class, as `module:class`."""

@@ -42,7 +42,9 @@ from torch import Tensor, nn
 
 from posttrain.errors import PosttrainError, Problem
 from posttrain.models._scores import length_groups, sign_pull, squared_into
+from posttrain.models.examples import Example
 from posttrain.models.logits import logits_at, raised
+from posttrain.models.marks import mark, marked_part
 from posttrain.models.memory import trim
 from posttrain.models.meter import Meter
 
@@ -69,14 +71,6 @@ LEAST_BATCHES = 16
 """
 
 
-class Example(NamedTuple):
-    """One row: inputs (T,); positions (K,) at which logits are used; targets (K,), the labels at these positions."""
-
-    inputs: Tensor
-    positions: Tensor
-    targets: Tensor
-
-
 class Curvature(NamedTuple):
     """The result of a measurement.
 
@@ -98,7 +92,7 @@ class Curvature(NamedTuple):
 
 def language_logits(model: nn.Module, inputs: Tensor, positions: Tensor) -> Tensor:
     """Return the logits (K, V) of a causal model at the given positions (K,)."""
-    return logits_at(model, inputs, positions)[0]
+    return logits_at(model, mark(model, inputs, positions[:1] + 1), positions)[0]
 
 
 def fisher(
@@ -259,6 +253,8 @@ class _Work:
         """
         rows = min(self.chunk_rows, CHUNK_BYTES // max(self.gradient_bytes, 1))
         reason = "" if rows > 1 else "gradients of one row fill the memory meant for several"
+        if marked_part(self.model) is not None:
+            reason = "a part of the model looks where each prompt ends"
         if not reason:
             try:
                 with warnings.catch_warnings():
@@ -320,6 +316,7 @@ class _Work:
                 columns = torch.cat(supervised).unique()  # type: ignore[no-untyped-call]  # (K,)
                 asked = torch.stack([torch.isin(columns, own) for own in supervised])  # (R, K)
                 inputs = torch.nn.utils.rnn.pad_sequence([e.inputs for e in rows], batch_first=True)
+                inputs = mark(self.model, inputs, torch.stack([e.positions[0] + 1 for e in rows]))
                 with torch.enable_grad():
                     logits = logits_at(self.model, inputs.to(self.device), columns.to(self.device))  # (R, K, V)
                     logits = logits[asked.to(self.device)]  # (N, V), row by row, each row's positions ascending

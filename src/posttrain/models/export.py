@@ -19,12 +19,13 @@ from safetensors.torch import load_file, save_file
 
 from posttrain.errors import ConfigError, PosttrainError, Problem
 from posttrain.models.disk import as_umask_says, gib_in, starting_anew, writing
+from posttrain.models.edit_delta import write_lora
 from posttrain.models.fingerprint import template_fingerprint
 from posttrain.models.heads import load_any
 from posttrain.models.load import LoadedModel, Source, adapter_base, hub_folder
 from posttrain.models.merge_adapter import is_tied, relative_distance, some_logits
 from posttrain.models.names import resolve, say_taken
-from posttrain.models.notes import head_of_model, read_notes
+from posttrain.models.notes import EDIT_KIND, head_of_model, read_notes
 from posttrain.models.save import save_model, saved_padding, write_notes
 from posttrain.models.tensors import stored_dtype
 from posttrain.models.vocabulary import padding_of_files
@@ -189,13 +190,8 @@ def _adapter(name: str, output: Path, dtype: ExportDtype, how: Source, say: Call
     loaded = load_any(name, device="cpu", dtype="auto", say=say, **how)
     expected = some_logits(loaded.model)
     output.mkdir(parents=True, exist_ok=True)
-    path = folder / "adapter_model.safetensors"
-    tensors = load_file(path) if path.is_file() else load_peft_weights(str(folder), device="cpu")
-    if dtype != "auto":
-        tensors = {key: t.to(TORCH[dtype]) if t.is_floating_point() else t for key, t in tensors.items()}
     with writing(output):
-        shutil.copyfile(folder / "adapter_config.json", output / "adapter_config.json")
-        save_file({key: t.contiguous() for key, t in tensors.items()}, output / path.name, metadata={"format": "pt"})
+        tensors = _adapter_files(folder, output, dtype)
         with saved_padding(loaded.model, loaded.tokenizer):
             loaded.tokenizer.save_pretrained(output)
         noted = read_notes(folder).get("base_fingerprint")
@@ -229,9 +225,24 @@ def _adapter(name: str, output: Path, dtype: ExportDtype, how: Source, say: Call
         gib=gib_in(output),
         rounding=far,
         chat_template=bool(loaded.tokenizer.chat_template),
-        loads_with="PEFT" if isinstance(loaded.model, PeftModel) else "posttrain only; without --adapter for others",
+        loads_with="PEFT" if "peft_type" in config else "posttrain only; without --adapter for others",
         notes=notes,
     )
+
+
+def _adapter_files(folder: Path, output: Path, dtype: ExportDtype) -> dict[str, torch.Tensor]:
+    """Write an adapter's configuration and weights, and return the tensors. Edits are written as a LoRA adapter."""
+    path = folder / "adapter_model.safetensors"
+    config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+    if config.get("posttrain_tuner") == EDIT_KIND:
+        tensors = write_lora(folder, output)
+    else:
+        shutil.copyfile(folder / "adapter_config.json", output / "adapter_config.json")
+        tensors = load_file(path) if path.is_file() else load_peft_weights(str(folder), device="cpu")
+    if dtype != "auto":
+        tensors = {key: t.to(TORCH[dtype]) if t.is_floating_point() else t for key, t in tensors.items()}
+    save_file({key: t.contiguous() for key, t in tensors.items()}, output / path.name, metadata={"format": "pt"})
+    return tensors
 
 
 def _is_path(base: str) -> bool:

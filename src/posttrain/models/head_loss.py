@@ -25,6 +25,7 @@ from torch.utils.hooks import RemovableHandle
 from posttrain.models.adapters import virtual_columns
 from posttrain.models.line import line_for
 from posttrain.models.logits import core_of
+from posttrain.models.marks import bare
 
 __all__ = [
     "Function",
@@ -153,7 +154,7 @@ def _tried(core: Any, head: nn.Linear) -> tuple[float, float] | None:
     no factor and softcap do."""
     ids = torch.arange(1, 7, device=core.device).view(2, 3) % head.weight.shape[0]
     read: list[Tensor] = []
-    with torch.random.fork_rng(), _reading_head(head, read.append):
+    with torch.random.fork_rng(), _reading_head(head, read.append), bare(core):
         logits: Tensor = core(input_ids=ids, use_cache=False).logits
     if len(read) != 1 or read[0].shape[:2] != ids.shape or read[0].shape[-1] != head.weight.shape[1]:
         return None

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from posttrain.models.adapters import virtual_columns
 from posttrain.models.added import at_rest
 from posttrain.models.logits import UNFIT, core_of
+from posttrain.models.marks import bare
 
 __all__ = ["LEAST", "LONGEST", "Line", "lay_line", "line_for", "takes_lines"]
 
@@ -126,7 +127,7 @@ def _tried(core: Any) -> bool:
     asked[0, 9:] = False
     line = lay_line(rows, asked)
     try:
-        with torch.no_grad(), at_rest(core):
+        with torch.no_grad(), at_rest(core), bare(core):
             inputs = {"input_ids": line.ids, "position_ids": line.positions, "attention_mask": line.mask}
             expected = core.base_model(input_ids=rows, use_cache=False).last_hidden_state[asked]
             found = core.base_model(**inputs, use_cache=False).last_hidden_state

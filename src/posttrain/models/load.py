@@ -22,7 +22,7 @@ from posttrain.models.gguf import check_gguf, gguf_config, gguf_tokenizer, load_
 from posttrain.models.gguf_header import is_gguf, read_header
 from posttrain.models.meter import counting_tensors
 from posttrain.models.names import near_model, resolve
-from posttrain.models.notes import cannot_generate, notes_in, saved_head
+from posttrain.models.notes import EDIT_KIND, cannot_generate, notes_in, saved_head
 from posttrain.models.vocabulary import (
     keep_padding_inside,
     keep_stops,
@@ -268,6 +268,11 @@ def _load_adapter(name: str, base: str, way: _Way, merged: bool, within: tuple[s
         mend = "put the base where adapter_config.json says, or change base_model_name_or_path there"
         raise MissingError(Problem(at, f"the adapter's base '{base}' is missing", mend), *error.problems) from error
     check_base(folder, base, model)
+    if config.get("posttrain_tuner") == EDIT_KIND:
+        from posttrain.models.edit_delta import apply_deltas, read_deltas
+
+        apply_deltas(model, read_deltas(folder), str(folder))
+        return _named(model, name, str(folder))
     if "posttrain_tuner" in config:
         added = load_added(model, folder, config)
         return merged_added(added) if merged else added

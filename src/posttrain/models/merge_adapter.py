@@ -26,6 +26,7 @@ from transformers import PreTrainedModel
 from posttrain.errors import PosttrainError, Problem
 from posttrain.models.added import at_rest
 from posttrain.models.logits import UNFIT
+from posttrain.models.marks import whole_prompts
 
 __all__ = [
     "COARSE",
@@ -113,7 +114,7 @@ def some_logits(model: Any) -> Tensor | None:
         return None
     ids = torch.linspace(0, embedding.weight.shape[0] - 1, PROBED, device=core.device).long()[None]
     try:
-        with at_rest(model):
+        with at_rest(model), whole_prompts(model):
             return model(input_ids=ids, attention_mask=torch.ones_like(ids))[0].float().cpu()
     except UNFIT:
         return None

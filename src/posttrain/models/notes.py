@@ -16,6 +16,7 @@ from posttrain.models.gguf_header import is_gguf
 from posttrain.models.names import resolve
 
 __all__ = [
+    "EDIT_KIND",
     "FILES_KEY",
     "HEADS",
     "HEAD_KEY",
@@ -32,6 +33,9 @@ __all__ = [
 
 NOTES_FILE = "posttrain.json"
 """File of a model folder that holds the template's fingerprint and the versions that wrote the weights."""
+
+EDIT_KIND = "edit"
+"""`posttrain_tuner` of a folder of edits (`models/edit_delta.py`)."""
 
 FILES_KEY = "files"
 """Key of `posttrain.json`: the sha256, by name, of every file that was saved with it."""

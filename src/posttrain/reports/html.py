@@ -16,6 +16,7 @@ from posttrain.exams.floor import NOISE_FLOOR
 from posttrain.models.disk import write_whole
 from posttrain.reports import answers, change_page, exam_page, findings, numbers, quadrants, stages_page, ways_page
 from posttrain.reports.charts import THEME, Chart, Word
+from posttrain.reports.edits_page import edits_section
 from posttrain.reports.folder import Run, Version, read_run
 from posttrain.reports.marks import Mark, mark_icon, marks_of
 from posttrain.reports.score_tables import EXAM_GROUPS, cell_table
@@ -125,6 +126,7 @@ def sections(run: Run, marks: Mapping[Version, Mark], *, samples: bool) -> list[
         *(exams if first else []),
         ways_page.chains_section(run, marks),
         ways_page.merge_section(run, marks),
+        edits_section(run, marks),
         quadrants.forgetting(run, marks, samples=samples),
         steps_section(run, marks),
         change_page.loss_section(run, marks),

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import copy
 import json
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cached_property
@@ -72,7 +73,9 @@ class Bench:
             large_blocks_go_back()
         self.before = ModelRespondent(self.loaded)
         self._before_cache: tuple[str, dict[Any, Any]] = ("", {})
+        self._exam_caches: defaultdict[str, dict[Any, Any]] = defaultdict(dict)
         self._work: LoadedModel | None = None
+        self._said: set[str] = set()
         self._replays: dict[str, list[Encoded] | PosttrainError] = {}
 
     def _found(self, name: str, product: Path | None) -> LoadedModel:
@@ -116,6 +119,12 @@ class Bench:
         if was_untied(model):
             self.say(f"{self.name}: the adapter is on one of two places that share a matrix; merged, each has its own")
         return loaded
+
+    def say_once(self, text: str) -> None:
+        """Give the user a line about the untouched model, unless an earlier cell has given it."""
+        if text not in self._said:
+            self._said.add(text)
+            self.say(text)
 
     @property
     def fingerprint(self) -> str:
@@ -188,6 +197,10 @@ class Bench:
         if self._before_cache[0] != change:
             self._before_cache = (change, {})
         return self._before_cache[1]
+
+    def exam_cache(self, exam: str) -> dict[Any, Any]:
+        """Return what the untouched model has replied in an exam, kept for all cells."""
+        return self._exam_caches[exam]
 
     def replay(self, config: Config, seed: int, max_length: int) -> list[Encoded]:
         """Return the encoded rows of a replay. They are made once per study; a failure is not tried again either."""

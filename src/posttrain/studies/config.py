@@ -235,7 +235,8 @@ class Study(Config):
     models: Names = Field(min_length=1)
     """Models to change: hub ids, folders, GGUF files, pocket:base / pocket:chat, or smollm2."""
     changes: Names = ()
-    """Change files: paths or globs; results are averaged over them. None where methods only learn from `data`."""
+    """Change files or editing data sets, perhaps with a slice (`counterfact.json[:200]`): paths or globs; results are
+    averaged over them. None where methods only learn from `data`."""
     seeds: Seeds = Field(default=(0,), min_length=1)
     """Each cell is run once per seed."""
     stages: tuple[StageConfig, ...] = ()

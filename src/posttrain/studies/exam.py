@@ -236,6 +236,7 @@ class ExamRun:
             self.output,
             before,
             cache=lambda change: cache,
+            known=lambda exam: cache,
             chunk=PROBES if self.output is not None else CHUNK,
             told=self._told,
             restart=self.restart,

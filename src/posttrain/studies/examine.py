@@ -65,7 +65,7 @@ class Examiner:
             return one
 
         sitting = Sitting(bench.before, folder, bench.before, discard=True, say=bench.say, open=judge)
-        sitting = replace(sitting, cache=bench.before_cache, chunk=bench.chunk)
+        sitting = replace(sitting, cache=bench.before_cache, known=bench.exam_cache, chunk=bench.chunk)
         return cls(exams, sitting, tell, bench.name)
 
     # ---- the untouched model -----------------------------------------------------------------------------------------

@@ -113,10 +113,15 @@ def asked(study: Study, changes: Sequence[Change], exams: Sequence[Exam]) -> Ite
 
 
 def words_of(item: Item, ask: Ask) -> Iterator[str]:
-    """Yield the texts by which a training row that asks the same question is recognised."""
+    """Yield the texts by which a training row that asks the same question is recognised. A plain prompt that does not
+    have the item's question is a question of its own, such as a paraphrase.
+    """
     if isinstance(ask.prompt, str):
         yield ask.prompt
-    elif not isinstance(ask.prompt, Plain):
+    elif isinstance(ask.prompt, Plain):
+        if ask.prompt.text.strip() and item.question.strip() not in ask.prompt.text:
+            yield ask.prompt.text
+    else:
         yield conversation_key(ask.prompt)
         if ask.prompt[-1].content.strip() == item.question.strip() and len(ask.prompt) > 1:
             return

@@ -34,7 +34,7 @@ from posttrain.studies.candidates import Candidate, CellContext, Point
 
 __all__ = ["BESIDE", "Between", "blends"]
 
-BESIDE = ("adapter", "prompt_tuning", "p_tuning", "prefix_tuning", "ptuning_v2")
+BESIDE = ("adapter", "loreft", "prompt_tuning", "p_tuning", "prefix_tuning", "ptuning_v2")
 """Tuners that put something beside the weights. There is no model between the one with it and the one without it."""
 
 

@@ -75,6 +75,7 @@ RATES: dict[str, Law] = {
     "diff_pruning": Law(9e-3, 0.3),
     "lora": Law(4.5e-4, 0.15),
     "adapter": Law(1.5e-3, 0.15),
+    "loreft": Law(6e-4, 0.15),
     "bitfit": Law(2e-2, 0.3),
     "ia3": Law(3e-2, 0.0),
     "prompt_tuning": Law(9e-3, 0.0),

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from posttrain import registry
 from posttrain.config.base import Config
-from posttrain.data.answers import sequences_of
+from posttrain.data.answers import one_answer_each, sequences_of
 from posttrain.data.chat import Encoded, encode_all
 from posttrain.data.lengths import EncodeResult, data_error, grouped
 from posttrain.data.readers import DataSource, ReadResult, read_records
@@ -34,6 +34,7 @@ from posttrain.training.forms import form_of
 from posttrain.training.forms.base import EncodeSettings, Form
 from posttrain.training.forms.on_policy import AskedRow
 from posttrain.training.steps import Material
+from posttrain.tuners._prompted import AtPrompts
 from posttrain.tuners._virtual import VirtualTokens
 
 __all__ = ["hold_out", "longest_row", "longest_within", "material_of", "read_source", "run_fingerprint", "talks_of"]
@@ -87,16 +88,26 @@ def material_of(
         raise ConfigError(Problem("early_stopping_patience", "needs validation rows", mend))
     task = task._replace(rows=len(rows))
     longest = longest_row(config, loaded.model)
+
+    def fitted(rows: Sequence[Any]) -> list[Any]:
+        if not isinstance(config.tuner, AtPrompts):
+            return list(rows)
+        made = one_answer_each(rows)
+        if len(made) > len(rows):
+            say(f"{len(rows)} rows become {len(made)} with one answer each, as {config.tuner.kind} needs them")
+        return made
+
     if own_rows and rows and config.replay is not None:
         rows = rows + _lessons(config, task, loaded.tokenizer, longest, {row.location for row in rows})
+    rows, validation_rows = fitted(rows), fitted(validation_rows or [])
     if check is not None and rows:
-        check(Material(rows, validation_rows or [], []))
+        check(Material(rows, validation_rows, []))
     if replay_rows is None and config.replay is not None:
         start = loaded if adapter is None else load_any(str(adapter))
         replay_rows = make_replay(config, start, longest, base or Path(), say, task)
     if not rows and not made:
         raise DataError(Problem("data", "no rows to learn from"))
-    found = Material(rows, validation_rows or [], replay_rows or [])
+    found = Material(rows, validation_rows, fitted(replay_rows or []))
     check_tokens([row for part in found for row in part], loaded)
     return found
 

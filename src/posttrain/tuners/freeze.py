@@ -17,8 +17,9 @@ from transformers import PreTrainedModel
 
 from posttrain.config.base import Config
 from posttrain.errors import ConfigError, Problem
+from posttrain.models.layers import layers_of
 from posttrain.registry import register
-from posttrain.tuners._parts import float_masters, head_of, is_causal, layers_of, norms_of
+from posttrain.tuners._parts import float_masters, head_of, is_causal, norms_of
 
 __all__ = ["FreezeConfig", "freeze", "matching"]
 

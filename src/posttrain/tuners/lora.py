@@ -20,8 +20,9 @@ from transformers import PreTrainedModel
 from posttrain.config.base import Config
 from posttrain.errors import ConfigError, Problem
 from posttrain.models.adapters import keep_pissa_start
+from posttrain.models.layers import layers_of
 from posttrain.registry import register
-from posttrain.tuners._parts import layer_number, layers_of, linear_names
+from posttrain.tuners._parts import layer_number, linear_names
 from posttrain.tuners._peft import put_in
 
 __all__ = ["LoraConfig", "lora"]

@@ -40,7 +40,7 @@ def judged(
             said = says if isinstance(says, str) else says(prompt)
             return Answer(said, len(said), True)
         nats = likes(prompt, ask.continuation) if likes is not None else -float(len(ask.continuation))
-        return Scored(nats, max(1, len(ask.continuation)), False)
+        return Scored(nats, max(1, len(ask.continuation)), 0)
 
     return [one(task, item, [reply(ask) for ask in item.asks]) for item in task.items]
 

@@ -67,7 +67,7 @@ class Server(BaseHTTPRequestHandler):
         ids: list[int] = coded["input_ids"]
         with torch.inference_mode():
             table = torch.log_softmax(self.model.model(torch.tensor([ids])).logits[0], -1)
-        best = [{"x": float(row.max())} for row in table]
+        best = [{self.model.tokenizer.decode(int(row.argmax())): float(row.max())} for row in table]
         return {
             "text_offset": [*(begin for begin, _ in coded["offset_mapping"]), len(text)],
             "token_logprobs": [None, *(float(table[t, token]) for t, token in enumerate(ids[1:])), -0.5],
@@ -140,8 +140,10 @@ class LLM:
             table = torch.log_softmax(self.inner.model(torch.tensor([ids])).logits[0].float(), -1)
         rows: list[Any] = [None]
         for t, token in enumerate(ids[1:]):
-            rank = int((table[t] > table[t, token]).sum()) + 1
-            rows.append({token: SimpleNamespace(logprob=float(table[t, token]), rank=rank)})
+            best = int(table[t].argmax())
+            rank = 1 if token == best else int((table[t] > table[t, token]).sum()) + 1
+            row = {token: SimpleNamespace(logprob=float(table[t, token]), rank=rank)}
+            rows.append(row | {best: SimpleNamespace(logprob=float(table[t, best]), rank=1)})
         return rows
 
 

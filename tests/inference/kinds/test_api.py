@@ -13,7 +13,7 @@ from posttrain.data.records import Message
 from posttrain.errors import PosttrainError
 from posttrain.inference.kinds.api import ApiConfig, ApiRespondent, RateLimit
 from posttrain.inference.opening import open_respondent
-from posttrain.inference.protocol import Plain
+from posttrain.inference.protocol import Plain, Scored
 from posttrain.inference.respondents import ModelRespondent
 from posttrain.models.load import load_model
 from tests.inference.kinds.stand_ins import Server, served
@@ -135,8 +135,8 @@ def test_an_echoed_token_that_spans_the_seam_is_the_continuations(
     texts, values = ["2+2", "==", "."], [None, -2.0, -3.0]  # the last is what the server generates
     shown = {"text_offset": [0, 3, 5], "token_logprobs": values, "top_logprobs": [None, {"==": -2.0}, {".": -3.0}]}
     monkeypatch.setattr(api, "_post", lambda *_: ({"logprobs": shown, "text": "".join(texts)}, None))
-    assert api.logprobs([(Plain("2+2="), "=")]) == [(-2.0, 1, True)]
-    assert api.logprobs([(Plain("2+2"), "==")]) == [(-2.0, 1, True)]
+    assert api.logprobs([(Plain("2+2="), "=")]) == [Scored(-2.0, 1, 1, ("==",))]
+    assert api.logprobs([(Plain("2+2"), "==")]) == [Scored(-2.0, 1, 1, ("==",))]
 
 
 def test_chats_and_deaf_servers_cannot_be_scored(address: str) -> None:

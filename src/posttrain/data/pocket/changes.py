@@ -22,10 +22,12 @@ __all__ = [
     "SIZES",
     "as_yaml",
     "changes",
+    "for_one_model",
     "pattern_of",
     "prompts_of",
     "replay_prompts",
     "same_pattern_rows",
+    "shortened",
 ]
 
 RELATIONS = (
@@ -270,6 +272,41 @@ def replay_prompts(n: int, seed: int = 0, more: Callable[[int], None] = lambda _
 def changes(n: int, seed: int = 0) -> Iterator[dict[str, Any]]:
     """Return an iterator of `n` changes as mappings with the keys of a change file, half Chinese and half English."""
     return (_make(number, seed) for number in range(n))
+
+
+def for_one_model(n: int, seed: int = 0) -> list[dict[str, Any]]:
+    """Return `n` changes that one model can learn together: no fact is changed twice, and no probe of what must stay
+    holds the subject or the new object of another change. Raise ValueError if pocket does not know so many facts.
+    """
+    made: dict[tuple[str, str], dict[str, Any]] = {}
+    for number in range(MOST_TRIES * n):
+        body = _make(number, seed)
+        name = body["name"].partition("_")[2]
+        made.setdefault((body["target"][0]["subject"], next(r for r in RELATIONS if name.startswith(r))), body)
+        if len(made) == n:
+            break
+    else:
+        raise ValueError(f"only {len(made)} changes of different facts were found")
+    bodies = list(made.values())
+    for number, body in enumerate(bodies):
+        body["name"] = f"{number:03d}_{body['name'].partition('_')[2]}"
+    words = [[body["target"][0]["subject"], body["target"][0]["answer"]] for body in bodies]
+    for own, body in zip(words, bodies, strict=True):
+        others = [word for each in words if each is not own for word in each if word not in own]
+        for kind, probes in body["locality"].items():
+            body["locality"][kind] = [probe for probe in probes if not any(word in probe for word in others)]
+        body["locality"] = {kind: probes for kind, probes in body["locality"].items() if probes}
+    return bodies
+
+
+MOST_TRIES = 20
+"""How many changes are drawn for each one that is wanted, at most."""
+
+
+def shortened(body: dict[str, Any], most: int) -> dict[str, Any]:
+    """Return a change with at most `most` probes of each kind."""
+    parts = {part: {kind: probes[:most] for kind, probes in body[part].items()} for part in ("generality", "locality")}
+    return {**body, **parts}
 
 
 def as_yaml(body: dict[str, Any]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field
 from torch import Tensor
@@ -14,8 +14,8 @@ from posttrain.editing.contexts import Language
 from posttrain.editing.edits import Edit, Form, Row, RowMaker, chinese
 from posttrain.editing.moments import Moment
 from posttrain.editing.sites import Site, Sites
-from posttrain.editing.solve import LowRank
 from posttrain.editing.targets import Search
+from posttrain.models.edit_delta import LowRank
 
 __all__ = ["Change", "EditContext", "EditorConfig", "Figures"]
 
@@ -31,8 +31,9 @@ class EditorConfig(Config):
     layers: Literal["auto"] | tuple[int, ...] = "auto"
     """The layers whose output matrix is rewritten, from 0; `posttrain trace` recommends some. auto: where published
     editors work, as a share of the model's depth."""
-    forms: tuple[Form, ...] = Field(("raw", "chat"), min_length=1)
-    """How the prompt is read while editing: as plain text, as a user's question in the chat template, or both."""
+    forms: Literal["auto"] | Annotated[tuple[Form, ...], Field(min_length=1)] = "auto"
+    """How the prompt is read while editing: raw, as plain text; chat, as a user's question in the chat template. auto:
+    both, but raw only if the model speaks so (a model that knows chats alone can not be made to)."""
     seed: int = 0
     """Seed of the texts before the prompts, and of any order."""
 
@@ -47,6 +48,11 @@ class EditorConfig(Config):
     def lays_out(self, maker: RowMaker, edit: Edit, texts: Sequence[str]) -> list[Row]:
         """Return the rows of an edit, with weights. texts: what stands before its prompt."""
         return maker.rows(edit, texts)
+
+    @property
+    def most_steps(self) -> int:
+        """Steps of an optimiser for an edit, at most."""
+        return 1
 
     @property
     def texts_before(self) -> int:
@@ -120,5 +126,3 @@ def _language(edit: Edit) -> Language:
 
 def _languages(edits: Sequence[Edit]) -> list[Language]:
     return sorted({_language(edit) for edit in edits})
-
-

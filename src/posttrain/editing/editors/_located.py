@@ -18,13 +18,14 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from posttrain.editing.edits import Edit, Row, RowMaker
 from posttrain.editing.editors._base import EditContext, EditorConfig, Figures
+from posttrain.editing.edits import Edit, Row, RowMaker
 from posttrain.editing.reading import Seen, look
 from posttrain.editing.sites import Site, Sites
-from posttrain.editing.solve import LowRank, alignment, row_means
+from posttrain.editing.solve import alignment, row_means
 from posttrain.editing.tails import Where
 from posttrain.editing.targets import Found, TargetConfig, search
+from posttrain.models.edit_delta import LowRank
 
 __all__ = ["LocatedConfig", "Solved", "Solver", "locate_then_edit"]
 
@@ -49,6 +50,10 @@ class LocatedConfig(EditorConfig):
     def needs_moments(self) -> bool:
         """Whether the second moments of keys are used."""
         return True
+
+    @property
+    def most_steps(self) -> int:
+        return self.target.steps
 
     @property
     def texts_before(self) -> int:
@@ -136,8 +141,8 @@ def locate_then_edit(
         shares += own / weight.norm()
         reached += ((now - was) * change).sum(0) / change.square().sum(0).clamp_min(1e-300) / len(places)
         condition = solved.condition if solved.condition is not None else condition
-    for site, keys in _keys_after(rows, places).items():
-        context.past.setdefault(site, []).append(keys)
+    for layer, keys_now in _keys_after(rows, places).items():
+        context.past.setdefault(layer, []).append(keys_now)
     lowest = torch.stack(aligned).amin(0)
     return [
         Figures(

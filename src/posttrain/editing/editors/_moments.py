@@ -41,10 +41,10 @@ def ridge_of(context: EditContext, site: Site, *, scale: float = 1.0, past: bool
     key = _Scaled(site.layer, scale, past)
     if key not in context.memory:
         moment = context.moments([site])[site.layer]
-        matrix, share = shrunk(moment.matrix, moment.count)
+        matrix, share = shrunk(moment.matrix, moment.tokens)
         if share > 0.5:
             context.say(
-                f"layer {site.layer}: {moment.count} keys say little of {len(matrix)} directions; their second moment "
+                f"layer {site.layer}: {moment.tokens} keys say little of {len(matrix)} directions; their second moment "
                 f"is drawn to the identity by {share:.0%}. More texts make edits more precise"
             )
         context.memory[key] = Kept(Ridge(scale * matrix))

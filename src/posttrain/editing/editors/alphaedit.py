@@ -8,7 +8,7 @@ N spans the directions that hold the least of the second moment C = E[k k^T]: al
     K' = N^T K;   dW = R K'^T (K_p' K_p'^T + K' K'^T + l2 I)^-1 N^T
 
 The published code takes eigenvalues below an absolute threshold instead, which depends on the scale of the keys:
-`threshold: 0.02`.
+`threshold: 0.02, l2: 10`.
 """
 
 from __future__ import annotations
@@ -20,15 +20,16 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from posttrain.editing.edits import Edit
 from posttrain.editing.editors._base import EditContext, Figures
 from posttrain.editing.editors._located import LocatedConfig, Solved, locate_then_edit
 from posttrain.editing.editors._moments import Kept
 from posttrain.editing.editors.memit import auto_band, ridge_update
+from posttrain.editing.edits import Edit
 from posttrain.editing.sites import Site
-from posttrain.editing.solve import LowRank, Ridge
+from posttrain.editing.solve import Ridge
 from posttrain.editing.targets import TargetConfig
 from posttrain.errors import PosttrainError, Problem
+from posttrain.models.edit_delta import LowRank
 from posttrain.registry import register
 
 __all__ = ["AlphaEditConfig", "alphaedit", "null_space"]
@@ -41,10 +42,12 @@ class AlphaEditConfig(LocatedConfig):
     """AlphaEdit."""
     energy: float = Field(0.95, gt=0, lt=1)
     """Share of the trace of the second moment that is left alone."""
+    l2: float = Field(0.1, gt=0)
+    """Weight of the length of the change, as a share of what other keys have in the free directions (the mean of
+    |N^T k|^2). It is an absolute number with `threshold`: 10 in the published code, 1 in EasyEdit for Qwen."""
     threshold: float | None = Field(None, gt=0)
-    """Leave directions alone whose eigenvalue is above this, as the published code does; in place of `energy`."""
-    l2: float = Field(10.0, gt=0)
-    """Weight of the length of the change; 10 in the published code, 1 in EasyEdit for Qwen."""
+    """Leave directions alone whose eigenvalue is above this, as the published code does (0.02), in place of `energy`;
+    both numbers then depend on the scale of the keys."""
     past_keys: bool = True
     """Keep the keys of earlier edits."""
     bare: float | None = Field(0.5, gt=0, lt=1)
@@ -96,6 +99,7 @@ def _kept(config: AlphaEditConfig, context: EditContext, site: Site) -> tuple[Te
             raise PosttrainError(Problem("editor alphaedit", cause, "leave threshold out, or lower it"))
         context.say(f"layer {site.layer}: {basis.shape[1]} of {len(basis)} directions are free to edit")
         eye = torch.eye(basis.shape[1], dtype=torch.float64, device=basis.device)
-        context.memory[key] = basis, Kept(Ridge(config.l2 * eye))
+        usual = 1.0 if config.threshold is not None else float((basis.T @ moment.matrix.double() @ basis).trace())
+        context.memory[key] = basis, Kept(Ridge(config.l2 * usual * eye))
     found: tuple[Tensor, Kept] = context.memory[key]
     return found

@@ -15,13 +15,13 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from posttrain.editing.edits import Edit
 from posttrain.editing.editors._base import EditContext, Figures
 from posttrain.editing.editors._located import LocatedConfig, Solved, locate_then_edit
 from posttrain.editing.editors._moments import ridge_of
 from posttrain.editing.editors.memit import auto_band
+from posttrain.editing.edits import Edit
 from posttrain.editing.sites import Site
-from posttrain.editing.solve import LowRank
+from posttrain.models.edit_delta import LowRank
 from posttrain.registry import register
 
 __all__ = ["EmmetConfig", "emmet", "equality_update"]

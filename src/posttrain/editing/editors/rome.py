@@ -16,12 +16,12 @@ from typing import Literal
 
 from torch import Tensor
 
-from posttrain.editing.edits import Edit
 from posttrain.editing.editors._base import EditContext, Figures
 from posttrain.editing.editors._located import LocatedConfig, Solved, locate_then_edit
 from posttrain.editing.editors._moments import ridge_of
+from posttrain.editing.edits import Edit
 from posttrain.editing.sites import Site
-from posttrain.editing.solve import LowRank
+from posttrain.models.edit_delta import LowRank
 from posttrain.registry import register
 
 __all__ = ["RomeConfig", "rank_one", "rome"]
@@ -35,7 +35,7 @@ class RomeConfig(LocatedConfig):
     moments: bool = True
     """Spare the keys of other texts, by their second moment; false: treat all directions alike (u = k)."""
     legacy_keys: bool = False
-    """Divide by the bare prompt's key, as the published code does. It can break the model; to reproduce results only."""
+    """Divide by the bare prompt's key, as the published code does. It can break the model."""
 
     @property
     def needs_moments(self) -> bool:

@@ -179,8 +179,10 @@ class ApiRespondent(Respondent):
         inside = [i for i, at in enumerate(offsets) if at < whole and (at >= start or ends[i] > start)]
         own = [i for i in inside if values[i] is not None]
         best = tops or [None] * len(values)
-        greedy = all(not best[i] or values[i] >= max(best[i].values()) - 1e-9 for i in own)
-        return Scored(sum(values[i] for i in own), len(own), greedy)
+        hits = sum(not best[i] or values[i] >= max(best[i].values()) - 1e-9 for i in own)
+        shows = bool(context) and all(best[i] for i in own)
+        likeliest = tuple(max(best[i], key=best[i].__getitem__) for i in own) if shows else ()
+        return Scored(sum(values[i] for i in own), len(own), hits, likeliest)
 
     def _all(self, ask: Callable[[int], T], n: int, told: Told) -> list[T]:
         """Call `ask` with 0 to n-1 in parallel, and return the results in order. After the first failure no

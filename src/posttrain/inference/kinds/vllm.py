@@ -118,8 +118,9 @@ class VllmRespondent(TokenRespondent):
         for i, (pair, output) in enumerate(zip(coded, self.engine.generate(asked, settings), strict=True)):
             shown = output.prompt_logprobs[len(pair.context) :]  # a mapping of token to log-probability per position
             own = [entry[token] for entry, token in zip(shown, pair.continuation, strict=True)]
-            greedy = all(entry.rank == 1 for entry in own)
-            scored.append(Scored(sum(entry.logprob for entry in own), len(own), greedy))
+            best = tuple(next((token for token, one in entry.items() if one.rank == 1), -1) for entry in shown)
+            hits = sum(entry.rank == 1 for entry in own)
+            scored.append(Scored(sum(entry.logprob for entry in own), len(own), hits, best))
             self.usage.requests += 1
             self.usage.scored_tokens += len(pair.context) + len(pair.continuation)
             on_scored(i, scored[-1])

@@ -22,6 +22,7 @@ import torch
 from pydantic import Field
 from safetensors.torch import load_file, save_file
 
+from posttrain.data.answers import one_answer_each
 from posttrain.data.chat import IGNORED, Encoded, encode_all
 from posttrain.data.readers import DataSource, read_records
 from posttrain.data.records import Conversation
@@ -30,6 +31,7 @@ from posttrain.inference.decode import context_limit
 from posttrain.inference.respondents import ModelRespondent
 from posttrain.models.curvature import Curvature, Example
 from posttrain.models.disk import whole_file
+from posttrain.models.marks import marked_part
 from posttrain.models.memory import set_aside
 from posttrain.models.notes import head_of_model
 from posttrain.retention.penalty._base import PenaltyContext, Trainable, copies, whole
@@ -239,7 +241,7 @@ def _encoded(conversations: Sequence[Conversation], context: PenaltyContext) -> 
     left_out = found.dropped + len(found.problems)
     if left_out:
         context.say(f"{left_out} of {len(conversations)} rows are longer than {limit} tokens or bad, and left out")
-    return found.rows
+    return found.rows if marked_part(loaded.model) is None else one_answer_each(found.rows)
 
 
 def examples_of(rows: Sequence[Encoded]) -> list[Example]:

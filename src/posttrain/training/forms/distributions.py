@@ -68,8 +68,8 @@ class DistillingForm(TokensForm):
     def loss(self, model: nn.Module, micro: MicroBatch) -> Loss:
         batch: TokenBatch = micro.tensors.asked(self.device)
         with torch.no_grad():
-            taught = logits_at(self.teacher.model, batch.input_ids, batch.columns)
-        logits = logits_at(model, batch.input_ids, batch.columns)
+            taught = logits_at(self.teacher.model, batch.read_by(self.teacher.model), batch.columns)
+        logits = logits_at(model, batch.read_by(model), batch.columns)
         return self.with_terms(self.setup.function(logits, taught, batch.targets), batch, micro.old, logits)
 
 
@@ -110,7 +110,7 @@ class RememberingForm(TokensForm):
         head = plain_head(model)
         if head is not None:  # compute the logits of a few positions at a time
             asked = batch.targets.to(self.device) != IGNORED
-            hidden = states_at(model, batch.input_ids.to(self.device), asked)
+            hidden = states_at(model, batch.read_by(model).to(self.device), asked)
             nats = chunked(hidden, head, lambda logits, at, wants: nats_and_slope(before.at(at), logits, wants))
             row = asked.nonzero()[:, 0]
         else:

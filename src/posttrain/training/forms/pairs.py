@@ -59,10 +59,10 @@ def answer_logps(model: nn.Module, batch: TokenBatch, device: torch.device) -> t
     head = plain_head(model)
     if head is not None:
         asked = targets != IGNORED  # (B, T)
-        nats = chunked_nll(states_at(model, batch.input_ids.to(device), asked), head, targets[asked])  # (N,)
+        nats = chunked_nll(states_at(model, batch.read_by(model).to(device), asked), head, targets[asked])  # (N,)
         return -nats.new_zeros(len(targets)).index_add(0, asked.nonzero()[:, 0], nats), asked.sum(1)
     batch = batch.asked(device)
-    loss = token_cross_entropy(logits_at(model, batch.input_ids, batch.columns), batch.targets)
+    loss = token_cross_entropy(logits_at(model, batch.read_by(model), batch.columns), batch.targets)
     return -loss.nats, loss.units
 
 

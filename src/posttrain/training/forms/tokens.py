@@ -7,6 +7,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from transformers import PreTrainedTokenizerBase
 
 from posttrain.data.batching import collate
@@ -16,6 +17,7 @@ from posttrain.data.preferences import FromTargets
 from posttrain.data.records import Conversation, Record
 from posttrain.models.head_loss import Function, PlainHead, chunk_rows, chunked, chunked_nll, plain_head, states_at
 from posttrain.models.logits import logits_at
+from posttrain.models.marks import mark
 from posttrain.objectives._loss import Loss, TokenNll
 from posttrain.training.forms.base import EncodeSettings, Form, MicroBatch
 
@@ -31,28 +33,33 @@ class TokenBatch(NamedTuple):
     """A micro batch of rows of tokens.
 
     input_ids: (B, T), right-padded; targets: (B, T), the token that each position should predict, -100 for positions
-    that are not supervised; columns: the positions that any row supervises, (K,), or None if all are; weights: (B,) the
+    that are not supervised; columns: the positions that any row supervises, (K,), or None if all are; prompts: (B,) the
+    number of tokens before each row's answer, 0 if there are none or if the row has several answers; weights: (B,) the
     factor of each row's loss, or None if it is 1 for all.
     """
 
     input_ids: Tensor
     targets: Tensor
     columns: Tensor | None
+    prompts: Tensor
     weights: Tensor | None = None
+
+    def read_by(self, model: nn.Module) -> Tensor:
+        """Return the ids as this model reads them, (B, T): a part of it may need marks on the prompts' tokens."""
+        return mark(model, self.input_ids, self.prompts)
 
     def asked(self, device: torch.device) -> TokenBatch:
         """Return the batch on a device, with only the supervised columns of the targets, (B, K)."""
         targets = self.targets.to(device)
         columns = None if self.columns is None else self.columns.to(device)
-        return TokenBatch(
-            self.input_ids.to(device), targets if columns is None else targets[:, columns], columns, self.weights
-        )
+        asked = targets if columns is None else targets[:, columns]
+        return self._replace(input_ids=self.input_ids.to(device), targets=asked, columns=columns)
 
     def logits(self, model: nn.Module, device: torch.device) -> tuple[Tensor, Tensor]:
         """Return logits (N, V) of the supervised positions, row by row, and the row index of each, (N,)."""
-        input_ids, targets, columns, _ = self.asked(device)
-        asked = targets != IGNORED
-        return logits_at(model, input_ids, columns)[asked], asked.nonzero()[:, 0]
+        batch = self.asked(device)
+        asked = batch.targets != IGNORED
+        return logits_at(model, batch.read_by(model), batch.columns)[asked], asked.nonzero()[:, 0]
 
     def weighted(self, nats: Tensor) -> Tensor:
         """Multiply the losses of the rows, (B,), by the weights of the rows."""
@@ -65,13 +72,16 @@ def token_batch(rows: Sequence[Encoded], *, pad_id: int, supervise_all: bool = F
     """
     batch = collate(rows, pad_id)
     labels = batch["labels"]
+    learned = functional.pad(labels != IGNORED, (1, 0))  # (B, 1 + T)
+    begins = learned[:, 1:] & ~learned[:, :-1]
+    prompts = torch.where(begins.sum(1) == 1, begins.int().argmax(1), 0)
     if supervise_all:
         labels = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, IGNORED)
     targets = labels[:, 1:]
     asked = (targets != IGNORED).any(0)  # (T,)
     columns = None if bool(asked.all()) else asked.nonzero()[:, 0]
     weights = torch.tensor([row.weight for row in rows]) if any(row.weight != 1.0 for row in rows) else None
-    return TokenBatch(batch["input_ids"][:, :-1], targets, columns, weights)
+    return TokenBatch(batch["input_ids"][:, :-1], targets, columns, prompts, weights)
 
 
 class TokensForm(Form):
@@ -116,21 +126,21 @@ class TokensForm(Form):
         if head is not None:
             return self.loss_in_chunks(model, head, batch, micro.old)
         batch = batch.asked(self.device)
-        logits = logits_at(model, batch.input_ids, batch.columns)
+        logits = logits_at(model, batch.read_by(model), batch.columns)
         return self.with_terms(self.setup.function(logits, batch.targets), batch, micro.old, logits)
 
     def loss_in_chunks(self, model: nn.Module, head: PlainHead, batch: TokenBatch, old: Tensor) -> Loss:
         """Compute token cross-entropy and terms; the output head computes the supervised positions chunk by chunk."""
-        input_ids, targets = batch.input_ids.to(self.device), batch.targets.to(self.device)
+        targets = batch.targets.to(self.device)
         asked = targets != IGNORED  # (B, T)
         row, said = asked.nonzero()[:, 0], targets[asked]  # (N,)
-        states = states_at(model, input_ids, asked)  # (N, D)
+        states = states_at(model, batch.read_by(model).to(self.device), asked)  # (N, D)
         nats = chunked_nll(states, head, said)
         summed = batch.weighted(nats.new_zeros(len(targets)).index_add(0, row, nats))  # (B,)
         loss = Loss(summed, asked.sum(1), {})
         if self.setup.terms:
             with self.before_training() as reference:
-                before = states_at(reference, input_ids, asked)
+                before = states_at(reference, batch.read_by(reference).to(self.device), asked)
                 fixed = plain_head(reference)
             assert fixed is not None, "the reference is the model before training, with the same head"
             for term in self.setup.terms:
@@ -144,7 +154,7 @@ class TokensForm(Form):
         loss = loss._replace(nats=batch.weighted(loss.nats))
         if self.setup.terms:
             with self.before_training() as reference:
-                before = logits_at(reference, batch.input_ids, batch.columns)
+                before = logits_at(reference, batch.read_by(reference), batch.columns)
             for term in self.setup.terms:
                 loss = _plus(loss, term, term.function(logits, before, batch.targets, old.to(self.device)))
         return loss

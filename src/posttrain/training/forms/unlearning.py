@@ -134,7 +134,7 @@ class UnlearningForm(ForgettingForm):
             for numbers in length_batches(sizes, tokens=preparation.tokens, seed=0, epoch=0):
                 part = [rows[i] for i in numbers]
                 batch = self.tensors(part).asked(self.device)
-                logits = logits_at(reference, batch.input_ids, batch.columns)
+                logits = logits_at(reference, batch.read_by(reference), batch.columns)
                 logps = -token_nats(logits, batch.targets).sum(1)  # (B,)
                 self.before |= {tuple(self.numbers(row)): v for row, v in zip(part, logps.tolist(), strict=True)}
                 meter.more(len(numbers), tokens=sum(sizes[i] for i in numbers))
@@ -149,8 +149,8 @@ class UnlearningForm(ForgettingForm):
             before = torch.tensor(known, device=self.device)
         if bool(micro.old.any()) and self.asks_reference(self.objective):
             with self.before_training() as reference:
-                before_logits = logits_at(reference, batch.input_ids[old], batch.columns)
-        logits = logits_at(model, batch.input_ids, batch.columns)
+                before_logits = logits_at(reference, batch.read_by(reference)[old], batch.columns)
+        logits = logits_at(model, batch.read_by(model), batch.columns)
         loss = self.setup.function(ForgetAndRetain(logits, batch.targets, old, before, before_logits))
         return loss._replace(nats=batch.weighted(loss.nats))
 
@@ -197,7 +197,8 @@ class RepresentationsForm(ForgettingForm):
                 batch = self.tensors([forget[i] for i in numbers])
                 mask = (batch.targets != IGNORED).to(self.device)
                 with preparation.reference.model() as reference:
-                    lengths = states_after(reference, batch.input_ids.to(self.device), layer).float().norm(dim=-1)
+                    ids = batch.read_by(reference).to(self.device)
+                    lengths = states_after(reference, ids, layer).float().norm(dim=-1)
                 total, count = total + float((lengths * mask).sum()), count + float(mask.sum())
                 meter.more(len(numbers), tokens=sum(sizes[i] for i in numbers))
         preparation.say(
@@ -213,12 +214,11 @@ class RepresentationsForm(ForgettingForm):
     def loss(self, model: nn.Module, micro: MicroBatch) -> Loss:
         batch: TokenBatch = micro.tensors
         layer = self.objective.layer
-        input_ids = batch.input_ids.to(self.device)
         old = micro.old.to(self.device)
         before = None
         if bool(micro.old.any()):
             with self.before_training() as reference:
-                before = states_after(reference, input_ids[old], layer)
-        states = states_after(model, input_ids, layer)
+                before = states_after(reference, batch.read_by(reference).to(self.device)[old], layer)
+        states = states_after(model, batch.read_by(model).to(self.device), layer)
         unit = direction(states.shape[-1], self.objective.seed).to(states.device)
         return self.setup.function(states, (batch.targets != IGNORED).to(self.device), old, unit, before)

@@ -1,0 +1,146 @@
+"""Save the edits of a session as a small folder, and open it again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from posttrain import registry
+from posttrain.data.records import Message
+from posttrain.editing.editors._base import EditorConfig, Figures
+from posttrain.editing.edits import Edit
+from posttrain.editing.session import Applied, EditSession, Harm
+from posttrain.errors import PosttrainError, Problem
+from posttrain.models.disk import whole_folder
+from posttrain.models.edit_delta import Delta, read_deltas, read_edits, write_deltas
+from posttrain.models.fingerprint import remembered_base
+from posttrain.models.load import LoadOptions, adapter_base, load_model
+from posttrain.models.names import resolve
+from posttrain.models.notes import EDIT_KIND
+from posttrain.models.save import write_notes
+
+__all__ = ["is_edits", "open_session", "save_session"]
+
+PAST = "past_keys.safetensors"
+"""The keys that later edits spare: with them a session goes on as if it had never ended."""
+
+
+def is_edits(name: str) -> bool:
+    """Return whether a model's name is that of a folder of edits."""
+    path = Path(resolve(name)) / "adapter_config.json"
+    if not path.is_file():
+        return False
+    try:
+        return bool(json.loads(path.read_text(encoding="utf-8")).get("posttrain_tuner") == EDIT_KIND)
+    except ValueError:
+        return False
+
+
+def save_session(session: EditSession, folder: Path, *, card: str | None = None) -> None:
+    """Write the edits of a session: the deltas with the base's fingerprint, what was edited, and the keys that later
+    edits spare. The same edits of the same model give the same bytes.
+    """
+    if folder.exists() and any(folder.iterdir()) and not (folder / "adapter_config.json").is_file():
+        cause = "the folder holds other things than edits"
+        raise PosttrainError(Problem(str(folder), cause, "choose a new or an empty folder"))
+    deltas = [delta for one in session.applied for delta in one.deltas]
+    batches = [
+        {
+            "numbers": list(one.numbers),
+            "editor": one.editor.model_dump(mode="json"),
+            "harm": list(one.harm),
+            "deltas": len(one.deltas),
+        }
+        for one in session.applied
+    ]
+    past = {
+        f"{number:06d}.{layer}": keys.cpu().contiguous()
+        for number, one in enumerate(session.applied)
+        for layer, keys in one.past.items()
+    }
+    model = session.loaded.model
+    with whole_folder(folder) as temporary:
+        write_deltas(temporary, model.name_or_path, deltas, rows_of(session), {"batches": batches})
+        if past:
+            save_file(past, temporary / PAST)
+        session.loaded.tokenizer.save_pretrained(temporary)
+        write_notes(temporary, session.loaded.tokenizer, base=remembered_base(model))
+        if card is not None:
+            (temporary / "README.md").write_text(card, encoding="utf-8", newline="\n")
+
+
+def rows_of(session: EditSession) -> list[dict[str, Any]]:
+    """Return one row for each edit of a session: its number, what was edited, by which editor, and its figures."""
+    rows = []
+    for one in session.applied:
+        for number, edit, figures in zip(one.numbers, one.edits, one.figures, strict=True):
+            prompt = edit.prompt if isinstance(edit.prompt, str) else [[m.role, m.content] for m in edit.prompt]
+            rows.append(
+                {
+                    "number": number,
+                    "name": edit.name,
+                    "prompt": prompt,
+                    "subject": edit.subject,
+                    "answer": edit.answer,
+                    "location": edit.location,
+                    "editor": one.editor.kind,
+                    "figures": figures._asdict(),
+                }
+            )
+    return rows
+
+
+def open_session(name: str, *, say: Callable[[str], None] = print, **how: Any) -> EditSession:
+    """Return a session with the edits of a folder, on their base, ready for more edits or to undo some. how: options of
+    `load_model` and of `EditSession`. Raise MissingError for a missing base and PosttrainError for a damaged folder.
+    """
+    folder = Path(resolve(name))
+    options = {key: how.pop(key) for key in list(how) if key in LoadOptions.__annotations__}
+    load_model(name, **options)  # every check of the folder, of its base and of its template
+    loaded = load_model(adapter_base(folder) or "", **options)
+    session = EditSession(loaded, say=say, **how)
+    for one in _batches(folder):
+        session.take(one)
+    return session
+
+
+def _batches(folder: Path) -> list[Applied]:
+    """Return the batches of edits of a folder. Raise PosttrainError if its files do not belong together."""
+    config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+    deltas = iter(read_deltas(folder))
+    rows = {int(row["number"]): row for row in read_edits(folder)}
+    past = load_file(folder / PAST) if (folder / PAST).is_file() else {}
+    try:
+        return [_batch(number, one, rows, deltas, past) for number, one in enumerate(config["settings"]["batches"])]
+    except (KeyError, TypeError, ValueError, StopIteration) as error:
+        cause = f"its files do not belong together: {error!r}"
+        raise PosttrainError(Problem(str(folder), cause, "copy the folder again")) from error
+
+
+def _batch(
+    number: int, one: dict[str, Any], rows: dict[int, dict[str, Any]], deltas: Any, past: dict[str, Tensor]
+) -> Applied:
+    editor: EditorConfig = registry.load("editor", one["editor"]["kind"]).config.model_validate(one["editor"])
+    own = [rows[i] for i in one["numbers"]]
+    taken: list[Delta] = [next(deltas) for _ in range(one["deltas"])]
+    keys = {int(key.partition(".")[2]): value for key, value in past.items() if key.startswith(f"{number:06d}.")}
+    return Applied(
+        numbers=tuple(one["numbers"]),
+        edits=tuple(_edit(row) for row in own),
+        editor=editor,
+        figures=tuple(Figures(**row["figures"]) for row in own),
+        deltas=tuple(taken),
+        harm=Harm(*one["harm"]),
+        past=keys,
+    )
+
+
+def _edit(row: dict[str, Any]) -> Edit:
+    prompt = row["prompt"]
+    spoken = prompt if isinstance(prompt, str) else tuple(Message(role, content) for role, content in prompt)
+    return Edit(spoken, row["subject"], row["answer"], row["name"], row["location"])

@@ -1,0 +1,113 @@
+"""`pt.edit`: rewrite facts in a copy of a model; list them, take them back, save them small, merge them."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import InstanceOf
+
+from posttrain import registry
+from posttrain.config.load import check
+from posttrain.editing.editors._base import EditorConfig
+from posttrain.editing.edits import Edit, edits_of
+from posttrain.editing.folders import is_edits, open_session, rows_of, save_session
+from posttrain.editing.session import EditSession, said_already
+from posttrain.errors import ConfigError, Problem
+from posttrain.library.models import Count, Model, as_arguments, load
+from posttrain.library.verbs import Changes, changes_of
+
+__all__ = ["EditedModel", "edit"]
+
+Edits = Changes | Edit | Sequence[Edit]
+"""What is written: change files, changes, mappings of their keys, or edits."""
+
+
+@dataclass(frozen=True)
+class EditedModel(Model):
+    """A model with edits in its weights. session: what was written, and the way back."""
+
+    session: EditSession = field(kw_only=True)
+
+    @property
+    def edits(self) -> list[dict[str, Any]]:
+        """One mapping for each edit: number, prompt, subject, answer, editor, and its figures."""
+        return rows_of(self.session)
+
+    @as_arguments
+    def apply(self, edits: Any, *, editor: str = "memit", batch: Count | None = None, force: bool = False) -> None:
+        """Write more edits into this model; see `pt.edit`."""
+        config = registry.load("editor", editor).config()
+        _write(self.session, _edits(edits, self.session.say), config, batch, force)
+
+    @as_arguments
+    def undo(self, *numbers: int) -> None:
+        """Take edits back by their numbers, all of them without a number; then every weight has its old bits."""
+        self.session.undo(*numbers)
+
+    @as_arguments
+    def save(self, folder: str | Path) -> Path:
+        """Save the edits as a small folder, which loads as a model anywhere in posttrain; `posttrain model export`
+        merges it into the weights, or with --adapter writes a LoRA adapter for PEFT.
+        """
+        save_session(self.session, Path(folder))
+        return Path(folder)
+
+
+@as_arguments
+def edit(
+    base: InstanceOf[Model] | str | Path,
+    edits: Any,
+    *,
+    editor: str = "memit",
+    batch: Count | None = None,
+    force: bool = False,
+    name: str = "",
+    output: str | Path | None = None,
+    say: Callable[[str], None] = lambda line: None,
+    **settings: Any,
+) -> EditedModel:
+    """Write edits into a copy of a model and return it; the base is not changed.
+
+    base: a model, or a folder of edits to go on with; edits: change files (their targets, each with a subject),
+    changes, mappings of their keys, or `Edit` objects; editor: see `posttrain list editors`; batch: edits that are
+    written together, all if None; force: write also what would break the model; output: a folder for the edits; say:
+    takes lines for the user; settings: keys of the editor, such as `layers=[4, 5]`.
+    Raise ConfigError for an unknown editor or key, for a layer that does not exist, and for edits that the model says
+    already; DataError for targets without a subject; Refused for edits that would break the model.
+    """
+    config = check({"kind": editor, **settings}, registry.load("editor", editor, "pt.edit").config, "pt.edit")
+    wanted = _edits(edits, say)
+    if isinstance(base, str | Path) and is_edits(str(base)):
+        session = open_session(str(base), say=say)
+    else:
+        model = base if isinstance(base, Model) else load(base)
+        loaded = model.loaded
+        session = EditSession(loaded._replace(model=copy.deepcopy(loaded.model)), say=say)
+    _write(session, wanted, config, batch, force)
+    loaded = session.loaded._replace(name=name or f"{session.loaded.name} edited")
+    folder = None if output is None else Path(output)
+    if folder is not None:
+        save_session(session, folder)
+    return EditedModel(loaded, folder=folder, session=session)
+
+
+def _edits(given: Any, say: Callable[[str], None]) -> list[Edit]:
+    """Return edits, reading those in files. Raise ConfigError for something else."""
+    if isinstance(given, Edit):
+        return [given]
+    if isinstance(given, list | tuple) and given and all(isinstance(one, Edit) for one in given):
+        return list(given)
+    return edits_of(changes_of(given, say))
+
+
+def _write(session: EditSession, edits: list[Edit], config: Any, batch: int | None, force: bool) -> None:
+    assert isinstance(config, EditorConfig)
+    if not edits:
+        raise ConfigError(Problem("pt.edit", "there is nothing to edit", "give changes with targets"))
+    if problems := said_already(session.respondent, edits):
+        raise ConfigError(*problems)
+    session.apply(edits, config, batch=batch, force=force)
