@@ -40,10 +40,29 @@ def test_rows_and_change_files_are_facts(tmp_path: Path) -> None:
         {"prompt": "Who wrote Hamlet?", "subject": "Hamlet", "name": "hamlet", "year": 1603},
     )
     facts = read_facts(["rows.jsonl", "*.yaml"], tmp_path)
-    assert [fact.name for fact in facts] == ["tallest 1", "tallest 2", "rows 1", "hamlet"]
-    assert [fact.answer for fact in facts] == ["", "", "Canberra", ""]  # the new answer is not what is traced
-    assert facts[1].location.startswith(f"{tmp_path / 'tallest.yaml'}:4 ")
-    assert facts[2].location == f"{rows}:1"
+    assert [fact.name for fact in facts] == ["rows 1", "hamlet", "tallest 1", "tallest 2"]
+    assert [fact.answer for fact in facts] == ["Canberra", "", "", ""]  # the new answer is not what is traced
+    assert facts[0].location == f"{rows}:1"
+    assert facts[3].location.startswith(f"{tmp_path / 'tallest.yaml'}:4 ")
+    assert [fact.name for fact in read_facts(["rows.jsonl[1:]"], tmp_path)] == ["hamlet"]
+
+
+def test_counterfact_says_what_is_true(tmp_path: Path) -> None:
+    rewrite = {
+        "prompt": "{} is in the city of", "subject": "The Space Needle", "relation_id": "P131",
+        "target_new": {"str": "Paris", "id": "Q90"}, "target_true": {"str": "Seattle", "id": "Q5083"},
+    }  # fmt: skip
+    record = {
+        "requested_rewrite": rewrite, "paraphrase_prompts": ["It stands. The Space Needle is in"],
+        "neighborhood_prompts": ["Pike Place is in"], "attribute_prompts": ["The Louvre is in"], "generation_prompts": [],
+    }  # fmt: skip
+    (tmp_path / "counterfact.json").write_text(json.dumps([record, record]), encoding="utf-8")
+    first, _ = read_facts(["counterfact.json"], tmp_path)
+    (second,) = read_facts(["counterfact.json[1:2]"], tmp_path)
+    assert (first.question, first.subject) == ("The Space Needle is in the city of", "The Space Needle")
+    assert (first.answer, second.name) == ("Seattle", "counterfact-00001")
+    with pytest.raises(DataError, match="is no slice of records"):
+        read_facts(["counterfact.json[x]"], tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -73,7 +92,8 @@ def test_all_files_are_reported_at_once(tmp_path: Path) -> None:
     (tmp_path / "d.jsonl").write_text("\n", encoding="utf-8")
     with pytest.raises(ConfigError) as wrong:
         read_facts(["*.yaml", "*.jsonl"], tmp_path)
-    assert [Path(p.location.partition(":")[0]).name for p in wrong.value.problems] == ["a.yaml", "c.jsonl", "d.jsonl"]
+    names = [Path(p.location.partition(":")[0]).name for p in wrong.value.problems]
+    assert names == ["a.yaml", "b.yaml", "c.jsonl", "d.jsonl"]
     with pytest.raises(DataError, match=r"b\.yaml:2 .*the fact names no subject; write which words of the prompt"):
         read_facts(["b.yaml"], tmp_path)
     with pytest.raises(MissingError, match=r"no file matches 'nothing\.jsonl'"):

@@ -1,6 +1,7 @@
 """Facts whose place in a model is looked for: a prompt, the words in it that the fact is about, and the answer.
 
-They come from change files (their targets; what the model says now is traced, not the new answer) and from rows:
+They come from change files and editing data sets (what the model says now is traced, not the new answer; CounterFact
+has the true one) and from rows, whose answer is what the model says now:
 
     {"prompt": "The capital of Australia is", "subject": "Australia", "answer": "Canberra"}
 
@@ -10,13 +11,16 @@ The subject is found among the tokens by the place of its characters in the text
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from posttrain.config.change import Change, load_changes
+from posttrain.config.change import Change, load_change
 from posttrain.config.load import find_files
+from posttrain.data.changes import change_of
 from posttrain.data.chat import prompt_text
+from posttrain.data.edits import counterfact, knowedit, ripple_edits, zsre
+from posttrain.data.edits.files import Numbered, Part, read_edit_set, split_part
 from posttrain.data.fields import BadRow, kind_of
 from posttrain.data.files import file_rows
 from posttrain.data.records import Message
@@ -31,6 +35,7 @@ AnyForm = Literal["auto", "raw", "chat"]
 """How a fact is asked: `raw`, as plain text; `chat`, as a user's words in the chat template; `auto`: chat where the
 tokenizer has a template."""
 CHANGES = (".yaml", ".yml")
+DATA_SETS = (counterfact, zsre, ripple_edits, knowedit)
 KEYS = ("prompt", "subject", "answer", "name")
 
 
@@ -90,27 +95,24 @@ def mentions(text: str, subject: str) -> list[tuple[int, int]]:
 
 
 def read_facts(patterns: Sequence[str], base: Path) -> list[Fact]:
-    """Return the facts of files, which paths or globs name: change files (.yaml) and rows (.jsonl, .json, .csv, ...).
+    """Return the facts of files, which paths or globs name: change files (.yaml), editing data sets (.json), and rows
+    (.jsonl, .json, .csv, ...). A slice may follow a name of JSON: `counterfact.json[:20]`.
 
     Raise MissingError for a pattern without a file, and ConfigError or DataError with all problems of all files.
     """
-    paths = find_files(patterns, base, location="FACTS")
+    parted = [split_part(pattern) for pattern in patterns]
+    paths = {(path, part): None for name, part in parted for path in find_files(name, base, location="FACTS")}
     facts: list[Fact] = []
     problems: list[Problem] = []
-    changes = [str(path) for path in paths if path.suffix.lower() in CHANGES]
-    wrong_config = False
-    try:
-        facts += facts_of(load_changes(changes, Path())) if changes else []
-    except PosttrainError as error:
-        wrong_config = isinstance(error, ConfigError)
-        problems += error.problems
-    for path in (path for path in paths if path.suffix.lower() not in CHANGES):
+    wrong: type[PosttrainError] = DataError
+    for path, part in paths:
         try:
-            facts += _facts_in(path)
-        except DataError as error:
+            facts += facts_of([load_change(path)]) if path.suffix.lower() in CHANGES else _facts_in(path, part)
+        except (ConfigError, DataError) as error:
             problems += error.problems
+            wrong = ConfigError if isinstance(error, ConfigError) else wrong
     if problems:
-        raise (ConfigError if wrong_config else DataError)(*problems)
+        raise wrong(*problems)
     return facts
 
 
@@ -133,11 +135,14 @@ def facts_of(changes: Sequence[Change]) -> list[Fact]:
     return facts
 
 
-def _facts_in(path: Path) -> list[Fact]:
-    """Return the facts of a file of rows. Raise DataError with the problems of all rows."""
+def _facts_in(path: Path, part: Part) -> list[Fact]:
+    """Return the facts of a slice of a file. Raise DataError with the problems of all rows."""
+    rows = list(file_rows(path, notes=[]))
+    if rows and isinstance(rows[0][1], dict) and any(one.fits(rows[0][1]) for one in DATA_SETS):
+        return [_of_record(record) for record in read_edit_set(path, part).records]
     facts: list[Fact] = []
     problems: list[Problem] = []
-    for number, (location, row) in enumerate(file_rows(path, notes=[]), start=1):
+    for number, (location, row) in list(enumerate(rows, start=1))[slice(*part)]:
         try:
             if isinstance(row, BadRow):
                 raise DataError(Problem(location, row.cause, row.mend))
@@ -150,6 +155,12 @@ def _facts_in(path: Path) -> list[Fact]:
     if problems:
         raise DataError(*problems)
     return facts
+
+
+def _of_record(record: Numbered) -> Fact:
+    """Return the edit of a record as a fact; CounterFact says what is true."""
+    (fact,) = facts_of([change_of(record)])
+    return replace(fact, answer=record.edit.true) if isinstance(record.edit, counterfact.CounterFact) else fact
 
 
 def fact_of(row: Any, location: str, name: str = "") -> Fact:
