@@ -25,6 +25,7 @@ from posttrain.inference.decode import context_limit
 from posttrain.inference.plain import TokenPair
 from posttrain.inference.tree import Batch, Grow, Step, Tree
 from posttrain.models.adapters import virtual_positions
+from posttrain.models.added import added_to
 from posttrain.models.logits import UNFIT, core_of
 from posttrain.models.memory import give_back, is_large
 from posttrain.models.prefix import NAMES as PREFIXED
@@ -118,6 +119,10 @@ def support(model: Any, longest: int, say: Callable[[str], None] = warn) -> Supp
     also holds for adapters on the model (LoRA) and for its copies (`alike`).
     """
     inner = core_of(model)
+    part = added_to(inner)
+    if part is not None and part.alone:
+        _once(model, f"scored one by one: {part.alone}", say)
+        return Support("plain", reason=part.alone)
     known = _known.setdefault(inner, _Known())
     reach = reach_of(numbers_of(model), longest)
     with taking_masks(model, say):

@@ -50,6 +50,7 @@ KINDS: dict[str, str] = {
     "diff_pruning": "posttrain.models.pruned:PrunedChange",
     "fishmask": "posttrain.models.sparse:SparseChange",
     "ptuning_v2": "posttrain.models.prefix:Prefix",
+    "steering_vector": "posttrain.models.steering_vector:SteeringVector",
 }
 """Maps `posttrain_tuner` of an adapter folder to a module and a class, as `module:class`."""
 
@@ -72,6 +73,11 @@ class Added(nn.Module, ABC):
         # Parameters of the model that are trained too; in plain dicts, because they are not parameters of this module.
         self.moving: dict[str, nn.Parameter] = {}
         self.start: dict[str, Tensor] = {}
+
+    @property
+    def alone(self) -> str:
+        """Why rows must be read one by one, without shared beginnings; empty if they may share them."""
+        return ""
 
     @abstractmethod
     def connect(self, model: PreTrainedModel) -> None:

@@ -1,0 +1,277 @@
+"""Steer the model: add one vector to the states behind one layer, and change no weight.
+
+    h' = h + strength * v
+
+The vector is the difference between the states in the wanted answers and in the model's present ones (`contrast`,
+Rimsky et al. 2024, arXiv:2312.06681), or is trained on the wanted answers (`trained`, Subramani et al. 2022,
+arXiv:2205.05124); `editing/steering.py` has the mathematics. It is a few kB beside the model, and its strength can be
+set afterwards: `strengths` examines several. It was made for how a model behaves (style, role, refusal). A fact is
+asked for in the table of all methods, too: there it says how much of everything else one direction moves.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple
+
+import torch
+from pydantic import Field, field_validator, model_validator
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from posttrain.config.change import Change
+from posttrain.data.readers import DataSource
+from posttrain.editing.sites import Sites, find_sites
+from posttrain.editing.steering import (
+    Answered,
+    Step,
+    VectorTraining,
+    answer_means,
+    contrast,
+    header_of,
+    layer_in,
+    train_vector,
+)
+from posttrain.inference.respondents import ModelRespondent
+from posttrain.models.added import attach
+from posttrain.models.disk import whole_file
+from posttrain.models.load import LoadedModel
+from posttrain.models.save import save_model
+from posttrain.models.steering_vector import SteeringVector
+from posttrain.registry import register
+from posttrain.retention.selection import only_change_in_braces
+from posttrain.studies.candidates import END, Candidate, CellContext, Point
+from posttrain.studies.config import MethodConfig
+from posttrain.studies.steer_rows import Said, contrasted, said_in, targets_of
+from posttrain.studies.train_rows import Steps, allowed_rows, colliding
+
+__all__ = ["SteerConfig", "steer"]
+
+Strength = Annotated[float, Field(allow_inf_nan=False)]
+
+
+class SteerConfig(MethodConfig):
+    """A vector that is added to the states behind one layer."""
+
+    kind: Literal["steer"] = "steer"
+    """A vector that is added to the states behind one layer; no weight changes."""
+    input_names = ()
+    takes_sequence = True
+    source: Literal["contrast", "trained"] = "contrast"
+    """contrast: the states in the wanted answers minus those in the present ones; trained: by gradient on the wanted
+    answers."""
+    pairs: DataSource | None = None
+    """Rows instead of the change's targets: {prompt, positive, negative}, or rows with one answer, whose negative is
+    what the model says now; {change} in the path becomes the change's name."""
+    layer: Annotated[int, Field(strict=True)] | Literal["auto"] = "auto"
+    """The layer whose output is steered, from 0; negative numbers count from the end. auto: the middle one."""
+    where: Literal["all", "answer"] = "all"
+    """Which tokens are steered: all, or those from the last one of the prompt on."""
+    strength: Strength | Literal["search"] = 1.0
+    """What the vector is multiplied by at the end. search: the one of `strengths` that the study's exams with `role:
+    select` like best."""
+    strengths: tuple[Strength, ...] | None = None
+    """Strengths that are examined too, such as [0.5, 1, 2]; negative ones steer away."""
+    training: VectorTraining = VectorTraining()
+    """How the vector is trained, with `source: trained`."""
+
+    @field_validator("pairs")
+    @classmethod
+    def _only_change_in_braces(cls, value: DataSource | None) -> DataSource | None:
+        only_change_in_braces([value.path or ""] if value is not None else ())
+        return value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> SteerConfig:
+        if self.strengths == ():
+            raise ValueError("strengths is empty; name some, such as [0.5, 1, 2], or leave it out")
+        given = [*(self.strengths or ()), *([] if self.strength == "search" else [self.strength])]
+        if 0 in given:
+            raise ValueError("a strength of 0 is the untouched model, which is examined anyway")
+        names = [Point("strength", value).name for value in self.strengths or ()]
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise ValueError(f"strengths: two of them are {twice[0]}")
+        if self.strength == "search" and self.strengths is None:
+            raise ValueError("strength: search chooses among 'strengths', and there are none")
+        if self.source == "contrast" and "training" in self.model_fields_set:
+            raise ValueError("training is for source: trained; a contrast is not trained")
+        return self
+
+    @property
+    def chooses(self) -> str:
+        return "strength: search" if self.strength == "search" else ""
+
+    @property
+    def needs_change(self) -> bool:
+        return self.pairs is None
+
+    @property
+    def summary(self) -> str:
+        at = "the middle layer" if self.layer == "auto" else f"layer {self.layer}"
+        answers = ", answers only" if self.where == "answer" else ""
+        return f"{self.source} vector behind {at}{answers}, strength {self.strength}"
+
+    def named_points(self, stages: int) -> int:
+        return len(self.strengths or ())
+
+    def sources(self, changes: Sequence[str], base: Path) -> list[DataSource]:
+        """Return the sources of `pairs` for some changes, each file once."""
+        if self.pairs is None or self.pairs.path is None:
+            return [] if self.pairs is None else [self.pairs]
+        paths = dict.fromkeys(self.pairs.path.replace("{change}", name) for name in changes)
+        return [self.pairs.model_copy(update={"path": path}).at(base) for path in paths]
+
+    def barred(self, change: str, base: Path, forbidden: frozenset[str]) -> list[str]:
+        return [str(row) for source in self.sources([change], base) for row in colliding(source, forbidden)]
+
+    def files(self, change: str) -> list[str]:
+        return [self.pairs.path.replace("{change}", change)] if self.pairs is not None and self.pairs.path else []
+
+
+class Made(NamedTuple):
+    """A vector (D,), the cost of making it, and notes for the card."""
+
+    vector: Tensor
+    cost: dict[str, float]
+    notes: list[str]
+
+
+@register("method", "steer", config=SteerConfig, paper="arXiv:2312.06681")
+def steer(config: SteerConfig, cell: CellContext) -> Iterator[Candidate]:
+    """Yield the steered model at each strength, and at its end. In a sequence, the vector of the first changes is that
+    of all of them together."""
+    steered = _Steered(config, cell)
+    total = len(cell.changes)
+    for taught in range(1, total):
+        if cell.sequence is not None and taught % cell.sequence == 0:
+            made = steered.take(cell.changes[:taught])
+            point = Point("changes", taught)
+            strength, notes = steered.end()
+            yield Candidate(point, steered.at(strength, point), cost=made.cost, notes=notes, changes=taught)
+    made = steered.take(cell.changes)
+    for strength in config.strengths or ():
+        point = Point("strength", strength)
+        if not cell.examined(point):
+            yield Candidate(point, steered.at(strength, point))
+    strength, notes = steered.end()
+    respondent = steered.at(strength, END)
+    product = None
+    if cell.keep != "none":
+        product = cell.folder / "model"
+        save_model(steered.loaded.model, steered.loaded.tokenizer, product)
+    same = Point("strength", strength) if strength in (config.strengths or ()) else None
+    notes = [*made.notes, *notes]
+    yield Candidate(
+        END, respondent, cost=made.cost, product=product, notes=notes, scratch=[cell.folder / "training"], same=same
+    )
+
+
+class _Steered:
+    """A copy of the model with a steering vector, which shares the model's weights."""
+
+    def __init__(self, config: SteerConfig, cell: CellContext) -> None:
+        self.config, self.cell = config, cell
+        self.loaded = cell.bench.lent()
+        model: Any = self.loaded.model
+        self.sites: Sites = find_sites(model)
+        location = f"method '{config.label}': layer"
+        self.layer = layer_in(self.sites, None if config.layer == "auto" else config.layer, location)
+        header = header_of(self.loaded.tokenizer) if config.where == "answer" else []
+        settings = {"layer": self.layer, "module": self.sites.layers[self.layer]}
+        self.part = SteeringVector(model, {**settings, "where": config.where, "header": header})
+        attach(model, self.part)
+        model.requires_grad_(False)
+        model.eval()
+
+    def at(self, strength: float, point: Point) -> ModelRespondent:
+        """Return the model at a strength. It is the same model each time, so only the last one may be asked."""
+        self.part.strength = strength
+        return ModelRespondent(LoadedModel(self.loaded.model, self.loaded.tokenizer, self.cell.name(point)))
+
+    def end(self) -> tuple[float, list[str]]:
+        """Return the strength at the end, and notes on how it was chosen. Of equally good strengths, the weakest is
+        chosen."""
+        if self.config.strength != "search":
+            return self.config.strength, []
+        found: dict[float, float] = {}
+        for strength in self.config.strengths or ():
+            scores = self.cell.select(self.at(strength, END))
+            found[strength] = sum(scores.values()) / len(scores)
+        best = max(found, key=lambda strength: (found[strength], -abs(strength)))
+        curve = ", ".join(f"{strength:g}: {value:.3f}" for strength, value in found.items())
+        return best, [f"strength {best:g} chosen by {', '.join(scores)}: {curve}"]
+
+    def take(self, changes: Sequence[Change]) -> Made:
+        """Put the vector of some changes into the model, from the file of an earlier run if there is one."""
+        path = self.cell.folder / "training" / f"vector-{len(changes)}.safetensors"
+        made = _kept(path)
+        if made is None:
+            made = self._made(changes)
+            with whole_file(path) as temporary:
+                told = {"made": json.dumps({"cost": made.cost, "notes": made.notes})}
+                save_file({"vector": made.vector}, str(temporary), metadata=told)
+        self.part.vector.data.copy_(made.vector)
+        return made
+
+    def _made(self, changes: Sequence[Change]) -> Made:
+        config, before, notes = self.config, self.cell.bench.before, list[str]()
+        began = time.monotonic()
+        pairs = targets_of(changes)
+        if config.pairs is not None:
+            sources = config.sources([change.name for change in changes] or [""], self.cell.bench.base)
+            pairs = said_in(allowed_rows(sources, self.cell.bench.forbidden))
+        layer = f"{self.layer} of {len(self.sites.layers)}"
+        if config.source == "trained":
+            steps = self._trained([_answered(before, one, one.wanted) for one in pairs], notes)
+        else:
+            pairs, steps = contrasted(pairs, before, notes.append), {"steps": 0.0, "tokens": 0.0}
+            rows = [_answered(before, one, said) for one in pairs for said in (one.wanted, one.other or "")]
+            with self.part.switched_off():
+                wanted, present = answer_means(self.sites, self.layer, rows).view(len(pairs), 2, -1).unbind(1)
+            self.part.vector.data.copy_(contrast(wanted, present))
+            steps["tokens"] = float(sum(len(row.prompt) + len(row.answer) for row in rows))
+            shown = [f"{one.wanted!r} instead of {one.other!r}" for one in pairs[:3]]
+            notes.append(f"the contrast of {len(pairs)} pairs: {'; '.join(shown)}{' ...' if len(pairs) > 3 else ''}")
+            size = float(present.norm(dim=1).mean())
+            notes.append(f"its length is {float(self.part.vector.norm()) / size:.2f} of the states' in present answers")
+        notes.append(f"added behind layer {layer} (counted from 0)")
+        weights = sum(parameter.numel() for parameter in self.loaded.model.parameters())
+        moved = self.part.vector.numel()
+        cost = {"train_s": time.monotonic() - began, **steps, "moved": float(moved), "moved_share": moved / weights}
+        return Made(self.part.vector.detach().cpu().clone(), cost, notes)
+
+    def _trained(self, rows: Sequence[Answered], notes: list[str]) -> dict[str, float]:
+        """Train the vector, tell of each step, and return what it cost."""
+        progress = Steps(self.cell, notes)
+        progress.start(0, self.config.training.steps)
+
+        def tell(step: Step) -> None:
+            numbers = {"loss_nats": step.loss, "loss_new_nats": step.loss, "wall_s": step.wall_s}
+            progress.step({"step": step.number, **numbers, "tokens": step.tokens})
+
+        self.part.vector.requires_grad_(True)
+        with torch.enable_grad():
+            found = train_vector(self.sites, self.part, self.layer, rows, self.config.training, tell)
+        self.part.vector.requires_grad_(False)
+        longest = "; it is as long as `bound` allows" if found.bounded else ""
+        notes.append(f"trained in {found.steps} steps to {found.loss:.3f} nats per token{longest}")
+        return {"steps": float(found.steps), "tokens": float(found.tokens)}
+
+
+def _answered(before: ModelRespondent, said: Said, answer: str) -> Answered:
+    pair = before.encode_pair(said.prompt, answer)
+    return Answered(pair.prompt, pair.answer, pair.end, said.location)
+
+
+def _kept(path: Path) -> Made | None:
+    """Return the vector that an earlier run has made; None if there is none, or its file is damaged."""
+    try:
+        with safe_open(str(path), "pt") as kept:
+            told = json.loads((kept.metadata() or {})["made"])
+            return Made(kept.get_tensor("vector"), told["cost"], told["notes"])
+    except (OSError, SafetensorError, ValueError, KeyError):
+        return None
