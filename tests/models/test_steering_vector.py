@@ -225,7 +225,7 @@ def test_scored_with_shared_beginnings_as_one_by_one(family: str, where: str) ->
 def test_what_cannot_be_is_said() -> None:
     base = made("llama")
     settings = {"layer": 7, "module": "model.layers.7", "where": "all", "header": []}
-    with pytest.raises(PosttrainError, match="LlamaForCausalLM has no layer 'model.layers.7'"):
+    with pytest.raises(PosttrainError, match=r"LlamaForCausalLM has no layer 'model\.layers\.7'"):
         SteeringVector(base, settings)
     model = steered(base, "llama", where="answer")
     embedded = base.get_input_embeddings()(IDS)

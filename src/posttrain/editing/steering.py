@@ -52,11 +52,11 @@ BATCH_TOKENS = 2048
 class VectorTraining(Config):
     """How a vector is trained."""
 
-    steps: int = Field(default=30, ge=1)
+    steps: int = Field(default=60, ge=1)
     """Steps of Adam, at most."""
-    learning_rate: float = Field(default=0.1, gt=0, allow_inf_nan=False)
+    learning_rate: float = Field(default=0.02, gt=0, allow_inf_nan=False)
     """The size of a step in each number of the vector, as a share of the size of a number of the states."""
-    bound: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+    bound: float = Field(default=0.3, gt=0, allow_inf_nan=False)
     """The vector's greatest length at strength 1, as a multiple of the states' length."""
     stop_at_loss: float = Field(default=0.05, ge=0)
     """Training ends when the loss is below this, in nats per token."""
