@@ -35,8 +35,8 @@ def why_plain(model: Any, longest: int) -> str:
     if inner._is_stateful:
         return "it has recurrent layers"
     part = added_to(inner)
-    if part is not None and part.alone:
-        return part.alone
+    if part is not None and part.why_alone():
+        return part.why_alone()
     taken = inspect.signature(inner.forward).parameters
     if "past_key_values" not in taken:
         return "it has no cache of keys and values"

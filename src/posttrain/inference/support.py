@@ -118,11 +118,19 @@ def support(model: Any, longest: int, say: Callable[[str], None] = warn) -> Supp
     """Return what the model can read for rows of up to `longest` tokens. A trial finds it once. The result
     also holds for adapters on the model (LoRA) and for its copies (`alike`).
     """
+    part = added_to(core_of(model))
+    if part is not None and part.why_alone():
+        found = Support("plain", reason=part.why_alone())
+    else:
+        found = _tried_once(model, longest, say)
+    if found.reason:
+        how = "scored one by one" if found.kind == "plain" else "scored over shared prefixes, one to a row"
+        _once(model, f"{how}: {found.reason}", say)
+    return found
+
+
+def _tried_once(model: Any, longest: int, say: Callable[[str], None]) -> Support:
     inner = core_of(model)
-    part = added_to(inner)
-    if part is not None and part.alone:
-        _once(model, f"scored one by one: {part.alone}", say)
-        return Support("plain", reason=part.alone)
     known = _known.setdefault(inner, _Known())
     reach = reach_of(numbers_of(model), longest)
     with taking_masks(model, say):
@@ -131,9 +139,6 @@ def support(model: Any, longest: int, say: Callable[[str], None] = warn) -> Supp
         found = known.support.get(key)
         if found is None:
             found = known.support[key] = _tried_exactly(model, reach) or _tried(model, reach)
-    if found.reason:
-        how = "scored one by one" if found.kind == "plain" else "scored over shared prefixes, one to a row"
-        _once(model, f"{how}: {found.reason}", say)
     return found
 
 

@@ -74,9 +74,8 @@ class Added(nn.Module, ABC):
         self.moving: dict[str, nn.Parameter] = {}
         self.start: dict[str, Tensor] = {}
 
-    @property
-    def alone(self) -> str:
-        """Why rows must be read one by one, without shared beginnings; empty if they may share them."""
+    def why_alone(self) -> str:
+        """Return why rows must be read one by one, without shared beginnings; "" if they may share them."""
         return ""
 
     @abstractmethod

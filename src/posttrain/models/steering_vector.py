@@ -67,9 +67,8 @@ class SteeringVector(Added):
     def strength(self, value: float) -> None:
         self.get_parameter(self.names[1]).data.fill_(value)
 
-    @property
-    def alone(self) -> str:
-        """Why rows must be read one by one; empty with `where: all`."""
+    def why_alone(self) -> str:
+        """Return why rows must be read one by one; "" with `where: all`."""
         return "its steering vector begins at the last token of each prompt" if self.in_answers else ""
 
     def connect(self, model: PreTrainedModel) -> None:

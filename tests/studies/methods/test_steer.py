@@ -30,7 +30,12 @@ from tests.studies.methods.test_train import bench_of, context_of
 from tests.studies.test_run import go, results
 
 CONTRAST = {"name": "contrast", "kind": "steer", "strength": 2.0, "strengths": [1, 2.0]}
-TRAINED = {"name": "trained", "kind": "steer", "source": "trained", "training": {"steps": 40, "learning_rate": 0.1, "bound": 4.0}}
+TRAINED = {
+    "name": "trained",
+    "kind": "steer",
+    "source": "trained",
+    "training": {"steps": 40, "learning_rate": 0.1, "bound": 4.0},
+}
 FRANCE = "changes/france.yaml"
 
 
@@ -77,7 +82,7 @@ def test_the_contrast_of_targets_by_hand(context: CellContext) -> None:
     expected = mean_state(context.bench, "capital of France?", "Tokyo", 0)
     expected -= mean_state(context.bench, "capital of France?", "Paris", 0)
     assert (vector_in(end.respondent) - expected).abs().max() <= 1e-5
-    assert end.notes[0] == "the contrast of 1 pairs: 'Tokyo' instead of 'Paris'"
+    assert end.notes[0] == "the contrast of 1 pair: 'Tokyo' instead of 'Paris'"
     assert end.notes[2] == "added behind layer 0 of 2 (counted from 0)"
     assert end.cost["steps"] == 0
     assert end.cost["moved"] == 32
@@ -310,7 +315,7 @@ def test_a_target_that_the_model_says_already_has_no_contrast(context: CellConte
     (end,) = steer(config(layer=0), dataclasses.replace(context, changes=(some,)))
     left = f"left out: {known}:3 (change known, target 1): the model says the wanted answer already ('Paris')"
     assert end.notes[0].startswith(left)
-    assert end.notes[1] == "the contrast of 1 pairs: 'Kyoto' instead of 'Tokyo'"
+    assert end.notes[1] == "the contrast of 1 pair: 'Kyoto' instead of 'Tokyo'"
     known.write_text(known.read_text("utf-8").replace("Kyoto", "Tokyo"), encoding="utf-8")
     none = load_changes(["changes/known.yaml"], tmp_path)[0]
     other = dataclasses.replace(context, changes=(none,), folder=tmp_path / "other")

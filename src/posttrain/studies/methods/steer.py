@@ -235,7 +235,8 @@ class _Steered:
             self.part.vector.data.copy_(contrast(wanted, present))
             steps["tokens"] = float(sum(len(row.prompt) + len(row.answer) for row in rows))
             shown = [f"{one.wanted!r} instead of {one.other!r}" for one in pairs[:3]]
-            notes.append(f"the contrast of {len(pairs)} pairs: {'; '.join(shown)}{' ...' if len(pairs) > 3 else ''}")
+            shown += ["..."] if len(pairs) > 3 else []
+            notes.append(f"the contrast of {len(pairs)} pair{'' if len(pairs) == 1 else 's'}: {'; '.join(shown)}")
             size = float(present.norm(dim=1).mean())
             notes.append(f"its length is {float(self.part.vector.norm()) / size:.2f} of the states' in present answers")
         notes.append(f"added behind layer {layer} (counted from 0)")
