@@ -24,7 +24,8 @@ from posttrain.models.steering_vector import SteeringVector
 from posttrain.reports.html import write_report
 from posttrain.studies.candidates import CellContext
 from posttrain.studies.examine import Examiner
-from posttrain.studies.methods.steer import SteerConfig, steer
+from posttrain.studies.methods.steer import steer
+from posttrain.studies.steer_config import SteerConfig
 from tests.studies.conftest import TRAIN
 from tests.studies.methods.test_train import bench_of, context_of
 from tests.studies.test_run import go, results
