@@ -187,6 +187,17 @@ def test_training_steers_where_it_will_be_steered() -> None:
     assert losses["all"] != pytest.approx(losses["answer"], rel=1e-3)
 
 
+def test_a_vector_for_a_bfloat16_model() -> None:
+    model = made("llama").bfloat16()
+    sites, part = find_sites(model), part_in(model)
+    row = ROWS[1]._replace(end=[])
+    told: list[Step] = []
+    found = train_vector(sites, part, 0, [row], VectorTraining(learning_rate=0.1, bound=4.0), told.append)
+    assert part.vector.dtype == torch.float32
+    assert answer_means(sites, 0, [row]).dtype == torch.float32
+    assert found.loss < 0.6 * told[0].loss
+
+
 def test_a_loss_that_is_no_number_names_its_row() -> None:
     model = made("llama")
     sites, part = find_sites(model), part_in(model)
