@@ -106,7 +106,7 @@ class SteeringVector(Added):
             return None
         states: Tensor = output[0] if isinstance(output, tuple) else output
         precise = torch.promote_types(states.dtype, torch.float32)
-        push = (self.get_parameter(self.names[1]) * self.vector).to(precise)
+        push = (self.get_parameter(self.names[1]) * self.vector).to(states.device, precise)
         if self.in_answers:
             push = push * self.steered[..., None].to(push)
         moved = (states.to(precise) + push).to(states.dtype)

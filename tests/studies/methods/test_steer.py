@@ -347,6 +347,14 @@ def test_rows_that_are_no_pairs_or_are_asked_by_an_exam_are_named(context: CellC
         next(steer(chosen, context))
 
 
+def test_rows_longer_than_the_model_are_named(context: CellContext, tmp_path: Path) -> None:
+    row = {"prompt": "hello", "positive": "臺灣" * 300, "negative": "hi"}
+    (tmp_path / "pairs.jsonl").write_text(json.dumps(row), encoding="utf-8")
+    for source in ("contrast", "trained"):
+        with pytest.raises(DataError, match=r"pairs.jsonl:1: has \d+ tokens, the model has 512 positions; shorten it"):
+            next(steer(config(source=source, pairs="pairs.jsonl"), context))
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [

@@ -33,6 +33,7 @@ from posttrain.editing.steering import (
     layer_in,
     train_vector,
 )
+from posttrain.errors import DataError, PosttrainError, Problem
 from posttrain.inference.respondents import ModelRespondent
 from posttrain.models.added import attach
 from posttrain.models.disk import whole_file
@@ -142,13 +143,15 @@ class _Steered:
             pairs = said_in(allowed_rows(sources, self.cell.bench.forbidden))
         layer = f"{self.layer} of {len(self.sites.layers)}"
         if config.source == "trained":
-            steps = self._trained([_answered(before, one, one.wanted) for one in pairs], notes)
+            steps = self._trained(_encoded(before, [(one, one.wanted) for one in pairs]), notes)
         else:
             pairs, steps = contrasted(pairs, before, notes.append), {"steps": 0.0, "tokens": 0.0}
-            rows = [_answered(before, one, said) for one in pairs for said in (one.wanted, one.other or "")]
+            rows = _encoded(before, [(one, said) for one in pairs for said in (one.wanted, one.other or "")])
             with self.part.switched_off():
                 wanted, present = answer_means(self.sites, self.layer, rows).view(len(pairs), 2, -1).unbind(1)
             self.part.vector.data.copy_(contrast(wanted, present))
+            if not bool(self.part.vector.isfinite().all()):
+                raise PosttrainError(Problem(config.label, "the states are not finite", "load the model in float32"))
             steps["tokens"] = float(sum(len(row.prompt) + len(row.answer) for row in rows))
             shown = [f"{one.wanted!r} instead of {one.other!r}" for one in pairs[:3]]
             shown += ["..."] if len(pairs) > 3 else []
@@ -179,9 +182,19 @@ class _Steered:
         return {"steps": float(found.steps), "tokens": float(found.tokens)}
 
 
-def _answered(before: ModelRespondent, said: Said, answer: str) -> Answered:
-    pair = before.encode_pair(said.prompt, answer)
-    return Answered(pair.prompt, pair.answer, pair.end, said.location)
+def _encoded(before: ModelRespondent, answers: Sequence[tuple[Said, str]]) -> list[Answered]:
+    """Return answers as token ids. Raise DataError with every one that is longer than the model's positions."""
+    rows, problems, limit = list[Answered](), list[Problem](), before.longest
+    for said, answer in answers:
+        pair = before.encode_pair(said.prompt, answer)
+        rows.append(Answered(pair.prompt, pair.answer, pair.end, said.location))
+        length = sum(map(len, pair))
+        if length > limit:
+            cause = f"has {length} tokens, the model has {limit} positions"
+            problems.append(Problem(said.location, cause, "shorten it"))
+    if problems:
+        raise DataError(*dict.fromkeys(problems))
+    return rows
 
 
 def _kept(path: Path) -> Made | None:
