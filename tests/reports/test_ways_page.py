@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -123,7 +124,7 @@ def test_strengths_are_a_way_of_their_own(tmp_path: Path, end: str) -> None:
     first, over, table = section.panels
     for language, axis in (("en", "strength"), ("zh-TW", "強度")):
         assert first.chart is not None
-        spec = str(first.chart.spec(lambda words, language=language: text(words, language)))
+        spec = str(first.chart.spec(partial(text, language=language)))
         assert f"'title': '{axis}'" in spec
     assert over.chart is not None
     rows = over.chart.spec(lambda words: text(words, "en"))["data"]["values"]
