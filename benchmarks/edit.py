@@ -53,12 +53,12 @@ def edits_of(count: int, prompts: str) -> list[Edit]:
         return [Edit(one["prompt"], one["subject"], one["answer"], location=str(i)) for i, one in enumerate(targets)]
     known = by_relation()
     wordings = {"capital": "The capital of {} is", "currency": "The money of {} is the", "language": "{} speaks"}
-    each = [(wordings[name], fact, other) for name in wordings for fact, other in zip(known[name], known[name][7:])]
-    chosen = each[:: max(1, len(each) // count)][:count]
-    return [
-        Edit(text.format(f.subject.en), f.subject.en, o.object.en, location=str(i))
-        for i, (text, f, o) in enumerate(chosen)
+    each = [
+        Edit(text.format(fact.subject.en), fact.subject.en, other.object.en, location=f"{name} of {fact.subject.en}")
+        for name, text in wordings.items()
+        for fact, other in zip(known[name], known[name][7:], strict=False)
     ]
+    return each[:: max(1, len(each) // count)][:count]
 
 
 class Work:

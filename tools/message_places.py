@@ -293,6 +293,7 @@ OTHERS = (
     "text {n}",
     "remove it; the chat template adds control tokens itself",
     "content and summary",
+    "positive and negative answers",
     # progress of work: Meter and its units
     "nothing of it is kept, the same command begins it anew",
     *(

@@ -279,6 +279,17 @@ def test_content_and_summary(tmp_path: Path) -> None:
     assert "'summary' must be a string" in refused(tmp_path, {"content": "a", "summary": 5})
 
 
+def test_positive_and_negative_answers(tmp_path: Path) -> None:
+    row = {"prompt": "p", "positive": "yes", "negative": "no"}
+    assert one(tmp_path, row) == one(tmp_path, {"prompt": "p", "chosen": "yes", "rejected": "no"})
+    assert "a pair without 'negative'" in refused(tmp_path, {"prompt": "p", "positive": "yes", "negative": ""})
+    assert "did you mean 'positive'? it has 'positve'" in refused(
+        tmp_path, {"prompt": "p", "positve": "yes", "negative": "no"}
+    )
+    graded = {"prompt": "p", "completion": "c", "positive": "a label of another kind"}
+    assert one(tmp_path, graded) == Completion("p", "c", f"{tmp_path}/rows.jsonl:1")
+
+
 def test_a_file_may_mix_them(tmp_path: Path) -> None:
     result = read(
         tmp_path,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,9 @@ from posttrain.exams.scores import HEADLINE, SPECS
 from posttrain.exams.summary import summarise
 from posttrain.reports.folder import read_run
 from posttrain.reports.html import write_report
-from posttrain.reports.ways_page import chains_of, survived
+from posttrain.reports.marks import marks_of
+from posttrain.reports.texts import text
+from posttrain.reports.ways_page import STRENGTH, chains_of, merge_section, strengths_section, survived, ways_of
 
 
 def test_survival_by_hand() -> None:
@@ -80,3 +83,65 @@ def test_the_page_has_them(tmp_path: Path, language: str, words: str) -> None:
     section = page[page.index('id="chains"') :].partition("</section>")[0]
     assert "50\u00a0%" in section
     assert "1. fact" in section
+
+
+def steered(folder: Path, end: object) -> Path:
+    """A vector at three strengths, two changes each; the study's file says which one the end has."""
+    found = {
+        "strength--1.00": (0.0, 0.8),
+        "strength-0.50": (0.5, 1.0),
+        "strength-2.00": (1.0, 0.25),
+        "final": (0.9, 0.6),
+    }
+    cells = [
+        Line(model="m", method="steer", change=change, checkpoint=point,
+             scores={"reliability": learned, "locality.unrelated": kept})
+        for point, (learned, kept) in found.items() for change in ("a", "b")
+    ]  # fmt: skip
+    exams = {"change": ExamInfo(name="change", kind="change", headline=HEADLINE, scores=SPECS)}
+    methods = {"steer": MethodInfo(kind="steer")}
+    folder.mkdir(exist_ok=True)
+    write_results(
+        folder, Results(study="s", methods=methods, exams=exams, cells=tuple(cells), summary=summarise(cells))
+    )
+    study = f"study: s\nmethods: [{{kind: steer, source: trained, strength: {end}}}]\n"
+    (folder / "study.yaml").write_text(study, encoding="utf-8")
+    return folder
+
+
+@pytest.mark.parametrize("end", ["1.5", "search", "2.0"])
+def test_strengths_are_a_way_of_their_own(tmp_path: Path, end: str) -> None:
+    """The end is on the way where its strength is known and no other point has it."""
+    run = read_run(steered(tmp_path, end))
+    (way,) = ways_of(run, STRENGTH).values()
+    known = {"1.5": ((1.5, 0.9),), "search": (), "2.0": ()}[end]
+    learned = dict(((-1.0, 0.0), (0.5, 0.5), *known, (2.0, 0.9 if end == "2.0" else 1.0)))
+    assert dict(way["learned"]) == learned
+    assert way["kept"][1] == (0.0, 1.0)  # the untouched model keeps all of its answers
+    assert merge_section(run, marks_of(run.versions)) is None
+    section = strengths_section(run, marks_of(run.versions))
+    assert section is not None
+    first, over, table = section.panels
+    for language, axis in (("en", "strength"), ("zh-TW", "強度")):
+        assert first.chart is not None
+        spec = str(first.chart.spec(partial(text, language=language)))
+        assert f"'title': '{axis}'" in spec
+    assert over.chart is not None
+    rows = over.chart.spec(lambda words: text(words, "en"))["data"]["values"]
+    assert [(row["x"], row["y"]) for row in rows if row["at"] == 0.5] == [(100.0, 50.0)]
+    assert table.table is not None
+    assert [head.name for head in table.table.heads[1:]] == [f"{a:g}" for a in sorted({*learned, 0.0})]
+    assert {row.checkpoint for row in run.shown} == {"final"}
+
+
+@pytest.mark.parametrize("language", ["en", "zh-TW"])
+def test_the_page_has_strengths(tmp_path: Path, language: str) -> None:
+    page = write_report(steered(tmp_path, 1.0), language=language).read_text(encoding="utf-8")
+    for words in (
+        "Steering: strengths side by side",
+        "導引向量：各種強度並列",
+        "The vector is trained on the wanted answers.",
+    ):
+        assert words in page
+    assert page.count('<section id="strengths">') == 1
+    assert 'href="#strengths"' in page

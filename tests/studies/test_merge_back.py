@@ -89,7 +89,7 @@ def test_ends_are_the_two_models(pico_path: Callable[[str], Path]) -> None:
         assert torch.equal(logits(model), logits(tuned))
 
 
-@pytest.mark.parametrize("kind", BESIDE)
+@pytest.mark.parametrize("kind", [kind for kind in BESIDE if kind in registry.kinds("tuner")])
 def test_what_stands_beside_the_weights_has_nothing_between(kind: str) -> None:
     with pytest.raises(ConfigError, match=f"merge_back: {kind} puts something beside the weights"):
         check({"kind": "train", "tuner": kind, "merge_back": [0.5]}, TrainMethodConfig, "test")

@@ -1,4 +1,4 @@
-"""Convert rows in the formats of other programs to posttrain's own fields: Alpaca, ShareGPT, content and summary.
+"""Convert rows in other formats to posttrain's own fields: Alpaca, ShareGPT, content and summary, steering's pairs.
 
 - Alpaca: `instruction` and `output`; `input`, if there is one, follows the instruction after a blank line. A row may
   also have `system`, and `history`, a list of [question, answer]. A row with `chosen` and `rejected` instead of
@@ -7,6 +7,7 @@
   A turn from `function_call` is the assistant's, and its value is the call as JSON; `observation` is the tool's answer.
   A row that also has `chosen` and `rejected`, a turn each, is a preference.
 - `content` and `summary`: the text to summarise, and the summary; `history` as above.
+- `prompt`, `positive` and `negative`: a preference of the positive answer, as files of contrast pairs have it.
 
 A row is recognised by its keys; a row with posttrain's own keys (`messages`, `prompt`, ...) is left as it is.
 """
@@ -47,7 +48,8 @@ KEPT = ("train", "weight", "name", "tool_call_id", "reasoning_content", "reasoni
 ARGUMENT_KEYS = ("arguments", "parameters")
 CALL_KEYS = ("name", *ARGUMENT_KEYS, "id", "type")
 """The keys of a call in a turn of `function_call`."""
-FIELDS = ("instruction", "input", "output", "system", "history", *TURN_KEYS, "content", "summary")
+CONTRAST = {"positive": "chosen", "negative": "rejected"}
+FIELDS = ("instruction", "input", "output", "system", "history", *TURN_KEYS, "content", "summary", *CONTRAST)
 """The fields of these formats, to which columns may be mapped."""
 
 
@@ -79,6 +81,11 @@ def own_fields(row: Mapping[str, Any]) -> Converted:
     if {"content", "summary"} <= has and not has & {"prompt", "text", "completion", "chosen"}:
         text_of(row, "summary")
         return Converted("content and summary", _asked(row, text_of(row, "content"), {"completion": row["summary"]}))
+    if "prompt" in has and has & CONTRAST.keys() and not has & {"chosen", "rejected", "completion", "text"}:
+        lacking = next((key for key in CONTRAST if key not in has), "")
+        if lacking:
+            raise BadRow(f"a pair without '{lacking}'", missing(lacking, row, f'add "{lacking}": "..."'))
+        return Converted("positive and negative answers", {**row, **{CONTRAST[key]: row[key] for key in CONTRAST}})
     compared = [key for key in ("prompt", "chosen", "rejected") if key in has]
     if {"chosen", "rejected"} <= has and any(_is_sharegpt(row[key]) for key in compared):
         return Converted("ShareGPT", {**row, **{key: _turns_of(row[key], key) for key in compared}})

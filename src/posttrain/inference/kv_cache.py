@@ -18,6 +18,7 @@ from transformers import DynamicCache
 from transformers.cache_utils import Cache, DummyLayer, DynamicLayer, DynamicSlidingWindowLayer
 
 from posttrain.inference.attention import numbers_of
+from posttrain.models.added import added_to
 from posttrain.models.logits import core_of
 
 __all__ = ["Part", "RunningCache", "expanded", "is_prompt_learning", "why_plain"]
@@ -33,6 +34,9 @@ def why_plain(model: Any, longest: int) -> str:
         return "virtual tokens stand in front of every row"
     if inner._is_stateful:
         return "it has recurrent layers"
+    part = added_to(inner)
+    if part is not None and part.why_alone():
+        return part.why_alone()
     taken = inspect.signature(inner.forward).parameters
     if "past_key_values" not in taken:
         return "it has no cache of keys and values"

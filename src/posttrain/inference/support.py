@@ -25,6 +25,7 @@ from posttrain.inference.decode import context_limit
 from posttrain.inference.plain import TokenPair
 from posttrain.inference.tree import Batch, Grow, Step, Tree
 from posttrain.models.adapters import virtual_positions
+from posttrain.models.added import added_to
 from posttrain.models.logits import UNFIT, core_of
 from posttrain.models.marks import bare
 from posttrain.models.memory import give_back, is_large
@@ -118,6 +119,18 @@ def support(model: Any, longest: int, say: Callable[[str], None] = warn) -> Supp
     """Return what the model can read for rows of up to `longest` tokens. A trial finds it once. The result
     also holds for adapters on the model (LoRA) and for its copies (`alike`).
     """
+    part = added_to(core_of(model))
+    if part is not None and part.why_alone():
+        found = Support("plain", reason=part.why_alone())
+    else:
+        found = _tried_once(model, longest, say)
+    if found.reason:
+        how = "scored one by one" if found.kind == "plain" else "scored over shared prefixes, one to a row"
+        _once(model, f"{how}: {found.reason}", say)
+    return found
+
+
+def _tried_once(model: Any, longest: int, say: Callable[[str], None]) -> Support:
     inner = core_of(model)
     known = _known.setdefault(inner, _Known())
     reach = reach_of(numbers_of(model), longest)
@@ -128,9 +141,6 @@ def support(model: Any, longest: int, say: Callable[[str], None] = warn) -> Supp
         if found is None:
             with bare(model):
                 found = known.support[key] = _tried_exactly(model, reach) or _tried(model, reach)
-    if found.reason:
-        how = "scored one by one" if found.kind == "plain" else "scored over shared prefixes, one to a row"
-        _once(model, f"{how}: {found.reason}", say)
     return found
 
 

@@ -51,6 +51,7 @@ KINDS: dict[str, str] = {
     "fishmask": "posttrain.models.sparse:SparseChange",
     "loreft": "posttrain.models.loreft:Loreft",
     "ptuning_v2": "posttrain.models.prefix:Prefix",
+    "steering_vector": "posttrain.models.steering_vector:SteeringVector",
 }
 """Maps `posttrain_tuner` of an adapter folder to a module and a class, as `module:class`."""
 
@@ -73,6 +74,10 @@ class Added(nn.Module, ABC):
         # Parameters of the model that are trained too; in plain dicts, because they are not parameters of this module.
         self.moving: dict[str, nn.Parameter] = {}
         self.start: dict[str, Tensor] = {}
+
+    def why_alone(self) -> str:
+        """Return why rows must be read one by one, without shared beginnings; "" if they may share them."""
+        return ""
 
     @abstractmethod
     def connect(self, model: PreTrainedModel) -> None:

@@ -218,6 +218,8 @@ def describe_method(config: Mapping[str, object], change: bool = True, summary: 
         parts.append(say("method.train_rows" if change else "method.train_data"))
     elif known(f"method.{kind}"):
         parts.append(say(f"method.{kind}"))
+        if known(own_way := f"method.{kind}_{config.get('source', '')}"):
+            parts.append(say(own_way))
     elif kind:
         parts.append(say("method.other", kind=f"{kind}: {summary}" if summary else kind))
     penalties = config.get("penalty") or ()

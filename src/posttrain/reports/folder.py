@@ -230,7 +230,7 @@ class Run:
         """Return the rows of the change exam's tables. These are the final rows if a separate section shows the other
         checkpoints, and otherwise all rows.
         """
-        own = any(row.checkpoint.startswith(("stage-", "blend-", "after-")) for row in self.rows)
+        own = any(row.checkpoint.startswith(("stage-", "blend-", "strength-", "after-")) for row in self.rows)
         return self.final if self.stepped or own else self.rows
 
     def untouched(self, model: str) -> Untouched | None:

@@ -127,6 +127,7 @@ def sections(run: Run, marks: Mapping[Version, Mark], *, samples: bool) -> list[
         ways_page.chains_section(run, marks),
         ways_page.merge_section(run, marks),
         edits_section(run, marks),
+        ways_page.strengths_section(run, marks),
         quadrants.forgetting(run, marks, samples=samples),
         steps_section(run, marks),
         change_page.loss_section(run, marks),

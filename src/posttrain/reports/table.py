@@ -42,7 +42,7 @@ def text_table(results: Results, width: int = 100, *, language: str = "en") -> s
     width: the largest width in columns of the terminal; a value below 40 counts as 40.
     """
     # the others are in the report only
-    rows = [row for row in rows_of(results) if not row.checkpoint.startswith(("stage-", "blend-"))]
+    rows = [row for row in rows_of(results) if not row.checkpoint.startswith(("stage-", "blend-", "strength-"))]
     words = catalogue(language)
     exams = {exam.key: exam.name for exam in results.exams.values() if exam.kind != CHANGE and exam.role == "report"}
     over_stages = {f"stages.{name}": words[f"stages.{name}"] for name in ("acc", "bwt", "fwt", "forgetting")}

@@ -1,4 +1,4 @@
-"""The sections on methods with several models: chains of steps, and trained weights merged with the weights before.
+"""The sections on methods with several models: chains of steps, weights merged with those before, steering strengths.
 
 The section on chains covers every method with steps, and every method that starts from the model of another method. It
 shows the main scores after each step, and whether later steps preserve what an earlier step taught:
@@ -6,7 +6,8 @@ shows the main scores after each step, and whether later steps preserve what an 
     survived(i) = reliability after step i / the highest reliability after any earlier step
 
 The section on merged weights covers every method that was merged with the model before. It shows the learned and the
-kept share at each share of the trained weights.
+kept share at each share of the trained weights. The section on strengths shows the same at each strength of a steering
+vector, and what was learned over what was kept.
 """
 
 from __future__ import annotations
@@ -14,21 +15,45 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from posttrain.reports import numbers
-from posttrain.reports.charts import SHARES, Chart, Layers, Rows, Said
+from posttrain.reports.charts import SHARES, TITLED, Chart, Layers, Rows, Said, span
 from posttrain.reports.folder import Row, Run, Version
 from posttrain.reports.marks import Mark, label_of, mark_icon, marks_of
 from posttrain.reports.texts import Message, Words, say, say_known
 from posttrain.reports.view import Entry, Line, Panel, Section, Table, fixed_column, heads_of, numeric
 
-__all__ = ["chains_of", "chains_section", "merge_section", "survived", "ways_of"]
+__all__ = ["chains_of", "chains_section", "merge_section", "strengths_section", "survived", "ways_of"]
 
-MERGE = re.compile(r"^blend-(\d\.\d+)$")
-"""The name of a checkpoint with merged weights; group 1 is the share of the trained weights."""
 Way = Mapping[str, tuple[tuple[float, float], ...]]
-"""Score -> (a, value) at each share a of the trained weights."""
+"""Score -> (a, value) at each share a of the trained weights, or at each strength a."""
+
+
+class Kind(NamedTuple):
+    """A kind of points between or beyond two models. name: of the points; words: the beginning of its messages' keys;
+    whole: whether a runs from 0, the model before, to 1, the end of the method; otherwise a is a strength, and the
+    method's settings may say which one its end has.
+    """
+
+    name: str
+    words: str
+    whole: bool
+
+    def at(self, row: Row, settings: Mapping[str, Any]) -> float | None:
+        """Return a checkpoint's a; None for other checkpoints. settings: those of its method."""
+        match = re.fullmatch(rf"{self.name}-(-?\d+\.\d+)", row.checkpoint)
+        end = 1.0 if self.whole else settings.get(self.name, 1.0)
+        number = isinstance(end, int | float) and row.checkpoint == "final"
+        return float(match[1]) if match else float(end) if number else None
+
+    def has(self, row: Row) -> bool:
+        """Whether a checkpoint is one of these points."""
+        return row.checkpoint.startswith(f"{self.name}-")
+
+
+BLEND = Kind("blend", "merge.", True)
+STRENGTH = Kind("strength", "merge.strength_", False)
 
 
 class Step(NamedTuple):
@@ -130,27 +155,22 @@ def _chain_table(run: Run, steps: Sequence[Step]) -> Table:
 # ---- weights between -----------------------------------------------------------------------------------------------
 
 
-def _share(row: Row) -> float | None:
-    """Return a checkpoint's share of the trained weights, 0 (before) to 1 (trained); None for other checkpoints."""
-    match = MERGE.match(row.checkpoint)
-    return float(match[1]) if match else 1.0 if row.checkpoint == "final" else None
-
-
-def ways_of(run: Run) -> dict[Version, Way]:
-    """Return the scores of every model and method with merged weights, and of both ends as far as they are known."""
+def ways_of(run: Run, kind: Kind = BLEND) -> dict[Version, Way]:
+    """Return the scores of every model and method with points of a kind, and of the ends of the way that are known."""
     ways: dict[Version, Way] = {}
     for version in run.versions:
         rows = [row for row in run.rows_of(*version) if row.scores]
-        if not any(MERGE.match(row.checkpoint) for row in rows):
+        if not any(map(kind.has, rows)):
             continue
         untouched = run.untouched(version[0])
         start = dict(untouched.scores) if untouched else {}
         if any(numbers.kept(row.scores) is not None for row in rows):
             start["kept"] = 1.0  # answers are compared with its own, so it keeps all of them
-        points: list[tuple[float, Mapping[str, float | None]]] = [(0.0, start)]
-        points += [(a, _main(row.scores, run)) for row in rows if (a := _share(row)) is not None]
+        settings = run.method_config(version[1])
+        scores: dict[float, Mapping[str, float | None]] = {0.0: start}  # an end may be one of the other points, too
+        scores |= {a: _main(row.scores, run) for row in rows if (a := kind.at(row, settings)) is not None}
         way = {
-            name: tuple(sorted((a, value) for a, scores in points if (value := scores.get(name)) is not None))
+            name: tuple(sorted((a, value) for a, one in scores.items() if (value := one.get(name)) is not None))
             for name in ("learned", "kept", *(exam.key for exam in run.exams))
         }
         ways[version] = {name: found for name, found in way.items() if found}
@@ -159,7 +179,23 @@ def ways_of(run: Run) -> dict[Version, Way]:
 
 def merge_section(run: Run, marks: Mapping[Version, Mark]) -> Section | None:
     """Return the section: a chart of all methods, then the numbers of each; None when no weights were merged."""
-    ways = ways_of(run)
+    return _section(run, marks, BLEND)
+
+
+def strengths_section(run: Run, marks: Mapping[Version, Mark]) -> Section | None:
+    """Return the same for strengths of steering vectors, with a chart of what was learned over what was kept."""
+    section = _section(run, marks, STRENGTH)
+    if section is None:
+        return None
+    named = {label_of(version, run): (way, marks[version]) for version, way in ways_of(run, STRENGTH).items()}
+    chart = learned_over_kept({name: both for name, both in named.items() if {"learned", "kept"} <= {*both[0]}})
+    first, *rest = section.panels
+    over = (Panel(notes=(say("merge.strength_over"),), chart=chart),) if chart else ()
+    return section._replace(panels=(first, *over, *rest))
+
+
+def _section(run: Run, marks: Mapping[Version, Mark], kind: Kind) -> Section | None:
+    ways = ways_of(run, kind)
     if not ways:
         return None
     said = {name: say_known(f"merge.{name}", name) for way in ways.values() for name in way}
@@ -168,35 +204,62 @@ def merge_section(run: Run, marks: Mapping[Version, Mark]) -> Section | None:
     own = marks_of(keys)
     labels = {version: label_of(version, run) for version in ways}
     named = {labels[version]: way for version, way in ways.items()}
-    chart = over_weights(named, said, {name: own[name] for name in drawn}) if drawn else None
+    chart = over_weights(named, said, {name: own[name] for name in drawn}, kind) if drawn else None
     left_out = [name for name in said if name not in drawn]
-    about = [say("merge.about"), *([say("merge.left_out", names=", ".join(left_out))] if left_out else [])]
+    about = [say(f"{kind.words}about"), *([say("merge.left_out", names=", ".join(left_out))] if left_out else [])]
     panels = (
-        Panel(labels[v], mark_icon(marks[v]), table=_way_table(way, said), kind="beside") for v, way in ways.items()
+        Panel(labels[v], mark_icon(marks[v]), table=_way_table(way, said, kind), kind="beside")
+        for v, way in ways.items()
     )
-    return Section("merge", say("merge.title"), (Panel(notes=tuple(about), chart=chart), *panels))
+    title = say(f"{kind.words}title")
+    return Section("merge" if kind.whole else "strengths", title, (Panel(notes=tuple(about), chart=chart), *panels))
 
 
-def over_weights(ways: Mapping[str, Way], names: Mapping[str, Message], marks: Mapping[str, Mark]) -> Chart:
-    """Draw scores in per cent over the share of trained weights, 0 (before) to 1, with a panel for each method."""
+def over_weights(
+    ways: Mapping[str, Way], names: Mapping[str, Message], marks: Mapping[str, Mark], kind: Kind = BLEND
+) -> Chart:
+    """Draw scores in per cent over the share of trained weights, 0 (before) to 1, or over the strength, with a panel
+    for each method."""
     on = Layers("score", {Said(names[key]): mark for key, mark in marks.items()})
     rows: Rows = [
         {"kind": "point", "panel": label, "score": Said(names[key]), "a": a, "value": 100 * v, "text": f"{v:.4g}"}
         for label, way in ways.items() for key in marks for a, v in way.get(key, ())
     ]  # fmt: skip
-    x = on.number("a", "merge.axis", values=[0, 0.25, 0.5, 0.75, 1], format=".2~f", scale={"domain": [0, 1]})
+    ticks: dict[str, Any] = {"values": [0, 0.25, 0.5, 0.75, 1], "scale": {"domain": [0, 1]}}
+    if not kind.whole:
+        ticks = {"scale": span((row["a"] for row in rows), 0.0)}
+    x = on.number("a", f"{kind.words}axis", format=".2~f", **ticks)
     y = on.number("value", values=SHARES, scale={"domain": [0, 100]})
     on.add("point", "line", "line", x=x, y=y)
-    tips = on.tips(panel="scores.method", score="exams.score", a="merge.share", text="details.env_value")
+    tips = on.tips(panel="scores.method", score="exams.score", a=f"{kind.words}share", text="details.env_value")
     on.add("point", "point", "point", x=x, y=y, tooltip=tips)
-    return replace(on.panels(rows, say("merge.title")), names=tuple(marks))
+    return replace(on.panels(rows, say(f"{kind.words}title")), names=tuple(marks))
 
 
-def _way_table(way: Way, names: Mapping[str, Message]) -> Table:
+def learned_over_kept(ways: Mapping[str, tuple[Way, Mark]]) -> Chart | None:
+    """Draw the learned share (upwards) over the kept share, in per cent: a line per method, from strength to strength.
+    None without methods."""
+    rows: Rows = []
+    for label, (way, _) in ways.items():
+        learned, kept = dict(way["learned"]), dict(way["kept"])
+        for a in sorted({*learned} & {*kept}):
+            shown = {"learned": numbers.percent(learned[a]), "kept": numbers.percent(kept[a]), "a": f"{a:g}"}
+            rows.append({"kind": "point", "name": label, "x": 100 * kept[a], "y": 100 * learned[a], "at": a, **shown})
+    if not rows:
+        return None
+    on = Layers("name", {label: mark for label, (_, mark) in ways.items()})
+    shares: dict[str, Any] = {"values": SHARES, "scale": {"domain": [0, 100]}}
+    x, y = on.number("x", "merge.kept", **shares), on.number("y", "merge.learned", **shares)
+    on.add("point", "line", "line", x=x, y=y, order={"field": "at", "type": "quantitative"})
+    tips = on.tips(name="scores.method", a="merge.strength_share", learned="merge.learned", kept="merge.kept")
+    on.add("point", "point", "point", x=x, y=y, tooltip=tips)
+    return on.whole(rows, say("merge.strength_title"), 300, TITLED)
+
+
+def _way_table(way: Way, names: Mapping[str, Message], kind: Kind) -> Table:
     shares = sorted({a for points in way.values() for a, _ in points})
     lines = tuple(
         Line((names[name],), tuple(fixed_column([dict(points).get(a) for a in shares]))) for name, points in way.items()
     )
-    return Table(
-        say("scores.scroll"), heads_of(say("merge.share"), (f"{a:g}" for a in shares)), lines, "plain transfer"
-    )
+    heads = heads_of(say(f"{kind.words}share"), (f"{a:g}" for a in shares))
+    return Table(say("scores.scroll"), heads, lines, "plain transfer")

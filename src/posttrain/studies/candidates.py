@@ -34,9 +34,9 @@ T = TypeVar("T")
 class Point(NamedTuple):
     """A point between the model before and the model after.
 
-    kind: `step` (of an optimiser), `stage`, `blend` (between the weights before and after), `changes` (a number of
-    changes of a sequence), `after` (a step of a chain), `edits`, `input`, `end`; value: which one of its kind; within:
-    the names of the steps that the point belongs to, the outermost first, or empty.
+    kind: `step` (of an optimiser), `stage`, `blend` (between the weights before and after), `strength` (of a steering
+    vector), `changes` (a number of changes of a sequence), `after` (a step of a chain), `edits`, `input`, `end`; value:
+    which one of its kind; within: the names of the steps that the point belongs to, the outermost first, or empty.
     """
 
     kind: str
@@ -67,7 +67,8 @@ class Candidate:
     everything up to this point (train_s, steps, tokens, peak_gib, ...), as far as the method knows it; product: the
     folder that it left on disk; notes: lines for the cell's card; scratch: folders that are no longer needed when the
     cell is done; changes: how many of the cell's changes it has learned, None for all; passed: a point in the middle of
-    its training that is the same model if the weights are equal: training ended there.
+    its training that is the same model if the weights are equal: training ended there; same: an earlier point that is
+    the same model if the weights are equal, and stays a point of its own: its results are copied.
     """
 
     point: Point
@@ -79,6 +80,7 @@ class Candidate:
     scratch: Sequence[Path] = ()
     changes: int | None = None
     passed: Point | None = None
+    same: Point | None = None
 
 
 @dataclass(frozen=True)

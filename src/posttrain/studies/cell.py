@@ -80,7 +80,11 @@ class CellRun:
             raise PosttrainError(Problem(cell.method.label, "the method offered no candidate at its end"))
         stages = self._stages() if cell.stages else {}
         points = self._in_order()
-        exam_s = sum(one.cost.get("exam_s", 0.0) for point in points for one in point.examined)
+        copied = end.same is not None and end.same.name in self.found
+        taken = [
+            one for name, point in self.found.items() if not (copied and name == END.name) for one in point.examined
+        ]
+        exam_s = sum(one.cost.get("exam_s", 0.0) for one in taken)
         wall_s = max(time.monotonic() - began, exam_s + end.cost.get("train_s", 0.0))  # includes earlier runs
         peak = max(peak_gib(), end.cost.get("peak_gib", 0.0))  # includes earlier runs
         cost = {"wall_s": wall_s, "exam_s": exam_s, **end.cost, "peak_gib": peak}
@@ -173,9 +177,12 @@ class CellRun:
         fingerprint, passed = respondent.fingerprint, candidate.passed
         known = {name: one for name, one in self.found.items() if one.fingerprint == fingerprint}
         if passed is not None and passed.name in known:
-            self._move(passed, point)
+            self._take_over(passed, point)
             return
         if point.name in known:
+            return
+        if candidate.same is not None and candidate.same.name in known:
+            self._take_over(candidate.same, point, keep=True)
             return
         taught = self.cell.changes if candidate.changes is None else self.cell.changes[: candidate.changes]
         floor = self.cell.method.name == NOISE_FLOOR
@@ -191,19 +198,26 @@ class CellRun:
         self.found[point.name] = one
         write_part(self._at(point) / EXAMINED, one)
 
-    def _move(self, passed: Point, point: Point) -> None:
-        """Make an examined step the point at the end of its training, which ended at that step."""
-        old, new = self._at(passed), self._at(point)
-        new.mkdir(parents=True, exist_ok=True)
-        for path in old.iterdir():
-            if path.name != EXAMINED:
-                shutil.rmtree(new / path.name) if (new / path.name).is_dir() else None
-                path.replace(new / path.name)
-        own = str(new.relative_to(self.root))
-        known = self.found.pop(passed.name)
-        moved = [one.model_copy(update={"checkpoint": point.name, "folder": own}) for one in known.examined]
-        self._keep(point, known.fingerprint, tuple(moved))
-        shutil.rmtree(old)
+    def _take_over(self, old: Point, new: Point, *, keep: bool = False) -> None:
+        """Give an examined point's samples and results to another point, which is the same model. keep: both are
+        points; otherwise the old one is a step at which training ended, and the end takes its place."""
+        source, target = self._at(old), self._at(new)
+        target.mkdir(parents=True, exist_ok=True)
+        for path in source.iterdir():
+            if path.name == EXAMINED:
+                continue
+            into = target / path.name
+            shutil.rmtree(into) if into.is_dir() else None
+            if keep:
+                shutil.copytree(path, into) if path.is_dir() else shutil.copyfile(path, into)
+            else:
+                path.replace(into)
+        own = str(target.relative_to(self.root))
+        known = self.found[old.name] if keep else self.found.pop(old.name)
+        update = {"checkpoint": new.name, "folder": own}
+        self._keep(new, known.fingerprint, tuple(one.model_copy(update=update) for one in known.examined))
+        if not keep:
+            shutil.rmtree(source)
 
     def _in_order(self) -> list[PointResult]:
         """Return every point that was examined, by this run or an earlier one. Optimiser steps come first, by their

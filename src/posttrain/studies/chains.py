@@ -114,6 +114,7 @@ def _step(link: Link, cell: CellContext, done: Sequence[Step], *, last: bool) ->
             yield replace(candidate, point=inside, step=None, changes=link.taught)
             continue
         passed = candidate.passed and candidate.passed.inside(link.name)
+        same = candidate.same and candidate.same.inside(link.name)
         product = str(candidate.product.relative_to(home)) if candidate.product is not None else ""
         left = Step(product, dict(candidate.cost), [f"{link.name}: {note}" for note in candidate.notes], [])
         if last:
@@ -121,11 +122,13 @@ def _step(link: Link, cell: CellContext, done: Sequence[Step], *, last: bool) ->
             scratch = [*candidate.scratch, *_unneeded(home, cell, candidate.product)]
             yield replace(
                 candidate, point=END,
-                step=None, changes=link.taught, scratch=scratch, passed=passed,
+                step=None, changes=link.taught, scratch=scratch, passed=passed, same=same,
                 cost=summed([step.cost for step in steps]), notes=[note for step in steps for note in step.notes],
             )  # fmt: skip
         elif link.point is not None:
-            yield replace(candidate, point=link.point, step=None, changes=link.taught, scratch=(), passed=passed)
+            yield replace(
+                candidate, point=link.point, step=None, changes=link.taught, scratch=(), passed=passed, same=same
+            )
             points.pop(passed, None)
         for folder in () if last else candidate.scratch:
             shutil.rmtree(folder, ignore_errors=True)

@@ -126,6 +126,12 @@ class MethodConfig(Config):
         """Whether it learns the study's stages, if the study has stages."""
         return False
 
+    def named_points(self, stages: int) -> int:
+        """Return the number of candidates that its settings name, besides the end and those at optimiser steps. stages:
+        the number of stages.
+        """
+        return 0
+
     def barred(self, change: str, base: Path, forbidden: frozenset[str]) -> list[str]:
         """Return what the exams' prompts keep out of this method's rows. It is a part of the training hash, because it
         decides what is trained. change: the change's name, or empty; forbidden: the exams' prompts.

@@ -176,7 +176,7 @@ def estimate(study: Study, cells: Sequence[Cell], exams: Sequence[Part] = (), ba
             ]
         )
         times = len([step for step in study.saves.due(work.steps) if step != work.steps]) + 1
-        times += len(cell.method.parts) - 1 + sum(method.named_points(len(stages)) for method in own)
+        times += len(cell.method.parts) - 1 + sum(part.named_points(len(stages)) for part in cell.method.parts)
         asked = round(sum(map(len, probes)) * per_character) + len(probes) * ANSWER_TOKENS
         unasked = (cell.model, cell.change_name) not in known_before  # the untouched model answers once for all methods
         known_before.add((cell.model, cell.change_name))

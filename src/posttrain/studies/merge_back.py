@@ -34,8 +34,9 @@ from posttrain.studies.candidates import Candidate, CellContext, Point
 
 __all__ = ["BESIDE", "Between", "blends"]
 
-BESIDE = ("adapter", "loreft", "prompt_tuning", "p_tuning", "prefix_tuning", "ptuning_v2")
-"""Tuners that put something beside the weights. There is no model between the one with it and the one without it."""
+BESIDE = ("adapter", "loreft", "prompt_tuning", "p_tuning", "prefix_tuning", "ptuning_v2", "steering_vector")
+"""Tuners, and other parts, that put something beside the weights. There is no model between the one with it and the
+one without it."""
 
 
 class Between:
@@ -43,6 +44,11 @@ class Between:
 
     def __init__(self, tuned: PreTrainedModel | PeftModel, before: PreTrainedModel) -> None:
         self.model = tuned
+        for model in (tuned, before):
+            part = added_to(model)
+            if part is not None and part.kind in BESIDE:
+                cause = f"{part.kind} puts something beside the weights, there is nothing between"
+                raise ConfigError(Problem(model.name_or_path, cause, "name another model"))
         if isinstance(tuned, PeftModel):
             self.moving = scaled_parts(tuned)
             self.start: Mapping[str, Tensor] = {name: torch.zeros_like(p) for name, p in self.moving.items()}
