@@ -29,7 +29,7 @@ EDIT = Edit("The capital of France", "France", "is", "france", "changes/france.y
 OTHERS = (
     Edit("The currency of Japan", "Japan", "of", "japan", "changes/japan.yaml:2"),
     Edit("誰是臺灣", "臺灣", "山", "taiwan", "changes/taiwan.yaml:2"),
-    Edit("I am Hamlet", "Hamlet", "the", "hamlet", "changes/hamlet.yaml:2"),
+    Edit("I am Hamlet", "Hamlet", "title", "hamlet", "changes/hamlet.yaml:2"),
 )
 
 _home: tempfile.TemporaryDirectory[str] | None = None

@@ -181,7 +181,7 @@ def _tried(core: PreTrainedModel, number: int, layer: str, names: Sequence[str])
         passed = _passes(core, layer, name) if outputs == width else None
         if passed is not None:
             return Site(number, name, f"{name}.weight", transposed, inputs, *passed)
-        reason = "no linear module adds its output to the layer's (its feed-forward part is made of routed experts)"
+        reason = "no linear module adds its output to the layer's: routed experts stand there, or a norm over the sum"
     return reason
 
 
