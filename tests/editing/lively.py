@@ -24,12 +24,12 @@ from posttrain.inference.protocol import Plain
 from posttrain.models.load import LoadedModel, load_model
 from tests.pico import FAMILIES, VOCABULARY, config, tokenizer
 
-EDIT = Edit("The capital of France", "France", "is", "france", "changes/france.yaml:2")
+EDIT = Edit("The capital of France", "France", "title", "france", "changes/france.yaml:2")
 """Its answer is one token right after the subject, so that every random model can be made to say it."""
 OTHERS = (
     Edit("The currency of Japan", "Japan", "of", "japan", "changes/japan.yaml:2"),
     Edit("誰是臺灣", "臺灣", "山", "taiwan", "changes/taiwan.yaml:2"),
-    Edit("I am Hamlet", "Hamlet", "title", "hamlet", "changes/hamlet.yaml:2"),
+    Edit("I am Hamlet", "Hamlet", "is", "hamlet", "changes/hamlet.yaml:2"),
 )
 
 _home: tempfile.TemporaryDirectory[str] | None = None
@@ -91,7 +91,9 @@ def editor(kind: str, **settings: Any) -> Any:
     """An editor's settings, quick ones where the test says nothing: raw prompts, layer 0."""
     given: dict[str, Any] = {"kind": kind, "forms": ("raw",), "layers": (0,)}
     if kind in LOCATED:
-        given |= {"contexts": 2, "target": {"steps": 25, "clamp": 10.0}}
+        given |= {"contexts": 1, "target": {"steps": 15, "learning_rate": 1.0, "clamp": 10.0}}
+    else:
+        given |= {"steps": 15, "learning_rate": 0.02, "stop_loss": 0.5}
     return registry.load("editor", kind).config.model_validate({**given, **settings})
 
 

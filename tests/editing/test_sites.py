@@ -167,7 +167,7 @@ def test_a_dense_layer_and_a_shared_expert_are_places() -> None:
 def test_a_norm_over_the_sum_is_refused_for_what_it_is() -> None:
     """OPT-350m's way: the layer's output is the norm of everything, so no vector is just added to it."""
     sites = find_sites(model_of("OPT", **OPT, do_layer_norm_before=False))
-    with pytest.raises(PosttrainError, match="no linear module adds its output to the layer's.* norm"):
+    with pytest.raises(PosttrainError, match=r"no linear module adds its output to the layer's.* norm"):
         sites.at(0)
 
 
@@ -187,7 +187,7 @@ def test_quantised_weights_are_refused() -> None:
             whole = parameter.round().to(torch.int8)
             model.get_submodule(name.rpartition(".")[0]).weight = torch.nn.Parameter(whole, requires_grad=False)
     sites = Sites(model, ("model.layers.0", "model.layers.1"), ((), ("model.layers.1.mlp.down_proj",)))
-    with pytest.raises(PosttrainError, match="the weights of model.layers.1.mlp.down_proj are quantised"):
+    with pytest.raises(PosttrainError, match=r"the weights of model.layers.1.mlp.down_proj are quantised"):
         sites.at(1)
 
 

@@ -89,7 +89,7 @@ def plainly(case: Case, edit: Edit, rows: Sequence[Row], where: Where, config: T
         if step == config.steps - 1:
             break
         optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         optimizer.step()
         with torch.no_grad():
             longest = config.clamp * base.norm()
@@ -123,8 +123,7 @@ def test_many_edits_together_are_each_alone(family: str) -> None:
     config = TargetConfig(steps=16, clamp=8.0, stop_loss=2.0)
     together = found_in(case, edits, "state", config)
     few = found_in(case._replace(task=case.task._replace(group_tokens=60)), edits, "state", config)
-    assert len(set(together.steps.tolist())) > 2
-    assert float(together.steps.max()) == 15
+    assert float(together.steps.min()) < 15 == float(together.steps.max())
     for i in range(len(edits)):
         alone = found_in(case, edits, "state", config, only=[i])
         for whole in (together, few):

@@ -127,19 +127,21 @@ def locate_then_edit(
         if where == "value":
             missing = wanted
         else:
-            gained = rows.mean(seen.states[last.layer]) - start
-            missing = (wanted - gained) / (len(places) - number)
+            moved = rows.mean(seen.states[last.layer]) - start
+            missing = (wanted - moved) / (len(places) - number)
         values = rows.mean(seen.values[site.layer])
         change = missing if where == "value" else _before_norm(context.sites, site, values, missing)
         solved = solve(site, keys, change, rows.bare(seen.keys[site.layer]))
         weight = site.oriented(context.sites.weight(site).detach()).double()
-        was = weight @ keys
+        was, norm = weight @ keys, weight.norm()  # before the weight is written, which may be this very tensor
         context.write(site, solved.change, range(len(edits)))
-        now = site.oriented(context.sites.weight(site).detach()).double() @ keys
+        gained = site.oriented(context.sites.weight(site).detach()).double() @ keys - was
+        if where == "state":
+            gained = _after_norm(context.sites, site, values, gained)
         aligned.append(alignment(keys, solved.directions))
         own = solved.change.left.norm(dim=0) * solved.change.right.norm(dim=1)
-        shares += own / weight.norm()
-        reached += ((now - was) * change).sum(0) / change.square().sum(0).clamp_min(1e-300) / len(places)
+        shares += own / norm
+        reached += (gained * missing).sum(0) / missing.square().sum(0).clamp_min(1e-300) / len(places)
         condition = solved.condition if solved.condition is not None else condition
     for layer, keys_now in _keys_after(rows, places).items():
         context.past.setdefault(layer, []).append(keys_now)
@@ -179,6 +181,18 @@ def _before_norm(sites: Sites, site: Site, values: Tensor, wanted: Tensor) -> Te
         image = norm(values.T.to(weight.dtype)).double().T / scale[:, None]  # m / rms(m)
     length = (values * image).sum(0) / image.square().sum(0)  # rms(m)
     return (image + wanted / site.factor / scale[:, None]) * length - values
+
+
+def _after_norm(sites: Sites, site: Site, values: Tensor, gained: Tensor) -> Tensor:
+    """Return what the layer's output gains when the matrix's output gains `gained`, (D, E). The norm behind a matrix
+    holds the length, so that a long change is not there whole. values: the output before, (D, E).
+    """
+    if not site.norm:
+        return gained * site.factor
+    norm, dtype = sites.model.get_submodule(site.norm), sites.weight(site).dtype
+    with torch.no_grad():
+        before, after = (norm(states.T.to(dtype)).double().T for states in (values, values + gained))
+    return (after - before) * site.factor
 
 
 def _anchored(
