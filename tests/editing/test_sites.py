@@ -38,7 +38,7 @@ OPT = {
     "ffn_dim": 64,
     "word_embed_proj_dim": 32,
     "init_std": 0.2,
-    "max_position_embeddings": 64,
+    "max_position_embeddings": 512,
 }
 
 
