@@ -191,6 +191,18 @@ def test_quantised_weights_are_refused() -> None:
         sites.at(1)
 
 
+def test_a_layer_that_computes_no_numbers_is_an_error() -> None:
+    model: Any = lively().model
+    with torch.no_grad():
+        model.model.layers[1].mlp.up_proj.weight[0] = float("nan")
+    sites = find_sites(model)
+    assert sites.at(0).layer == 0
+    with pytest.raises(
+        PosttrainError, match=r"LlamaForCausalLM: model.layers.1 computes numbers that are not finite; "
+    ):
+        sites.at(1)
+
+
 def test_what_is_no_decoder() -> None:
     config = transformers.T5Config(vocab_size=50, d_model=16, d_kv=4, d_ff=16, num_layers=1, num_heads=2)
     with pytest.raises(PosttrainError, match="T5ForConditionalGeneration is an encoder and a decoder; editors know"):

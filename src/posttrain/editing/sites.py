@@ -217,6 +217,9 @@ def _passes(core: PreTrainedModel, layer: str, name: str) -> tuple[float, str] |
     if len(own) != 1 or own[0].numel() != before[0].numel():
         return None  # it runs several times, or for some of the tokens
     clean = own.pop()
+    if not bool(torch.isfinite(before[0]).all()):
+        cause, mend = f"{layer} computes numbers that are not finite", "load the model in float32, or copy it again"
+        raise PosttrainError(Problem(type(core).__name__, cause, mend))
     with _hooked(
         module.register_forward_hook(put), block.register_forward_hook(lambda m, a, o: after.append(first_of(o)))
     ):

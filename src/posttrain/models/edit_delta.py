@@ -80,9 +80,10 @@ class Delta:
         return None if isinstance(self.change, Tensor) else self.change.left.shape[1]
 
     def without(self, edits: frozenset[int]) -> Delta | None:
-        """Return the delta without the columns of some edits; None if nothing is left. A whole matrix stays."""
+        """Return the delta without the columns of some edits; None if nothing is left. A whole matrix stays as long as
+        one of its edits does."""
         if isinstance(self.change, Tensor):
-            return self
+            return None if edits.issuperset(self.owners) else self
         keep = [i for i, owner in enumerate(self.owners) if owner not in edits]
         if not keep:
             return None

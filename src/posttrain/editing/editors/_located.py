@@ -161,9 +161,11 @@ def locate_then_edit(
 
 
 def _keys_after(rows: _Rows, places: Sequence[Site]) -> dict[int, Tensor]:
-    """Return the edits' keys in every edited layer, read again with the new weights."""
+    """Return the edits' keys in every edited layer, read again with the new weights. They lie in memory as they do when
+    they are read from a file: products of matrices that lie otherwise differ in the last bit.
+    """
     seen = rows.look(places)
-    return {site.layer: rows.mean(seen.keys[site.layer]) for site in places}
+    return {site.layer: rows.mean(seen.keys[site.layer]).contiguous() for site in places}
 
 
 def _before_norm(sites: Sites, site: Site, values: Tensor, wanted: Tensor) -> Tensor:
@@ -206,18 +208,17 @@ def _anchored(
     """  # fmt: skip
     wanted = values + found.deltas.T
     lengths = wanted.norm(dim=0)
-    key = ("anchor", config.kind, site.layer)
-    if key not in context.memory:
-        sample = lengths
-        if context.sample:
+    key = f"{config.kind} {site.layer}"
+    if key not in context.anchors:
+        with context.untouched():
             laid = context.rows(config, context.sample)
             known = search(context.search, context.sample, laid, site, where, config.target)
             rows = _Rows(context, laid)
             sample = (rows.mean(rows.look([site]).values[site.layer]) + known.deltas.T).norm(dim=0)
         kept = sample.sort().values[: max(1, round(len(sample) * (1 - DROPPED)))]
-        context.memory[key] = float(kept.mean())
+        context.anchors[key] = float(kept.mean())
         context.say(f"norm anchor: target vectors of {len(kept)} edits have a mean length of {float(kept.mean()):.3g}")
-    mean = context.memory[key]
+    mean = context.anchors[key]
     long = lengths > 2 * mean
     deltas = torch.where(long, torch.zeros_like(wanted), wanted * (mean / lengths) - values)
     why = "its target vector is more than twice as long as the anchor"
