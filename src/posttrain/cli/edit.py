@@ -81,9 +81,8 @@ def edit(
     --set reaches the editor's settings: --set layers=[4,5] --set target.steps=20. `posttrain model export` merges a
     folder of edits into the weights, or with --adapter writes it as a LoRA adapter for plain PEFT.
     """
-    from posttrain.editing.folders import is_edits, open_session
+    from posttrain.editing.folders import check_output, is_edits, load_to_edit, open_session
     from posttrain.editing.session import EditSession
-    from posttrain.models.load import load_model
     from posttrain.models.names import say_taken
 
     say_taken(model, talk)
@@ -105,9 +104,11 @@ def edit(
         )
     if output is None and not dry_run:
         raise ConfigError(Problem("--output", "no folder for the edits", "say it: --output edits/mine"))
+    if output is not None:
+        check_output(output)
     when_stopped(lambda: NOT_WRITTEN)
     with shown_works():
-        session = open_session(model, say=talk, **how) if known else EditSession(load_model(model, **how), say=talk)
+        session = open_session(model, say=talk, **how) if known else EditSession(load_to_edit(model, **how), say=talk)
         if dry_run:
             _plan(session, config, wanted, batch, json=json)
             return

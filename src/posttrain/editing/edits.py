@@ -150,16 +150,15 @@ class RowMaker(PromptEncoder):
 
     def row(self, edit: Edit, form: Form, weight: float = 1.0, *, bare: bool = True) -> Row:
         """Return one row of an edit. Raise DataError if the subject is not found in what the model reads."""
-        prompt: Spoken | Plain = edit.prompt
+        said = edit.answer.strip()  # a block of YAML ends with a line break
         if form == "raw":
             text = edit.question
-            prompt = Plain(text)
-            spaced = text[-1:].isascii() and edit.answer[:1].isascii() and not text[-1:].isspace()
-            pair = self.encode_pair(prompt, f" {edit.answer}" if spaced else edit.answer)
+            spaced = text[-1:].isascii() and said[:1].isascii() and not text[-1:].isspace()
+            pair = self.encode_pair(Plain(text), f" {said}" if spaced else said)
         else:
             turns = (Message("user", edit.prompt),) if isinstance(edit.prompt, str) else edit.prompt
             text = prompt_text(turns, self.tokenizer)
-            pair = self.encode_pair(edit.prompt, edit.answer)
+            pair = self.encode_pair(edit.prompt, said)
         answer = pair.answer + (pair.end if self.ends else [])
         at = self._last_token(edit, text, pair.prompt)
         return Row(pair.prompt + answer, at, len(pair.prompt), weight, form, bare)

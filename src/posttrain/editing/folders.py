@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -19,12 +20,12 @@ from posttrain.errors import PosttrainError, Problem
 from posttrain.models.disk import whole_folder
 from posttrain.models.edit_delta import Delta, read_deltas, read_edits, write_deltas
 from posttrain.models.fingerprint import remembered_base
-from posttrain.models.load import LoadOptions, adapter_base, load_model
+from posttrain.models.load import LoadedModel, LoadOptions, adapter_base, load_model
 from posttrain.models.names import resolve
 from posttrain.models.notes import EDIT_KIND
 from posttrain.models.save import write_notes
 
-__all__ = ["is_edits", "open_session", "save_session"]
+__all__ = ["check_output", "is_edits", "load_to_edit", "open_session", "rows_of", "save_session"]
 
 PAST = "past_keys.safetensors"
 """The keys that later edits spare: with them a session goes on as if it had never ended."""
@@ -41,13 +42,28 @@ def is_edits(name: str) -> bool:
         return False
 
 
+def check_output(folder: Path) -> None:
+    """Raise PosttrainError if edits must not be written to a folder, because it holds something else."""
+    if folder.is_file() or (folder.is_dir() and any(folder.iterdir()) and not is_edits(str(folder))):
+        cause = "it holds other things than edits"
+        raise PosttrainError(Problem(str(folder), cause, "choose a new or an empty folder"))
+
+
+def load_to_edit(name: str, **options: Unpack[LoadOptions]) -> LoadedModel:
+    """Return a model whose weights can be edited: an adapter is merged into its base, and named as the edits' base."""
+    options["adapter_merged"] = True
+    loaded = load_model(name, **options)
+    folder = Path(resolve(name))
+    if adapter_base(folder) is not None:
+        loaded.model.name_or_path = loaded.model.config.name_or_path = str(folder.resolve())
+    return loaded
+
+
 def save_session(session: EditSession, folder: Path, *, card: str | None = None) -> None:
     """Write the edits of a session: the deltas with the base's fingerprint, what was edited, and the keys that later
     edits spare. The same edits of the same model give the same bytes.
     """
-    if folder.exists() and any(folder.iterdir()) and not (folder / "adapter_config.json").is_file():
-        cause = "the folder holds other things than edits"
-        raise PosttrainError(Problem(str(folder), cause, "choose a new or an empty folder"))
+    check_output(folder)
     deltas = [delta for one in session.applied for delta in one.deltas]
     batches = [
         {
@@ -58,6 +74,7 @@ def save_session(session: EditSession, folder: Path, *, card: str | None = None)
         }
         for one in session.applied
     ]
+    settings = {"batches": batches, "anchors": session.anchors}
     past = {
         f"{number:06d}.{layer}": keys.cpu().contiguous()
         for number, one in enumerate(session.applied)
@@ -65,7 +82,7 @@ def save_session(session: EditSession, folder: Path, *, card: str | None = None)
     }
     model = session.loaded.model
     with whole_folder(folder) as temporary:
-        write_deltas(temporary, model.name_or_path, deltas, rows_of(session), {"batches": batches})
+        write_deltas(temporary, model.name_or_path, deltas, rows_of(session), settings)
         if past:
             save_file(past, temporary / PAST)
         session.loaded.tokenizer.save_pretrained(temporary)
@@ -102,24 +119,32 @@ def open_session(name: str, *, say: Callable[[str], None] = print, **how: Any) -
     folder = Path(resolve(name))
     options = {key: how.pop(key) for key in list(how) if key in LoadOptions.__annotations__}
     load_model(name, **options)  # every check of the folder, of its base and of its template
-    loaded = load_model(adapter_base(folder) or "", **options)
+    loaded = load_to_edit(adapter_base(folder) or "", **options)
     session = EditSession(loaded, say=say, **how)
-    for one in _batches(folder):
+    settings = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8")).get("settings", {})
+    for one in _batches(folder, settings):
         session.take(one)
+    session.anchors.update(settings.get("anchors", {}))
     return session
 
 
-def _batches(folder: Path) -> list[Applied]:
+def _batches(folder: Path, settings: dict[str, Any]) -> list[Applied]:
     """Return the batches of edits of a folder. Raise PosttrainError if its files do not belong together."""
-    config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
     deltas = iter(read_deltas(folder))
-    rows = {int(row["number"]): row for row in read_edits(folder)}
-    past = load_file(folder / PAST) if (folder / PAST).is_file() else {}
+    edits = read_edits(folder)
     try:
-        return [_batch(number, one, rows, deltas, past) for number, one in enumerate(config["settings"]["batches"])]
+        past = load_file(folder / PAST) if (folder / PAST).is_file() else {}
+    except (OSError, SafetensorError) as error:
+        raise PosttrainError(Problem(str(folder / PAST), f"cannot be read: {error}", "copy it again")) from error
+    try:
+        rows = {int(row["number"]): row for row in edits}
+        made = [_batch(number, one, rows, deltas, past) for number, one in enumerate(settings["batches"])]
+        if len(rows) != sum(len(one.numbers) for one in made) or next(deltas, None) is not None:
+            raise ValueError("some edits are in no batch")
     except (KeyError, TypeError, ValueError, StopIteration) as error:
         cause = f"its files do not belong together: {error!r}"
         raise PosttrainError(Problem(str(folder), cause, "copy the folder again")) from error
+    return made
 
 
 def _batch(

@@ -74,7 +74,7 @@ class _Sums:
         """Add the keys of a batch: a forward hook of the edited module."""
         keys = args[0].reshape(-1, args[0].shape[-1])[self.kept.view(-1)].to(self.total.dtype)
         lengths = keys.norm(dim=1)
-        usual = lengths <= OUTLIER * lengths.median()
+        usual = (lengths <= OUTLIER * lengths.median()) | ~lengths.isfinite()  # what is no number stays, for the error
         whole = bool(usual.all())
         outer(keys if whole else keys[usual], self.total)
         self.count += len(keys) if whole else int(usual.sum())
@@ -133,7 +133,9 @@ def cached_moments(
     called only if a layer is missing; say: takes a line about cost and sample size.
     """
     names = {site.layer: folder / "moments" / f"{_digest(key, site.layer)}.safetensors" for site in layers}
-    found = {layer: moment for layer, path in names.items() if (moment := _read(path)) is not None}
+    widths = {site.layer: site.inputs for site in layers}
+    known = {layer: _read(path, widths[layer]) for layer, path in names.items()}
+    found = {layer: moment for layer, moment in known.items() if moment is not None}
     device = sites.model.device
     missing = [site for site in layers if site.layer not in found]
     if missing:
@@ -160,7 +162,7 @@ def _digest(key: str, layer: int) -> str:
     return hashlib.sha256(f"{FORMAT} {key} {layer}".encode()).hexdigest()[:32]
 
 
-def _read(path: Path) -> Moment | None:
+def _read(path: Path, width: int) -> Moment | None:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -168,10 +170,11 @@ def _read(path: Path) -> Moment | None:
         return None
     try:
         tensors = load_file(path)
-        matrix, counts = tensors["matrix"], tensors["counts"].tolist()
-    except (SafetensorError, OSError, KeyError):  # a damaged file is measured again
+        matrix, (tokens, left_out) = tensors["matrix"], tensors["counts"].tolist()
+    except (SafetensorError, OSError, KeyError, ValueError):  # a damaged file is measured again
         return None
-    return Moment(matrix, int(counts[0]), int(counts[1])) if bool(torch.isfinite(matrix).all()) else None
+    whole = matrix.shape == (width, width) and bool(torch.isfinite(matrix).all())
+    return Moment(matrix, int(tokens), int(left_out)) if whole else None
 
 
 def _write(path: Path, moment: Moment) -> None:

@@ -28,7 +28,7 @@ from posttrain.editing.contexts import Language, write_contexts
 from posttrain.editing.editors._base import Change, EditContext, EditorConfig, Figures
 from posttrain.editing.edits import Edit, Form, RowMaker, chinese
 from posttrain.editing.moments import Moment, cached_moments
-from posttrain.editing.reading import batches, look, padded
+from posttrain.editing.reading import batches, padded
 from posttrain.editing.sites import Site, Sites, find_sites
 from posttrain.editing.tails import Known
 from posttrain.editing.targets import Search
@@ -92,7 +92,9 @@ class Applied:
         keep = [i for i, number in enumerate(self.numbers) if number not in gone]
         if len(keep) in (0, len(self.edits)):
             return self if keep else None
-        if any(delta.rank is None for delta in self.deltas):
+        if any(
+            delta.rank is None and 0 < len(gone.intersection(delta.owners)) < len(delta.owners) for delta in self.deltas
+        ):
             cause = f"edits {self.numbers[0]} to {self.numbers[-1]} were trained together by {self.editor.kind}"
             raise PosttrainError(Problem("undo", cause, "take them all back, or edit one by one: batch 1"))
         return replace(
@@ -162,7 +164,8 @@ class EditSession:
         self.applied: list[Applied] = []
         self.originals: dict[str, Tensor] = {}
         self._moments: dict[int, Moment] = {}
-        self._written: dict[tuple[Language, int], list[str]] = {}
+        self._written: dict[tuple[Language, int, int], list[str]] = {}
+        self.anchors: dict[str, float] = {}
         self._memory: dict[Any, Any] = {}
         self._known: Known = {}
         self._loss: float | None = None
@@ -196,12 +199,13 @@ class EditSession:
                 )
         return {site.layer: self._moments[site.layer] for site in layers}
 
-    def before(self, language: Language, count: int) -> list[str]:
-        """Return texts that stand before prompts, written once by the untouched model."""
-        if (language, count) not in self._written:
+    def before(self, language: Language, count: int, seed: int = 0) -> list[str]:
+        """Return texts that stand before prompts, written once by the untouched model. seed: of the editor."""
+        key = language, count, seed
+        if key not in self._written:
             with self._untouched():
-                self._written[language, count] = write_contexts(self.respondent, language, count, self.seed)
-        return self._written[language, count]
+                self._written[key] = write_contexts(self.respondent, language, count, self.seed + seed)
+        return self._written[key]
 
     @cached_property
     def forms(self) -> tuple[Form, ...]:
@@ -273,6 +277,7 @@ class EditSession:
         known = {layer: len(keys) for layer, keys in context.past.items()}
         entry = registry.load("editor", config.kind)
         weights = {name: parameter.detach().clone() for name, parameter in self._edited().items()}
+        anchors = dict(self.anchors)
         try:
             figures = entry.function(config, context, edits)
             after = self._measured()
@@ -283,6 +288,8 @@ class EditSession:
                 start = weights.get(delta.weight, self.originals[delta.weight])
                 self.sites.model.get_parameter(delta.weight).data.copy_(start)
             self._memory.clear()
+            self.anchors.clear()
+            self.anchors.update(anchors)
             raise
         keys = {layer: own[-1] for layer, own in context.past.items() if len(own) > known.get(layer, 0)}
         self._loss = after
@@ -300,12 +307,15 @@ class EditSession:
         forms = self.forms if config.forms == "auto" else config.forms
         return EditContext(
             search=Search(self.sites, RowMaker(self.loaded.tokenizer, forms=forms), self.say, self._known),
-            texts=self.before,
+            texts=lambda language, count: self.before(language, count, config.seed),
             moments=self.moments,
             write=write,
             past={layer: [one.past[layer] for one in self.applied if layer in one.past] for layer in layers},
             memory=self._memory,
-            sample=() if self.applied else edits[:ANCHORED],
+            sample=edits[:ANCHORED],
+            anchors=self.anchors,
+            untouched=self._untouched,
+            seed=self.seed + config.seed,
             say=self.say,
         )
 
@@ -348,6 +358,8 @@ class EditSession:
         gone = frozenset(numbers or known)
         self.applied = [left for one in self.applied if (left := one.without(gone)) is not None]
         self._memory.clear()
+        if not self.applied:
+            self.anchors.clear()
         self._rebuild()
         self._loss = None
 
@@ -431,8 +443,10 @@ def preview(session: EditSession, config: EditorConfig, edits: Sequence[Edit], b
     rows = context.rows(config, edits)
     places = context.places(config)
     sample = rows[len(rows) // 2]
+    ids = padded([row.ids for row in sample], session.loaded.model.device)
     began = time.monotonic()
-    look(session.sites, sample, [session.sites.at(-1)])
+    with torch.no_grad():
+        forward(session.loaded.model, ids, torch.zeros(1, dtype=torch.long))
     spent = time.monotonic() - began
     size = batch or len(edits)
     return Preview(

@@ -198,7 +198,7 @@ def _tried(sites: Sites, number: int) -> Site | str:
         passed = passes(sites, number, name) if outputs == width else None
         if passed is not None:
             return Site(number, name, f"{name}.weight", transposed, inputs, *passed)
-        reason = "no linear module adds its output to the layer's (its feed-forward part is made of routed experts)"
+        reason = "no linear module adds its output to the layer's: routed experts stand there, or a norm over the sum"
     return reason
 
 
@@ -237,6 +237,9 @@ def passes(sites: Sites, number: int, name: str) -> tuple[float, str] | None:
     if len(own) != 1 or own[0].numel() != before[0].numel():
         return None  # it runs several times, or for some of the tokens
     clean = own.pop()
+    if not bool(torch.isfinite(before[0]).all()):
+        cause, mend = f"{layer} computes numbers that are not finite", "load the model in float32, or copy it again"
+        raise PosttrainError(Problem(type(core).__name__, cause, mend))
     with hooked(
         module.register_forward_hook(put), block.register_forward_hook(lambda m, a, o: after.append(first_of(o)))
     ):

@@ -80,9 +80,10 @@ class Delta:
         return None if isinstance(self.change, Tensor) else self.change.left.shape[1]
 
     def without(self, edits: frozenset[int]) -> Delta | None:
-        """Return the delta without the columns of some edits; None if nothing is left. A whole matrix stays."""
+        """Return the delta without the columns of some edits; None if nothing is left. A whole matrix stays as long as
+        one of its edits does."""
         if isinstance(self.change, Tensor):
-            return self
+            return None if edits.issuperset(self.owners) else self
         keep = [i for i, owner in enumerate(self.owners) if owner not in edits]
         if not keep:
             return None
@@ -214,6 +215,7 @@ def lora_tensors(deltas: Sequence[Delta]) -> dict[str, tuple[Tensor, Tensor]]:
         if isinstance(delta.change, Tensor):
             u, s, v = torch.linalg.svd(delta.change.double(), full_matrices=False)
             keep = s > s[0] * torch.finfo(torch.float32).eps
+            keep[0] = True  # of a matrix of zeros one column is left: PEFT knows no rank 0
             left.append((u[:, keep] * s[keep]).float())
             right.append(v[keep].float())
         else:
@@ -232,6 +234,9 @@ def write_lora(folder: Path, output: Path) -> dict[str, Tensor]:
     from safetensors.torch import save_file
 
     deltas = read_deltas(folder)
+    if not deltas:
+        cause, mend = "there are no edits to write as an adapter", "all were taken back: use the base itself"
+        raise PosttrainError(Problem(str(folder), cause, mend))
     pairs = lora_tensors(deltas)
     ranks = {name: a.shape[0] for name, (_, a) in pairs.items()}
     config = parse_json((folder / "adapter_config.json").read_text(encoding="utf-8"))

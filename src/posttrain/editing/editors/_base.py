@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -35,7 +36,7 @@ class EditorConfig(Config):
     """How the prompt is read while editing: raw, as plain text; chat, as a user's question in the chat template. auto:
     both, but raw only if the model speaks so (a model that knows chats alone can not be made to)."""
     seed: int = 0
-    """Seed of the texts before the prompts, and of any order."""
+    """Seed of the texts before the prompts, and of any order; it is added to the session's or the study's."""
 
     def layers_of(self, count: int) -> tuple[int, ...]:
         """Return the layers to edit in a model of `count` layers."""
@@ -86,7 +87,8 @@ class EditContext:
     it gets the first ones; moments: the second moments of layers on the untouched model; past: by layer, the keys of
     earlier edits (d, n); memory: what an editor keeps between its calls (factored matrices), emptied when edits are
     undone; write: adds a change to a matrix, with the edit that each of its columns belongs to; sample: edits that
-    stand for all, for the norm anchor; seed: of the session.
+    stand for all, for the norm anchor; anchors: the anchors of editors and layers, kept with the edits; untouched: a
+    block in which the model has its untouched weights; seed: of any order.
     """
 
     search: Search
@@ -96,6 +98,9 @@ class EditContext:
     past: dict[int, list[Tensor]] = field(default_factory=dict)
     memory: dict[Any, Any] = field(default_factory=dict)
     sample: Sequence[Edit] = ()
+    anchors: dict[str, float] = field(default_factory=dict)
+    untouched: Callable[[], AbstractContextManager[None]] = nullcontext
+    seed: int = 0
     say: Callable[[str], None] = print
 
     @property

@@ -127,19 +127,21 @@ def locate_then_edit(
         if where == "value":
             missing = wanted
         else:
-            gained = rows.mean(seen.states[last.layer]) - start
-            missing = (wanted - gained) / (len(places) - number)
+            moved = rows.mean(seen.states[last.layer]) - start
+            missing = (wanted - moved) / (len(places) - number)
         values = rows.mean(seen.values[site.layer])
         change = missing if where == "value" else _before_norm(context.sites, site, values, missing)
         solved = solve(site, keys, change, rows.bare(seen.keys[site.layer]))
         weight = site.oriented(context.sites.weight(site).detach()).double()
-        was = weight @ keys
+        was, norm = weight @ keys, weight.norm()  # before the weight is written, which may be this very tensor
         context.write(site, solved.change, range(len(edits)))
-        now = site.oriented(context.sites.weight(site).detach()).double() @ keys
+        gained = site.oriented(context.sites.weight(site).detach()).double() @ keys - was
+        if where == "state":
+            gained = _after_norm(context.sites, site, values, gained)
         aligned.append(alignment(keys, solved.directions))
         own = solved.change.left.norm(dim=0) * solved.change.right.norm(dim=1)
-        shares += own / weight.norm()
-        reached += ((now - was) * change).sum(0) / change.square().sum(0).clamp_min(1e-300) / len(places)
+        shares += own / norm
+        reached += (gained * missing).sum(0) / missing.square().sum(0).clamp_min(1e-300) / len(places)
         condition = solved.condition if solved.condition is not None else condition
     for layer, keys_now in _keys_after(rows, places).items():
         context.past.setdefault(layer, []).append(keys_now)
@@ -159,9 +161,11 @@ def locate_then_edit(
 
 
 def _keys_after(rows: _Rows, places: Sequence[Site]) -> dict[int, Tensor]:
-    """Return the edits' keys in every edited layer, read again with the new weights."""
+    """Return the edits' keys in every edited layer, read again with the new weights. They lie in memory as they do when
+    they are read from a file: products of matrices that lie otherwise differ in the last bit.
+    """
     seen = rows.look(places)
-    return {site.layer: rows.mean(seen.keys[site.layer]) for site in places}
+    return {site.layer: rows.mean(seen.keys[site.layer]).contiguous() for site in places}
 
 
 def _before_norm(sites: Sites, site: Site, values: Tensor, wanted: Tensor) -> Tensor:
@@ -181,6 +185,18 @@ def _before_norm(sites: Sites, site: Site, values: Tensor, wanted: Tensor) -> Te
     return (image + wanted / site.factor / scale[:, None]) * length - values
 
 
+def _after_norm(sites: Sites, site: Site, values: Tensor, gained: Tensor) -> Tensor:
+    """Return what the layer's output gains when the matrix's output gains `gained`, (D, E). The norm behind a matrix
+    holds the length, so that a long change is not there whole. values: the output before, (D, E).
+    """
+    if not site.norm:
+        return gained * site.factor
+    norm, dtype = sites.model.get_submodule(site.norm), sites.weight(site).dtype
+    with torch.no_grad():
+        before, after = (norm(states.T.to(dtype)).double().T for states in (values, values + gained))
+    return (after - before) * site.factor
+
+
 def _anchored(
     config: LocatedConfig, context: EditContext, site: Site, where: Where, found: Found, values: Tensor
 ) -> tuple[Tensor, list[str]]:
@@ -192,18 +208,17 @@ def _anchored(
     """  # fmt: skip
     wanted = values + found.deltas.T
     lengths = wanted.norm(dim=0)
-    key = ("anchor", config.kind, site.layer)
-    if key not in context.memory:
-        sample = lengths
-        if context.sample:
+    key = f"{config.kind} {site.layer}"
+    if key not in context.anchors:
+        with context.untouched():
             laid = context.rows(config, context.sample)
             known = search(context.search, context.sample, laid, site, where, config.target)
             rows = _Rows(context, laid)
             sample = (rows.mean(rows.look([site]).values[site.layer]) + known.deltas.T).norm(dim=0)
         kept = sample.sort().values[: max(1, round(len(sample) * (1 - DROPPED)))]
-        context.memory[key] = float(kept.mean())
+        context.anchors[key] = float(kept.mean())
         context.say(f"norm anchor: target vectors of {len(kept)} edits have a mean length of {float(kept.mean()):.3g}")
-    mean = context.memory[key]
+    mean = context.anchors[key]
     long = lengths > 2 * mean
     deltas = torch.where(long, torch.zeros_like(wanted), wanted * (mean / lengths) - values)
     why = "its target vector is more than twice as long as the anchor"

@@ -127,8 +127,9 @@ def write_change(context: EditContext, site: Site, master: Tensor, edits: Sequen
     """
     own = site.oriented(context.sites.weight(site).detach())
     change = site.oriented(master.detach()).double() - own.double()
+    share = float(change.norm() / own.double().norm())  # before `own` itself is written
     context.write(site, change, edits)
-    return float(change.norm() / own.double().norm())
+    return share
 
 
 def one_site(context: EditContext, config: EditorConfig) -> Site:

@@ -32,7 +32,7 @@ from posttrain.errors import PosttrainError, Problem
 from posttrain.models.edit_delta import LowRank
 from posttrain.registry import register
 
-__all__ = ["AlphaEditConfig", "alphaedit", "null_space"]
+__all__ = ["AlphaEditConfig", "alphaedit", "null_space", "null_update"]
 
 
 class AlphaEditConfig(LocatedConfig):
@@ -72,6 +72,16 @@ def null_space(moment: Tensor, *, energy: float = 0.95, threshold: float | None 
     return vectors[:, rest <= (1 - energy) * rest[-1]]
 
 
+def null_update(basis: Tensor, ridge: Ridge, keys: Tensor, wanted: Tensor) -> tuple[LowRank, Tensor, float]:
+    """Return R K'^T (A + K' K'^T)^-1 N^T as a change of rank E, its directions (d, E), and the condition of the system.
+
+    basis: N (d, r); ridge: A (r, r), l2 I with the earlier keys in the coordinates of N; keys: K (d, E); wanted: R
+    (D, E).
+    """
+    change, through, condition = ridge_update(ridge, basis.T @ keys, wanted)
+    return LowRank(change.left, change.right @ basis.T), basis @ through, condition
+
+
 @register("editor", "alphaedit", config=AlphaEditConfig, paper="arXiv:2410.02355")
 def alphaedit(config: AlphaEditConfig, context: EditContext, edits: Sequence[Edit]) -> list[Figures]:
     """Write the edits together, layer by layer, in the null space of each layer's keys."""
@@ -79,8 +89,7 @@ def alphaedit(config: AlphaEditConfig, context: EditContext, edits: Sequence[Edi
     def solve(site: Site, keys: Tensor, wanted: Tensor, bare: Tensor) -> Solved:
         basis, kept = _kept(config, context, site)
         inside = [basis.T @ past for past in context.past.get(site.layer, [])] if config.past_keys else []
-        change, through, condition = ridge_update(kept.caught_up(inside), basis.T @ keys, wanted)
-        return Solved(LowRank(change.left, change.right @ basis.T), basis @ through, condition)
+        return Solved(*null_update(basis, kept.caught_up(inside), keys, wanted))
 
     return locate_then_edit(config, context, edits, "state", solve)
 

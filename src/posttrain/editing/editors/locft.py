@@ -45,7 +45,7 @@ def locft(config: LocftConfig, context: EditContext, edits: Sequence[Edit]) -> l
     site = one_site(context, config)
     model: Any = context.sites.model
     laid = [(e, row) for e, rows in enumerate(context.rows(config, edits)) for row in rows]
-    draw = random.Random(f"locft {config.seed}")
+    draw = random.Random(f"locft {context.seed}")
     nats = [float("inf")] * len(laid)
     epochs = 0
     with moving(context, site) as weight, Meter("training on edits", config.steps, "epochs") as meter:

@@ -10,6 +10,7 @@ the published code. Solved by Woodbury: one E x E system on top of the factored 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -32,7 +33,8 @@ __all__ = ["MemitConfig", "auto_band", "memit", "ridge_update"]
 
 def auto_band(count: int) -> tuple[int, ...]:
     """Return the layers between 11 and 25 % of the depth: 4 to 8 of 32, as published for Llama, 3 to 7 of 28."""
-    return tuple(range(round(0.125 * count), max(round(0.25 * count), round(0.125 * count)) + 1))
+    first = math.ceil(0.125 * count - 0.5)  # a half goes down: 3 of 28
+    return tuple(range(first, max(round(0.25 * count), first) + 1))
 
 
 class MemitConfig(LocatedConfig):
