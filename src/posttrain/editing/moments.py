@@ -27,7 +27,7 @@ from posttrain.errors import DataError, PosttrainError, Problem
 from posttrain.models.disk import whole_file
 from posttrain.models.meter import Meter
 
-__all__ = ["FORMAT", "Moment", "cached_moments", "measure_moments", "outer"]
+__all__ = ["FORMAT", "Measure", "Moment", "cached_moments", "measure_moments", "outer"]
 
 FORMAT = 1
 """Version of cached moments; a new number makes older files unused."""
@@ -118,6 +118,10 @@ def measure_moments(
     return made
 
 
+Measure = Callable[[Sites, Sequence[Sequence[int]], Sequence[Site]], dict[int, Moment]]
+"""Maps (the places, texts of token ids, layers) to second moments by layer."""
+
+
 def cached_moments(
     sites: Sites,
     layers: Sequence[Site],
@@ -126,13 +130,16 @@ def cached_moments(
     key: str,
     folder: Path,
     say: Callable[[str], None],
+    measure: Measure = measure_moments,
+    of: str = "moments",
 ) -> dict[int, Moment]:
     """Return second moments, from files of the cache where they are there, else measured and put there.
 
     key: what they depend on besides the layer: the fingerprint of the model and of the texts; texts: makes the texts,
-    called only if a layer is missing; say: takes a line about cost and sample size.
+    called only if a layer is missing; say: takes a line about cost and sample size; measure: how they are measured; of:
+    the folder within the cache.
     """
-    names = {site.layer: folder / "moments" / f"{_digest(key, site.layer)}.safetensors" for site in layers}
+    names = {site.layer: folder / of / f"{_digest(key, site.layer)}.safetensors" for site in layers}
     found = {layer: moment for layer, path in names.items() if (moment := _read(path)) is not None}
     device = sites.model.device
     missing = [site for site in layers if site.layer not in found]
@@ -140,7 +147,7 @@ def cached_moments(
         began = time.monotonic()
         rows = texts()
         gathered = time.monotonic() - began
-        made = measure_moments(sites, rows, missing)
+        made = measure(sites, rows, missing)
         one = next(iter(made.values()))
         spent = time.monotonic() - began - gathered
         say(

@@ -27,7 +27,8 @@ from posttrain.data.chat import encode_all
 from posttrain.editing.contexts import Language, write_contexts
 from posttrain.editing.editors._base import Change, EditContext, EditorConfig, Figures
 from posttrain.editing.edits import Edit, Form, RowMaker, chinese
-from posttrain.editing.moments import Moment, cached_moments
+from posttrain.editing.gradients import measure_gradients
+from posttrain.editing.moments import Measure, Moment, cached_moments, measure_moments
 from posttrain.editing.reading import batches, look, padded
 from posttrain.editing.sites import Site, Sites, find_sites
 from posttrain.editing.targets import Search
@@ -160,7 +161,7 @@ class EditSession:
         remember_base(loaded.model)
         self.applied: list[Applied] = []
         self.originals: dict[str, Tensor] = {}
-        self._moments: dict[int, Moment] = {}
+        self._moments: dict[str, dict[int, Moment]] = {}
         self._written: dict[tuple[Language, int], list[str]] = {}
         self._memory: dict[Any, Any] = {}
         self._known: dict[Any, bool] = {}
@@ -185,15 +186,23 @@ class EditSession:
         return own_texts(self.respondent, seed=self.seed, forbidden=self.forbidden, say=self.say, cache=self.cache)
 
     def moments(self, layers: Sequence[Site]) -> dict[int, Moment]:
-        """Return the second moments of layers on the untouched model; they are measured once."""
-        missing = [site for site in layers if site.layer not in self._moments]
+        """Return the second moments of layers' keys on the untouched model; they are measured once."""
+        return self._measured_once(layers, "moments", measure_moments)
+
+    def gradients(self, layers: Sequence[Site]) -> dict[int, Moment]:
+        """Return the second moments of the gradients of layers' outputs, of the untouched model's own predictions."""
+        return self._measured_once(layers, "gradients", measure_gradients)
+
+    def _measured_once(self, layers: Sequence[Site], of: str, measure: Measure) -> dict[int, Moment]:
+        known = self._moments.setdefault(of, {})
+        missing = [site for site in layers if site.layer not in known]
         if missing:
             key = hashlib.sha256(f"{self.fingerprint} {self._named}".encode()).hexdigest()
             with self._untouched():
-                self._moments |= cached_moments(
-                    self.sites, missing, self.texts, key=key, folder=self.cache, say=self.say
+                known |= cached_moments(
+                    self.sites, missing, self.texts, key=key, folder=self.cache, say=self.say, measure=measure, of=of
                 )
-        return {site.layer: self._moments[site.layer] for site in layers}
+        return {site.layer: known[site.layer] for site in layers}
 
     def before(self, language: Language, count: int) -> list[str]:
         """Return texts that stand before prompts, written once by the untouched model."""
@@ -301,6 +310,7 @@ class EditSession:
             search=Search(self.sites, RowMaker(self.loaded.tokenizer, forms=forms), self.say, self._known),
             texts=self.before,
             moments=self.moments,
+            gradients=self.gradients,
             write=write,
             past={layer: [one.past[layer] for one in self.applied if layer in one.past] for layer in layers},
             memory=self._memory,
