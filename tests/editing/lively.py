@@ -49,6 +49,8 @@ def lively_folder(family: str = "llama", layers: int = 2) -> Path:
     said = config(family)
     said.initializer_range = 0.2
     said.num_hidden_layers = layers
+    if getattr(said, "layer_types", None):
+        said.layer_types = (said.layer_types * layers)[:layers]
     model = transformers.AutoModelForCausalLM.from_config(said, dtype=torch.float32)
     torch.random.set_rng_state(state)
     transformers.utils.logging.disable_progress_bar()

@@ -186,7 +186,7 @@ def test_quantised_weights_are_refused() -> None:
         if "layers.1" in name and parameter.dim() == 2:
             whole = parameter.round().to(torch.int8)
             model.get_submodule(name.rpartition(".")[0]).weight = torch.nn.Parameter(whole, requires_grad=False)
-    sites = Sites(model, ("model.layers.0", "model.layers.1"), ((), ("model.layers.1.mlp.down_proj",)))
+    sites = Sites(model, ("model.layers.0", "model.layers.1"), ((), ("model.layers.1.mlp.down_proj",)), ())
     with pytest.raises(PosttrainError, match=r"the weights of model.layers.1.mlp.down_proj are quantised"):
         sites.at(1)
 

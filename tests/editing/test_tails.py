@@ -12,7 +12,7 @@ from torch import Tensor
 from posttrain.editing import tails
 from posttrain.editing.edits import Edit, Row, RowMaker
 from posttrain.editing.sites import Site, Sites, find_sites, first_of, replaced
-from posttrain.editing.tails import PlainTails, Tails, Where, tails_for
+from posttrain.editing.tails import Known, PlainTails, Tails, Where, tails_for
 from posttrain.editing.targets import kl_row
 from tests.editing.lively import EDIT, OTHERS, drawn, lively
 from tests.editing.test_sites import OPT, model_of
@@ -102,7 +102,7 @@ def test_a_vector_moves_nothing_before_the_subject_and_the_model_is_left_as_it_w
     read = Tails(sites, sites.at(1), [row], [list(row.asked)], "state")
     before = [dict(vars(module)) for module in sites.model.modules()]
     read.logits(vectors_for([row]))
-    with pytest.raises(ZeroDivisionError), read._from_edited_layer():
+    with pytest.raises(ZeroDivisionError), read._above_edited_layer(read.leaving):
         raise ZeroDivisionError  # an error in the middle, too
     assert [vars(module).keys() for module in sites.model.modules()] == [one.keys() for one in before]
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in sites.model.modules())
@@ -116,14 +116,16 @@ def told(sites: Sites, rows: Sequence[Row], known: Any) -> tuple[PlainTails, lis
 def test_a_trial_decides_once_for_each_layer_and_place(monkeypatch: pytest.MonkeyPatch) -> None:
     sites = find_sites(lively().model)
     rows = rows_of(EDIT)
-    known: dict[Any, bool] = {}
+    known: Known = {}
     made, lines = told(sites, rows, known)
     assert (type(made), lines, list(known.values())) == (Tails, [], [True])
     monkeypatch.setattr(tails, "_problem", lambda *_: pytest.fail("it was tried already"))
     assert type(told(sites, rows, known)[0]) is Tails
     monkeypatch.undo()
     (key,) = known
-    plain, lines = told(sites, rows, {key: False})  # a result of before
+    whole, _ = told(sites, rows, {key: False})  # a result of before
+    assert (type(whole), whole.brief) == (Tails, False)
+    plain, lines = told(sites, rows, {key: None})
     assert (type(plain), lines) == (PlainTails, [])
 
 
@@ -149,10 +151,10 @@ def test_a_model_that_is_read_wrongly_is_read_in_the_plain_way(
 
 def test_a_sliding_window_is_tried_anew_where_rows_are_longer() -> None:
     """Gemma's layers of 16 tokens: short rows are read fast, long ones in the plain way."""
-    sites = find_sites(lively("gemma3").model)
+    sites = find_sites(lively("gemma3", layers=3).model)
     short = [row for row in rows_of(EDIT, *OTHERS) if len(row.ids) <= 16]
     long = rows_of(EDIT.after("So it was, once upon a time, in the land of the rising sun, and is not so any more."))
-    known: dict[Any, bool] = {}
+    known: Known = {}
     assert type(told(sites, short, known)[0]) is Tails
     made, (line,) = told(sites, long, known)
     assert type(made) is PlainTails

@@ -27,7 +27,7 @@ from posttrain.errors import DataError, PosttrainError, Problem
 from posttrain.models.disk import whole_file
 from posttrain.models.meter import Meter
 
-__all__ = ["FORMAT", "Moment", "cached_moments", "measure_moments", "outer"]
+__all__ = ["FORMAT", "Measure", "Moment", "cached_moments", "measure_moments", "outer"]
 
 FORMAT = 1
 """Version of cached moments; a new number makes older files unused."""
@@ -118,6 +118,10 @@ def measure_moments(
     return made
 
 
+Measure = Callable[[Sites, Sequence[Sequence[int]], Sequence[Site]], dict[int, Moment]]
+"""Maps (the places, texts of token ids, layers) to second moments by layer."""
+
+
 def cached_moments(
     sites: Sites,
     layers: Sequence[Site],
@@ -126,15 +130,17 @@ def cached_moments(
     key: str,
     folder: Path,
     say: Callable[[str], None],
+    measure: Measure = measure_moments,
+    of: str = "moments",
 ) -> dict[int, Moment]:
     """Return second moments, from files of the cache where they are there, else measured and put there.
 
     key: what they depend on besides the layer: the fingerprint of the model and of the texts; texts: makes the texts,
-    called only if a layer is missing; say: takes a line about cost and sample size.
+    called only if a layer is missing; say: takes a line about cost and sample size; measure: how they are measured; of:
+    the folder within the cache.
     """
-    names = {site.layer: folder / "moments" / f"{_digest(key, site.layer)}.safetensors" for site in layers}
-    widths = {site.layer: site.inputs for site in layers}
-    known = {layer: _read(path, widths[layer]) for layer, path in names.items()}
+    names = {site.layer: folder / of / f"{_digest(key, site.layer)}.safetensors" for site in layers}
+    known = {site.layer: _read(names[site.layer], sites.weight(site).shape) for site in layers}
     found = {layer: moment for layer, moment in known.items() if moment is not None}
     device = sites.model.device
     missing = [site for site in layers if site.layer not in found]
@@ -142,7 +148,7 @@ def cached_moments(
         began = time.monotonic()
         rows = texts()
         gathered = time.monotonic() - began
-        made = measure_moments(sites, rows, missing)
+        made = measure(sites, rows, missing)
         one = next(iter(made.values()))
         spent = time.monotonic() - began - gathered
         say(
@@ -162,7 +168,8 @@ def _digest(key: str, layer: int) -> str:
     return hashlib.sha256(f"{FORMAT} {key} {layer}".encode()).hexdigest()[:32]
 
 
-def _read(path: Path, width: int) -> Moment | None:
+def _read(path: Path, widths: Sequence[int]) -> Moment | None:
+    """Return what a file holds; None if it is not there, or not whole. widths: of the layer's matrix."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -173,7 +180,7 @@ def _read(path: Path, width: int) -> Moment | None:
         matrix, (tokens, left_out) = tensors["matrix"], tensors["counts"].tolist()
     except (SafetensorError, OSError, KeyError, ValueError):  # a damaged file is measured again
         return None
-    whole = matrix.shape == (width, width) and bool(torch.isfinite(matrix).all())
+    whole = matrix.shape in [(width, width) for width in widths] and bool(torch.isfinite(matrix).all())
     return Moment(matrix, int(tokens), int(left_out)) if whole else None
 
 

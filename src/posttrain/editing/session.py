@@ -27,7 +27,8 @@ from posttrain.data.chat import encode_all
 from posttrain.editing.contexts import Language, write_contexts
 from posttrain.editing.editors._base import Change, EditContext, EditorConfig, Figures
 from posttrain.editing.edits import Edit, Form, RowMaker, chinese
-from posttrain.editing.moments import Moment, cached_moments
+from posttrain.editing.gradients import measure_gradients
+from posttrain.editing.moments import Measure, Moment, cached_moments, measure_moments
 from posttrain.editing.reading import batches, padded
 from posttrain.editing.sites import Site, Sites, find_sites
 from posttrain.editing.tails import Known
@@ -163,7 +164,7 @@ class EditSession:
         remember_base(loaded.model)
         self.applied: list[Applied] = []
         self.originals: dict[str, Tensor] = {}
-        self._moments: dict[int, Moment] = {}
+        self._moments: dict[str, dict[int, Moment]] = {}
         self._written: dict[tuple[Language, int, int], list[str]] = {}
         self.anchors: dict[str, float] = {}
         self._memory: dict[Any, Any] = {}
@@ -189,15 +190,23 @@ class EditSession:
         return own_texts(self.respondent, seed=self.seed, forbidden=self.forbidden, say=self.say, cache=self.cache)
 
     def moments(self, layers: Sequence[Site]) -> dict[int, Moment]:
-        """Return the second moments of layers on the untouched model; they are measured once."""
-        missing = [site for site in layers if site.layer not in self._moments]
+        """Return the second moments of layers' keys on the untouched model; they are measured once."""
+        return self._measured_once(layers, "moments", measure_moments)
+
+    def gradients(self, layers: Sequence[Site]) -> dict[int, Moment]:
+        """Return the second moments of the gradients of layers' outputs, of the untouched model's own predictions."""
+        return self._measured_once(layers, "gradients", measure_gradients)
+
+    def _measured_once(self, layers: Sequence[Site], of: str, measure: Measure) -> dict[int, Moment]:
+        known = self._moments.setdefault(of, {})
+        missing = [site for site in layers if site.layer not in known]
         if missing:
             key = hashlib.sha256(f"{self.fingerprint} {self._named}".encode()).hexdigest()
             with self._untouched():
-                self._moments |= cached_moments(
-                    self.sites, missing, self.texts, key=key, folder=self.cache, say=self.say
+                known |= cached_moments(
+                    self.sites, missing, self.texts, key=key, folder=self.cache, say=self.say, measure=measure, of=of
                 )
-        return {site.layer: self._moments[site.layer] for site in layers}
+        return {site.layer: known[site.layer] for site in layers}
 
     def before(self, language: Language, count: int, seed: int = 0) -> list[str]:
         """Return texts that stand before prompts, written once by the untouched model. seed: of the editor."""
@@ -309,6 +318,7 @@ class EditSession:
             search=Search(self.sites, RowMaker(self.loaded.tokenizer, forms=forms), self.say, self._known),
             texts=lambda language, count: self.before(language, count, config.seed),
             moments=self.moments,
+            gradients=self.gradients,
             write=write,
             past={layer: [one.past[layer] for one in self.applied if layer in one.past] for layer in layers},
             memory=self._memory,

@@ -13,11 +13,37 @@ freed as soon as it is computed, so the gradients of all parameters are never in
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 
+import torch
 from torch import Tensor, nn
+
+from posttrain.models.examples import Example
+from posttrain.models.logits import logits_at
+from posttrain.models.marks import mark
+
+IGNORED = -100
+"""The target of a position that is padding."""
+
+
+def row_generator(seed: int, job: int) -> torch.Generator:
+    """Return the random numbers of a job: one draw for one row. They depend on nothing but the seed and its index."""
+    return torch.Generator().manual_seed(random.Random(f"{seed}/{job}").getrandbits(63))
+
+
+def asked_logits(model: nn.Module, rows: Sequence[Example], device: torch.device) -> Tensor:
+    """Return the logits (N, V) of the supervised positions of some rows, row by row, each row's positions ascending.
+    The rows are read together, padded on the right.
+    """
+    supervised = [row.positions[row.targets != IGNORED] for row in rows]
+    columns = torch.cat(supervised).unique()  # type: ignore[no-untyped-call]  # (K,)
+    asked = torch.stack([torch.isin(columns, own) for own in supervised])  # (R, K)
+    inputs = torch.nn.utils.rnn.pad_sequence([row.inputs for row in rows], batch_first=True)
+    inputs = mark(model, inputs, torch.stack([row.positions[0] + 1 for row in rows]))
+    return logits_at(model, inputs.to(device), columns.to(device))[asked.to(device)]
 
 
 def sign_pull(logits: Tensor, signs: Tensor) -> Tensor:

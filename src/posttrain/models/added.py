@@ -172,6 +172,18 @@ def at_rest(model: nn.Module) -> Iterator[None]:
             module.training = was
 
 
+@contextlib.contextmanager
+def frozen(model: nn.Module) -> Iterator[None]:
+    """Within this block no parameter takes gradients. Afterwards each moves, or not, as before."""
+    took = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    model.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter, was in took:
+            parameter.requires_grad_(was)
+
+
 @torch.no_grad()
 def two_tokens(model: PreTrainedModel) -> None:
     """Run one forward pass of two tokens in eval mode, so that hooks see which modules run and with which shapes. Raise

@@ -107,7 +107,9 @@ def test_the_norm_anchor_gives_every_vector_one_length(tmp_path: Path) -> None:
         lengths.append(float((weight @ key).norm()))
     mean = sum(sorted(lengths)[:4]) / 4
     (made,) = of.apply(ALL, config)
-    assert any(line.startswith(f"norm anchor: target vectors of 4 edits have a mean length of {mean:.3g}") for line in lines)
+    assert any(
+        line.startswith(f"norm anchor: target vectors of 4 edits have a mean length of {mean:.3g}") for line in lines
+    )
     assert all(not figures.skipped for figures in made.figures)
     last = of.applied[0].past[0][:, -1:]
     written = of.sites.weight(site).detach().double() @ last
@@ -128,7 +130,7 @@ def test_a_vector_of_twice_the_anchors_length_is_left_out_and_told(tmp_path: Pat
 
 
 def test_the_same_edits_of_the_same_model_give_the_same_bits(tmp_path: Path) -> None:
-    made = []
+    made: list[Any] = []
     for _ in range(2):
         loaded = copy.deepcopy(lively())
         session(loaded, tmp_path / str(len(made))).apply(ALL, editor("memit", forms=("raw", "chat")), batch=2)

@@ -84,16 +84,18 @@ class EditContext:
     """What an editor works with.
 
     search: the model's places, the maker of rows, known trials; texts: language -> the texts before prompts, of which
-    it gets the first ones; moments: the second moments of layers on the untouched model; past: by layer, the keys of
-    earlier edits (d, n); memory: what an editor keeps between its calls (factored matrices), emptied when edits are
-    undone; write: adds a change to a matrix, with the edit that each of its columns belongs to; sample: edits that
-    stand for all, for the norm anchor; anchors: the anchors of editors and layers, kept with the edits; untouched: a
-    block in which the model has its untouched weights; seed: of any order.
+    it gets the first ones; moments: the second moments of layers' keys on the untouched model; gradients: those of the
+    gradients of their outputs, of the model's own predictions; past: by layer, the keys of earlier edits (d, n);
+    memory: what an editor keeps between its calls (factored matrices), emptied when edits are undone; write: adds a
+    change to a matrix, with the edit that each of its columns belongs to; sample: edits that stand for all, for the
+    norm anchor; anchors: the anchors of editors and layers, kept with the edits; untouched: a block in which the model
+    has its untouched weights; seed: of any order.
     """
 
     search: Search
     texts: Callable[[Language, int], list[str]]
     moments: Callable[[Sequence[Site]], dict[int, Moment]]
+    gradients: Callable[[Sequence[Site]], dict[int, Moment]]
     write: Callable[[Site, Change, Sequence[int]], None]
     past: dict[int, list[Tensor]] = field(default_factory=dict)
     memory: dict[Any, Any] = field(default_factory=dict)

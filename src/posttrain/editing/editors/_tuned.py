@@ -16,6 +16,7 @@ from posttrain.editing.reading import padded
 from posttrain.editing.sites import Site
 from posttrain.errors import ConfigError, PosttrainError, Problem
 from posttrain.inference.attention import forward
+from posttrain.models.added import frozen
 
 __all__ = [
     "Asked",
@@ -102,23 +103,19 @@ def moving(context: EditContext, site: Site) -> Iterator[nn.Parameter]:
     model = context.sites.model
     own = context.sites.weight(site)
     module = context.sites.module(site)
-    took = [(p, p.requires_grad) for p in model.parameters()]
     precise = torch.promote_types(own.dtype, torch.float32)
     master = nn.Parameter(own.detach().to(precise, copy=True))
-    for parameter, _ in took:
-        parameter.requires_grad_(False)
 
     def used(_: nn.Module, args: Any) -> None:
         module._parameters["weight"] = master.to(own.dtype) if precise != own.dtype else master  # type: ignore[assignment]
 
     handle = module.register_forward_pre_hook(used)
     try:
-        yield master
+        with frozen(model):
+            yield master
     finally:
         handle.remove()
         module._parameters["weight"] = own
-        for parameter, was in took:
-            parameter.requires_grad_(was)
 
 
 def write_change(context: EditContext, site: Site, master: Tensor, edits: Sequence[int]) -> float:
