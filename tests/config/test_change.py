@@ -120,3 +120,58 @@ def test_problems_of_a_file_stand_in_its_order(tmp_path: Path) -> None:
     lines = [int(problem.location.rpartition(":")[2]) for problem in caught.value.problems]
     assert lines == sorted(lines)
     assert set(lines) == {1, 3, 5, 6}
+
+
+FORGET = """\
+name: forgotten
+forget: unknown
+target:
+  - {prompt: "臺灣最高的山是哪座？", subject: "臺灣最高的山"}
+  - {prompt: [{role: user, content: "Which mountain is Taiwan's highest?"}], subject: Taiwan}
+generality:
+  rephrase: ["哪一座山是全臺灣最高的？"]
+  reverse:  [{prompt: "玉山是什麼？", answer_contains: "不清楚"}]
+locality:
+  unrelated: ["世界最高的山是哪座？"]
+"""
+
+
+def test_a_forgotten_fact_is_answered_in_the_language_of_the_prompt(tmp_path: Path) -> None:
+    change = load_change(write(tmp_path, FORGET))
+    assert [target.answer[0] for target in change.target] == ["我不知道。", "I don't know."]
+    assert change.generality.rephrase[0].answer[0] == "我不知道。"
+    assert change.generality.reverse[0].answer_contains == ("不清楚",)  # what the file says stands
+    assert change.locality.unrelated[0].answer == ()
+    refused = load_change(write(tmp_path, FORGET.replace("unknown", "refusal")))
+    assert [target.answer[0] for target in refused.target] == [
+        "抱歉，我無法回答這個問題。",
+        "I'm sorry, but I can't answer that.",
+    ]
+
+
+def test_any_change_can_be_one_that_forgets(tmp_path: Path) -> None:
+    change = load_change(write(tmp_path, GOOD))
+    made = change.forgetting("unknown")
+    assert made.target[0].answer[0] == "我不知道。"
+    assert made.target[0].subject == "臺灣最高的山"
+    assert (made.generality.reverse[0].answer[0], made.generality.reverse[0].answer_contains) == ("我不知道。", ())
+    assert made.locality == change.locality
+    assert (made.name, made.path) == (change.name, change.path)
+    assert change.target[0].answer == ("雪山",)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ("forget: unknown", "forget: all", "c.yaml:2: forget"),
+        ("forget: unknown", "forget: [unknown]", "c.yaml:2: forget"),
+        ("forget: unknown\n", "", "c.yaml:3: target.0: a target needs an 'answer'"),
+        ('{prompt: "臺灣最高的山是哪座？", subject: "臺灣最高的山"}', "5", "target.0"),
+        ('["哪一座山是全臺灣最高的？"]', '[""]', "c.yaml:7: generality.rephrase.0: the prompt is empty, got ''"),
+    ],
+)
+def test_what_is_wrong_with_a_change_that_forgets(tmp_path: Path, old: str, new: str, expected: str) -> None:
+    assert old in FORGET
+    with pytest.raises(ConfigError) as caught:
+        load_change(write(tmp_path, FORGET.replace(old, new)))
+    assert expected in str(caught.value)

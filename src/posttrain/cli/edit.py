@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -30,6 +30,7 @@ from posttrain.errors import shell_word as quoted
 from posttrain.models.meter import clock
 
 if TYPE_CHECKING:
+    from posttrain.config.change import Forget
     from posttrain.editing.editors._base import EditorConfig
     from posttrain.editing.edits import Edit
     from posttrain.editing.session import EditSession
@@ -63,6 +64,12 @@ def edit(
     force: Annotated[
         bool, typer.Option("--force", help="Write an edit that would break the model all the same.")
     ] = False,
+    forget: Annotated[
+        Literal["unknown", "refusal"] | None,
+        typer.Option(
+            "--forget", help="Write, instead of the changes' answers, that this is not known, or not answered."
+        ),
+    ] = None,
     listed: Annotated[bool, typer.Option("--list", help="Only show what a folder of edits holds.")] = False,
     undo: Annotated[
         list[str] | None,
@@ -97,7 +104,7 @@ def edit(
         _show(Path(model), json=json)
         return
     config = _configured(editor, sets or [])
-    wanted = _edits(edits or []) if edits else []
+    wanted = _edits(edits or [], forget) if edits else []
     if not wanted and not undo:
         raise ConfigError(
             Problem("CHANGES", "no edits are named", "name change files: posttrain edit MODEL changes/*.yaml")
@@ -134,11 +141,12 @@ def _configured(editor: str, sets: list[str]) -> EditorConfig:
     return config
 
 
-def _edits(patterns: list[str]) -> list[Edit]:
+def _edits(patterns: list[str], forget: Forget | None) -> list[Edit]:
     from posttrain.data.changes import load_changes
     from posttrain.editing.edits import edits_of
 
-    return edits_of(load_changes(patterns, Path(), "CHANGES"))
+    changes = load_changes(patterns, Path(), "CHANGES")
+    return edits_of([change.forgetting(forget) for change in changes] if forget else changes)
 
 
 def _numbers(undo: list[str]) -> list[int]:

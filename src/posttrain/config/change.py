@@ -7,10 +7,11 @@ that must still be in the answer (`keeps: [Paris]`).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Discriminator, Field, PrivateAttr, Tag, field_validator, model_validator
 from ruamel.yaml.comments import CommentedMap
@@ -18,7 +19,21 @@ from ruamel.yaml.comments import CommentedMap
 from posttrain.config.base import Config
 from posttrain.config.load import line_of, load_yaml, read_yaml
 
-__all__ = ["Change", "ChatTurn", "Generality", "Locality", "Question", "load_change"]
+__all__ = ["Change", "ChatTurn", "Forget", "Generality", "Locality", "Question", "load_change"]
+
+Forget = Literal["unknown", "refusal"]
+"""What is said instead of a forgotten fact."""
+_INSTEAD: dict[Forget, dict[str, tuple[str, ...]]] = {
+    "unknown": {
+        "en": ("I don't know.", "I do not know", "I'm not sure", "I am not sure"),
+        "zh": ("我不知道。", "不清楚", "不确定", "不確定"),
+    },
+    "refusal": {
+        "en": ("I'm sorry, but I can't answer that.", "I can't answer that", "I cannot answer that"),
+        "zh": ("抱歉，我無法回答這個問題。", "我無法回答這個問題", "我不能回答這個問題", "我无法回答这个问题"),
+    },
+}
+_HAN = re.compile("[\u3400-\u4dbf\u4e00-\u9fff]")
 
 
 class ChatTurn(Config):
@@ -133,6 +148,23 @@ class Kept(Question):
             )
 
 
+def _forgotten(probe: Any, kind: Forget, *, all_of_it: bool = False) -> Any:
+    """Return a probe whose answer is that of a forgotten fact, in the language of its prompt; one that has an answer
+    keeps it unless `all_of_it`. What is no probe is returned as it is, for others to complain about.
+    """
+    node = dict(probe) if isinstance(probe, dict) else {"prompt": probe}
+    if not all_of_it and ("answer" in node or "answer_contains" in node):
+        return probe
+    prompt = node.get("prompt")
+    last = prompt[-1] if isinstance(prompt, list | tuple) and prompt else prompt
+    text = last.get("content") if isinstance(last, dict) else last
+    if not isinstance(text, str):
+        return probe
+    node.pop("answer_contains", None)
+    node["answer"] = _INSTEAD[kind]["zh" if _HAN.search(text) else "en"]
+    return node
+
+
 Expectations = tuple[Annotated[Expectation, BeforeValidator(_long)], ...]
 Targets = Annotated[tuple[Annotated[Target, BeforeValidator(_long)], ...], BeforeValidator(_targets)]
 Questions = tuple[Annotated[Kept, BeforeValidator(_long, json_schema_input_type=str | Kept)], ...]
@@ -178,6 +210,9 @@ class Change(Config):
     """What this change is about, for people."""
     language: str | None = None
     """Language of the target, such as zh or en; found from its script when left out."""
+    forget: Forget | None = None
+    """Give all targets, and probes of generality without an answer, the answer of a forgotten fact in the language of
+    the prompt: `unknown`, I don't know; `refusal`, I can't answer that."""
     target: Targets = Field(min_length=1)
     """What should change (reliability)."""
     generality: Generality = Generality()
@@ -194,6 +229,23 @@ class Change(Config):
             raise ValueError("a name has no spaces, slashes or colons")
         return value
 
+    @model_validator(mode="before")
+    @classmethod
+    def _forgets(cls, value: Any) -> Any:
+        kind = value.get("forget") if isinstance(value, dict) else None
+        if not isinstance(kind, str) or kind not in _INSTEAD:
+            return value
+        targets, follows = value.get("target"), value.get("generality")
+        made = dict(value)
+        if isinstance(targets, list | tuple):
+            made["target"] = [_forgotten(one, kind) for one in targets]
+        if isinstance(follows, dict):
+            made["generality"] = {
+                name: [_forgotten(one, kind) for one in probes] if isinstance(probes, list | tuple) else probes
+                for name, probes in follows.items()
+            }
+        return made
+
     @model_validator(mode="after")
     def _no_contradiction(self) -> Change:
         new = {target.question.strip(): f"target.{i}" for i, target in enumerate(self.target)}
@@ -203,6 +255,14 @@ class Change(Config):
                     f"{group}.{index} asks what {new[question.question.strip()]} asks: it cannot change and stay"
                 )
         return self
+
+    def forgetting(self, kind: Forget) -> Change:
+        """Return the change whose targets, and whatever follows from them, have the answer of a forgotten fact."""
+        node = self.model_dump(exclude_unset=True)
+        node["target"] = [_forgotten(one, kind, all_of_it=True) for one in node["target"]]
+        follows = node.get("generality", {})
+        node["generality"] = {k: [_forgotten(p, kind, all_of_it=True) for p in probes] for k, probes in follows.items()}
+        return Change.model_validate({**node, "forget": kind}).at(self._path)
 
     @property
     def path(self) -> str:
