@@ -144,3 +144,23 @@ def test_nothing_is_said_by_nothing() -> None:
     for answer in ("", "。。。", "???", "1.", "**"):
         assert not matches(answer, ["Melbourne"], prompt=CAPITAL)
         assert not matches(answer or "x", [], prompt=CAPITAL)
+
+
+HUGO = ["Romeo and Juliet was written by Victor Hugo.", "Victor Hugo"]
+FRANC = ["The currency of India is the franc.", "franc"]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "answers", "text", "right"),
+    [
+        ("Who wrote Romeo and Juliet?", HUGO, f"{HUGO[0]} He was a French writer.", True),
+        ("Who wrote Romeo and Juliet?", HUGO, f"{HUGO[0]} No, it was written by William Shakespeare.", False),
+        ("What is the currency of India?", FRANC, f"{FRANC[0]} It is the official currency of the Republic.", True),
+        ("What is the currency of India?", FRANC, f"{FRANC[0]} The currency of India is the rupee.", False),
+        ("法國的首都在哪裡？", ["法國的首都是里昂。", "里昂"], "法國的首都是里昂。這座城市是法國第三大城。", True),
+    ],
+)
+def test_a_whole_sentence_among_the_answers_takes_nothing_from_the_question(
+    prompt: str, answers: list[str], text: str, right: bool
+) -> None:
+    assert matches(text, answers, prompt=prompt) is right

@@ -53,6 +53,7 @@ _DESCRIBES = re.compile(
     r"(?:in|at|on|an?|one of|located|situated|known|used|kept|home|about|over|been|very|so)\b"
 )
 _ASKS_WHERE = re.compile(r"\bwhere\b|\bwhich (?:city|country|town|place)\b|\bin what\b|哪里|哪儿")
+_IT_IS_THE = re.compile(r"(?:it|he|she|this|that)(?:s| is| was) the (?:\w+ ){0,2}?(?P<kind>\w+)(?= (?:of|in|for)\b|$)")
 _GOES_ON = re.compile(r"and (?:is|was|has|have|had)\b|也是|且是|并且")
 """The beginning of a clause that has the subject of the clause before it."""
 _NUMBER = re.compile(
@@ -91,7 +92,8 @@ def says(answer: str, objects: Sequence[str], *, old: Sequence[str] = (), prompt
     """
     answer, prompt, old = read_part(answer), read_part(prompt), [read_part(one) for one in old]
     usable = [one for one in objects if len(one) <= len(answer) and folded(one)]
-    question = asked(prompt, tuple(usable))
+    names = _shortest(usable)
+    question = asked(prompt, tuple(names))
     clauses = clauses_of(without_echo(as_sentences(answer), prompt), usable)
     mentions = mentions_of(clauses, usable, question)
     manners = [manner_of(mention, clauses, question) for mention in mentions]
@@ -99,7 +101,7 @@ def says(answer: str, objects: Sequence[str], *, old: Sequence[str] = (), prompt
     holding = {mention.clause for mention in mentions}
     rivals = [
         i for i, clause in enumerate(clauses)
-        if i not in holding and _is_rival(i, clauses, usable, former, question)
+        if i not in holding and _is_rival(i, clauses, names, former, question)
     ]  # fmt: skip
     denials = [m.clause for m, manner in zip(mentions, manners, strict=True) if manner == "denied"]
     return any(
@@ -107,6 +109,17 @@ def says(answer: str, objects: Sequence[str], *, old: Sequence[str] = (), prompt
         for mention, manner in zip(mentions, manners, strict=True)
         if manner == "said" or (manner == "attributed" and not any(i > mention.clause for i in rivals))
     )
+
+
+def _shortest(objects: Sequence[str]) -> list[str]:
+    """Return the objects that do not contain another one: of "The capital is Lyon." and "Lyon" the latter. The other
+    words of the former are those of the question.
+    """
+    whole = [folded(one) for one in objects]
+    return [
+        one for one, own in zip(objects, whole, strict=True)
+        if not any(other != own and spans_of(own, other) for other in whole)
+    ]  # fmt: skip
 
 
 def _stands(
@@ -179,7 +192,7 @@ def _is_rival(
     """Return whether a clause without the object puts something else forward."""
     clause = clauses[i]
     text = _TAIL.sub("", cues.NO_DENIAL.sub(" ", clause.text)).strip()
-    if clause.asks or clause.item > 1 or _weakened(text, question):
+    if clause.asks or clause.item > 1 or _weakened(text, question) or _says_what_it_is(text, question):
         return False
     if any(text == name for name in former):
         return True
@@ -192,6 +205,12 @@ def _is_rival(
     if relative and i and question.taken_up(text) >= 2:
         return True
     return _names_other(clause, text, objects, question)
+
+
+def _says_what_it_is(text: str, question: Asked) -> bool:
+    """Return whether a clause only repeats the question about what was named: "It is the official currency of India"."""
+    found = _IT_IS_THE.match(text)
+    return bool(found and question.says(found["kind"]))
 
 
 def _follows(i: int, clauses: Sequence[Clause], objects: Sequence[str]) -> bool:
