@@ -3,7 +3,7 @@
 Every question below is asked under its two wordings. A fact is known if both answers name the true object (and not the
 new one), in whole words. The known facts are shuffled with a fixed seed and shared out over the relations:
 
-    examples/real/facts/*.yaml       the facts that are rewritten in examples/real/editing.yaml
+    examples/real/facts/*.yaml       the facts that are rewritten in examples/real/more/editing.yaml
     examples/real/facts_select/*     others, on which layers and settings are chosen
     examples/real/known.jsonl        the former once more, for `posttrain trace`
 

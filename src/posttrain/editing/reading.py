@@ -6,7 +6,7 @@ counts.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
 
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from posttrain.editing.edits import Row
 from posttrain.editing.sites import Site, Sites, first_of
 
-__all__ = ["Seen", "batches", "look", "padded", "stopping_after"]
+__all__ = ["Seen", "batches", "look", "padded", "replaced_forwards", "stopping_after"]
 
 BATCH_TOKENS = 8192
 """Largest number of padded tokens in a forward pass without gradients."""
@@ -49,6 +49,21 @@ def stopping_after(module: nn.Module) -> Iterator[None]:
         pass
     finally:
         handle.remove()
+
+
+@contextmanager
+def replaced_forwards(functions: dict[nn.Module, Callable[..., Any]]) -> Iterator[None]:
+    """Within this block, modules compute these functions instead."""
+    own = {module: vars(module).get("forward") for module in functions}
+    for module, function in functions.items():
+        vars(module)["forward"] = function
+    try:
+        yield
+    finally:
+        for module, was in own.items():
+            del vars(module)["forward"]
+            if was is not None:
+                vars(module)["forward"] = was
 
 
 def batches(lengths: Sequence[int], most: int) -> Iterator[list[int]]:

@@ -27,7 +27,7 @@ from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 from posttrain.editing.edits import Row
-from posttrain.editing.reading import padded
+from posttrain.editing.reading import padded, replaced_forwards
 from posttrain.editing.sites import Site, Sites, first_of, replaced
 from posttrain.inference.attention import forward, numbers_of
 from posttrain.inference.support import reach_of
@@ -203,17 +203,8 @@ class Tails(PlainTails):
         def give(hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
             return leaving if self.alone else (leaving,)
 
-        blocks = [*self.lower, self.block]
-        own = [vars(block).get("forward") for block in blocks]
-        for block in blocks:
-            vars(block)["forward"] = give if block is self.block else nothing
-        try:
+        with replaced_forwards({**dict.fromkeys(self.lower, nothing), self.block: give}):
             yield
-        finally:
-            for block, was in zip(blocks, own, strict=True):
-                del vars(block)["forward"]
-                if was is not None:
-                    vars(block)["forward"] = was
 
 
 def tails_for(

@@ -208,7 +208,7 @@ def _is_rival(
 
 
 def _says_what_it_is(text: str, question: Asked) -> bool:
-    """Return whether a clause only repeats the question about what was named: "It is the official currency of India"."""
+    """Return whether a clause only repeats the question about what was named: "It is the official currency of it"."""
     found = _IT_IS_THE.match(text)
     return bool(found and question.says(found["kind"]))
 

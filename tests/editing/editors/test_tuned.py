@@ -10,8 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from posttrain.editing.editors._answers import answers_of, nats_of, prompt_last
 from posttrain.editing.editors._base import Change
-from posttrain.editing.editors._tuned import answers_of, moving, nats_of, prompt_last, write_change
+from posttrain.editing.editors._tuned import moving, write_change
 from posttrain.editing.edits import Edit, Row, RowMaker
 from posttrain.editing.session import EditSession
 from posttrain.editing.sites import Site

@@ -4,32 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from posttrain.editing.editors._above import Above
+from posttrain.editing.editors._answers import Asked
 from posttrain.editing.editors._base import EditContext, EditorConfig, Figures
 from posttrain.editing.edits import Edit, Row
-from posttrain.editing.reading import padded
 from posttrain.editing.sites import Site
 from posttrain.errors import ConfigError, PosttrainError, Problem
-from posttrain.inference.attention import forward
 from posttrain.models.added import frozen
 
-__all__ = [
-    "Asked",
-    "TunedConfig",
-    "answers_of",
-    "finite",
-    "moving",
-    "nats_of",
-    "one_site",
-    "prompt_last",
-    "tune_each",
-    "write_change",
-]
+__all__ = ["TunedConfig", "finite", "moving", "one_site", "tune_each", "write_change"]
 
 
 class TunedConfig(EditorConfig):
@@ -45,54 +34,6 @@ class TunedConfig(EditorConfig):
     @property
     def most_steps(self) -> int:
         return self.steps
-
-
-class Asked(NamedTuple):
-    """Rows to learn: ids (B, T); places: flat indices of (B, T) of the positions that predict; targets: what they
-    predict; share: of each in its row's loss; owner: the row of each.
-    """
-
-    ids: Tensor
-    places: Tensor
-    targets: Tensor
-    share: Tensor
-    owner: Tensor
-
-
-def answers_of(rows: Sequence[Row], device: torch.device) -> Asked:
-    """Return rows whose answers are learned token by token, each from the tokens before it."""
-    ids = padded([row.ids for row in rows], device)
-    return _asked(ids, [list(row.asked) for row in rows], [row.targets for row in rows])
-
-
-def prompt_last(rows: Sequence[Row], device: torch.device) -> Asked:
-    """Return rows in which all tokens of the answer are predicted from the prompt's last token, as in ROME's baseline
-    FT: the answer itself is not read.
-    """
-    prompts = [row.ids[: row.start] for row in rows]
-    return _asked(
-        padded(prompts, device),
-        [[row.start - 1] * len(row.targets) for row in rows],
-        [row.targets for row in rows],
-    )
-
-
-def _asked(ids: Tensor, positions: Sequence[Sequence[int]], targets: Sequence[Sequence[int]]) -> Asked:
-    width, device = ids.shape[1], ids.device
-    flat = [(i, i * width + p, t) for i in range(len(ids)) for p, t in zip(positions[i], targets[i], strict=True)]
-    share = [1 / len(targets[i]) for i, _, _ in flat]
-    index, wanted = (torch.tensor([one[k] for one in flat], device=device) for k in (1, 2))
-    return Asked(
-        ids, index, wanted, torch.tensor(share, device=device), torch.tensor([i for i, _, _ in flat], device=device)
-    )
-
-
-def nats_of(model: Any, asked: Asked) -> Tensor:
-    """Return each row's mean loss per token of its answer, (B,), in nats."""
-    logits = forward(model, asked.ids, asked.places)
-    logps = logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(-1)
-    nats = -logps.gather(1, asked.targets[:, None])[:, 0] * asked.share.to(logps)
-    return nats.new_zeros(len(asked.ids)).index_add(0, asked.owner, nats)
 
 
 @contextmanager
@@ -157,9 +98,10 @@ def tune_each(
             start = weight.detach().clone()
             optimizer = torch.optim.Adam([weight], lr=config.learning_rate)
             asked, step, nats = form(rows, model.device), 0, float("inf")
+            read = Above(context, site)
             for step in range(config.steps + 1):
                 with torch.enable_grad():
-                    loss = nats_of(model, asked).mean()
+                    loss = read.nats(asked).mean()
                 nats = finite(loss, edit)
                 if nats < config.stop_loss or step == config.steps:
                     break

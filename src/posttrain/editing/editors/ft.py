@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
+from posttrain.editing.editors._answers import prompt_last
 from posttrain.editing.editors._base import EditContext, Figures
-from posttrain.editing.editors._tuned import TunedConfig, prompt_last, tune_each
+from posttrain.editing.editors._tuned import TunedConfig, tune_each
 from posttrain.editing.edits import Edit
 from posttrain.registry import register
 

@@ -13,8 +13,9 @@ from typing import Literal
 from pydantic import Field
 from torch import Tensor
 
+from posttrain.editing.editors._answers import prompt_last
 from posttrain.editing.editors._base import EditContext, Figures
-from posttrain.editing.editors._tuned import TunedConfig, prompt_last, tune_each
+from posttrain.editing.editors._tuned import TunedConfig, tune_each
 from posttrain.editing.edits import Edit
 from posttrain.registry import register
 

@@ -16,8 +16,10 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from posttrain.editing.editors._above import Above
+from posttrain.editing.editors._answers import answers_of
 from posttrain.editing.editors._base import EditContext, Figures
-from posttrain.editing.editors._tuned import TunedConfig, answers_of, finite, moving, nats_of, one_site, write_change
+from posttrain.editing.editors._tuned import TunedConfig, finite, moving, one_site, write_change
 from posttrain.editing.edits import Edit
 from posttrain.models.meter import Meter
 from posttrain.registry import register
@@ -60,12 +62,13 @@ def tune_together(
     with moving(context, site) as weight, Meter("training on edits", config.steps, "epochs") as meter:
         start = weight.detach().clone()
         optimizer = torch.optim.Adam([weight], lr=config.learning_rate)
+        read = Above(context, site)
         for epochs in range(1, config.steps + 1):  # noqa: B007
             order = draw.sample(range(len(laid)), len(laid))
             for first in range(0, len(order), config.rows):
                 batch = order[first : first + config.rows]
                 with torch.enable_grad():
-                    losses = nats_of(model, answers_of([laid[i][1] for i in batch], model.device))
+                    losses = read.nats(answers_of([laid[i][1] for i in batch], model.device))
                     loss = losses.mean()
                 for i, one in zip(batch, losses.detach(), strict=True):
                     nats[i] = finite(one, edits[laid[i][0]])

@@ -28,8 +28,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from posttrain.editing.editors._answers import answers_of, nats_of
 from posttrain.editing.editors._base import EditContext, EditorConfig, Figures
-from posttrain.editing.editors._tuned import answers_of, finite, nats_of
+from posttrain.editing.editors._tuned import finite
 from posttrain.editing.edits import Edit, Row
 from posttrain.editing.reading import batches
 from posttrain.editing.sites import Site
