@@ -296,9 +296,11 @@ def test_edits_of_a_base_that_has_changed_are_refused(tmp_path: Path) -> None:
     pt.edit("base", EDIT, output="edits", **QUICK)
     shutil.rmtree(tmp_path / "base")
     shutil.copytree(lively_folder("mistral"), tmp_path / "base")
-    for use in (lambda: pt.load("edits", device="cpu"), lambda: pt.edit("edits", OTHERS[0], **QUICK)):
-        with pytest.raises(PosttrainError, match=r"^edits: the adapter was trained on another base than "):
-            use()
+    told = r"^edits: the adapter was trained on another base than "
+    with pytest.raises(PosttrainError, match=told):
+        pt.load("edits", device="cpu")
+    with pytest.raises(PosttrainError, match=told):
+        pt.edit("edits", OTHERS[0], **QUICK)
 
 
 def test_pocket_is_edited_and_makes_sense() -> None:

@@ -225,9 +225,14 @@ def test_second_moments_are_of_the_studys_replay_without_prompts_of_the_exam(
     ).rows
     memit = {"kind": "memit", "layers": [0], "forms": ["chat"], "contexts": 0, "target": {"steps": 2}}
     asked: list[Any] = []
+
+    def replay(*given: Any) -> Any:
+        asked.append(given)
+        return rows
+
     for forbidden in ({"hello"}, {"hello"}, {"hi"}):
         bench = bench_of(tmp_path, frozenset(forbidden))
-        monkeypatch.setattr(bench, "replay", lambda *given: asked.append(given) or rows)
+        monkeypatch.setattr(bench, "replay", replay)
         list(edit(config(editor=memit), dataclasses.replace(context, bench=bench)))
     assert asked == [(SelfReplayConfig(), 0, 512)] * 2  # the second is in the cache
 
