@@ -394,25 +394,10 @@ class EditSession:
             for name, parameter in self._edited().items():
                 parameter.data = now[name]
 
-    def copy(self) -> EditSession:
-        """Return a session with the same edits on a copy of the model, to go on with apart from this one."""
+    def untouched(self) -> LoadedModel:
+        """Return a copy of the untouched model."""
         with self._untouched():
-            model = copy.deepcopy(self.loaded.model)
-        made = EditSession(
-            self.loaded._replace(model=model),
-            texts=self._texts,
-            named=self._named,
-            forbidden=self.forbidden,
-            seed=self.seed,
-            say=self.say,
-            cache=self.cache,
-            fingerprint=self._fingerprint,
-        )
-        for one in self.applied:
-            made.take(one)
-        made._next = self._next
-        made.anchors.update(self.anchors)
-        return made
+            return self.loaded._replace(model=copy.deepcopy(self.loaded.model))
 
     def take(self, applied: Applied) -> None:
         """Take over a batch that was written in an earlier session, and write it again."""

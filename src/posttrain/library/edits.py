@@ -103,8 +103,10 @@ def _session(base: Model | str | Path, say: Callable[[str], None]) -> EditSessio
         name = str(base)
         return open_session(name, say=say) if is_edits(name) else EditSession(load_to_edit(name), say=say)
     if isinstance(base, EditedModel):
-        session = base.session.copy()
-        session.say = say
+        session = EditSession(base.session.untouched(), say=say)
+        for one in base.session.applied:
+            session.take(one)
+        session.anchors.update(base.session.anchors)
         return session
     if isinstance(base.model, PeftModel) or added_to(base.model) is not None:
         cause = "the base has an adapter on it, and edits are written into weights"
