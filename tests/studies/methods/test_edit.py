@@ -33,10 +33,11 @@ from tests.studies.conftest import TRAIN
 from tests.studies.methods.test_train import bench_of, context_of
 from tests.studies.test_run import go, results
 
-EDITOR = {"kind": "ft_m", "layers": [1], "steps": 25, "learning_rate": 0.01, "stop_loss": 0.05}
+QUICK = {"forms": ["chat"], "stop_loss": 0.05}
+EDITOR = {"kind": "ft_m", "layers": [1], "steps": 25, "learning_rate": 0.01, **QUICK}
 """Edits one after another; what is written of Japan undoes what was written of France. It needs no second moments, and
 so no answers of the model to the packaged prompts."""
-TOGETHER = {"kind": "locft", "layers": [0], "steps": 30, "learning_rate": 0.01}
+TOGETHER = {"kind": "locft", "layers": [0], "steps": 30, "learning_rate": 0.01, **QUICK}
 """Edits all together, and learns all of them."""
 EDIT = {"name": "edit", "kind": "edit", "editor": EDITOR}
 CHANGES = {
@@ -289,10 +290,10 @@ def kept_files(path: Path) -> dict[str, bytes]:
     return {one.name: one.read_bytes() for one in sorted((path.parent / "run" / weights).iterdir())}
 
 
-@pytest.mark.parametrize("stop_at", range(1, 7))
+@pytest.mark.parametrize("stop_at", range(1, 5))
 def test_a_stopped_study_goes_on(study: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, stop_at: int) -> None:
     """Stopped before or after any exam, it ends with the same scores and the same bytes."""
-    path = study(changes_as={"sequence": 1}, keep="final")
+    path = study(changes=[FRANCE, "changes/japan.yaml"], changes_as={"sequence": 1}, keep="final")
     go(path)
     expected = [(c["checkpoint"], c["change"], c["scores"], c["fingerprint"]) for c in results(path)["cells"]]
     whole = kept_files(path)
@@ -324,7 +325,7 @@ def test_a_stopped_study_goes_on(study: Callable[..., Path], monkeypatch: pytest
     found = [(c["checkpoint"], c["change"], c["scores"], c["fingerprint"]) for c in results(path)["cells"]]
     assert found == expected
     assert kept_files(path) == whole
-    assert taken == ["edits-2", "edits-3", "final"][(stop_at - 1) // 2 :]
+    assert taken == ["edits-2", "final"][(stop_at - 1) // 2 :]
 
 
 def test_a_chain_of_editing_and_training(study: Callable[..., Path]) -> None:
