@@ -19,7 +19,6 @@ from posttrain.cli.options import (
     console,
     emit,
     print_lines,
-    quiet,
     table,
     talk,
 )
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
     from posttrain.config.change import Forget
     from posttrain.editing.editors._base import EditorConfig
     from posttrain.editing.edits import Edit
-    from posttrain.editing.session import EditSession
+    from posttrain.editing.session import EditSession, Harm
 
 EDITOR = "memit"
 
@@ -101,6 +100,8 @@ def edit(
             Problem(option, f"{model} is no folder of edits", "name the folder that `posttrain edit` wrote")
         )
     if listed:
+        if undo or edits:
+            raise ConfigError(Problem("--list", "it only shows what the folder holds", "leave out CHANGES and --undo"))
         _show(Path(model), json=json)
         return
     config = _configured(editor, sets or [])
@@ -116,18 +117,21 @@ def edit(
     when_stopped(lambda: NOT_WRITTEN)
     with shown_works():
         session = open_session(model, say=talk, **how) if known else EditSession(load_to_edit(model, **how), say=talk)
+        start = session.harm() if not dry_run else None
+        gone = _taken_back(session, undo) if undo else 0  # in memory: a dry run writes nothing
         if dry_run:
-            _plan(session, config, wanted, batch, json=json)
+            _plan(session, config, wanted, batch, gone, json=json)
             return
         if undo:
-            session.undo(*_numbers(undo))
-            talk(f"{len(undo)} taken back" if "all" not in undo else "all edits are taken back")
+            talk(f"{gone} taken back" if "all" not in undo else "all edits are taken back")
         _refuse_known(session, wanted)
         if wanted:
             session.apply(wanted, config, batch=batch, force=force)
         assert output is not None
+        assert start is not None
         _save(session, output)
-    _report(session, output, len(wanted), json=json)
+        harm = session.harm()._replace(before=start.before)
+    _report(session, output, len(wanted), harm, json=json)
 
 
 def _configured(editor: str, sets: list[str]) -> EditorConfig:
@@ -161,6 +165,13 @@ def _numbers(undo: list[str]) -> list[int]:
     return [int(word) for word in undo]
 
 
+def _taken_back(session: EditSession, undo: list[str]) -> int:
+    """Take edits back, and return how many. Raise the errors of `_numbers` and of `EditSession.undo`."""
+    before = sum(len(one.numbers) for one in session.applied)
+    session.undo(*_numbers(undo))
+    return before - sum(len(one.numbers) for one in session.applied)
+
+
 def _refuse_known(session: EditSession, edits: list[Edit]) -> None:
     """Raise ConfigError for edits that say what the model says already."""
     from posttrain.editing.session import said_already
@@ -176,13 +187,18 @@ def _save(session: EditSession, output: Path) -> None:
     save_session(session, output)
 
 
-def _plan(session: EditSession, config: EditorConfig, edits: list[Edit], batch: int | None, *, json: bool) -> None:
-    """Print what would be edited, where, and about how long it takes."""
+def _plan(
+    session: EditSession, config: EditorConfig, edits: list[Edit], batch: int | None, gone: int, *, json: bool
+) -> None:
+    """Print what would be edited, where, and about how long it takes. gone: how many edits would be taken back."""
     from posttrain.editing.session import preview
 
     seen = preview(session, config, edits, batch)
     if json:
-        emit(seen._asdict())
+        emit({"taken_back": gone, **seen._asdict()})
+        return
+    print_lines(f"taken back  {gone:,} edits" if gone else "")
+    if not edits:
         return
     print_lines(
         f"edits       {seen.edits:,} in {seen.batches:,} batches, {seen.rows} rows each",
@@ -214,21 +230,18 @@ def _show(folder: Path, *, json: bool) -> None:
     talk("nats: loss of the answer per token; share: norm of the change over the norm of the weights")
 
 
-def _report(session: EditSession, output: Path, new: int, *, json: bool) -> None:
-    """Print what was written, and how to try it."""
+def _report(session: EditSession, output: Path, new: int, harm: Harm, *, json: bool) -> None:
+    """Print what was written, and how to try it. harm: the loss on other texts before and after all that was done."""
     from posttrain.editing.folders import rows_of
 
     rows = rows_of(session)
-    harm = session.applied[-1].harm if session.applied else None
     if json:
-        emit({"output": str(output), "edits": rows, "loss_on_other_texts": harm._asdict() if harm else None})
+        emit({"output": str(output), "edits": rows, "loss_on_other_texts": harm._asdict()})
         return
     done = rows[len(rows) - new :] if new else []
     if done:
         nats = sum(row["figures"]["nats"] for row in done) / len(done)
         talk(f"{len(done)} edits written, {nats:.2f} nats per token of their answers; {len(rows)} in the folder")
-    if harm is not None:
-        talk(f"loss on other texts: {harm.untouched:.3f} before all edits, {harm.after:.3f} nats per token now")
-    if quiet() or not json:
-        print(output)
+    talk(f"loss on other texts: {harm.untouched:.3f} before all edits, {harm.after:.3f} nats per token now")
+    print(output)
     talk(f"try it: posttrain chat {quoted(str(output))}")

@@ -105,7 +105,9 @@ class Question(Config):
     @model_validator(mode="after")
     def _consistent(self) -> Question:
         if self.subject is not None and isinstance(self.prompt, str) and self.subject not in self.prompt:
-            raise ValueError(f"the subject '{self.subject}' does not stand in the prompt")
+            raise ValueError(
+                f"the subject '{self.subject}' does not stand in the prompt; name words of the prompt, letter by letter"
+            )
         self.check_answers()
         return self
 

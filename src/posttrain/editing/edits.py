@@ -46,7 +46,8 @@ class Edit:
 
     def __post_init__(self) -> None:
         if not self.subject.strip():
-            cause, mend = "the edit names no subject", "write which words of the prompt the fact is about: subject: ..."
+            cause = "the edit names no subject"
+            mend = "write which words of the prompt the fact is about: subject: ..."
             raise DataError(Problem(self.location, cause, mend))
         if self.subject not in self.question:
             cause = f"the subject '{self.subject}' does not stand in the prompt"
@@ -132,7 +133,8 @@ class RowMaker(PromptEncoder):
         self.tokenizer, self.system_prefix, self.ends = tokenizer, None, ends
         self.forms: tuple[Form, ...] = tuple(form for form in forms if form == "raw" or tokenizer.chat_template)
         if not self.forms:
-            cause, mend = "the tokenizer has no chat template", "edit under the raw prompt: forms: [raw]"
+            cause = "the tokenizer has no chat template"
+            mend = "edit under the raw prompt: forms: [raw]"
             raise DataError(Problem("forms", cause, mend))
 
     def rows(self, edit: Edit, before: Sequence[str] = (), *, bare: float | None = None) -> list[Row]:

@@ -61,9 +61,14 @@ def load_to_edit(name: str, **options: Unpack[LoadOptions]) -> LoadedModel:
 
 def save_session(session: EditSession, folder: Path, *, card: str | None = None) -> None:
     """Write the edits of a session: the deltas with the base's fingerprint, what was edited, and the keys that later
-    edits spare. The same edits of the same model give the same bytes.
+    edits spare. The same edits of the same model give the same bytes. Raise PosttrainError for a folder that holds
+    something else, and for a model that is in no folder itself: the edits could not be loaded again.
     """
     check_output(folder)
+    if not session.loaded.model.name_or_path:
+        cause = "the edited model's base is in memory alone"
+        mend = "save the base first, and edit what was saved"
+        raise PosttrainError(Problem(str(folder), cause, mend))
     deltas = [delta for one in session.applied for delta in one.deltas]
     batches = [
         {

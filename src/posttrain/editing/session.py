@@ -9,6 +9,7 @@ session.save(folder)     # a small delta that loads as a model
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -393,6 +394,11 @@ class EditSession:
             for name, parameter in self._edited().items():
                 parameter.data = now[name]
 
+    def untouched(self) -> LoadedModel:
+        """Return a copy of the untouched model."""
+        with self._untouched():
+            return self.loaded._replace(model=copy.deepcopy(self.loaded.model))
+
     def take(self, applied: Applied) -> None:
         """Take over a batch that was written in an earlier session, and write it again."""
         for delta in applied.deltas:
@@ -404,6 +410,11 @@ class EditSession:
         self._loss = None
 
     # ---- harm ----------------------------------------------------------------------------------------------------
+
+    def harm(self) -> Harm:
+        """Return the loss of other texts as it is now: before and after are alike."""
+        now = self._loss_now()
+        return Harm(self._untouched_loss(), now, now)
 
     @cached_property
     def _probe(self) -> list[list[int]]:
@@ -449,6 +460,8 @@ def preview(session: EditSession, config: EditorConfig, edits: Sequence[Edit], b
     """Return what an editing would do. The time is that of one forward pass over an edit's rows, times the steps and 3
     for the way back.
     """
+    if not edits:
+        return Preview(0, 0, 0, (), (), 0.0)
     context = session.context(config, edits, lambda site, change, owners: None)
     rows = context.rows(config, edits)
     places = context.places(config)

@@ -238,7 +238,8 @@ def passes(sites: Sites, number: int, name: str) -> tuple[float, str] | None:
         return None  # it runs several times, or for some of the tokens
     clean = own.pop()
     if not bool(torch.isfinite(before[0]).all()):
-        cause, mend = f"{layer} computes numbers that are not finite", "load the model in float32, or copy it again"
+        cause = f"{layer} computes numbers that are not finite"
+        mend = "load the model in float32, or copy it again"
         raise PosttrainError(Problem(type(core).__name__, cause, mend))
     with hooked(
         module.register_forward_hook(put), block.register_forward_hook(lambda m, a, o: after.append(first_of(o)))

@@ -8,17 +8,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from peft import PeftModel
 from pydantic import InstanceOf
 
 from posttrain import registry
 from posttrain.config.load import check
 from posttrain.editing.editors._base import EditorConfig
 from posttrain.editing.edits import Edit, edits_of
-from posttrain.editing.folders import is_edits, open_session, rows_of, save_session
+from posttrain.editing.folders import check_output, is_edits, load_to_edit, open_session, rows_of, save_session
 from posttrain.editing.session import EditSession, said_already
 from posttrain.errors import ConfigError, Problem
-from posttrain.library.models import Count, Model, as_arguments, load
+from posttrain.library.models import Count, Model, as_arguments
 from posttrain.library.verbs import Changes, changes_of
+from posttrain.models.added import added_to
 
 __all__ = ["EditedModel", "edit"]
 
@@ -26,7 +28,7 @@ Edits = Changes | Edit | Sequence[Edit]
 """What is written: change files, changes, mappings of their keys, or edits."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class EditedModel(Model):
     """A model with edits in its weights. session: what was written, and the way back."""
 
@@ -72,27 +74,48 @@ def edit(
 ) -> EditedModel:
     """Write edits into a copy of a model and return it; the base is not changed.
 
-    base: a model, or a folder of edits to go on with; edits: change files (their targets, each with a subject),
-    changes, mappings of their keys, or `Edit` objects; editor: see `posttrain list editors`; batch: edits that are
-    written together, all if None; force: write also what would break the model; output: a folder for the edits; say:
-    takes lines for the user; settings: keys of the editor, such as `layers=[4, 5]`.
+    base: a model, or one with edits to go on with (a folder of edits, what `pt.edit` gave); edits: change files (their
+    targets, each with a subject), changes, mappings of their keys, or `Edit` objects; editor: see `posttrain list
+    editors`; batch: edits that are written together, all if None; force: write also what would break the model;
+    output: a folder for the edits; say: takes lines for the user; settings: keys of the editor, such as
+    `layers=[4, 5]`.
     Raise ConfigError for an unknown editor or key, for a layer that does not exist, and for edits that the model says
     already; DataError for targets without a subject; Refused for edits that would break the model.
     """
     config = check({"kind": editor, **settings}, registry.load("editor", editor, "pt.edit").config, "pt.edit")
     wanted = _edits(edits, say)
-    if isinstance(base, str | Path) and is_edits(str(base)):
-        session = open_session(str(base), say=say)
-    else:
-        model = base if isinstance(base, Model) else load(base)
-        loaded = model.loaded
-        session = EditSession(loaded._replace(model=copy.deepcopy(loaded.model)), say=say)
+    folder = None if output is None else Path(output)
+    if folder is not None:
+        check_output(folder)
+    session = _session(base, say)
     _write(session, wanted, config, batch, force)
     loaded = session.loaded._replace(name=name or f"{session.loaded.name} edited")
-    folder = None if output is None else Path(output)
     if folder is not None:
         save_session(session, folder)
     return EditedModel(loaded, folder=folder, session=session)
+
+
+def _session(base: Model | str | Path, say: Callable[[str], None]) -> EditSession:
+    """Return a session on a copy of the base; on a model with edits it goes on with them. An adapter's folder is merged
+    into its base. Raise ConfigError for a loaded adapter.
+    """
+    if not isinstance(base, Model):
+        name = str(base)
+        return open_session(name, say=say) if is_edits(name) else EditSession(load_to_edit(name), say=say)
+    if isinstance(base, EditedModel):
+        session = EditSession(base.session.untouched(), say=say)
+        for one in base.session.applied:
+            session.take(one)
+        session.anchors.update(base.session.anchors)
+        return session
+    if isinstance(base.model, PeftModel) or added_to(base.model) is not None:
+        cause = "the base has an adapter on it, and edits are written into weights"
+        mend = "name the adapter's folder: it is merged"
+        raise ConfigError(Problem("pt.edit", cause, mend))
+    model = copy.deepcopy(base.model)
+    if base.folder is not None or base.cost:  # trained: it is no more what it was loaded from
+        model.name_or_path = model.config.name_or_path = str(base.folder.resolve()) if base.folder is not None else ""
+    return EditSession(base.loaded._replace(model=model), say=say)
 
 
 def _edits(given: Any, say: Callable[[str], None]) -> list[Edit]:

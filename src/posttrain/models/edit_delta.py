@@ -235,7 +235,8 @@ def write_lora(folder: Path, output: Path) -> dict[str, Tensor]:
 
     deltas = read_deltas(folder)
     if not deltas:
-        cause, mend = "there are no edits to write as an adapter", "all were taken back: use the base itself"
+        cause = "there are no edits to write as an adapter"
+        mend = "all were taken back: use the base itself"
         raise PosttrainError(Problem(str(folder), cause, mend))
     pairs = lora_tensors(deltas)
     ranks = {name: a.shape[0] for name, (_, a) in pairs.items()}

@@ -30,7 +30,8 @@ RELIABILITY = "reliability"
 
 class Written(NamedTuple):
     """What a point shows, all shares from 0 to 1: edits so far; newly: reliability of the changes that were written
-    since the point before; all: reliability of all so far; kept: the mean of what must stay; exams: their headlines.
+    since the point before, None where all are written together; all: reliability of all that were examined; kept: the
+    mean of what must stay; exams: their headlines.
     """
 
     edits: int
@@ -65,22 +66,23 @@ def _edits(cell: Cell) -> int | None:
 
 def _points(run: Run, points: Mapping[int, list[Cell]]) -> list[Written]:
     made: list[Written] = []
+    examined = {count: {(cell.change, cell.seed) for cell in points[count]} for count in sorted(points)}
+    together = examined[max(points)] <= examined[min(points)]  # no change came later: each is examined at every point
     known: set[tuple[str, int]] = set()
     for count in sorted(points):
         cells = points[count]
         new = [cell for cell in cells if (cell.change, cell.seed) not in known]
-        known |= {(cell.change, cell.seed) for cell in cells}
+        known |= examined[count]
         exams = {
             exam.key: numbers.mean(values)
             for exam in run.exams
             if (values := [cell.scores[exam.key] for cell in cells if exam.key in cell.scores])
         }
         kept = [value for cell in cells if (value := numbers.kept(cell.scores)) is not None]
-        together = not new  # the changes are taught together: all of them were examined at the first point
         made.append(
             Written(
                 count,
-                None if together else _reliability(new),
+                None if together or not new else _reliability(new),
                 _reliability(cells),
                 numbers.mean(kept) if kept else None,
                 exams,

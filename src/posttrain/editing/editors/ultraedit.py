@@ -59,13 +59,11 @@ class UltraeditConfig(EditorConfig):
     steps: int = Field(4, ge=1)
     """How often gradients are taken and a share of the learning rate is written; once in the paper, where what is
     enough for one edit is too much for twenty."""
-    lo: float = 0.75
-    hi: float = 0.97
 
     def auto_layers(self, count: int) -> tuple[int, ...]:
         """Return the layers between 75 and 97 % of the depth: 24 to 30 of 32, 30 to 38 of 40."""
-        first = min(round(self.lo * count), count - 1)
-        return tuple(range(first, max(round(self.hi * count), first + 1)))
+        first = min(round(0.75 * count), count - 1)
+        return tuple(range(first, max(round(0.97 * count), first + 1)))
 
     @property
     def most_steps(self) -> int:

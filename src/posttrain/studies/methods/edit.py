@@ -19,7 +19,7 @@ from posttrain.editing.editors._base import EditorConfig
 from posttrain.editing.edits import Edit, edits_of
 from posttrain.editing.folders import save_session
 from posttrain.editing.session import LONGEST, EditSession, said_already
-from posttrain.errors import ConfigError
+from posttrain.errors import ConfigError, Problem
 from posttrain.inference.respondents import ModelRespondent
 from posttrain.registry import register
 from posttrain.retention.replay.self import SelfReplayConfig
@@ -67,6 +67,9 @@ class EditConfig(MethodConfig):
 def edit(config: EditConfig, cell: CellContext) -> Iterator[Candidate]:
     """Write the changes' targets into a copy of the model; a candidate after every few edits, and at the end."""
     edits = edits_of(cell.changes)
+    if config.every is not None and cell.sequence is not None:
+        cause = "changes are taught one after another, and the model is examined after every so many of them"
+        raise ConfigError(Problem("method 'edit': every", cause, "leave it out; see changes_as: {sequence: N}"))
     if problems := said_already(cell.bench.before, edits):
         raise ConfigError(*problems)
     began = time.monotonic()
