@@ -251,11 +251,13 @@ class EditSession:
         batch: int | None = None,
         force: bool = False,
         after: Callable[[int], None] = lambda done: None,
+        counted: tuple[int, int] | None = None,
     ) -> list[Applied]:
         """Write edits, `batch` of them at a time (all together if None), and return what was written.
 
         editor: a name, or its settings; force: write what would be refused; after: called with the number of edits
-        written so far, after each batch. Raise Refused, with the figures, for a batch that would break the model; it is
+        written so far, after each batch; counted: how many of how many edits were written before, where these are a
+        part of them. Raise Refused, with the figures, for a batch that would break the model; it is
         taken back, and earlier batches stay. Raise ConfigError for a layer that does not exist or cannot be edited.
         """
         config = registry.load("editor", editor).config() if isinstance(editor, str) else editor
@@ -263,7 +265,9 @@ class EditSession:
             raise ConfigError(Problem("editor", f"'{editor}' is no editor", "see: posttrain list editors"))
         made: list[Applied] = []
         size = batch or max(len(edits), 1)
-        with Meter(f"editing with {config.kind}", len(edits), "edits") as meter:
+        done, total = counted or (0, len(edits))
+        with Meter(f"editing with {config.kind}", total, "edits") as meter:
+            meter.more(done)
             for first in range(0, len(edits), size):
                 part = edits[first : first + size]
                 made.append(self._batch(part, config, edits, force))

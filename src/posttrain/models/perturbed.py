@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 
 from posttrain.config.base import spelled
 
-__all__ = ["Arithmetic", "perturbed", "resolve_arithmetic"]
+__all__ = ["Arithmetic", "Rounding", "perturbed", "resolve_arithmetic", "round_weights"]
 
 Arithmetic = Annotated[
     Literal["auto", "bf16", "int8"], spelled(Literal["auto", "bf16", "bfloat16", "int8"], bfloat16="bf16")
@@ -41,9 +41,26 @@ def perturbed(model: PreTrainedModel, arithmetic: Literal["bf16", "int8"]) -> Pr
         made = copy.deepcopy(model, memo)
         return made.to(torch.bfloat16)  # also buffers, which are not parameters
     made = copy.deepcopy(model)
-    with torch.no_grad():
-        for parameter in made.parameters():
-            if parameter.ndim == 2 and parameter.is_floating_point():
-                scale = parameter.abs().amax(dim=1, keepdim=True).clamp_min(1e-12) / 127
-                parameter.copy_((parameter / scale).round() * scale)
+    round_weights(made, "int8")
     return made
+
+
+Rounding = Literal["int8", "int4", "bfloat16", "float16"]
+
+
+@torch.no_grad()
+def round_weights(model: nn.Module, to: Rounding) -> None:
+    """Round the weight matrices of a model in place, and compute in the same dtype as before.
+
+    int8 and int4 round each row to the 255 or 15 steps between minus and plus its largest value (symmetric, per output
+    channel), bfloat16 and float16 to their nearest numbers. Biases, norms and other parameters of one dimension stay.
+    """
+    for parameter in model.parameters():
+        if parameter.ndim != 2 or not parameter.is_floating_point():
+            continue
+        if to in ("int8", "int4"):
+            steps = 127 if to == "int8" else 7
+            scale = parameter.abs().amax(dim=1, keepdim=True).clamp_min(1e-12) / steps
+            parameter.copy_((parameter / scale).round() * scale)
+        else:
+            parameter.copy_(parameter.to(getattr(torch, to)))

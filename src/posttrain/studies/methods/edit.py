@@ -78,7 +78,7 @@ def edit(config: EditConfig, cell: CellContext) -> Iterator[Candidate]:
     folder = cell.folder / "model"
     spent, done = 0.0, 0
     for number, (group, point, taught) in enumerate(groups):
-        session.apply(group, config.editor, batch=config.batch, force=config.force)
+        session.apply(group, config.editor, batch=config.batch, force=config.force, counted=(done, len(edits)))
         done += len(group)
         last = number + 1 == len(groups)
         if point is None or (not last and cell.examined(point)):
