@@ -60,6 +60,7 @@ RULES = (
     Rule(r".*models=\[Qwen/Qwen2.5-7B-Instruct\].*", "listed", "wants a GPU and the hub"),
     Rule(r"posttrain exam api:.*", "listed", "wants a server: tests/inference/kinds/test_api.py has one"),
     Rule(r"(inline )?python -m tools.pocket .*", "listed", "of this checkout, an hour or a minute: tests/tools/pocket"),
+    Rule(r"inline python tools/real_facts.py", "listed", "writes into this checkout, from answers of the real model"),
     Rule(r"inline posttrain --install-completion", "listed", "writes into the user's shell files"),
     Rule(r"inline python benchmarks/(bf16|train_real|memory_real)\.py.*", "listed", "minutes on a real model"),
     Rule(

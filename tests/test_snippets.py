@@ -28,12 +28,14 @@ class Shown(NamedTuple):
 API, APART = "docs/python-api.md", ("CONTRIBUTING.md", "docs/extending.md")
 SHOWN = {
     f"{API}#0": Shown(("['Melbourne'] ['Canberra']", "\nexam             100 ")),
-    f"{API}#1": Shown(("reliability 1.0 ", "locality.unrelated Who wrote Hamlet? William Shakespeare -> ")),
-    f"{API}#2": Shown(("mmlu|mmlu_pocket.csv#", "True\n")),
-    f"{API}#3": Shown(("1.0 ",), slow=True),  # lm-eval's own tables take seconds to import
-    f"{API}#4": Shown(("The capital of Spain is Madrid -0.", "The capital of Poland is Warsaw -0.")),
-    f"{API}#5": Shown(("[Answer(text='William', tokens=4, ended=True)]", "Scored(sum_nats=-0.", "Usage(")),
-    f"{API}#6": Shown(()),
+    f"{API}#1": Shown(("['雪山'] 0.0",)),
+    f"{API}#2": Shown(("reliability 1.0 ", "locality.unrelated Who wrote Hamlet? William Shakespeare -> ")),
+    f"{API}#3": Shown(("mmlu|mmlu_pocket.csv#", "True\n")),
+    f"{API}#4": Shown(("1.0 ",), slow=True),  # lm-eval's own tables take seconds to import
+    f"{API}#5": Shown(("The capital of Spain is Madrid -0.", "The capital of Poland is Warsaw -0.")),
+    f"{API}#6": Shown(("[Answer(text='William', tokens=4, ended=True)]", "Scored(sum_nats=-0.", "Usage(")),
+    f"{API}#7": Shown(()),
+    "docs/editing.md#0": Shown(("['雪山'] {'nats': 0.",)),
     "docs/heads.md#0": Shown(("0.",), ("runs/train_classifier/model",)),
     "docs/lm-eval.md#0": Shown(("my_law", "acc,none"), ("my_law",), slow=True),
     "docs/engine.md#0": Shown(()),
