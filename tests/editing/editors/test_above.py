@@ -75,7 +75,9 @@ def test_where_it_would_be_wrong_or_too_much_whole_rows_are_read(monkeypatch: py
     read = Above(context, context.sites.at(1))
     assert torch.equal(read.nats(asked), whole)
     assert read.useful is False
+    assert Above(context, context.sites.at(1)).useful is False  # it is tried once
     monkeypatch.undo()
+    context.memory.clear()
     monkeypatch.setattr(_above, "MOST_BYTES", 100)
     read = Above(context, context.sites.at(1))
     assert torch.equal(read.nats(asked), whole)

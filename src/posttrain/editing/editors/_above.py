@@ -40,29 +40,28 @@ class Above:
         self.lower, self.block = blocks[: site.layer], blocks[site.layer]
         self.kept: dict[tuple[int, ...], Tensor] = {}
         self.bytes = 0
-        self.useful: bool | None = None if self.lower else False
+        self.memory, self.key = context.memory, ("above", site.layer)  # the trial's result, for later edits, too
+        self.useful: bool | None = context.memory.get(self.key) if self.lower else False
         self.tuples = False
 
     def nats(self, asked: Asked) -> Tensor:
         """Return each row's mean loss per token of its answer, (B,), in nats."""
-        if self.useful is None:
-            self.useful = self._right(asked)
+        if self.useful is None and self._keeps(asked):
+            self.useful = self.memory[self.key] = self._right(asked)
         if not self.useful or not self._keeps(asked):
             return nats_of(self.model, asked)
         return self._nats(asked)
 
     def _right(self, asked: Asked) -> bool:
-        """Return whether the losses are those of whole rows."""
+        """Return whether the losses of rows that are kept are those of whole rows."""
         with torch.no_grad():
             whole = nats_of(self.model, asked)
             try:
-                found = self._nats(asked) if self._keeps(asked) else None
+                found = self._nats(asked)
             except torch.OutOfMemoryError:
                 raise
             except UNFIT:
                 return False
-        if found is None:
-            return False
         limit = TOLERANCE if self.model.dtype in (torch.float32, torch.float64) else COARSE
         return bool(((found - whole).abs() <= limit * whole.abs().clamp_min(1)).all())
 
