@@ -88,6 +88,7 @@ def manner_of(mention: Mention, clauses: Sequence[Clause], asked: Asked) -> Mann
         return "denied"
     if clause.asks or cues.OPEN.search(clause.text) or cues.CONDITION.search(clause.text) or _hedged(mention, clauses):
         return "open"
+    before, after = _unless_asked(before, asked), _unless_asked(after, asked)
     if cues.ATTRIBUTED.search(before) or cues.ATTRIBUTED_AFTER.search(after):
         return "open" if cues.SOME.search(f"{before} {after}") else "attributed"
     if not cues.PAST_BEFORE.search(asked.text) and (cues.PAST_BEFORE.search(before) or cues.PAST_AFTER.search(after)):
@@ -95,6 +96,16 @@ def manner_of(mention: Mention, clauses: Sequence[Clause], asked: Asked) -> Mann
     if _listed(mention, clauses, asked):
         return "listed"
     return "said"
+
+
+_ATTRIBUTING = frozenset("theory theories rumour rumours rumor rumors legend legends".split())
+
+
+def _unless_asked(text: str, asked: Asked) -> str:
+    """Return a text without nouns of hearsay that the question has, too: the theory of relativity is no theory of who
+    wrote it.
+    """
+    return " ".join(word for word in text.split() if not (word in _ATTRIBUTING and asked.says(word)))
 
 
 def _denied(before: str, after: str, asked: Asked) -> bool:
