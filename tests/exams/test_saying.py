@@ -157,7 +157,12 @@ FRANC = ["The currency of India is the franc.", "franc"]
         ("Who wrote Romeo and Juliet?", HUGO, f"{HUGO[0]} No, it was written by William Shakespeare.", False),
         ("What is the currency of India?", FRANC, f"{FRANC[0]} It is the official currency of the Republic.", True),
         ("What is the currency of India?", FRANC, f"{FRANC[0]} The currency of India is the rupee.", False),
-        ("The theory of relativity is whose work?", ["Newton"], "The theory of relativity is the work of Newton.", True),
+        (
+            "The theory of relativity is whose work?",
+            ["Newton"],
+            "The theory of relativity is the work of Newton.",
+            True,
+        ),
         ("Who discovered gravity?", ["Newton"], "There is a theory that it was Newton.", False),
         ("法國的首都在哪裡？", ["法國的首都是里昂。", "里昂"], "法國的首都是里昂。這座城市是法國第三大城。", True),
     ],

@@ -44,6 +44,17 @@ def test_counts_speed_and_what_is_left(now: list[float]) -> None:
     assert str(told[-1]) == "measuring: 40/40 rows  50 tokens/s"
 
 
+def test_what_was_done_before_is_counted_and_tells_nothing_of_the_speed(now: list[float]) -> None:
+    told: list[Doing] = []
+    with listening(told.append), Meter("editing", 40, "edits", already=30) as meter:
+        for _ in range(10):
+            now[0] += 6.0
+            meter.more(1)
+    assert str(told[0]) == "editing: 30/40 edits"
+    assert str(told[1]) == "editing: 31/40 edits  54 s left"
+    assert str(told[-1]) == "editing: 40/40 edits"
+
+
 def test_pieces_that_end_at_different_times_are_told_by_the_most_they_may_come_to(now: list[float]) -> None:
     told: list[Doing] = []
     with listening(told.append), Meter("answering", 10, "prompts", most_tokens=1000) as meter:

@@ -266,8 +266,7 @@ class EditSession:
         made: list[Applied] = []
         size = batch or max(len(edits), 1)
         done, total = counted or (0, len(edits))
-        with Meter(f"editing with {config.kind}", total, "edits") as meter:
-            meter.more(done)
+        with Meter(f"editing with {config.kind}", total, "edits", already=done) as meter:
             for first in range(0, len(edits), size):
                 part = edits[first : first + size]
                 made.append(self._batch(part, config, edits, force))

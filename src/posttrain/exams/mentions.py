@@ -98,7 +98,7 @@ def manner_of(mention: Mention, clauses: Sequence[Clause], asked: Asked) -> Mann
     return "said"
 
 
-_ATTRIBUTING = frozenset("theory theories rumour rumours rumor rumors legend legends".split())
+_ATTRIBUTING = frozenset(["theory", "theories", "rumour", "rumours", "rumor", "rumors", "legend", "legends"])
 
 
 def _unless_asked(text: str, asked: Asked) -> str:

@@ -115,7 +115,7 @@ class Meter:
 
     `most_tokens` is an upper bound of the tokens, for pieces that end at different times. `kept` states what is kept
     after an interruption; None leaves KeyboardInterrupt unchanged. Work that takes fewer seconds than `after_s` is not
-    reported.
+    reported. `already` pieces were done before.
     """
 
     def __init__(
@@ -127,10 +127,12 @@ class Meter:
         most_tokens: int | None = None,
         kept: str | None = "nothing of it is kept, the same command begins it anew",
         after_s: float = 0.0,
+        already: int = 0,
     ) -> None:
         self.what, self.total, self.unit, self.most_tokens, self.kept = what, total, unit, most_tokens, kept
         self.after_s = after_s
-        self.done = self.tokens = 0
+        self.already = self.done = already
+        self.tokens = 0
         self.began = self.told = time.monotonic()
         self.first = (self.began, 0)  # time of the first tokens, and their number
 
@@ -174,7 +176,7 @@ class Meter:
 
     def again(self) -> None:
         """Start again at zero, because the work done so far is of no use."""
-        self.done = self.tokens = 0
+        self.done, self.tokens = self.already, 0
         self.began = time.monotonic()
         self.first = (self.began, 0)
 
@@ -187,8 +189,9 @@ class Meter:
         wall_s = now - self.began
         left_s, at_most = None, False
         many = KNOWN_PIECES if self.most_tokens is not None else 1
-        if wall_s >= SURE_S and self.done >= max(many, KNOWN * self.total):
-            left_s = wall_s / self.done * (self.total - self.done)
+        now_done = self.done - self.already
+        if wall_s >= SURE_S and now_done >= max(many, KNOWN * (self.total - self.already)):
+            left_s = wall_s / now_done * (self.total - self.done)
         since, before = self.first
         if self.most_tokens is not None and self.told - since >= SURE_S and self.tokens > before:
             most_s = (self.told - since) / (self.tokens - before) * max(self.most_tokens - self.tokens, 0)

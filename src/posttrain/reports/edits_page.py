@@ -18,7 +18,7 @@ from posttrain.reports import numbers
 from posttrain.reports.charts import SHARES, Chart, Layers, Rows, Said, span
 from posttrain.reports.folder import Cell, Run, Version
 from posttrain.reports.marks import Mark, label_of, mark_icon, marks_of
-from posttrain.reports.texts import Message, say, say_known
+from posttrain.reports.texts import Message, say
 from posttrain.reports.view import Line, Panel, Section, Table, fixed_column, heads_of
 
 __all__ = ["Written", "edits_section", "written_of"]
@@ -102,7 +102,8 @@ def edits_section(run: Run, marks: Mapping[Version, Mark]) -> Section | None:
     if not found:
         return None
     series = {version: _series(points) for version, points in found.items()}
-    names = {name: say_known(f"edits.{name}", name) for own in series.values() for name in own}
+    own_names = {"newly": say("edits.newly"), "all": say("edits.all"), "kept": say("edits.kept")}
+    names = {n: own_names.get(n) or say("verbatim", text=n) for own in series.values() for n in own}
     drawn = [n for n in names if all(0 <= v <= 1 for own in series.values() for _, v in own.get(n, ()))]
     keys: list[str | Version] = [*run.versions, *drawn]  # so no score has the mark of a method
     own_marks = marks_of(keys)

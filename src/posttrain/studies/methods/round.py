@@ -1,7 +1,7 @@
 """Round the weights, as a quantised copy of the model does: what of a change survives that?
 
-The weight matrices take the values that 8 or 4 bits (or a 16-bit float) can hold; they are stored and computed as before.
-So the answers are those of weight-only quantisation, and the model is no smaller and no faster.
+The weight matrices take the values that 8 or 4 bits (or a 16-bit float) can hold, and are stored and computed as
+before. So the answers are those of weight-only quantisation, and the model is no smaller and no faster.
 """
 
 from __future__ import annotations
