@@ -16,10 +16,11 @@ import json
 import random
 import shutil
 import sys
+from io import StringIO
 from pathlib import Path
 from typing import NamedTuple
 
-import yaml
+from ruamel.yaml import YAML
 
 from posttrain.exams.matching import contains
 from posttrain.inference.protocol import Prompt
@@ -245,13 +246,6 @@ NEAR = {
 """Questions about the subject that its new object does not touch."""
 
 
-class Whole(yaml.SafeDumper):
-    """Writes what occurs twice twice."""
-
-    def ignore_aliases(self, data: object) -> bool:
-        return True
-
-
 class Fact(NamedTuple):
     """A fact that the model knows."""
 
@@ -328,6 +322,15 @@ def change(fact: Fact, known: list[Fact], draw: random.Random) -> dict[str, obje
     }
 
 
+def as_yaml(change: dict[str, object]) -> str:
+    """Return a change as a file; what occurs twice is written twice."""
+    yaml, text = YAML(), StringIO()
+    yaml.width = 200
+    yaml.representer.ignore_aliases = lambda data: True
+    yaml.dump(change, text)
+    return text.getvalue()
+
+
 def shared_out(known: list[Fact], draw: random.Random) -> list[Fact]:
     """Return the facts in a random order in which the relations take turns."""
     piles = [[fact for fact in known if fact.relation is one] for one in RELATIONS]
@@ -347,8 +350,7 @@ def main(model: str) -> None:
         (HERE / folder).mkdir()
         for fact in chosen:
             made = change(fact, known, draw)
-            text = yaml.dump(made, Dumper=Whole, sort_keys=False, allow_unicode=True, width=200)
-            (HERE / folder / f"{fact.name}.yaml").write_text(text, encoding="utf-8")
+            (HERE / folder / f"{fact.name}.yaml").write_text(as_yaml(made), encoding="utf-8")
         print(f"{len(chosen)} changes in examples/real/{folder}")
     rows = [
         {"name": str(f), "prompt": f.ask(f.relation.ask), "subject": f.subject, "answer": f.true}

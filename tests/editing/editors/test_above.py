@@ -23,7 +23,7 @@ CPU = torch.device("cpu")
 
 def context_of(model: Any) -> EditContext:
     search = Search(find_sites(model), RowMaker(tokenizer(), forms=("raw", "chat")), lambda line: None, {})
-    return EditContext(search, *[lambda *_: {}] * 3, write=lambda *_: None)  # type: ignore[arg-type, return-value]
+    return EditContext(search, lambda *_: [], lambda *_: {}, lambda *_: {}, lambda *_: None)
 
 
 def rows_of(context: EditContext) -> list[Any]:

@@ -12,7 +12,7 @@ from posttrain.models.perturbed import round_weights
 from posttrain.studies.candidates import CellContext
 from posttrain.studies.methods.round import RoundConfig, round_
 from tests.studies.conftest import TRAIN
-from tests.studies.test_chains import bench_of
+from tests.studies.methods.test_train import bench_of
 from tests.studies.test_run import go, results
 
 
