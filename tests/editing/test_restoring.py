@@ -198,7 +198,9 @@ def test_a_trial_decides(pico_path: Callable[[str], Path], monkeypatch: pytest.M
     assert "tracing reads whole rows, which is slow: " in told[0]
 
     def fails(self: Run, token: int) -> Any:
-        raise NotImplementedError("no cache")
+        raise NotImplementedError(
+            "no cache"
+        )  # as models of transformers say who keep none: it must be told, not raised
 
     monkeypatch.setattr(Run, "_cache", fails)
     run = run_of(one.model, one.places, row(), noise(), 512, say=told.append, known={})

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from posttrain.studies.examine import Examiner
 from tests.talker import talker
 
 CHANGE = """\
@@ -54,3 +55,22 @@ def write_study(folder: Path, **fields: Any) -> Path:
 def make_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
     monkeypatch.setenv("POSTTRAIN_CACHE", str(tmp_path / "cache"))
     return lambda **fields: write_study(tmp_path, **fields)
+
+
+def stopping_at(monkeypatch: pytest.MonkeyPatch, stop_at: int) -> Callable[..., Any]:
+    """Stop a study at a beginning or an end of an exam: the first exam begins at 1 and ends at 2. Return `take`."""
+    take, count = Examiner.take, 0
+
+    def stopped(self: Examiner, *args: Any, **options: Any) -> Any:
+        nonlocal count
+        count += 1
+        if count == stop_at:
+            raise KeyboardInterrupt
+        found = take(self, *args, **options)
+        count += 1
+        if count == stop_at:
+            raise KeyboardInterrupt
+        return found
+
+    monkeypatch.setattr(Examiner, "take", stopped)
+    return take

@@ -20,7 +20,7 @@ from posttrain.studies.candidates import Candidate, CellContext
 from posttrain.studies.config import Study
 from posttrain.studies.examine import Examiner
 from posttrain.studies.methods.blend import BlendConfig, blend
-from tests.studies.conftest import TRAIN
+from tests.studies.conftest import TRAIN, stopping_at
 from tests.studies.methods.test_train import bench_of
 from tests.studies.test_run import go, results
 from tests.talker import talker
@@ -287,20 +287,7 @@ def test_a_chain_that_was_stopped_goes_on(
     go(whole)
     expected = [(c["checkpoint"], c["scores"], c["fingerprint"]) for c in results(whole)["cells"]]
     (whole.parent / "run").rename(whole.parent / "first")
-    take, count = Examiner.take, 0
-
-    def stopped(self: Examiner, *args: Any, **options: Any) -> Any:
-        nonlocal count
-        count += 1
-        if count == stop_at:
-            raise KeyboardInterrupt
-        found = take(self, *args, **options)
-        count += 1
-        if count == stop_at:
-            raise KeyboardInterrupt
-        return found
-
-    monkeypatch.setattr(Examiner, "take", stopped)
+    take = stopping_at(monkeypatch, stop_at)
     with pytest.raises(Interrupted):
         go(whole)
     monkeypatch.setattr(Examiner, "take", take)

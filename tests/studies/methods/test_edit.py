@@ -29,7 +29,7 @@ from posttrain.studies.candidates import END, CellContext, Point
 from posttrain.studies.config import Study
 from posttrain.studies.examine import Examiner
 from posttrain.studies.methods.edit import EditConfig, edit
-from tests.studies.conftest import TRAIN
+from tests.studies.conftest import TRAIN, stopping_at
 from tests.studies.methods.test_train import bench_of, context_of
 from tests.studies.test_run import go, results
 
@@ -298,20 +298,7 @@ def test_a_stopped_study_goes_on(study: Callable[..., Path], monkeypatch: pytest
     expected = [(c["checkpoint"], c["change"], c["scores"], c["fingerprint"]) for c in results(path)["cells"]]
     whole = kept_files(path)
     (path.parent / "run").rename(path.parent / "first")
-    take, count = Examiner.take, 0
-
-    def stopped(self: Examiner, *args: Any, **options: Any) -> Any:
-        nonlocal count
-        count += 1
-        if count == stop_at:
-            raise KeyboardInterrupt
-        found = take(self, *args, **options)
-        count += 1
-        if count == stop_at:
-            raise KeyboardInterrupt
-        return found
-
-    monkeypatch.setattr(Examiner, "take", stopped)
+    take = stopping_at(monkeypatch, stop_at)
     with pytest.raises(Interrupted):
         go(path)
     taken: list[str] = []

@@ -26,7 +26,7 @@ from posttrain.studies.candidates import CellContext
 from posttrain.studies.examine import Examiner
 from posttrain.studies.methods.steer import steer
 from posttrain.studies.steer_config import SteerConfig
-from tests.studies.conftest import TRAIN
+from tests.studies.conftest import TRAIN, stopping_at
 from tests.studies.methods.test_train import bench_of, context_of
 from tests.studies.test_run import go, results
 
@@ -209,20 +209,7 @@ def test_a_stopped_study_goes_on(
     expected = [(c["checkpoint"], c["scores"], c["fingerprint"]) for c in results(path)["cells"]]
     trained = len(listener.steps)
     (path.parent / "run").rename(path.parent / "first")
-    take, count = Examiner.take, 0
-
-    def stopped(self: Examiner, *args: Any, **options: Any) -> Any:
-        nonlocal count
-        count += 1
-        if count == stop_at:
-            raise KeyboardInterrupt
-        found = take(self, *args, **options)
-        count += 1
-        if count == stop_at:
-            raise KeyboardInterrupt
-        return found
-
-    monkeypatch.setattr(Examiner, "take", stopped)
+    take = stopping_at(monkeypatch, stop_at)
     with pytest.raises(Interrupted):
         go(path)
     monkeypatch.setattr(Examiner, "take", take)
