@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Protocol, Self
 
 __all__ = ["ProbeResult", "Record", "Sample"]
@@ -31,8 +31,8 @@ class _Line:
     """A record that is a dataclass of plain values."""
 
     def to_json(self) -> dict[str, Any]:
-        """Return the record as plain values."""
-        return asdict(self)  # type: ignore[call-overload]
+        """Return the record as plain values; its own mappings, not copies, because a deep copy takes most of the time."""
+        return {f.name: getattr(self, f.name) for f in fields(self)}  # type: ignore[arg-type]
 
     @classmethod
     def from_json(cls, row: Mapping[str, Any]) -> Self:
