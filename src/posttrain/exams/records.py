@@ -31,7 +31,7 @@ class _Line:
     """A record that is a dataclass of plain values."""
 
     def to_json(self) -> dict[str, Any]:
-        """Return the record as plain values; its own mappings, not copies, because a deep copy takes most of the time."""
+        """Return the record as plain values; mappings are its own, because deep copies take most of the time."""
         return {f.name: getattr(self, f.name) for f in fields(self)}  # type: ignore[arg-type]
 
     @classmethod
