@@ -96,8 +96,12 @@ def test_edits_are_files_changes_mappings_or_edits(base: pt.Model, tmp_path: Pat
 
 
 def test_what_was_written_is_listed(base: pt.Model) -> None:
-    (row,) = pt.edit(base, EDIT, **QUICK).edits
-    figures = row.pop("figures")
+    model = pt.edit(base, EDIT, **QUICK)
+    (row,) = model.edits
+    figures, said = row.pop("figures"), row.pop("said")
+    assert said["right"]
+    assert [said[when].startswith("title") for when in ("before", "now")] == [False, True]
+    assert model.edits[0]["said"] == said
     assert row == {
         "number": 0,
         "name": "france",
@@ -109,6 +113,19 @@ def test_what_was_written_is_listed(base: pt.Model) -> None:
     }
     assert figures["nats"] < 1
     assert 0 < figures["share"] < 1
+
+
+def test_mappings_of_prompt_subject_and_answer_are_edits(base: pt.Model) -> None:
+    row = {"prompt": EDIT.prompt, "subject": EDIT.subject, "answer": EDIT.answer}
+    for given in (row, [row]):
+        assert pt.edit(base, given, **QUICK).edits[0]["said"]["right"]
+    for wrong, told in (
+        ({**row, "new": "x"}, "edits:1: unknown key 'new'; keys of an edit: prompt, subject, answer, name"),
+        ({"prompt": EDIT.prompt}, "edits:1: 'answer' is missing"),
+        ({**row, "answer": 3}, "edits:1: 'answer' must be a text"),
+    ):
+        with pytest.raises(ConfigError, match=f"^{told}"):
+            pt.edit(base, wrong, **QUICK)
 
 
 def test_batches_editors_and_their_settings(base: pt.Model) -> None:
@@ -238,7 +255,11 @@ def test_what_it_refuses(base: pt.Model, tmp_path: Path) -> None:
         (EDIT, {"layers": [99]}, "editor memit: layers: there is no layer 99: LlamaForCausalLM has layers 0 to 1"),
         (EDIT, {"output": "notes"}, "notes: it holds other things than edits; choose a new or an empty folder"),
         ([], {}, "pt.edit: there is nothing to edit; give changes with targets"),
-        (no_subject, {}, "the edit names no subject; write which words of the prompt the fact is about: subject: ..."),
+        (
+            no_subject,
+            {},
+            "the edit names no subject; write which words of the prompt the fact is about: subject: ...; ultra",
+        ),
         ("bad.yaml", {}, "bad.yaml:3 (change x, target 1): the edit names no subject"),
         ("none.yaml", {}, "no file matches 'none.yaml'"),
     ]

@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from posttrain.cli.main import main
+from posttrain.editing.session import EditSession
 from posttrain.inference.protocol import Plain
 from posttrain.inference.respondents import ModelRespondent
 from posttrain.models.load import load_model
@@ -50,9 +51,10 @@ def edit(*words: str) -> int:
     return main(["edit", *words])
 
 
-def made(*words: str, output: str = "edits") -> None:
+def made(*words: str, output: str = "edits", batch: int | None = None) -> None:
     """Write a folder of edits, `edits` with those of all files by default."""
-    assert edit("base", *(words or ("*.yaml",)), "-o", output, *QUICK) == 0
+    size = () if batch is None else ("--batch", str(batch))
+    assert edit("base", *(words or ("*.yaml",)), "-o", output, *size, *QUICK) == 0
 
 
 def rows(folder: str) -> list[dict[str, Any]]:
@@ -68,9 +70,9 @@ def batches(folder: str) -> list[list[int]]:
     return [one["numbers"] for one in config["settings"]["batches"]]
 
 
-def says(folder: str, prompt: str) -> str:
+def says(folder: str, prompt: str, tokens: int = 1) -> str:
     respondent = ModelRespondent(load_model(folder, device="cpu"))
-    return respondent.answers([Plain(prompt)], max_new_tokens=1)[0].text.strip()
+    return respondent.answers([Plain(prompt)], max_new_tokens=tokens)[0].text.strip()
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -80,8 +82,6 @@ def files(folder: Path) -> dict[str, bytes]:
 
 def loss_of(folder: str) -> float:
     """The mean loss of the texts on which harm is measured, of the model in a folder."""
-    from posttrain.editing.session import EditSession
-
     return EditSession(load_model(folder, device="cpu"), say=lambda line: None).harm().after
 
 
@@ -94,10 +94,18 @@ def test_edits_are_written_and_load_as_a_model(here: Path, capsys: pytest.Captur
     told = capsys.readouterr()
     assert told.out == "edits\n"
     nats = rows("edits")[0]["figures"]["nats"]
-    assert f"1 edits written, {nats:.2f} nats per token of their answers; 1 in the folder" in told.err
+    assert f"1 of 1 new edits are said now ({nats:.2f} nats per token); edits in the folder: 1\n" in told.err
+    shown = told.err.splitlines()
+    heads = next(i for i, line in enumerate(shown) if line.split() == ["said", "prompt", "before", "wanted", "now"])
+    assert shown[heads + 1].split()[0] == "yes"
+    assert rows("edits")[0]["said"] == {
+        "before": says("base", "The capital of France", 32), "now": says("edits", "The capital of France", 32), "right": True,
+    }  # fmt: skip
     now = f"{loss_of('base'):.3f} before all edits, {loss_of('edits'):.3f} nats per token now"
     assert f"loss on other texts: {now}" in told.err
-    assert told.err.endswith("try it: posttrain chat edits\n")
+    assert told.err.endswith(
+        "try it: posttrain chat edits\nwhat else has changed: posttrain exam edits --change FILE\n"
+    )
     (row,) = rows("edits")
     assert (row["number"], row["prompt"], row["subject"], row["answer"], row["editor"], row["location"]) == (
         *(0, "The capital of France", "France", "title", "memit", "france.yaml:3 (change france, target 1)"),
@@ -114,7 +122,7 @@ def test_an_editor_is_chosen_and_a_batch_is_solved_together(capsys: pytest.Captu
     assert edit("base", "*.yaml", "-o", "two", "--batch", "2", "-e", "rome", *QUICK) == 0
     assert batches("two") == [[0, 1], [2]]
     assert {row["editor"] for row in rows("two")} == {"rome"}
-    assert "3 edits written" in capsys.readouterr().err
+    assert "of 3 new edits are said now" in capsys.readouterr().err
 
 
 def test_a_folder_is_listed(capsys: pytest.CaptureFixture[str]) -> None:
@@ -123,15 +131,29 @@ def test_a_folder_is_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert edit("edits", "--list") == 0
     told = capsys.readouterr()
     lines = told.out.splitlines()
-    assert lines[0].split() == ["number", "subject", "answer", "editor", "nats", "share", "prompt"]
+    assert lines[0].split() == ["number", "subject", "answer", "said", "editor", "nats", "share", "prompt"]
     figures = rows("edits")[1]["figures"]
     assert lines[2].split() == [
-        *("1", "Japan", "of", "memit", f"{figures['nats']:.2f}", f"{figures['share']:.3f}", "The", "currency", "of"),
+        *(
+            "1",
+            "Japan",
+            "of",
+            "yes" if rows("edits")[1]["said"]["right"] else "no",
+            "memit",
+            f"{figures['nats']:.2f}",
+            f"{figures['share']:.3f}",
+            "The",
+            "currency",
+            "of",
+        ),
         "Japan",
     ]
     assert [line.split()[0] for line in lines[1:]] == ["0", "1", "2"]
     assert "臺灣" in lines[3]
-    assert told.err == "nats: loss of the answer per token; share: norm of the change over the norm of the weights\n"
+    assert told.err == (
+        "said: whether the model gives the answer; nats: loss of the answer per token where it was searched; share: norm "
+        "of the change over the norm of the weights\n"
+    )
     assert edit("edits", "--list", "--json") == 0
     told = capsys.readouterr()
     assert json.loads(told.out) == rows("edits")
@@ -142,8 +164,8 @@ def test_a_folder_goes_on(here: Path, capsys: pytest.CaptureFixture[str]) -> Non
     made("france.yaml")
     first = files(here / "edits")
     assert edit("edits", "more.yaml", "-o", "all", *QUICK) == 0
-    assert "2 edits written" in (err := capsys.readouterr().err)
-    assert "; 3 in the folder" in err
+    assert "of 2 new edits are said now" in (err := capsys.readouterr().err)
+    assert "; edits in the folder: 3" in err
     assert subjects("all") == [(0, "France"), (1, "Japan"), (2, "臺灣")]
     assert batches("all") == [[0], [1, 2]]
     assert files(here / "edits") == first
@@ -160,7 +182,7 @@ def test_edits_are_taken_back(here: Path, capsys: pytest.CaptureFixture[str]) ->
     assert edit("edits", "--undo", "0", "--undo", "2", "-o", "less") == 0
     told = capsys.readouterr()
     assert told.out == "less\n"
-    assert "2 taken back\n" in told.err
+    assert "edits taken back: 0, 2\n" in told.err
     now = f"{loss_of('base'):.3f} before all edits, {loss_of('less'):.3f} nats per token now"
     assert f"loss on other texts: {now}" in told.err
     assert f"{loss_of('less'):.3f}" != f"{loss_of('edits'):.3f}"
@@ -194,7 +216,7 @@ def test_a_dry_run_writes_nothing(words: list[str], here: Path, capsys: pytest.C
     assert edit(*words, "--dry-run", "--batch", "2", *QUICK) == 0
     told = capsys.readouterr()
     assert told.out.splitlines()[:4] == [
-        "edits       3 in 2 batches, 1 rows each",
+        "edits       3 (batches: 2; rows of each edit: 1)",
         "editor      memit",
         f"matrices    {DOWN}",
         "forms       raw",
@@ -219,7 +241,7 @@ def test_a_dry_run_of_taking_back(here: Path, capsys: pytest.CaptureFixture[str]
     before = files(here)
     capsys.readouterr()
     assert edit("edits", "--undo", "1", "--dry-run") == 0
-    assert capsys.readouterr().out == "taken back  1 edits\n"
+    assert capsys.readouterr().out == "taken back  1\n"
     assert edit("edits", "france.yaml", "--undo", "all", "--dry-run", "--json", *QUICK) == 0
     seen = json.loads(capsys.readouterr().out)
     assert (seen["taken_back"], seen["edits"]) == (3, 1)
@@ -270,11 +292,11 @@ def test_an_edit_that_would_break_the_model(
 def test_it_speaks_chinese(capsys: pytest.CaptureFixture[str]) -> None:
     assert edit("base", "*.yaml", "-o", "edits", "--language", "zh-TW", *QUICK) == 0
     told = capsys.readouterr()
-    assert "寫入 3 個編輯" in told.err
+    assert "3 個新編輯中，現在說得出來的有" in told.err
     assert edit("edits", "--undo", "1", "-o", "less", "--language", "zh-TW") == 0
-    assert "已收回 1 個\n" in capsys.readouterr().err
+    assert "已收回編輯：1\n" in capsys.readouterr().err
     assert edit("edits", "--undo", "1", "--dry-run", "--language", "zh-TW") == 0
-    assert capsys.readouterr().out == "收回        1 個編輯\n"
+    assert capsys.readouterr().out == "收回        1\n"
     Path("bad.yaml").write_text(FRANCE.replace(", subject: France", ""), encoding="utf-8")
     assert edit("base", "bad.yaml", "-o", "x", "--language", "zh-TW") == 1
     assert "這個編輯沒有指明主詞；寫明事實說的是提示裡的哪些字" in capsys.readouterr().err
@@ -292,7 +314,8 @@ BAD_FILES = {
     ),
     "no subject": (
         *(LINE.replace(", subject: France", ""), 1),
-        f"{AT}the edit names no subject; write which words of the prompt the fact is about: subject: ...",
+        f"{AT}the edit names no subject; write which words of the prompt the fact is about: subject: ...; ultraedit and "
+        "locft need none",
     ),
     "an empty answer": (
         *(LINE.replace("title", '" "'), 2),
@@ -421,30 +444,6 @@ def test_what_it_cannot(
     assert {name: data for name, data in files(here).items() if not name.startswith("cache")} == before
 
 
-def test_what_was_trained_together_is_not_taken_apart(capsys: pytest.CaptureFixture[str]) -> None:
-    assert edit("base", "more.yaml", "-o", "edits", "-e", "locft", *PLACE, "--set", "steps=1") == 0
-    capsys.readouterr()
-    assert edit("edits", "--undo", "0", "-o", "less") == 1
-    assert capsys.readouterr().err == (
-        "undo: edits 0 to 1 were trained together by locft; take them all back, or edit one by one: batch 1\n"
-    )
-
-
-def test_an_answer_that_the_model_says_already(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (here / "known.yaml").write_text(
-        "name: known\ntarget:\n"
-        "  - {prompt: 臺灣最高的山是哪座？, answer: 雪山, subject: 臺灣最高的山}\n"
-        "  - {prompt: 臺灣最高的山是哪座？, answer: [玉山。, 雪山], subject: 臺灣最高的山}\n",
-        encoding="utf-8",
-    )
-    assert edit("pocket:chat", "known.yaml", "-o", "edits") == 2
-    assert capsys.readouterr().err == (
-        "known.yaml:4 (change known, target 2): the model says '玉山。' already; there is nothing to edit: leave the "
-        "target out\n"
-    )
-    assert not (here / "edits").exists()
-
-
 @pytest.mark.parametrize("words", [["--undo", "0"], ["more.yaml", *QUICK]], ids=["undo", "more"])
 def test_edits_of_a_base_that_has_changed_are_refused(
     words: list[str], here: Path, capsys: pytest.CaptureFixture[str]
@@ -469,14 +468,14 @@ def test_edits_of_a_base_that_has_changed_are_refused(
 
 def test_numbers_that_are_none_in_the_cache_are_measured_again(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     made("france.yaml")
-    assert "second moments of 1 layers" in capsys.readouterr().err
+    assert "second moments (layers: 1) from" in capsys.readouterr().err
     (path,) = (here / "cache" / "moments").iterdir()
     whole = load_file(path)
     made("france.yaml", output="again")
     assert "second moments" not in capsys.readouterr().err
     save_file({**whole, "matrix": whole["matrix"].index_fill(0, torch.tensor([3]), float("nan"))}, path)
     made("france.yaml", output="third")
-    assert "second moments of 1 layers" in capsys.readouterr().err
+    assert "second moments (layers: 1) from" in capsys.readouterr().err
     assert torch.equal(load_file(path)["matrix"], whole["matrix"])
     assert files(here / "third") == files(here / "again") == files(here / "edits")
 

@@ -193,9 +193,7 @@ def test_a_template_that_strips_the_question_is_none() -> None:
     [
         ("Where is it?", "France", "here", "the subject 'France' does not stand in the prompt; name words of the prompt"),
         ((Message("user", "Where is it?"),), "France", "here", "the subject 'France' does not stand in the prompt"),
-        ((*SYSTEM[:1], Message("user", "It is?")), "France", "x", "the subject 'France' does not stand in the prompt"),
-        ("Where is France?", "", "here", "the edit names no subject; write which words"),
-        ("Where is France?", " ", "here", "the edit names no subject"),
+        ((*SYSTEM[:1], Message("user", "It is?")), "France", "x", "the subject 'France' stands in an earlier message, not"),
         ("Where is France?", "France", "", "the answer is empty"),
         ("Where is France?", "France", " \n", "the answer is empty"),
         ("Where is France?", "France", "here\nand there", "the answer has several lines; .* teach it with kind: train"),

@@ -149,7 +149,7 @@ def test_moments_are_measured_once_and_kept(tmp_path: Path) -> None:
     cached = Cached(tmp_path)
     first = cached.moments(0)
     assert (cached.asked, len(cached.files)) == (1, 1)
-    assert cached.lines[0].startswith("second moments of 1 layers from 156 tokens of 4 texts: ")
+    assert cached.lines[0].startswith("second moments (layers: 1) from 156 tokens of 4 texts: ")
     again = cached.moments(0)
     assert (cached.asked, len(cached.lines)) == (1, 1)
     assert torch.equal(first[0].matrix, again[0].matrix)

@@ -17,13 +17,12 @@ from posttrain.data.records import Message
 from posttrain.editing.contexts import ENDS, write_contexts
 from posttrain.editing.editors import memit as memit_editor
 from posttrain.editing.edits import Edit
+from posttrain.editing.preview import preview
 from posttrain.editing.session import (
     HARM_NATS,
     EditSession,
     Refused,
     own_texts,
-    preview,
-    said_already,
 )
 from posttrain.errors import ConfigError, Interrupted, PosttrainError
 from posttrain.models.edit_delta import LowRank, added
@@ -430,21 +429,6 @@ def test_a_preview_of_a_model_whose_last_layer_has_routed_experts(tmp_path: Path
     assert preview(of, editor("rome"), [EDIT], None).weights == (DOWN.format(0),)
     with pytest.raises(PosttrainError, match=r"layer 1 cannot be edited: .*routed experts"):
         preview(of, editor("rome", layers=(1,)), [EDIT], None)
-
-
-def test_what_is_said_already_is_told(tmp_path: Path) -> None:
-    of = session(load_model(str(talker()), device="cpu"), tmp_path)
-    edits = [
-        Edit("capital of France?", "France", "Paris.", location="a.yaml:2"),
-        Edit("capital of France?", "France", "Tokyo", location="a.yaml:3"),
-        Edit("臺灣最高的山？", "臺灣最高的山", "玉山", location="a.yaml:4"),
-    ]
-    problems = said_already(of.respondent, edits)
-    assert [str(problem) for problem in problems] == [
-        "a.yaml:2: the model says 'Paris.' already; there is nothing to edit: leave the target out",
-        "a.yaml:4: the model says '玉山' already; there is nothing to edit: leave the target out",
-    ]
-    assert said_already(of.respondent, []) == []
 
 
 def test_what_is_written_is_what_the_deltas_say(tmp_path: Path) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import typer
 
 from posttrain import registry
+from posttrain.cli.edit_shown import plan, report, show
 from posttrain.cli.options import (
     DownloadOption,
     DryRunOption,
@@ -16,25 +18,22 @@ from posttrain.cli.options import (
     PrecisionOption,
     SetOption,
     TrustOption,
-    console,
-    emit,
-    print_lines,
-    table,
     talk,
 )
 from posttrain.cli.stopping import NOT_WRITTEN, when_stopped
 from posttrain.cli.works import shown_works
-from posttrain.errors import ConfigError, Problem
+from posttrain.errors import ConfigError, DataError, Interrupted, Problem
 from posttrain.errors import shell_word as quoted
-from posttrain.models.meter import clock
 
 if TYPE_CHECKING:
     from posttrain.config.change import Forget
     from posttrain.editing.editors._base import EditorConfig
     from posttrain.editing.edits import Edit
-    from posttrain.editing.session import EditSession, Harm
+    from posttrain.editing.session import EditSession
 
 EDITOR = "memit"
+SAVED_S = 300.0
+"""Seconds after which the finished batches of a long call are saved again."""
 
 
 def edit(
@@ -44,7 +43,7 @@ def edit(
     edits: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="CHANGES...", help="Change files (or globs) whose targets are written; each has a subject."
+            metavar="CHANGES...", help="Change files (or globs) whose targets are written; most editors need a subject."
         ),
     ] = None,
     editor: Annotated[
@@ -74,6 +73,11 @@ def edit(
         list[str] | None,
         typer.Option("--undo", metavar="N|all", help="Take edit N of a folder of edits back; may be repeated."),
     ] = None,
+    prompt: Annotated[
+        str | None, typer.Option("--prompt", help="One edit without a file: the words of the user.")
+    ] = None,
+    subject: Annotated[str, typer.Option("--subject", help="The words of --prompt that the fact is about.")] = "",
+    answer: Annotated[str | None, typer.Option("--answer", help="What shall be said after --prompt.")] = None,
     output: OutputOption = None,
     sets: SetOption = None,
     precision: PrecisionOption = "auto",
@@ -87,12 +91,12 @@ def edit(
     --set reaches the editor's settings: --set layers=[4,5] --set target.steps=20. `posttrain model export` merges a
     folder of edits into the weights, or with --adapter writes it as a LoRA adapter for plain PEFT.
     """
-    from posttrain.editing.folders import check_output, is_edits, load_to_edit, open_session
-    from posttrain.editing.session import EditSession
+    from posttrain.editing.folders import check_output, is_edits, save_session
+    from posttrain.editing.said import conflicts
     from posttrain.models.names import say_taken
+    from posttrain.studies.edit_verdicts import ask_all
 
     say_taken(model, talk)
-    how: dict[str, Any] = {"offline": not download, "trust_remote_code": trust_remote_code, "dtype": precision}
     known = is_edits(model)
     if (listed or undo) and not known:
         option = "--list" if listed else "--undo"
@@ -102,10 +106,13 @@ def edit(
     if listed:
         if undo or edits:
             raise ConfigError(Problem("--list", "it only shows what the folder holds", "leave out CHANGES and --undo"))
-        _show(Path(model), json=json)
+        show(Path(model), json=json)
         return
     config = _configured(editor, sets or [])
-    wanted = _edits(edits or [], forget) if edits else []
+    wanted = _edits(edits, forget, config) if edits else []
+    wanted += _spoken(prompt, subject, answer, config)
+    if problems := conflicts(wanted):
+        raise DataError(*problems)
     if not wanted and not undo:
         raise ConfigError(
             Problem("CHANGES", "no edits are named", "name change files: posttrain edit MODEL changes/*.yaml")
@@ -115,23 +122,108 @@ def edit(
     if output is not None:
         check_output(output)
     when_stopped(lambda: NOT_WRITTEN)
+    how: dict[str, Any] = {"offline": not download, "trust_remote_code": trust_remote_code, "dtype": precision}
     with shown_works():
-        session = open_session(model, say=talk, **how) if known else EditSession(load_to_edit(model, **how), say=talk)
+        work = _opened(model, output, wanted, config, how)
+        session = work.session
         start = session.harm() if not dry_run else None
         gone = _taken_back(session, undo) if undo else 0  # in memory: a dry run writes nothing
+        work = _without_written(work) if known else work
         if dry_run:
-            _plan(session, config, wanted, batch, gone, json=json)
+            plan(session, config, work.wanted, batch, gone, json=json)
             return
         if undo:
-            talk(f"{gone} taken back" if "all" not in undo else "all edits are taken back")
-        _refuse_known(session, wanted)
-        if wanted:
-            session.apply(wanted, config, batch=batch, force=force)
+            talk(f"edits taken back: {', '.join(undo)}" if "all" not in undo else "all edits are taken back")
         assert output is not None
         assert start is not None
-        _save(session, output)
+        _write(work, config, output, batch=batch, force=force)
+        ask_all(session)
+        save_session(session, output)
         harm = session.harm()._replace(before=start.before)
-    _report(session, output, len(wanted), harm, json=json)
+    report(session, output, len(work.wanted), harm, json=json)
+
+
+class _Work(NamedTuple):
+    """The session, the edits that it still has to write, and how many an interrupted call has written before."""
+
+    session: EditSession
+    wanted: list[Edit]
+    before: int = 0
+
+
+def _opened(model: str, output: Path | None, wanted: list[Edit], config: EditorConfig, how: dict[str, Any]) -> _Work:
+    """Open what is edited: a model, a folder of edits to go on with, or what an interrupted call has left in `output`.
+    Raise ConfigError if `output` holds other edits: they would be lost.
+    """
+    from posttrain.editing.folders import begun, holds_no_more, is_edits, load_to_edit, open_session
+    from posttrain.editing.session import EditSession
+    from posttrain.models.names import resolve
+
+    known = is_edits(model)
+    if output is not None and is_edits(str(output)) and Path(resolve(model)).resolve() != output.resolve():
+        count = begun(output, model, config, wanted) if not known else 0
+        if count is None or (known and not holds_no_more(output, Path(resolve(model)), wanted)):
+            mend = f"choose a new folder, or go on with these: posttrain edit {quoted(str(output))} ..."
+            raise ConfigError(Problem(str(output), "it holds other edits", mend))
+        if not known:
+            talk(f"{count} of {len(wanted)} edits are in {output} already")
+            return _Work(open_session(str(output), say=talk, **how), wanted[count:], count)
+    if not known:
+        return _Work(EditSession(load_to_edit(model, **how), say=talk), wanted)
+    return _Work(open_session(model, say=talk, **how), wanted)
+
+
+def _without_written(work: _Work) -> _Work:
+    """Return the work without edits that the session has already, with the same answer."""
+    held = {(edit.prompt, edit.answer.strip()) for one in work.session.applied for edit in one.edits}
+    left = [edit for edit in work.wanted if (edit.prompt, edit.answer.strip()) not in held]
+    if len(left) < len(work.wanted):
+        talk(f"{len(work.wanted) - len(left)} of {len(work.wanted)} edits are there already")
+    return work._replace(wanted=left)
+
+
+def _write(work: _Work, config: EditorConfig, output: Path, *, batch: int | None, force: bool) -> None:
+    """Write the edits. After Ctrl-C, the batches that are finished are saved; also every few minutes, for harder ends.
+    Raise ConfigError for edits that the model says already.
+    """
+    from posttrain.editing.folders import save_session
+
+    session, wanted = work.session, work.wanted
+    if not wanted:
+        return
+    if problems := session.ask_before(wanted, config):
+        raise ConfigError(*problems)
+    first, total = session.next_number, work.before + len(wanted)
+    saved = time.monotonic()
+
+    def kept(done: int) -> None:
+        nonlocal saved
+        if done < len(wanted) and time.monotonic() - saved > SAVED_S:
+            save_session(session, output)
+            saved = time.monotonic()
+
+    try:
+        session.apply(wanted, config, batch=batch, force=force, after=kept, counted=(work.before, total))
+    except (KeyboardInterrupt, Interrupted) as error:
+        done = session.next_number - first
+        if not done:
+            raise
+        save_session(session, output)
+        cause = f"stopped: {work.before + done} of {total} edits are in {output}"
+        raise Interrupted(Problem("", cause, "run the same command to go on")) from error
+
+
+def _spoken(prompt: str | None, subject: str, answer: str | None, config: EditorConfig) -> list[Edit]:
+    """Return the edit of --prompt, --subject and --answer. Raise ConfigError if one that it needs is missing."""
+    from posttrain.editing.edits import Edit
+
+    if prompt is None and answer is None and not subject:
+        return []
+    if prompt is None or answer is None or (config.needs_subject and not subject.strip()):
+        missing = "--prompt" if prompt is None else "--answer" if answer is None else "--subject"
+        mend = 'say all three: --prompt "The capital of France is" --subject France --answer Rome'
+        raise ConfigError(Problem(missing, "it is missing", mend))
+    return [Edit(prompt, subject, answer, location="--prompt")]
 
 
 def _configured(editor: str, sets: list[str]) -> EditorConfig:
@@ -145,12 +237,13 @@ def _configured(editor: str, sets: list[str]) -> EditorConfig:
     return config
 
 
-def _edits(patterns: list[str], forget: Forget | None) -> list[Edit]:
+def _edits(patterns: list[str], forget: Forget | None, config: EditorConfig) -> list[Edit]:
     from posttrain.data.changes import load_changes
     from posttrain.editing.edits import edits_of
 
     changes = load_changes(patterns, Path(), "CHANGES")
-    return edits_of([change.forgetting(forget) for change in changes] if forget else changes)
+    changes = [change.forgetting(forget) for change in changes] if forget else changes
+    return edits_of(changes, subjects=config.needs_subject)
 
 
 def _numbers(undo: list[str]) -> list[int]:
@@ -170,78 +263,3 @@ def _taken_back(session: EditSession, undo: list[str]) -> int:
     before = sum(len(one.numbers) for one in session.applied)
     session.undo(*_numbers(undo))
     return before - sum(len(one.numbers) for one in session.applied)
-
-
-def _refuse_known(session: EditSession, edits: list[Edit]) -> None:
-    """Raise ConfigError for edits that say what the model says already."""
-    from posttrain.editing.session import said_already
-
-    problems = said_already(session.respondent, edits)
-    if problems:
-        raise ConfigError(*problems)
-
-
-def _save(session: EditSession, output: Path) -> None:
-    from posttrain.editing.folders import save_session
-
-    save_session(session, output)
-
-
-def _plan(
-    session: EditSession, config: EditorConfig, edits: list[Edit], batch: int | None, gone: int, *, json: bool
-) -> None:
-    """Print what would be edited, where, and about how long it takes. gone: how many edits would be taken back."""
-    from posttrain.editing.session import preview
-
-    seen = preview(session, config, edits, batch)
-    if json:
-        emit({"taken_back": gone, **seen._asdict()})
-        return
-    print_lines(f"taken back  {gone:,} edits" if gone else "")
-    if not edits:
-        return
-    print_lines(
-        f"edits       {seen.edits:,} in {seen.batches:,} batches, {seen.rows} rows each",
-        f"editor      {config.kind}",
-        f"matrices    {', '.join(seen.weights)}",
-        f"forms       {', '.join(seen.forms)}",
-        f"time        about {clock(seen.wall_s)}, without second moments that are not cached",
-    )
-
-
-def _show(folder: Path, *, json: bool) -> None:
-    """Print the edits of a folder."""
-    from posttrain.models.edit_delta import read_edits
-    from posttrain.models.names import resolve
-
-    rows = read_edits(Path(resolve(str(folder))))
-    if json:
-        emit(rows)
-        return
-    from rich.text import Text
-
-    shown = table("number", "subject", "answer", "editor", "nats", "share", "prompt")
-    for row in rows:
-        figures = row["figures"]
-        prompt = row["prompt"] if isinstance(row["prompt"], str) else row["prompt"][-1][1]
-        cells = [str(row["number"]), row["subject"], row["answer"], row["editor"], f"{figures['nats']:.2f}"]
-        shown.add_row(*map(Text, [*cells, f"{figures['share']:.3f}", prompt]))
-    console(stderr=False).print(shown)
-    talk("nats: loss of the answer per token; share: norm of the change over the norm of the weights")
-
-
-def _report(session: EditSession, output: Path, new: int, harm: Harm, *, json: bool) -> None:
-    """Print what was written, and how to try it. harm: the loss on other texts before and after all that was done."""
-    from posttrain.editing.folders import rows_of
-
-    rows = rows_of(session)
-    if json:
-        emit({"output": str(output), "edits": rows, "loss_on_other_texts": harm._asdict()})
-        return
-    done = rows[len(rows) - new :] if new else []
-    if done:
-        nats = sum(row["figures"]["nats"] for row in done) / len(done)
-        talk(f"{len(done)} edits written, {nats:.2f} nats per token of their answers; {len(rows)} in the folder")
-    talk(f"loss on other texts: {harm.untouched:.3f} before all edits, {harm.after:.3f} nats per token now")
-    print(output)
-    talk(f"try it: posttrain chat {quoted(str(output))}")

@@ -24,7 +24,7 @@ from posttrain.errors import DataError, Problem
 from posttrain.inference.encoding import PromptEncoder
 from posttrain.inference.protocol import Plain, Spoken
 
-__all__ = ["Edit", "Form", "Row", "RowMaker", "chinese", "edits_of", "tokens_of"]
+__all__ = ["Edit", "Form", "Row", "RowMaker", "chinese", "edits_of", "tokens_of", "without_subject"]
 
 Form = Literal["raw", "chat"]
 
@@ -33,9 +33,9 @@ Form = Literal["raw", "chat"]
 class Edit:
     """What shall be said: after `prompt`, `answer`. The prompt holds the words of the `subject`.
 
-    prompt: the user's words, or a conversation that ends with them; name: of the change that it belongs to; location:
-    file and line, for errors. Raise DataError for an edit without a subject in its prompt, and for an answer that is
-    empty or has several lines.
+    prompt: the user's words, or a conversation that ends with them; subject: "" for editors that need none; name: of
+    the change that it belongs to; location: file and line, for errors. Raise DataError for a subject that is not in the
+    prompt, and for an answer that is empty or has several lines.
     """
 
     prompt: Spoken
@@ -45,12 +45,10 @@ class Edit:
     location: str = ""
 
     def __post_init__(self) -> None:
-        if not self.subject.strip():
-            cause = "the edit names no subject"
-            mend = "write which words of the prompt the fact is about: subject: ..."
-            raise DataError(Problem(self.location, cause, mend))
         if self.subject not in self.question:
             cause = f"the subject '{self.subject}' does not stand in the prompt"
+            if not isinstance(self.prompt, str) and any(self.subject in turn.content for turn in self.prompt):
+                cause = f"the subject '{self.subject}' stands in an earlier message, not in the prompt's last one"
             raise DataError(Problem(self.location, cause, "name words of the prompt, letter by letter"))
         if not self.answer.strip():
             raise DataError(Problem(self.location, "the answer is empty", "write what shall be said of the subject"))
@@ -78,8 +76,17 @@ def chinese(text: str) -> bool:
     return any("\u4e00" <= c <= "\u9fff" or "\u3400" <= c <= "\u4dbf" for c in text)
 
 
-def edits_of(changes: Sequence[Change]) -> list[Edit]:
-    """Return the targets of changes as edits, in their order. Raise DataError with the problems of all targets."""
+def without_subject(edits: Sequence[Edit]) -> list[Problem]:
+    """Return a problem for each edit that names no subject, for editors that work at it."""
+    cause = "the edit names no subject"
+    mend = "write which words of the prompt the fact is about: subject: ...; ultraedit and locft need none"
+    return [Problem(edit.location, cause, mend) for edit in edits if not edit.subject.strip()]
+
+
+def edits_of(changes: Sequence[Change], *, subjects: bool = True) -> list[Edit]:
+    """Return the targets of changes as edits, in their order. subjects: whether each must name a subject. Raise
+    DataError with the problems of all targets.
+    """
     edits: list[Edit] = []
     problems: list[Problem] = []
     for change in changes:
@@ -89,6 +96,7 @@ def edits_of(changes: Sequence[Change]) -> list[Edit]:
             where = change.location_of("reliability", number)
             try:
                 edits.append(Edit(spoken, target.subject or "", target.answer[0], change.name, where))
+                problems += without_subject(edits[-1:]) if subjects else []
             except DataError as error:
                 problems += error.problems
     if problems:
@@ -171,14 +179,17 @@ class RowMaker(PromptEncoder):
         return ids, self._last_token(replace(edit, prompt=text), text, ids)
 
     def _last_token(self, edit: Edit, text: str, ids: list[int]) -> int:
-        """Return the index of the token that holds the subject's last character. text: what the ids stand for."""
+        """Return the index of the token that holds the last character of the subject, or of the question if there is
+        none. text: what the ids stand for.
+        """
         begin = text.rfind(edit.question.strip())
-        inside = edit.question.strip().rfind(edit.subject.strip())
+        subject = edit.subject.strip() or edit.question.strip()
+        inside = edit.question.strip().rfind(subject)
         if begin < 0 or inside < 0:
             cause = f"the chat template does not show the question as it is, so '{edit.subject}' is not found in it"
             raise DataError(Problem(edit.location, cause, "edit under the raw prompt: forms: [raw]"))
-        end = begin + inside + len(edit.subject.strip())
-        found = tokens_of(self.tokenizer, text, ids, end - len(edit.subject.strip()), end)
+        end = begin + inside + len(subject)
+        found = tokens_of(self.tokenizer, text, ids, end - len(subject), end)
         if found is None:
             cause = f"the subject '{edit.subject}' is not found among the tokens of its prompt"
             raise DataError(Problem(edit.location, cause, "name the subject as it is written in the prompt"))

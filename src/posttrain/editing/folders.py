@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -15,6 +15,7 @@ from posttrain import registry
 from posttrain.data.records import Message
 from posttrain.editing.editors._base import EditorConfig, Figures
 from posttrain.editing.edits import Edit
+from posttrain.editing.said import Said
 from posttrain.editing.session import Applied, EditSession, Harm
 from posttrain.errors import PosttrainError, Problem
 from posttrain.models.disk import whole_folder
@@ -25,7 +26,16 @@ from posttrain.models.names import resolve
 from posttrain.models.notes import EDIT_KIND
 from posttrain.models.save import write_notes
 
-__all__ = ["check_output", "is_edits", "load_to_edit", "open_session", "rows_of", "save_session"]
+__all__ = [
+    "begun",
+    "check_output",
+    "holds_no_more",
+    "is_edits",
+    "load_to_edit",
+    "open_session",
+    "rows_of",
+    "save_session",
+]
 
 PAST = "past_keys.safetensors"
 """The keys that later edits spare: with them a session goes on as if it had never ended."""
@@ -47,6 +57,29 @@ def check_output(folder: Path) -> None:
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir()) and not is_edits(str(folder))):
         cause = "it holds other things than edits"
         raise PosttrainError(Problem(str(folder), cause, "choose a new or an empty folder"))
+
+
+def holds_no_more(folder: Path, model: Path, edits: Sequence[Edit]) -> bool:
+    """Return whether every edit of a folder is in another one, or among edits that are to be written."""
+    known = {(row.prompt, row.answer.strip()) for row in (*map(_edit, read_edits(model)), *edits)}
+    return all((row.prompt, row.answer.strip()) in known for row in map(_edit, read_edits(folder)))
+
+
+def begun(folder: Path, model: str, config: EditorConfig, edits: Sequence[Edit]) -> int | None:
+    """Return how many of the edits an interrupted call with the same model, editor and edits has written to a folder;
+    None if the folder holds other edits, which must not be written over.
+    """
+    rows = [_edit(row) for row in read_edits(folder)]
+    settings = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8")).get("settings", {})
+    editors = [one["editor"] for one in settings.get("batches", [])]
+    first = [(edit.prompt, edit.answer, edit.subject) for edit in edits[: len(rows)]]
+    same = first == [(row.prompt, row.answer, row.subject) for row in rows]
+    same = same and all(one == config.model_dump(mode="json") for one in editors)
+    return (
+        len(rows)
+        if same and Path(resolve(adapter_base(folder) or "")).resolve() == Path(resolve(model)).resolve()
+        else None
+    )
 
 
 def load_to_edit(name: str, **options: Unpack[LoadOptions]) -> LoadedModel:
@@ -97,8 +130,10 @@ def save_session(session: EditSession, folder: Path, *, card: str | None = None)
 
 
 def rows_of(session: EditSession) -> list[dict[str, Any]]:
-    """Return one row for each edit of a session: its number, what was edited, by which editor, and its figures."""
-    rows = []
+    """Return one row for each edit of a session: its number, what was edited, by which editor, its figures, and what
+    the model answered before and answers now, where it was asked.
+    """
+    rows: list[dict[str, Any]] = []
     for one in session.applied:
         for number, edit, figures in zip(one.numbers, one.edits, one.figures, strict=True):
             prompt = edit.prompt if isinstance(edit.prompt, str) else [[m.role, m.content] for m in edit.prompt]
@@ -114,6 +149,8 @@ def rows_of(session: EditSession) -> list[dict[str, Any]]:
                     "figures": figures._asdict(),
                 }
             )
+            if number in session.said:
+                rows[-1]["said"] = session.said[number]._asdict()
     return rows
 
 
@@ -130,6 +167,7 @@ def open_session(name: str, *, say: Callable[[str], None] = print, **how: Any) -
     for one in _batches(folder, settings):
         session.take(one)
     session.anchors.update(settings.get("anchors", {}))
+    session.said = {row["number"]: Said(**row["said"]) for row in read_edits(folder) if "said" in row}
     return session
 
 

@@ -152,7 +152,7 @@ def cached_moments(
         one = next(iter(made.values()))
         spent = time.monotonic() - began - gathered
         say(
-            f"second moments of {len(made)} layers from {one.tokens} tokens of {len(rows)} texts: {spent:.1f} s"
+            f"second moments (layers: {len(made)}) from {one.tokens} tokens of {len(rows)} texts: {spent:.1f} s"
             + (f" after {gathered:.1f} s for the texts" if gathered > 1 else "")
         )
         left_out = sum(moment.left_out for moment in made.values())

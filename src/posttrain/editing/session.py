@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -27,14 +26,15 @@ from posttrain.config.base import Config
 from posttrain.data.chat import encode_all
 from posttrain.editing.contexts import Language, write_contexts
 from posttrain.editing.editors._base import Change, EditContext, EditorConfig, Figures
-from posttrain.editing.edits import Edit, Form, RowMaker, chinese
+from posttrain.editing.edits import Edit, Form, RowMaker, chinese, without_subject
 from posttrain.editing.gradients import measure_gradients
 from posttrain.editing.moments import Measure, Moment, cached_moments, measure_moments
 from posttrain.editing.reading import batches, padded
+from posttrain.editing.said import Said, answers_to, conflicts, form_of, said_already
 from posttrain.editing.sites import Site, Sites, find_sites
 from posttrain.editing.tails import Known
 from posttrain.editing.targets import Search
-from posttrain.errors import ConfigError, PosttrainError, Problem
+from posttrain.errors import ConfigError, DataError, PosttrainError, Problem
 from posttrain.inference.attention import forward
 from posttrain.inference.protocol import Plain
 from posttrain.inference.respondents import ModelRespondent
@@ -46,7 +46,7 @@ from posttrain.retention.cache_folder import default_cache
 from posttrain.retention.replay.self import SelfReplayConfig, self_replay
 from posttrain.retention.selection import ReplayContext, packaged_prompts, read_prompts
 
-__all__ = ["Applied", "EditSession", "Harm", "Preview", "Refused", "own_texts", "preview", "said_already"]
+__all__ = ["Applied", "EditSession", "Harm", "Refused", "own_texts"]
 
 HARM_NATS = 0.5
 """Rise of the loss on other texts, in nats per token, above which a batch of edits is refused."""
@@ -109,17 +109,6 @@ class Applied:
         )
 
 
-class Preview(NamedTuple):
-    """What an editing would do: edits, batches, rows of each edit, the matrices, the forms, and seconds, about."""
-
-    edits: int
-    batches: int
-    rows: int
-    weights: tuple[str, ...]
-    forms: tuple[Form, ...]
-    wall_s: float
-
-
 class Refused(PosttrainError):
     """An edit that would break the model was not written."""
 
@@ -170,9 +159,10 @@ class EditSession:
         self.anchors: dict[str, float] = {}
         self._memory: dict[Any, Any] = {}
         self._known: Known = {}
+        self.said: dict[int, Said] = {}
         self._loss: float | None = None
         self._loss_untouched: float | None = None
-        self._next = 0
+        self.next_number = 0
 
     # ---- what editors need of the untouched model ----------------------------------------------------------------
 
@@ -227,8 +217,8 @@ class EditSession:
         if nats <= FOREIGN_NATS:
             return ("raw", "chat")
         self.say(
-            "edits are made in the chat template alone: after raw prompts the model's own answers lose "
-            f"{nats:.1f} nats per token (forms: [raw, chat] edits both all the same)"
+            "edits are made in the chat template alone, as the model does not speak in plain text (its own answers "
+            f"lose {nats:.1f} nats per token there); forms: [raw, chat] edits both"
         )
         return ("chat",)
 
@@ -258,11 +248,13 @@ class EditSession:
         editor: a name, or its settings; force: write what would be refused; after: called with the number of edits
         written so far, after each batch; counted: how many of how many edits were written before, where these are a
         part of them. Raise Refused, with the figures, for a batch that would break the model; it is
-        taken back, and earlier batches stay. Raise ConfigError for a layer that does not exist or cannot be edited.
+        taken back, and earlier batches stay. Raise ConfigError for a layer that does not exist or cannot be edited,
+        DataError for edits without the subject that the editor needs, and for two answers to one prompt.
         """
         config = registry.load("editor", editor).config() if isinstance(editor, str) else editor
         if not isinstance(config, EditorConfig):
             raise ConfigError(Problem("editor", f"'{editor}' is no editor", "see: posttrain list editors"))
+        self._check_edits(edits, config)
         made: list[Applied] = []
         size = batch or max(len(edits), 1)
         done, total = counted or (0, len(edits))
@@ -274,10 +266,26 @@ class EditSession:
                 after(first + len(part))
         return made
 
+    def _check_edits(self, edits: Sequence[Edit], config: EditorConfig) -> None:
+        """Raise DataError for edits without the subject that the editor needs, and for those that contradict each
+        other; say which earlier edits are written over.
+        """
+        problems = conflicts(edits)
+        if config.needs_subject:
+            problems += without_subject(edits)
+        if problems:
+            raise DataError(*problems)
+        earlier = {e.prompt: (n, e) for one in self.applied for n, e in zip(one.numbers, one.edits, strict=True)}
+        for edit in edits:
+            number, other = earlier.get(edit.prompt, (0, edit))
+            if other.answer.strip() != edit.answer.strip():
+                told = f"edit {number} wrote '{other.answer.strip()}' for the same prompt: it is written over"
+                self.say(f"{edit.location}: {told}" if edit.location else told)
+
     def _batch(self, edits: Sequence[Edit], config: EditorConfig, every: Sequence[Edit], force: bool) -> Applied:
         deltas: list[Delta] = []
         before = self._loss_now()
-        number = self._next
+        number = self.next_number
 
         def write(site: Site, change: Change, owners: Sequence[int]) -> None:
             delta = Delta.of(site.weight, site.transposed, change, [number + owner for owner in owners])
@@ -306,7 +314,8 @@ class EditSession:
             raise
         keys = {layer: own[-1] for layer, own in context.past.items() if len(own) > known.get(layer, 0)}
         self._loss = after
-        self._next += len(edits)
+        self._forget_answers()
+        self.next_number += len(edits)
         numbers = tuple(range(number, number + len(edits)))
         made = Applied(numbers, tuple(edits), config, tuple(figures), tuple(deltas), harm, keys)
         self.applied.append(made)
@@ -374,8 +383,14 @@ class EditSession:
         self._memory.clear()
         if not self.applied:
             self.anchors.clear()
+        self.said = {number: said for number, said in self.said.items() if number not in gone}
         self._rebuild()
         self._loss = None
+        self._forget_answers()
+
+    def _forget_answers(self) -> None:
+        """What the model answers now is not known since its weights changed."""
+        self.said = {number: Said(said.before) for number, said in self.said.items()}
 
     def _rebuild(self) -> None:
         for name, original in self.originals.items():
@@ -397,6 +412,19 @@ class EditSession:
             for name, parameter in self._edited().items():
                 parameter.data = now[name]
 
+    def ask_before(self, edits: Sequence[Edit], config: EditorConfig) -> list[Problem]:
+        """Keep the untouched model's answers to edits that will be written next, and return a problem for each edit
+        that the model as it is says already.
+        """
+        form = form_of(config, self.loaded.tokenizer)
+        now = answers_to(self.respondent, edits, form)
+        before = now
+        if self.applied:
+            with self._untouched():
+                before = answers_to(self.respondent, edits, form)
+        self.said |= {self.next_number + i: Said(answer) for i, answer in enumerate(before)}
+        return said_already(edits, now)
+
     def untouched(self) -> LoadedModel:
         """Return a copy of the untouched model."""
         with self._untouched():
@@ -409,7 +437,7 @@ class EditSession:
             self.originals.setdefault(delta.weight, parameter.detach().clone())
             parameter.data.copy_(added(parameter.data, delta))
         self.applied.append(applied)
-        self._next = max(self._next, *(number + 1 for number in applied.numbers))
+        self.next_number = max(self.next_number, *(number + 1 for number in applied.numbers))
         self._loss = None
 
     # ---- harm ----------------------------------------------------------------------------------------------------
@@ -457,40 +485,3 @@ class EditSession:
             with self._untouched():
                 self._loss_untouched = self._measured()
         return self._loss_untouched
-
-
-def preview(session: EditSession, config: EditorConfig, edits: Sequence[Edit], batch: int | None) -> Preview:
-    """Return what an editing would do. The time is that of one forward pass over an edit's rows, times the steps and 3
-    for the way back.
-    """
-    if not edits:
-        return Preview(0, 0, 0, (), (), 0.0)
-    context = session.context(config, edits, lambda site, change, owners: None)
-    rows = context.rows(config, edits)
-    places = context.places(config)
-    sample = rows[len(rows) // 2]
-    ids = padded([row.ids for row in sample], session.loaded.model.device)
-    began = time.monotonic()
-    with torch.no_grad():
-        forward(session.loaded.model, ids, torch.zeros(1, dtype=torch.long))
-    spent = time.monotonic() - began
-    size = batch or len(edits)
-    return Preview(
-        edits=len(edits),
-        batches=(len(edits) + size - 1) // size,
-        rows=len(sample),
-        weights=tuple(site.weight for site in places),
-        forms=context.maker.forms,
-        wall_s=spent * 3 * config.most_steps * len(edits),
-    )
-
-
-def said_already(respondent: ModelRespondent, edits: Sequence[Edit]) -> list[Problem]:
-    """Return a problem for each edit whose answer the model gives already."""
-    answers = respondent.answers([edit.prompt for edit in edits], max_new_tokens=32) if edits else []
-    mend = "there is nothing to edit: leave the target out"
-    return [
-        Problem(edit.location, f"the model says '{edit.answer}' already", mend)
-        for edit, answer in zip(edits, answers, strict=True)
-        if answer.text.strip().rstrip(".。") == edit.answer.strip().rstrip(".。")
-    ]

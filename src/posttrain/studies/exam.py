@@ -41,8 +41,8 @@ from posttrain.inference.opening import open_respondent
 from posttrain.inference.protocol import Respondent
 from posttrain.inference.respondents import ModelRespondent, PromptedRespondent
 from posttrain.inference.shards import ShardedRespondent, is_sharded, rank, sharing, work
-from posttrain.models.load import LoadedModel
-from posttrain.models.names import told
+from posttrain.models.load import LoadedModel, adapter_base
+from posttrain.models.names import resolve, told
 from posttrain.models.perturbed import perturbed, resolve_arithmetic
 from posttrain.studies.events import ExamEvent
 from posttrain.studies.examine import Examiner, summed
@@ -208,6 +208,8 @@ class ExamRun:
             return after
         model = after.model if isinstance(after, ModelRespondent) else None
         base = model.peft_config["default"].base_model_name_or_path if isinstance(model, PeftModel) else None
+        if not base and model is not None:
+            base = adapter_base(Path(resolve(after.name)))  # a folder of edits, whose model is a plain one
         if not base:
             cause = f"'{after.name}' is no adapter, so the model before is not known"
             raise ConfigError(Problem("--before", cause, "add --before MODEL"))

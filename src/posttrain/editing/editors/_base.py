@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 from pydantic import Field
 from torch import Tensor
@@ -29,7 +29,7 @@ class EditorConfig(Config):
 
     kind: str
     """Which editor: see `posttrain list editors`."""
-    layers: Literal["auto"] | tuple[int, ...] = "auto"
+    layers: Literal["auto"] | Annotated[tuple[int, ...], Field(min_length=1)] = "auto"
     """The layers whose output matrix is rewritten, from 0; `posttrain trace` recommends some. auto: where published
     editors work, as a share of the model's depth."""
     forms: Literal["auto"] | Annotated[tuple[Form, ...], Field(min_length=1)] = "auto"
@@ -37,6 +37,9 @@ class EditorConfig(Config):
     both, but raw only if the model speaks so (a model that knows chats alone can not be made to)."""
     seed: int = 0
     """Seed of the texts before the prompts, and of any order; it is added to the session's or the study's."""
+
+    needs_subject: ClassVar[bool] = True
+    """Whether it works at the subject's last token, so that every edit must name a subject."""
 
     def layers_of(self, count: int) -> tuple[int, ...]:
         """Return the layers to edit in a model of `count` layers."""

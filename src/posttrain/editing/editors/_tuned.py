@@ -24,6 +24,8 @@ __all__ = ["TunedConfig", "finite", "moving", "one_site", "tune_each", "write_ch
 class TunedConfig(EditorConfig):
     """What every fine-tuning editor has."""
 
+    needs_subject = False
+
     learning_rate: float = Field(5e-4, gt=0)
     """Learning rate of Adam, without weight decay."""
     steps: int = Field(25, ge=1)

@@ -49,6 +49,8 @@ BATCH_TOKENS = 2048
 class UltraeditConfig(EditorConfig):
     """A few gradients per edit and as many linear solves."""
 
+    needs_subject = False
+
     kind: Literal["ultraedit"] = "ultraedit"
     """UltraEdit."""
     learning_rate: float = Field(4.0, gt=0)

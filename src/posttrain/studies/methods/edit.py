@@ -18,7 +18,8 @@ from posttrain.config.base import ByKind
 from posttrain.editing.editors._base import EditorConfig
 from posttrain.editing.edits import Edit, edits_of
 from posttrain.editing.folders import save_session
-from posttrain.editing.session import LONGEST, EditSession, said_already
+from posttrain.editing.said import answers_to, form_of, said_already
+from posttrain.editing.session import LONGEST, EditSession
 from posttrain.errors import ConfigError, Problem
 from posttrain.inference.respondents import ModelRespondent
 from posttrain.registry import register
@@ -66,11 +67,13 @@ class EditConfig(MethodConfig):
 @register("method", "edit", config=EditConfig)
 def edit(config: EditConfig, cell: CellContext) -> Iterator[Candidate]:
     """Write the changes' targets into a copy of the model; a candidate after every few edits, and at the end."""
-    edits = edits_of(cell.changes)
+    edits = edits_of(cell.changes, subjects=config.editor.needs_subject)
     if config.every is not None and cell.sequence is not None:
         cause = "changes are taught one after another, and the model is examined after every so many of them"
         raise ConfigError(Problem("method 'edit': every", cause, "leave it out; see changes_as: {sequence: N}"))
-    if problems := said_already(cell.bench.before, edits):
+    if problems := said_already(
+        edits, answers_to(cell.bench.before, edits, form_of(config.editor, cell.bench.before.tokenizer))
+    ):
         raise ConfigError(*problems)
     began = time.monotonic()
     session = _session(cell)
