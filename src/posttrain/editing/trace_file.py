@@ -122,11 +122,12 @@ class Skipped(_Part):
 class Advice(_Part):
     """Which layers to edit.
 
-    verdict: `peak` (one layer has an effect that is above zero, counting that it was chosen among all), `hint` (too few
-    facts to say), or `none`; layer: the one with the largest mean effect of `kind` at tokens of `role`; layers: for an
-    editor of one layer; band: for an editor of several; mean, low, high: of that layer; alike: the layers that are the
-    largest in 95 % of resamples of the facts, the likeliest first; left_out: so many layers from the first on, whose
-    windows hold layer 0, were not considered; first: the largest mean effect of these; reason: in words.
+    verdict: `peak` (one layer has an effect that is above zero, counting that it was chosen among all), `hint` (a large
+    effect, but too few facts to be sure), or `none`; layer: the one with the largest mean effect of `kind` at tokens of
+    `role`; layers: for an editor of one layer; band: for an editor of several; mean, low, high: of that layer; alike:
+    the layers that are the largest in 95 % of resamples of the facts, the likeliest first; left_out: so many layers
+    from the first on, whose windows hold layer 0, were not considered; first: the largest mean effect of these; reason:
+    in words.
     """
 
     verdict: Literal["peak", "hint", "none"]
