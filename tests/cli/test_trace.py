@@ -20,7 +20,7 @@ ROWS: list[dict[str, Any]] = [
     {"name": "hamlet", "prompt": "who wrote Hamlet?", "subject": "Hamlet", "answer": "Shakespeare"},
     {"name": "japan", "prompt": "capital of Japan?", "subject": "Japan", "answer": "Kyoto"},
 ]
-FEW = ["--set", "samples=2"]
+FEW = ["--set", "samples=2", "--set", "least_fall=0"]
 
 
 @pytest.fixture
@@ -50,6 +50,14 @@ def test_a_trace(facts: list[str], tmp_path: Path, capsys: pytest.CaptureFixture
     again = capsys.readouterr()
     assert "2 of 2 facts were traced before and are kept" in again.err
     assert json.loads(again.out) == made.model_dump(mode="json")
+
+
+def test_an_answer_that_survives_the_noise(facts: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["trace", str(talker()), *facts, "--set", "samples=2", "--set", "kinds=[state]"]) == 0
+    said = capsys.readouterr().out
+    assert "not traced: 2 of 3 facts" in said
+    assert "hamlet: the probability of 'Sh' is 0.9" in said
+    assert "it falls by less than 10 %" in said
 
 
 def test_settings_of_the_command_line(facts: list[str], capsys: pytest.CaptureFixture[str]) -> None:

@@ -62,7 +62,7 @@ def trace(
         typer.Option(
             "--set",
             metavar="KEY=VALUE",
-            help="A setting: kinds, window, samples, noise, score, max_new_tokens, batch_tokens.",
+            help="A setting: kinds, window, samples, noise, least_fall, score, max_new_tokens, batch_tokens.",
         ),
     ] = None,
     dry_run: DryRunOption = False,
