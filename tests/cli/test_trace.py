@@ -72,7 +72,9 @@ def test_settings_of_the_command_line(facts: list[str], capsys: pytest.CaptureFi
     assert "nothing was kept: with --output DIR there are pictures" in said.err
 
 
-def test_a_dry_run(facts: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_dry_run(
+    facts: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert main(["trace", str(talker()), *facts, "--dry-run", "-o", "out"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == f"model       {talker()}: 2 layers, windows of 1"
@@ -85,6 +87,12 @@ def test_a_dry_run(facts: list[str], tmp_path: Path, capsys: pytest.CaptureFixtu
     told = json.loads(capsys.readouterr().out)
     assert (told["facts"], told["form"], told["layers"], told["window"]) == (2, "raw", 2, 1)
     assert 0 < told["wall_s"] < 60
+    monkeypatch.setattr("posttrain.studies.speed.flops_per_s", lambda: 1e12)
+    seconds = []
+    for more in ([], ["-o", "out"]):
+        assert main(["trace", str(talker()), *facts, "--dry-run", "--json", *more]) == 0
+        seconds.append(json.loads(capsys.readouterr().out)["wall_s"])
+    assert seconds[1] - seconds[0] == pytest.approx(5 * 0.4), "three facts and the two averages are drawn"
 
 
 @pytest.mark.parametrize("dry", [[], ["--dry-run"]])

@@ -35,6 +35,10 @@ if TYPE_CHECKING:
     from posttrain.models.load import Source
 
 
+PICTURE_S = 0.4
+"""Seconds of drawing a picture."""
+
+
 def trace(
     model: Annotated[
         str,
@@ -162,7 +166,8 @@ def _dry_run(
     from posttrain.editing.places import auto_window
     from posttrain.inference.opening import read_prompts
     from posttrain.models.load import base_of, check_folder, config_of
-    from posttrain.studies.estimate import exam_s, flops_per_s, parameters_of
+    from posttrain.reports.trace_charts import DRAWN
+    from posttrain.studies.speed import exam_s, flops_per_s, parameters_of
 
     check_folder(model)
     source: Source = {"offline": not download, "trust_remote_code": trust_remote_code}
@@ -175,6 +180,8 @@ def _dry_run(
     half = sum(n * (n + 1) // 2 for n in lengths) * layers * len(config.kinds) * config.samples // 2
     parameters = parameters_of(base_of(model), download=download, trust_remote_code=trust_remote_code)
     wall_s = exam_s(parameters, half, len(asked), flops_per_s())
+    if output is not None:
+        wall_s += (min(len(asked), DRAWN) + 2) * PICTURE_S
     if json:
         emit({
             "model": model, "facts": len(asked), "form": reader.form, "layers": layers, "window": window,
