@@ -103,6 +103,7 @@ def test_what_it_cannot(facts: list[str], tmp_path: Path, capsys: pytest.Capture
         (["nothing.yaml"], 3, "FACTS: no file matches 'nothing.yaml'"),
         ([*facts, "--set", "sample=2"], 2, "--set: unknown key 'sample'; did you mean 'samples'?"),
         ([*facts, "--set", "kinds=[mlps]"], 2, "--set: kinds.0:"),
+        ([*facts, "-o", "rows.jsonl"], 2, "--output: rows.jsonl is a file; name a folder"),
         ([*facts, "--set", "samples=0"], 2, "--set: samples: input should be greater than or equal to 1"),
     )
     for words, code, message in cases:

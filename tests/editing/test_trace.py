@@ -224,6 +224,7 @@ def test_finished_facts_are_kept(
     assert (count[0], again.facts) == (4, traced.facts)
     trace(loaded, FACTS, TraceConfig(samples=1, least_fall=0), folder=tmp_path, say=said.append)
     assert count[0] == 7, "other settings are another trace"
+    assert said[-1] == "what was traced here before had other facts, settings or weights: every fact is traced anew"
 
 
 def test_the_file(traced: Trace, tmp_path: Path) -> None:

@@ -129,7 +129,7 @@ def test_few_facts_are_a_hint_if_the_effect_is_large() -> None:
     for effects, why in (
         ([flat(0.1, 0.079)], f"{least} to go by one fact"),
         ([flat(0.9, 0.0001)], f"{least} to go by one fact"),
-        ([flat(-0.1, -0.2)], "no layer brings anything back"),
+        ([flat(-0.1, -0.2)], "no layer that is counted brings anything back"),
         ([flat(0.1, 0.07)] * 3, f"{least} for fewer than 5 facts"),
         ([flat(0.1, 0.1), flat(0.1, 0.5)], "the interval over 2 facts contains 0"),
     ):

@@ -80,6 +80,7 @@ def trace(
     With --output the trace, its pictures and every finished fact are kept, and the same command goes on after a kill.
     """
     from posttrain.editing.facts import read_facts
+    from posttrain.editing.trace_file import check_output
     from posttrain.inference.opening import is_remote
 
     if is_remote(model):
@@ -87,6 +88,8 @@ def trace(
         raise ConfigError(Problem(model, cause, "give a folder, a .gguf file, a hub id or pocket:chat"))
     config = _config(form, sets or [])
     known = read_facts(facts, Path.cwd())[:limit]
+    if output is not None:
+        check_output(output)
     if dry_run:
         _dry_run(model, known, config, output, json=json, download=download, trust_remote_code=trust_remote_code)
         return

@@ -157,6 +157,8 @@ class _Tracing:
         left = sum(len(self._cells(one.row)) for one, key in zip(chosen, keys, strict=True) if key not in doing.known)
         if old := sum(key in doing.known for key in keys):
             self.say(f"{old} of {len(keys)} facts were traced before and are kept")
+        elif doing.known:
+            self.say("what was traced here before had other facts, settings or weights: every fact is traced anew")
         kept = (
             "finished facts are kept, and the same command goes on" if folder else "nothing of it is kept: give -o DIR"
         )

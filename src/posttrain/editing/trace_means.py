@@ -168,7 +168,7 @@ def advise(facts: Sequence[FactTrace], width: int, *, seed: int = 0) -> Advice |
 def _no_hint(average: Average, layer: int, total: float) -> str:
     """Return why the mean effect of a few facts at a layer is not even a hint, or ""."""
     if average.mean[layer] <= 0:
-        return "no layer brings anything back"
+        return "no layer that is counted brings anything back"
     if average.mean[layer] < HINTS * total:
         share = f"{100 * HINTS:.0f} %"
         if average.n == 1:
