@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from posttrain.config import change as module
 from posttrain.config.change import Change, load_change
+from posttrain.config.load import read_yaml
 from posttrain.errors import ConfigError
 
 GOOD = """\
@@ -182,13 +182,12 @@ def test_what_is_wrong_with_a_change_that_forgets(tmp_path: Path, old: str, new:
 def test_a_file_is_parsed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Parsing is slow: 70 ms for a change of the demo."""
     parsed: list[Path] = []
-    right = module.read_yaml
 
     def counted(path: Path, schema: str = "") -> Any:
         parsed.append(path)
-        return right(path, schema)
+        return read_yaml(path, schema)
 
-    monkeypatch.setattr(module, "read_yaml", counted)
+    monkeypatch.setattr("posttrain.config.change.read_yaml", counted)
     (tmp_path / "a.yaml").write_text("name: a\ntarget: [{prompt: who?, answer: me}]\n", encoding="utf-8")
     change = load_change(tmp_path / "a.yaml")
     assert change.location_of("reliability", 0).startswith(f"{tmp_path / 'a.yaml'}:2 ")

@@ -10,8 +10,8 @@ own interval says too much; whether it is above zero is decided by a band that h
 same resamples say which layers would have been the largest.
 
 Fewer than five facts have no such band. They give a hint at most, and only for a large effect: at least a tenth of what
-the noise took away, and from two facts on with Student's interval above zero. An effect of less than a hundredth of it
-is never recommended, however sure it is.
+the noise took away, and from two facts on with Student's interval above zero. An effect of less than a twentieth of
+it is never recommended, however sure it is.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ FEWEST = 5
 """With fewer facts nothing is said about all layers at once."""
 HINTS = 0.1
 """With fewer facts, an effect is a hint from this share of the total effect on."""
-LEAST = 0.01
+LEAST = 0.05
 """A smaller share of the total effect is no reason to edit a layer, whatever its interval."""
 BAND = 6
 """A band of layers has a sixth of the depth, as published bands have (4 to 8 of 32, 3 to 8 of 28)."""
