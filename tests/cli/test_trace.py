@@ -20,7 +20,7 @@ ROWS: list[dict[str, Any]] = [
     {"name": "hamlet", "prompt": "who wrote Hamlet?", "subject": "Hamlet", "answer": "Shakespeare"},
     {"name": "japan", "prompt": "capital of Japan?", "subject": "Japan", "answer": "Kyoto"},
 ]
-FEW = ["--set", "samples=2"]
+FEW = ["--set", "samples=2", "--set", "least_fall=0"]
 
 
 @pytest.fixture
@@ -52,6 +52,14 @@ def test_a_trace(facts: list[str], tmp_path: Path, capsys: pytest.CaptureFixture
     assert json.loads(again.out) == made.model_dump(mode="json")
 
 
+def test_an_answer_that_survives_the_noise(facts: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["trace", str(talker()), *facts, "--set", "samples=2", "--set", "kinds=[state]"]) == 0
+    said = capsys.readouterr().out
+    assert "not traced: 2 of 3 facts" in said
+    assert "hamlet: the probability of 'Sh' is 0.9" in said
+    assert "it falls by less than 10 %" in said
+
+
 def test_settings_of_the_command_line(facts: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     words = ["trace", str(talker()), *facts, *FEW, "--set", "kinds=[state]", "--limit", "1", "--seed", "3", "--json"]
     assert main(words) == 0
@@ -64,7 +72,9 @@ def test_settings_of_the_command_line(facts: list[str], capsys: pytest.CaptureFi
     assert "nothing was kept: with --output DIR there are pictures" in said.err
 
 
-def test_a_dry_run(facts: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_dry_run(
+    facts: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert main(["trace", str(talker()), *facts, "--dry-run", "-o", "out"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == f"model       {talker()}: 2 layers, windows of 1"
@@ -77,6 +87,12 @@ def test_a_dry_run(facts: list[str], tmp_path: Path, capsys: pytest.CaptureFixtu
     told = json.loads(capsys.readouterr().out)
     assert (told["facts"], told["form"], told["layers"], told["window"]) == (2, "raw", 2, 1)
     assert 0 < told["wall_s"] < 60
+    monkeypatch.setattr("posttrain.studies.speed.flops_per_s", lambda: 1e12)
+    seconds = []
+    for more in ([], ["-o", "out"]):
+        assert main(["trace", str(talker()), *facts, "--dry-run", "--json", *more]) == 0
+        seconds.append(json.loads(capsys.readouterr().out)["wall_s"])
+    assert seconds[1] - seconds[0] == pytest.approx(5 * 0.4), "three facts and the two averages are drawn"
 
 
 @pytest.mark.parametrize("dry", [[], ["--dry-run"]])
@@ -87,6 +103,7 @@ def test_what_it_cannot(facts: list[str], tmp_path: Path, capsys: pytest.Capture
         (["nothing.yaml"], 3, "FACTS: no file matches 'nothing.yaml'"),
         ([*facts, "--set", "sample=2"], 2, "--set: unknown key 'sample'; did you mean 'samples'?"),
         ([*facts, "--set", "kinds=[mlps]"], 2, "--set: kinds.0:"),
+        ([*facts, "-o", "rows.jsonl"], 2, "--output: rows.jsonl is a file; name a folder"),
         ([*facts, "--set", "samples=0"], 2, "--set: samples: input should be greater than or equal to 1"),
     )
     for words, code, message in cases:

@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from posttrain.config.change import Change, load_change
+from posttrain.config.load import read_yaml
 from posttrain.errors import ConfigError
 
 GOOD = """\
@@ -175,3 +177,21 @@ def test_what_is_wrong_with_a_change_that_forgets(tmp_path: Path, old: str, new:
     with pytest.raises(ConfigError) as caught:
         load_change(write(tmp_path, FORGET.replace(old, new)))
     assert expected in str(caught.value)
+
+
+def test_a_file_is_parsed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parsing is slow: 70 ms for a change of the demo."""
+    parsed: list[Path] = []
+
+    def counted(path: Path, schema: str = "") -> Any:
+        parsed.append(path)
+        return read_yaml(path, schema)
+
+    monkeypatch.setattr("posttrain.config.change.read_yaml", counted)
+    (tmp_path / "a.yaml").write_text("name: a\ntarget: [{prompt: who?, answer: me}]\n", encoding="utf-8")
+    change = load_change(tmp_path / "a.yaml")
+    assert change.location_of("reliability", 0).startswith(f"{tmp_path / 'a.yaml'}:2 ")
+    assert len(parsed) == 1
+    (tmp_path / "a.yaml").write_text("name: other\n\ntarget: [{prompt: who?, answer: me}]\n", encoding="utf-8")
+    assert load_change(tmp_path / "a.yaml").name == "other"
+    assert len(parsed) == 2

@@ -49,7 +49,8 @@ def test_the_words_before_are_read_and_their_mention_of_the_subject_gets_noise()
     assert (first.ids, first.noisy, first.asked) == ([1, 2, 3, 4], (2,), range(3, 4))
     whole = whole_row(asked(), SENTENCE)
     assert len(whole.targets) == 8
-    assert whole.noisy == (2,), "what is scored is not read"
+    assert whole.noisy == (2, 7), "so that tokens behind the mention have the probabilities of their own rows"
+    assert whole_row(asked(), reply("In", " Australia")).noisy == (2,), "the last token is not read"
 
 
 def falls(*pairs: tuple[float, float]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -59,22 +60,28 @@ def falls(*pairs: tuple[float, float]) -> tuple[torch.Tensor, torch.Tensor]:
 
 def test_without_a_stated_answer_the_first_new_word_that_depends_on_the_subject_is_scored() -> None:
     pairs = [(0.9, 0.1), (0.9, 0.9), (0.9, 0.9), (0.9, 0.0001), (0.9, 0.1), (0.8, 0.3), (0.9, 0.1), (0.9, 0.9)]
-    assert depending(None, asked(), SENTENCE, *falls(*pairs)) == Scored(5, 6)  # 0.5 of at most 0.8
-    pairs[5] = (0.8, 0.5)
-    assert depending(None, asked(), SENTENCE, *falls(*pairs)) == Scored(6, 7)  # 0.3 is less than half
+    assert depending(asked(), SENTENCE, *falls(*pairs)) == Scored(5, 6)  # 0.5 of at most 0.8
+    pairs[0] = (0.95, 0.1)
+    pairs[5] = (0.9, 0.5)
+    assert depending(asked(), SENTENCE, *falls(*pairs)) == Scored(5, 6), (
+        "berra, which falls more, does not begin a word"
+    )
+    two = reply("Near", " Can", "berra")
+    assert depending(asked(), two, *falls((0.9, 0.6), (0.9, 0.1), (0.9, 0.0001))) == Scored(1, 2)  # 0.3 of 0.8
+    assert depending(asked(), two, *falls((0.9, 0.4), (0.9, 0.1), (0.9, 0.0001))) == Scored(0, 1)  # 0.5 of 0.8
     one = reply("No", " idea", ". Rome")
-    assert depending(None, asked(), one, *falls((0.5, 0.6), (0.5, 0.7), (0.9, 0.1))) == Scored(0, 1)
+    assert depending(asked(), one, *falls((0.5, 0.6), (0.5, 0.7), (0.9, 0.1))) == Scored(0, 1)
 
 
 def test_a_reply_without_a_new_word_is_not_traced() -> None:
     one = reply("Australia", " is", " the", ".")
-    told = depending(None, asked(), one, *falls(*[(0.9, 0.1)] * 4))
+    told = depending(asked(), one, *falls(*[(0.9, 0.1)] * 4))
     assert told == Unscored("the model says 'Australia is the.': all of its words are common ones or the question's")
     chinese = reply("澳洲", "的")
-    assert isinstance(depending(None, asked("澳洲的首都？", "澳洲"), chinese, *falls(*[(0.9, 0.1)] * 2)), Unscored)
+    assert isinstance(depending(asked("澳洲的首都？", "澳洲"), chinese, *falls(*[(0.9, 0.1)] * 2)), Unscored)
     chinese = reply("澳洲", "的", "坎")
     pairs = [(0.9, 0.1), (0.9, 0.1), (0.5, 0.4)]
-    assert depending(None, asked("澳洲的首都？", "澳洲"), chinese, *falls(*pairs)) == Scored(2, 3)
+    assert depending(asked("澳洲的首都？", "澳洲"), chinese, *falls(*pairs)) == Scored(2, 3)
 
 
 class Says:

@@ -24,7 +24,8 @@ FACTS = [
     Fact("臺灣最高的山？", "臺灣最高", "玉山", "taiwan", "rows.jsonl:2"),
     Fact("who wrote Hamlet?", "Hamlet", "", "hamlet", "rows.jsonl:3"),
 ]
-LESS = TraceConfig(samples=2)
+LESS = TraceConfig(samples=2, least_fall=0)
+"""The answers of this model survive the noise: it has six questions by heart."""
 
 
 @pytest.fixture(scope="module")
@@ -97,14 +98,14 @@ def test_the_seed_decides(loaded: LoadedModel, traced: Trace) -> None:
 
 
 def test_the_batch_does_not_matter(loaded: LoadedModel, traced: Trace) -> None:
-    one = trace(loaded, FACTS, TraceConfig(samples=2, batch_tokens=1), say=print)
+    one = trace(loaded, FACTS, TraceConfig(samples=2, least_fall=0, batch_tokens=1), say=print)
     for fact, expected in zip(one.facts, traced.facts, strict=True):
         for kind, effects in fact.effects.items():
             assert torch.allclose(torch.tensor(effects), torch.tensor(expected.effects[kind]), atol=2e-6)
 
 
 def test_without_noise_there_is_no_effect(loaded: LoadedModel) -> None:
-    made = trace(loaded, FACTS[:1], TraceConfig(samples=1, noise=0), say=print)
+    made = trace(loaded, FACTS[:1], TraceConfig(samples=1, least_fall=0, noise=0), say=print)
     (fact,) = made.facts
     assert made.sigma == 0
     assert fact.corrupted == pytest.approx(fact.clean, abs=2e-6)
@@ -128,7 +129,7 @@ def test_noise_belongs_to_the_text_and_the_seed() -> None:
 
 
 def test_some_kinds_alone(loaded: LoadedModel, traced: Trace) -> None:
-    made = trace(loaded, FACTS, TraceConfig(samples=2, kinds=("attn",), window=2), say=print)
+    made = trace(loaded, FACTS, TraceConfig(samples=2, least_fall=0, kinds=("attn",), window=2), say=print)
     assert set(made.facts[0].effects) == {"attn"}
     assert (made.window, made.advice) == (2, None)
     assert traced.advice is not None
@@ -137,7 +138,7 @@ def test_some_kinds_alone(loaded: LoadedModel, traced: Trace) -> None:
 
 
 def test_the_whole_answer_and_plain_text(loaded: LoadedModel, traced: Trace) -> None:
-    whole = trace(loaded, FACTS[:2], TraceConfig(samples=2, score="whole"), say=print)
+    whole = trace(loaded, FACTS[:2], TraceConfig(samples=2, least_fall=0, score="whole"), say=print)
     assert [fact.scored for fact in whole.facts] == ["Paris", "玉山"]
     assert all(w.clean < t.clean for w, t in zip(whole.facts, traced.facts, strict=False))
 
@@ -146,7 +147,10 @@ def test_plain_text(pico_path: Callable[[str], Path]) -> None:
     """A model that was not trained says something after any text."""
     own = load_model(str(pico_path("gpt2")), device="cpu")
     made = trace(
-        own, [Fact("The capital of France", "France")], TraceConfig(samples=2, form="raw", score="first"), say=print
+        own,
+        [Fact("The capital of France", "France")],
+        TraceConfig(samples=2, least_fall=0, form="raw", score="first"),
+        say=print,
     )
     (fact,) = made.facts
     assert (fact.form, len(fact.tokens)) == ("raw", len(own.tokenizer.encode("The capital of France")))
@@ -167,6 +171,27 @@ def test_a_fact_that_the_model_does_not_know_is_skipped_and_named(loaded: Loaded
     assert "rows.jsonl:9: the model says 'Tokyo', not 'Kyoto'" in str(caught.value)
     with pytest.raises(ConfigError, match="there is nothing to trace"):
         trace(loaded, [], LESS, say=print)
+
+
+def test_facts_whose_answers_survive_the_noise_are_left_out(loaded: LoadedModel, traced: Trace, tmp_path: Path) -> None:
+    falls = {fact.name: fact.total_effect / fact.clean for fact in traced.facts}
+    assert min(falls.values()) < 0.1 < max(falls.values())
+    made = trace(loaded, FACTS, TraceConfig(samples=2), folder=tmp_path, say=print)
+    assert [fact.name for fact in made.facts] == [name for name, fall in falls.items() if fall >= 0.1]
+    assert made.facts == tuple(fact for fact in traced.facts if falls[fact.name] >= 0.1)
+    assert made.clean.n == made.averages["mlp"]["last"].n == len(made.facts)
+    left = {one.name: one.reason for one in made.skipped}
+    assert list(left) == [name for name, fall in falls.items() if fall < 0.1]
+    fact = next(fact for fact in traced.facts if fact.name == "hamlet")
+    now = f"{fact.clean:.3f}, with noise on the subject {fact.corrupted:.3f}"
+    assert left["hamlet"] == f"the probability of '{fact.scored}' is {now}: it falls by less than 10 %"
+    said: list[str] = []
+    assert same(trace(loaded, FACTS, TraceConfig(samples=2), folder=tmp_path, say=said.append), made)
+    every = trace(loaded, FACTS, LESS, folder=tmp_path, say=said.append)
+    assert (every.facts, every.skipped) == (traced.facts, ())
+    assert said == [f"{len(made.facts)} of {n} facts were traced before and are kept" for n in (len(made.facts), 3)]
+    with pytest.raises(PosttrainError, match=r"least_fall: 0 keeps .*\n.*rows.jsonl:3: the probability of 'Sh' is"):
+        trace(loaded, FACTS[2:], TraceConfig(samples=2), say=print)
 
 
 def test_finished_facts_are_kept(
@@ -193,10 +218,13 @@ def test_finished_facts_are_kept(
     assert same(read_trace(tmp_path), traced)
     assert same(trace(loaded, FACTS, LESS, folder=tmp_path, say=said.append), traced)
     assert count[0] == 4
-    again = trace(loaded, FACTS, TraceConfig(samples=2, batch_tokens=64), folder=tmp_path, say=said.append)
+    again = trace(
+        loaded, FACTS, TraceConfig(samples=2, least_fall=0, batch_tokens=64), folder=tmp_path, say=said.append
+    )
     assert (count[0], again.facts) == (4, traced.facts)
-    trace(loaded, FACTS, TraceConfig(samples=1), folder=tmp_path, say=said.append)
+    trace(loaded, FACTS, TraceConfig(samples=1, least_fall=0), folder=tmp_path, say=said.append)
     assert count[0] == 7, "other settings are another trace"
+    assert said[-1] == "what was traced here before had other facts, settings or weights: every fact is traced anew"
 
 
 def test_the_file(traced: Trace, tmp_path: Path) -> None:

@@ -116,17 +116,34 @@ def test_no_peak() -> None:
     assert told.layers == ()
 
 
-def test_few_facts_are_a_hint() -> None:
+def test_few_facts_are_a_hint_if_the_effect_is_large() -> None:
+    """The total effect is 0.8, so that the least hint is 0.08."""
     told = advise(noisy([0.0, 0.4, 0.0], 3, 0.01), 1)
     assert told is not None
-    assert (told.verdict, told.layers) == ("hint", (1,))
+    assert (told.verdict, told.layers, told.band) == ("hint", (1,), (1,))
     assert told.reason == "fewer than 5 facts say nothing for sure"
-    one = advise([flat(0.1, 0.2)], 1)
+    one = advise([flat(0.1, 0.081)], 1)
     assert one is not None
-    assert (one.verdict, one.low, one.n) == ("hint", None, 1)
-    none = advise([flat(-0.1, -0.2)], 1)
-    assert none is not None
-    assert none.verdict == "none"
+    assert (one.verdict, one.low, one.n, one.reason) == ("hint", None, 1, "one fact says nothing for sure")
+    least = "that is less than 10 % of the total effect of 0.800: too little"
+    for effects, why in (
+        ([flat(0.1, 0.079)], f"{least} to go by one fact"),
+        ([flat(0.9, 0.0001)], f"{least} to go by one fact"),
+        ([flat(-0.1, -0.2)], "no layer that is counted brings anything back"),
+        ([flat(0.1, 0.07)] * 3, f"{least} for fewer than 5 facts"),
+        ([flat(0.1, 0.1), flat(0.1, 0.5)], "the interval over 2 facts contains 0"),
+    ):
+        none = advise(effects, 1)
+        assert none is not None
+        assert (none.verdict, none.layers, none.band, none.reason) == ("none", (), (), why)
+
+
+def test_a_sure_effect_of_nothing_is_not_recommended() -> None:
+    told = advise([flat(0.0, 0.039)] * 6, 1)
+    assert told is not None
+    assert (told.verdict, told.layers, told.low) == ("none", (), 0.039)
+    assert told.reason == "that is less than 5 % of the total effect of 0.800: too little to choose a layer by"
+    assert advise([flat(0.0, 0.041)] * 6, 1).verdict == "peak"  # type: ignore[union-attr]
 
 
 def test_effects_that_are_all_alike_have_no_spread() -> None:

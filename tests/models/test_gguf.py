@@ -18,7 +18,7 @@ from posttrain.models.gguf import check_gguf, gguf_tokenizer, load_gguf, memory_
 from posttrain.models.gguf_header import read_header
 from posttrain.models.load import check_folder, config_of, load_model, load_tokenizer, stop_ids
 from posttrain.models.save import save_model
-from posttrain.studies.estimate import parameters_of
+from posttrain.studies.speed import parameters_of
 from tests.pico import SENTENCES
 from tests.pico_gguf import gguf_name, write_gguf
 

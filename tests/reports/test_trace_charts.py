@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from html import unescape
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -16,8 +18,10 @@ from posttrain.reports import trace_charts as charts
 TOKENS = ("What", "of", "玉 1/2", "玉 2/2", "of", "<|end|>", "'] + alert(1) + ['")
 
 
-def traced(layers: int = 3, facts: int = 2) -> Trace:
+def traced(layers: int = 3, facts: int = 2, effects: Sequence[float] = ()) -> Trace:
+    """effects: of the layers at every token."""
     rows = tuple(tuple(round(0.01 * t * layer - 0.02, 6) for layer in range(layers)) for t in range(len(TOKENS)))
+    rows = (tuple(effects),) * len(TOKENS) if effects else rows
     own = [
         FactTrace(
             name=f"fact/{n}", prompt="What of 玉 of?", subject="玉", form="chat", reply="It is Paris.", opening="It is",
@@ -46,8 +50,9 @@ def test_a_fact_shows_its_tokens_in_their_order() -> None:
     assert told.count("of") == 2, "equal names are two rows"
     assert "One layer's output" in told
     assert "Feed-forward parts of 2 layers" in told
-    assert 'Probability of "Paris": 0.900, with noise on the subject 0.100' in told
-    assert "After the model's own words: It is" in told
+    assert "The model says: It is Paris." in told
+    assert 'Scored: "Paris" after "It is". Its probability: 0.900, with noise on the subject 0.100' in told
+    assert not any("Stated answer" in line for line in told)
     cells = len(re.findall(r'aria-roledescription="rect mark"', svg)) or svg.count("<path aria-label")
     assert cells == 3 * len(TOKENS) * trace.layers
 
@@ -67,9 +72,58 @@ def test_a_role_that_no_fact_has_is_not_shown() -> None:
     assert "middle subject tokens" not in " ".join(words(charts.averages_svg(traced(), "en")))
 
 
-def test_no_colour_is_zero() -> None:
-    svg = charts.averages_svg(traced(layers=1), "en")
-    assert svg.count('fill="rgb(255, 255, 255)"') + svg.count('fill="#ffffff"') + svg.count('fill="white"') > 0
+def test_the_answer_is_told_in_full() -> None:
+    trace = traced()
+    one = trace.facts[0].model_copy(
+        update={"answer": "Porto-Novo", "reply": "Porto-Novo.", "scored": "P", "opening": ""}
+    )
+    told = words(charts.fact_svg(trace, one, "en"))
+    assert "The model says: Porto-Novo." in told
+    assert "Stated answer: Porto-Novo" in told
+    assert 'Scored: the beginning "P". Its probability: 0.900, with noise on the subject 0.100' in told
+    whole = one.model_copy(update={"reply": "Porto-Novo", "scored": "Porto-Novo"})
+    told = words(charts.fact_svg(trace, whole, "en"))
+    assert 'Scored: "Porto-Novo". Its probability: 0.900, with noise on the subject 0.100' in told
+    assert not any("Stated answer" in line for line in told), "it is what the model says"
+
+
+def colours(effects: Sequence[float]) -> list[tuple[int, ...]]:
+    """The colours of the cells of layers with these effects, of the first token."""
+    made = traced(layers=len(effects), effects=effects)
+    svg = charts.fact_svg(made, made.facts[0], "en")
+    cells = re.findall(r'aria-label="layer: (\d+)[^"]*"[^>]*fill="([^"]+)"', svg)
+    found = {int(layer): tuple(map(int, re.findall(r"\d+", fill))) for layer, fill in cells}
+    assert 'aria-label="layer: 0' in svg
+    return [found[layer] for layer in range(len(effects))]
+
+
+def test_small_effects_are_seen() -> None:
+    white, small, tenth, most = colours([0.0, 0.03, 0.1, 0.98])
+    assert white == (255, 255, 255)
+    blues = [255, small[2], tenth[2], most[2]]
+    assert all(more - less >= 30 for more, less in pairwise(blues)), blues
+    assert small[0] > 235, "orange, not grey"
+
+
+def test_below_zero_is_blue_where_it_occurs() -> None:
+    _, rounding, _ = colours([0.5, -0.001, 0.0])
+    assert rounding == (255, 255, 255), "what is as good as zero has no colour"
+    orange, blue, weak, zero = colours([0.5, -0.5, -0.02, 0.0])
+    assert orange[0] > orange[2]
+    assert blue == charts.COLD
+    assert (weak[2] > weak[0] + 20, weak[0] > 150, zero) == (True, True, (255, 255, 255))
+    assert charts._scale([0.5, 0.0])[0][0] == 0, "the legend begins at zero"
+    assert charts._scale([0.5, -0.02])[2] == [-0.02, 0.0, 0.03125, 0.125, 0.5]
+    assert charts._scale([0.0])[0] == [0.0, charts.SMALLEST / 4, charts.SMALLEST]
+
+
+def test_a_picture_has_one_family() -> None:
+    trace = traced()
+    families = set(re.findall(r'font-family="([^"]+)"', charts.fact_svg(trace, trace.facts[0], "en")))
+    assert families == {charts.FONTS}
+    assert charts.FONTS.endswith(", sans-serif")
+    assert "serif" not in charts.FONTS.replace("sans-serif", "").casefold()
+    assert set(re.findall(r'font-family="([^"]+)"', charts.averages_svg(trace, "en"))) == {"sans-serif"}
 
 
 def test_all_pictures_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,9 +11,10 @@ from posttrain.data.changes import load_changes
 from posttrain.models.load import load_model
 from posttrain.studies import estimate as module
 from posttrain.studies.config import Study
-from posttrain.studies.estimate import by_finished, estimate, parameters_of, shared_characters, trie_characters
+from posttrain.studies.estimate import by_finished, estimate, shared_characters, trie_characters
 from posttrain.studies.exams import prepare_exams
 from posttrain.studies.plan import make_plan, select
+from posttrain.studies.speed import parameters_of
 from tests.talker import talker
 
 

@@ -106,7 +106,8 @@ def _check(models: Sequence[str], tasks: Sequence[Task[Any]], **how: bool) -> li
 def _guess(model: str, tasks: Sequence[Task[Any]], times: int, **how: bool) -> float:
     """Estimate the seconds from the model's size and its tokens per character. times: number of models examined."""
     from posttrain.exams.exam import Part
-    from posttrain.studies.estimate import exam_s, flops_per_s, size_of, work_of
+    from posttrain.studies.estimate import size_of, work_of
+    from posttrain.studies.speed import exam_s, flops_per_s
 
     work = [work_of(Part(task.info, task.items, 1 + len(task.perturbations))) for task in tasks]
     questions = [item.question for task in tasks for item in task.items[:100] if item.question]

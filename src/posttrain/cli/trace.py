@@ -35,6 +35,10 @@ if TYPE_CHECKING:
     from posttrain.models.load import Source
 
 
+PICTURE_S = 0.4
+"""Seconds of drawing a picture."""
+
+
 def trace(
     model: Annotated[
         str,
@@ -62,7 +66,7 @@ def trace(
         typer.Option(
             "--set",
             metavar="KEY=VALUE",
-            help="A setting: kinds, window, samples, noise, score, max_new_tokens, batch_tokens.",
+            help="A setting: kinds, window, samples, noise, least_fall, score, max_new_tokens, batch_tokens.",
         ),
     ] = None,
     dry_run: DryRunOption = False,
@@ -76,6 +80,7 @@ def trace(
     With --output the trace, its pictures and every finished fact are kept, and the same command goes on after a kill.
     """
     from posttrain.editing.facts import read_facts
+    from posttrain.editing.trace_file import check_output
     from posttrain.inference.opening import is_remote
 
     if is_remote(model):
@@ -83,6 +88,8 @@ def trace(
         raise ConfigError(Problem(model, cause, "give a folder, a .gguf file, a hub id or pocket:chat"))
     config = _config(form, sets or [])
     known = read_facts(facts, Path.cwd())[:limit]
+    if output is not None:
+        check_output(output)
     if dry_run:
         _dry_run(model, known, config, output, json=json, download=download, trust_remote_code=trust_remote_code)
         return
@@ -162,7 +169,8 @@ def _dry_run(
     from posttrain.editing.places import auto_window
     from posttrain.inference.opening import read_prompts
     from posttrain.models.load import base_of, check_folder, config_of
-    from posttrain.studies.estimate import exam_s, flops_per_s, parameters_of
+    from posttrain.reports.trace_charts import DRAWN
+    from posttrain.studies.speed import exam_s, flops_per_s, parameters_of
 
     check_folder(model)
     source: Source = {"offline": not download, "trust_remote_code": trust_remote_code}
@@ -175,6 +183,8 @@ def _dry_run(
     half = sum(n * (n + 1) // 2 for n in lengths) * layers * len(config.kinds) * config.samples // 2
     parameters = parameters_of(base_of(model), download=download, trust_remote_code=trust_remote_code)
     wall_s = exam_s(parameters, half, len(asked), flops_per_s())
+    if output is not None:
+        wall_s += (min(len(asked), DRAWN) + 2) * PICTURE_S
     if json:
         emit({
             "model": model, "facts": len(asked), "form": reader.form, "layers": layers, "window": window,

@@ -137,7 +137,7 @@ def train(
 
 def _wall_s(config: TrainConfig, seen: Preview) -> float:
     """Estimate the seconds of a run, with its search for a learning rate."""
-    from posttrain.studies.estimate import flops_per_s, training_s
+    from posttrain.studies.speed import flops_per_s, training_s
     from posttrain.training.rates import TRIES
 
     tries = TRIES if seen.learning_rate is None else 0

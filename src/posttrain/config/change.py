@@ -17,7 +17,7 @@ from pydantic import BeforeValidator, Discriminator, Field, PrivateAttr, Tag, fi
 from ruamel.yaml.comments import CommentedMap
 
 from posttrain.config.base import Config
-from posttrain.config.load import line_of, load_yaml, read_yaml
+from posttrain.config.load import check, line_of, read_yaml
 
 __all__ = ["Change", "ChatTurn", "Forget", "Generality", "Locality", "Question", "load_change"]
 
@@ -283,7 +283,7 @@ class Change(Config):
         path = Path(self._path)
         if not path.is_file():  # a record of a data set, or no file at all
             return f"{self._path} ({said})" if self._path else said
-        return f"{self._path}:{line_of(_read(path, path.stat().st_mtime_ns), keys)} ({said})"
+        return f"{self._path}:{line_of(_nodes(path), keys)} ({said})"
 
     def probes(self) -> Iterator[tuple[str, int, Question]]:
         """Yield every probe as (group, index, question): `reliability`, then `generality.*`, then `locality.*`."""
@@ -296,11 +296,21 @@ class Change(Config):
 
 
 @lru_cache(maxsize=1)
-def _read(path: Path, changed: int) -> CommentedMap:
+def _read(path: Path, changed: tuple[int, int]) -> CommentedMap:
     """Return the nodes of a file. They are cached until the file changes, since every probe looks up its own line."""
-    return read_yaml(path)
+    return read_yaml(path, Change.SCHEMA)
+
+
+def _nodes(path: Path) -> CommentedMap:
+    """Return the nodes of a file, which is parsed once although the change and the lines of its probes are read."""
+    try:
+        state = path.stat()
+    except OSError:
+        return _read(path, (0, 0))  # which says what is wrong
+    return _read(path, (state.st_mtime_ns, state.st_size))
 
 
 def load_change(path: Path) -> Change:
     """Read one change file. Raise MissingError, or ConfigError with the file and the line of every problem."""
-    return load_yaml(path, Change).at(str(path))
+    path = Path(path)
+    return check(_nodes(path), Change, str(path)).at(str(path))

@@ -5,19 +5,23 @@ answers in a sentence says "The capital of Australia is Canberra": its first tok
 Australia. So the words of its answer before the object are read as a part of the text, as the model said them:
 
     auto     the first token of the stated answer, wherever the model's own answer says it. Without a stated answer, of
-             its first sentence the first token that is of a new word (not in the question, none such as "is") and that
+             its first sentence the first token that begins a new word (not in the question, none such as "is") and that
              depends on the subject: noise on the subject takes at least half as much of its probability as of any other
+             such token's
     first    the first token of the answer, as in the paper
     whole    all tokens of the stated answer, or of the model's own
 
-Where these words mention the subject again, that mention gets noise, too.
+Only beginnings count: "ort" of "Porto-Novo" would be scored behind a "P" that is read as a part of the text, so that a
+part of the answer were given away. Chinese does not mark its words, so there every character begins one.
+
+Where the words that are read mention the subject again, that mention gets noise, too.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 from torch import Tensor
 
@@ -115,34 +119,41 @@ def stated(asked: AskedFact, reply: Reply, score: Score) -> Scored | Unscored:
 
 
 def whole_row(asked: AskedFact, reply: Reply) -> TracedRow:
-    """Return the row in which all tokens of a reply are scored."""
-    return row_of(asked, reply, Scored(0, len(reply.ids)))
+    """Return the row in which all tokens of a reply are asked for. All mentions of the subject in it get noise, so that
+    a token behind them has the probability that it has where it alone is scored.
+    """
+    last = len(reply.ids) - 1
+    return _row(asked, reply, Scored(0, last + 1), noisy_below=last)
 
 
 def row_of(asked: AskedFact, reply: Reply, scored: Scored) -> TracedRow:
     """Return the prompt, the words of the reply before the scored ones, and these, without the last token."""
+    return _row(asked, reply, scored, noisy_below=scored.first)
+
+
+def _row(asked: AskedFact, reply: Reply, scored: Scored, noisy_below: int) -> TracedRow:
+    """Return a row; mentions of the subject get noise in the reply's tokens below a limit."""
     first, stop = scored
     ids = asked.ids + reply.ids[: stop - 1]
     again = {
         at
         for begin, end in mentions(reply.text, asked.fact.subject)
         for at in range(reply.token_at(begin), reply.token_at(end - 1) + 1)
-        if at < first
+        if at < noisy_below
     }
     noisy = (*asked.noisy, *sorted(len(asked.ids) + at for at in again))
     start = len(asked.ids) + first
     return TracedRow(ids, noisy, range(start - 1, start - 1 + stop - first), reply.ids[first:stop])
 
 
-def depending(tokenizer: Any, asked: AskedFact, reply: Reply, clean: Tensor, corrupted: Tensor) -> Scored | Unscored:
+def depending(asked: AskedFact, reply: Reply, clean: Tensor, corrupted: Tensor) -> Scored | Unscored:
     """Return the token of a reply that is scored without a stated answer, or why there is none.
 
     clean (m,), corrupted (S, m): log-probabilities of all tokens of the reply, in nats.
     """
     falls = (clean.double().exp() - corrupted.double().exp().mean(0)).tolist()
     new = _new_words(reply.text, asked.fact.question)
-    begins = [0, *reply.ends]
-    own = [i for i, end in enumerate(reply.ends) if any(a < end and b > begins[i] for a, b in new)]
+    own = sorted({reply.token_at(begin) for begin, _ in new})
     if not own:
         reason = f"the model says '{_short(reply.text)}': all of its words are common ones or the question's"
         return Unscored(reason)

@@ -103,6 +103,11 @@ class PlainRun:
         return self.noise.shape[0]
 
     @property
+    def probability(self) -> tuple[float, float]:
+        """The answer's probability in the clean run, and its mean over the samples of the corrupted one."""
+        return float(self.clean.double().sum().exp()), float(self.corrupted.double().sum(-1).exp().mean())
+
+    @property
     def blocks(self) -> list[nn.Module]:
         """The layers."""
         return [self.model.get_submodule(name) for name in self.places.layers]

@@ -9,7 +9,8 @@ is the indirect effect of that cell:
     indirect effect = restored(cell) - corrupted        all of them means over the samples of noise
 
 The noise has three times the standard deviation of the embeddings of the subjects of all facts, and every cell of a
-fact sees the same noise. Only facts that the model answers as stated are traced.
+fact sees the same noise. Only facts that the model answers as stated are traced, and of these only such as depend on
+their subject: where the noise takes next to nothing, there is nothing to bring back.
 
 Where a fact is recalled does not always say where it is best edited (Hase et al. 2023, arXiv:2301.04213).
 """
@@ -18,7 +19,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -60,6 +61,8 @@ class TraceConfig(Config):
     """Samples of noise for each fact."""
     noise: float = Field(3.0, ge=0)
     """The noise's standard deviation, as a multiple of that of the embeddings of all subjects."""
+    least_fall: float = Field(0.1, ge=0, le=1)
+    """A fact is left out if noise on its subject takes a smaller share of the answer's probability; 0: none is."""
     score: Score = "auto"
     """Which tokens of the answer are scored: auto, first or whole."""
     form: AnyForm = "auto"
@@ -149,11 +152,13 @@ class _Tracing:
         embeddings = [[one.ids[at] for at in one.subject] for one in asked]
         self.sigma = self.config.noise * noise_scale(self.model, embeddings)
         doing, traced = Doing(folder), []
-        chosen, skipped = self._choose(asked)
+        chosen, skipped = self._choose(asked, doing.known)
         keys = [self._key(one) for one in chosen]
         left = sum(len(self._cells(one.row)) for one, key in zip(chosen, keys, strict=True) if key not in doing.known)
         if old := sum(key in doing.known for key in keys):
             self.say(f"{old} of {len(keys)} facts were traced before and are kept")
+        elif doing.known:
+            self.say("what was traced here before had other facts, settings or weights: every fact is traced anew")
         kept = (
             "finished facts are kept, and the same command goes on" if folder else "nothing of it is kept: give -o DIR"
         )
@@ -169,25 +174,48 @@ class _Tracing:
 
     # ---- which facts, and what is scored -----------------------------------------------------------------------------
 
-    def _choose(self, asked: Sequence[AskedFact]) -> tuple[list[_Chosen], list[Skipped]]:
-        """Return the facts that are traced, and the others with reasons. Raise PosttrainError if none is left."""
+    def _choose(
+        self, asked: Sequence[AskedFact], known: Mapping[str, FactTrace]
+    ) -> tuple[list[_Chosen], list[Skipped]]:
+        """Return the facts that are traced, and the others with reasons. Raise PosttrainError if none is left. known:
+        the facts that were traced before, by their keys.
+        """
         chosen: list[_Chosen] = []
         skipped: list[Skipped] = []
         with Meter("asking the model", len(asked), "facts") as meter:
             said = replies(self.respondent, asked, self.config.max_new_tokens)
             for one, reply in zip(asked, said, strict=True):
                 scored = self._scored(one, reply)
+                if not isinstance(scored, Unscored):
+                    own = _Chosen(one, reply, scored, row_of(one, reply, scored))
+                    if why := self._holds(own, known):
+                        scored = Unscored(reason=why)
+                    else:
+                        chosen.append(own)
                 if isinstance(scored, Unscored):
                     skipped.append(Skipped(name=one.fact.name, location=one.fact.location, reason=scored.reason))
-                else:
-                    chosen.append(_Chosen(one, reply, scored, row_of(one, reply, scored)))
                 meter.more(1)
         if not chosen:
             named = [Problem(one.location or one.name, one.reason) for one in skipped[:5]]
             cause = f"none of {len(skipped)} facts can be traced"
-            mend = "state what the model says, or leave answers out"
+            mend = "state what the model says, or leave answers out; least_fall: 0 keeps answers that survive the noise"
             raise PosttrainError(Problem("trace", cause, mend), *named)
         return chosen, skipped
+
+    def _holds(self, chosen: _Chosen, known: Mapping[str, FactTrace]) -> str:
+        """Return why a fact is left out whose answer survives the noise on its subject, or ""."""
+        if not self.config.least_fall:
+            return ""
+        before = known.get(self._key(chosen))
+        if before is not None:
+            clean, corrupted = before.clean, before.corrupted
+        else:
+            clean, corrupted = self._plain(chosen.asked, chosen.row).probability
+        if not clean - corrupted < self.config.least_fall * clean:  # what is not a number is refused later
+            return ""
+        words, least = self._words(chosen.reply, chosen.scored), f"{100 * self.config.least_fall:g} %"
+        now = f"{clean:.3f}, with noise on the subject {corrupted:.3f}"
+        return f"the probability of '{words}' is {now}: it falls by less than {least}"
 
     def _scored(self, asked: AskedFact, reply: Reply) -> Scored | Unscored:
         """Return which tokens of a reply are scored, or why none are."""
@@ -198,11 +226,13 @@ class _Tracing:
             return stated(asked, reply, score)
         if score != "auto":
             return Scored(0, len(reply.ids) if score == "whole" else 1)
-        row = whole_row(asked, reply)
-        run = PlainRun(
-            self.model, self.places._replace(mlp=(), attn=()), row, self._noise(asked, row), self.batch_tokens
-        )
-        return depending(self.loaded.tokenizer, asked, reply, run.clean, run.corrupted)
+        run = self._plain(asked, whole_row(asked, reply))
+        return depending(asked, reply, run.clean, run.corrupted)
+
+    def _plain(self, asked: AskedFact, row: TracedRow) -> PlainRun:
+        """Return the clean and the corrupted run of a row, in which nothing can be restored."""
+        places = self.places._replace(mlp=(), attn=())
+        return PlainRun(self.model, places, row, self._noise(asked, row), self.batch_tokens)
 
     def _noise(self, asked: AskedFact, row: TracedRow) -> Tensor:
         width = self.model.get_input_embeddings().weight.shape[1]
@@ -220,8 +250,7 @@ class _Tracing:
         asked, reply, scored, row = chosen
         noise = self._noise(asked, row)
         run = run_of(self.model, self.places, row, noise, self.batch_tokens, say=self.say, known=self.known)
-        clean = float(run.clean.double().sum().exp())
-        corrupted = float(run.corrupted.double().sum(-1).exp().mean())
+        clean, corrupted = run.probability
         cells = self._cells(row)
         found = run.probabilities(cells, lambda done, tokens: meter.more(done, tokens=tokens))
         if not all(map(_finite, (clean, corrupted, *found))):
@@ -263,7 +292,7 @@ class _Tracing:
     def _key(self, chosen: _Chosen) -> str:
         """Return the hash of everything that the trace of a fact depends on."""
         row = chosen.row
-        own = self.config.model_dump(exclude={"batch_tokens"})
+        own = self.config.model_dump(exclude={"batch_tokens", "least_fall"})
         what = [
             self.respondent.fingerprint,
             own,

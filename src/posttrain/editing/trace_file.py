@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from posttrain.config.json_text import BadJson, parse_json
 from posttrain.editing.places import Kind
-from posttrain.errors import DataError, MissingError, Problem
+from posttrain.errors import ConfigError, DataError, MissingError, Problem
 from posttrain.models.disk import append, write_whole
 
 __all__ = [
@@ -35,6 +35,7 @@ __all__ = [
     "Role",
     "Skipped",
     "Trace",
+    "check_output",
     "read_trace",
     "write_trace",
 ]
@@ -122,11 +123,12 @@ class Skipped(_Part):
 class Advice(_Part):
     """Which layers to edit.
 
-    verdict: `peak` (one layer has an effect that is above zero, counting that it was chosen among all), `hint` (too few
-    facts to say), or `none`; layer: the one with the largest mean effect of `kind` at tokens of `role`; layers: for an
-    editor of one layer; band: for an editor of several; mean, low, high: of that layer; alike: the layers that are the
-    largest in 95 % of resamples of the facts, the likeliest first; left_out: so many layers from the first on, whose
-    windows hold layer 0, were not considered; first: the largest mean effect of these; reason: in words.
+    verdict: `peak` (one layer has an effect that is above zero, counting that it was chosen among all), `hint` (a large
+    effect, but too few facts to be sure), or `none`; layer: the one with the largest mean effect of `kind` at tokens of
+    `role`; layers: for an editor of one layer; band: for an editor of several; mean, low, high: of that layer; alike:
+    the layers that are the largest in 95 % of resamples of the facts, the likeliest first; left_out: so many layers
+    from the first on, whose windows hold layer 0, were not considered; first: the largest mean effect of these; reason:
+    in words.
     """
 
     verdict: Literal["peak", "hint", "none"]
@@ -192,10 +194,18 @@ def read_trace(folder: Path) -> Trace:
         raise DataError(Problem(str(path), cause, "trace again: posttrain trace MODEL FACTS -o DIR")) from error
 
 
+def check_output(folder: Path) -> None:
+    """Raise ConfigError if a trace cannot be kept in a folder because it is a file."""
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(Problem("--output", f"{folder} is a file", "name a folder"))
+
+
 class Doing:
     """The finished facts of a folder. Lines that cannot be read are left out: their facts are traced again."""
 
     def __init__(self, folder: Path | None) -> None:
+        if folder is not None:
+            check_output(folder)
         self.path = folder / PARTS if folder is not None else None
         self.known: dict[str, FactTrace] = {}
         text = self.path.read_text(encoding="utf-8") if self.path is not None and self.path.is_file() else ""

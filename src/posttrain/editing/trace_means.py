@@ -8,6 +8,10 @@ own interval says too much; whether it is above zero is decided by a band that h
 
 (a bootstrap of the largest deviation, Romano & Wolf 2005, Econometrica 73:1237, widened for few facts by t / 1.96). The
 same resamples say which layers would have been the largest.
+
+Fewer than five facts have no such band. They give a hint at most, and only for a large effect: at least a tenth of what
+the noise took away, and from two facts on with Student's interval above zero. An effect of less than a twentieth of
+it is never recommended, however sure it is.
 """
 
 from __future__ import annotations
@@ -33,6 +37,10 @@ Z975 = 1.96
 RESAMPLES = 4000
 FEWEST = 5
 """With fewer facts nothing is said about all layers at once."""
+HINTS = 0.1
+"""With fewer facts, an effect is a hint from this share of the total effect on."""
+LEAST = 0.05
+"""A smaller share of the total effect is no reason to edit a layer, whatever its interval."""
 BAND = 6
 """A band of layers has a sixth of the depth, as published bands have (4 to 8 of 32, 3 to 8 of 28)."""
 WIDEST = 5
@@ -138,17 +146,37 @@ def advise(facts: Sequence[FactTrace], width: int, *, seed: int = 0) -> Advice |
         "low": average.low[layer] if average.low else None, "high": average.high[layer] if average.high else None,
         "left_out": begins, "first": rounded(float(mean[:begins].max())) if begins else 0.0,
     }  # fmt: skip
+    total = float(np.mean([fact.total_effect for fact in facts]))
     layers, band = (layer,), band_around(layer, count)
     if n < FEWEST:
-        reason = f"fewer than {FEWEST} facts say nothing for sure"
-        verdict = "hint" if mean[layer] > 0 else "none"
-        return Advice(verdict=verdict, layers=layers, band=band, reason=reason, **found)
+        if why := _no_hint(average, layer, total):
+            return Advice(verdict="none", reason=why, **found)
+        reason = "one fact says nothing for sure" if n == 1 else f"fewer than {FEWEST} facts say nothing for sure"
+        return Advice(verdict="hint", layers=layers, band=band, reason=reason, **found)
     lowest, wins = _surely(values[:, begins:], layer - begins, seed)
     alike = tuple(begins + at for at in wins)
     if lowest <= 0:
         reason = "no layer's effect is above zero once it counts that the largest was chosen among all"
         return Advice(verdict="none", alike=alike, reason=reason, **found)
+    if mean[layer] < LEAST * total:
+        share = f"{100 * LEAST:.0f} %"
+        reason = f"that is less than {share} of the total effect of {total:.3f}: too little to choose a layer by"
+        return Advice(verdict="none", alike=alike, reason=reason, **found)
     return Advice(verdict="peak", layers=layers, band=band, alike=alike, **found)
+
+
+def _no_hint(average: Average, layer: int, total: float) -> str:
+    """Return why the mean effect of a few facts at a layer is not even a hint, or ""."""
+    if average.mean[layer] <= 0:
+        return "no layer that is counted brings anything back"
+    if average.mean[layer] < HINTS * total:
+        share = f"{100 * HINTS:.0f} %"
+        if average.n == 1:
+            return f"that is less than {share} of the total effect of {total:.3f}: too little to go by one fact"
+        return f"that is less than {share} of the total effect of {total:.3f}: too little for fewer than {FEWEST} facts"
+    if average.low and average.low[layer] <= 0:
+        return f"the interval over {average.n} facts contains 0"
+    return ""
 
 
 def band_around(layer: int, count: int) -> tuple[int, ...]:

@@ -1,12 +1,18 @@
 """Pictures of a causal trace: a heat map for each fact, one of the averages by token role, and lines by layer.
 
 They are drawn by Altair, as SVG and as PNG. White is no effect, orange is what brings the answer back, blue what takes
-more of it away; all panels of a picture have one scale. A text with Chinese characters needs a font that has them: an
-SVG takes the font of whoever opens it, a PNG the fonts of this machine, so `draws_chinese` tells whether there is one.
+more of it away; all panels of a picture have one scale. Colours follow the square root of the effect, because most
+effects are a small share of the largest. Blue is on the scale where there is such an effect, as strong as orange for
+the same size.
+
+A text with Chinese characters needs a font that has them: an SVG takes the font of whoever opens it, a PNG the fonts of
+this machine, so `draws_chinese` tells whether there is one. Such fonts are named for pictures with Chinese: otherwise,
+each line with a Chinese character would take whatever font the machine happens to list first, with serifs or without.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
 from pathlib import Path
@@ -22,18 +28,23 @@ __all__ = ["DRAWN", "averages_svg", "draws_chinese", "fact_svg", "layers_svg", "
 DRAWN = 50
 """So many facts get a picture of their own."""
 INK, SOFT, GRID, PAPER = "#171b1f", "#56606a", "#e4e8ec", "#ffffff"
-COLD, WARM = "#2166ac", "#d55e00"
+COLD, WARM, HOT = (33, 102, 172), "#f08c3c", "#8c2d04"
+"""What takes away; what brings back a quarter of the largest effect; the largest effect."""
 LINES = {"state": "#7f7f7f", "mlp": "#d55e00", "attn": "#0072b2"}
 SMALLEST = 0.01
-"""Least end of the scale of effects, so that rounding has no colour."""
+"""Least end of the scale of effects, and the least effect below zero that is blue, so that rounding has no colour."""
 SCALE = 2
 """Pixels of a PNG for each CSS pixel."""
 FONT = 12
+FONTS = (
+    "Noto Sans CJK TC, Noto Sans TC, Source Han Sans TC, PingFang TC, Microsoft JhengHei, Noto Sans CJK SC, "
+    "Noto Sans CJK JP, WenQuanYi Zen Hei, Droid Sans Fallback, sans-serif"
+)
+"""One family for a whole picture with Chinese: the first that is there draws Latin, too. It is three times as slow."""
 LONGEST = 90
 """Characters of a title's line."""
 CONFIG: dict[str, Any] = {
     "background": PAPER,
-    "font": "sans-serif",
     "padding": 10,
     "view": {"stroke": GRID},
     "title": {"anchor": "start", "color": INK, "fontSize": 14, "fontWeight": 600, "subtitleColor": SOFT, "offset": 12},
@@ -62,11 +73,17 @@ def fact_svg(trace: Trace, fact: FactTrace, language: str) -> str:
     put = _speaker(language)
     names = [f"{name}{' *' if noisy else ''}" for name, noisy in zip(fact.tokens, fact.noisy, strict=True)]
     panels = {put(_kind(kind, trace.window)): effects for kind, effects in fact.effects.items()}
-    asked = say("trace.fact", scored=fact.scored, clean=f"{fact.clean:.3f}", corrupted=f"{fact.corrupted:.3f}")
-    lines = [put(asked)]
+    lines = [say("trace.says", reply=_short(fact.reply))]
+    if fact.answer and fact.answer != fact.reply.strip():
+        lines.append(say("trace.stated", answer=_short(fact.answer)))
+    probabilities = {"clean": f"{fact.clean:.3f}", "corrupted": f"{fact.corrupted:.3f}"}
     if fact.opening.strip():
-        lines.append(put(say("trace.opening", opening=_short(fact.opening))))
-    return _heat_map(panels, names, [_short(fact.prompt), *lines, put(say("trace.noisy"))], put)
+        lines.append(say("trace.fact_after", scored=fact.scored, opening=_short(fact.opening), **probabilities))
+    else:
+        whole = fact.scored == fact.reply.strip() or trace.settings.get("score") == "whole"
+        lines.append(say("trace.fact_whole" if whole else "trace.fact", scored=fact.scored, **probabilities))
+    lines.append(say("trace.noisy"))
+    return _heat_map(panels, names, [_short(fact.prompt), *map(put, lines)], put)
 
 
 def averages_svg(trace: Trace, language: str) -> str:
@@ -106,12 +123,13 @@ def _heat_map(
         for layer, value in enumerate(own)
     ]
     layers = 1 + max(row["layer"] for row in rows)
-    end = max(SMALLEST, *(abs(row["effect"]) for row in rows))
-    scale = alt.Scale(domain=[-end, 0, end], range=[COLD, PAPER, WARM], interpolate="rgb")
+    domain, colours, shown = _scale([row["effect"] for row in rows])
+    scale = alt.Scale(type="sqrt", domain=domain, range=colours, interpolate="rgb", clamp=True, nice=False)
     step = 26 if layers <= 12 else 13
     bare = alt.Axis(title=None, labelExpr="slice(datum.label, 5)", labelLimit=220)
     x = alt.Axis(title=put(say("trace.layer")), labelAngle=0, labelOverlap=True, values=_ticks(layers))
-    legend = alt.Legend(title=put(say("trace.effect")), format=".2f", gradientLength=110, values=[-end, 0, end])
+    title_of_it = [put(say("trace.effect")), put(say("trace.root"))]
+    legend = alt.Legend(title=title_of_it, format=".2f", gradientLength=110, values=shown)
     header = alt.Header(labelExpr="slice(datum.label, 1)")
     chart = (
         alt.Chart(alt.NamedData("rows"), width=step * layers, height=20 * len(names))
@@ -124,6 +142,24 @@ def _heat_map(
         .facet(column=alt.Column("panel:N", header=header, sort="ascending"), spacing=14)
     )
     return _svg(chart, rows, title)
+
+
+def _scale(effects: Sequence[float]) -> tuple[list[float], list[str], list[float]]:
+    """Return the scale of some effects: its stops, their colours, and the numbers in its legend.
+
+    >>> _scale([0.0, 0.64, -0.001])
+    ([0.0, 0.16, 0.64], ['#ffffff', '#f08c3c', '#8c2d04'], [0.0, 0.04, 0.16, 0.64])
+    >>> _scale([0.64, -0.16])
+    ([-0.16, 0.0, 0.16, 0.64], ['rgb(144, 178, 214)', '#ffffff', '#f08c3c', '#8c2d04'], [-0.16, 0.0, 0.04, 0.16, 0.64])
+    """
+    low, high = min(effects), max(effects)
+    end = max(SMALLEST, high, -low)
+    domain, colours, shown = [0.0, end / 4, end], [PAPER, WARM, HOT], [0.0, end / 16, end / 4, end]
+    if low > -SMALLEST:
+        return domain, colours, shown
+    strength = (-low / end) ** 0.5
+    cold = ", ".join(f"{255 + strength * (part - 255):.0f}" for part in COLD)
+    return [low, *domain], [f"rgb({cold})", *colours], [low, *shown]
 
 
 def _ticks(layers: int) -> list[int]:
@@ -170,7 +206,8 @@ def _svg(chart: Any, rows: Rows, title: Sequence[str]) -> str:
 
     spec = chart.to_dict(validate=False)
     spec["title"] = {"text": title[0], "subtitle": list(title[1:])}
-    drawn = {**spec, "data": {"values": rows}, "config": CONFIG}
+    plain = json.dumps([spec, rows], ensure_ascii=False).isascii()
+    drawn = {**spec, "data": {"values": rows}, "config": {**CONFIG, "font": "sans-serif" if plain else FONTS}}
     return str(vl_convert.vegalite_to_svg(drawn))
 
 
@@ -184,9 +221,9 @@ def png_of(svg: str) -> bytes:
 @cache
 def draws_chinese() -> bool:
     """Return whether this machine has a font with Chinese characters: without one, all of them look alike."""
-    word = '<text font-family="sans-serif" y="16">{}</text>'
+    word = '<text font-family="{}" y="16">{}</text>'
     box = f'<svg xmlns="http://www.w3.org/2000/svg" width="20" height="20">{word}</svg>'
-    one, other = (png_of(box.format(character)) for character in "山川")
+    one, other = (png_of(box.format(FONTS, character)) for character in "山川")
     return one != other
 
 
