@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
+import socket
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -13,41 +12,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from posttrain.errors import PosttrainError
+from posttrain.inference import shards
+from posttrain.inference.locations import located
 from posttrain.inference.protocol import Plain
 from posttrain.inference.respondents import ModelRespondent
 from posttrain.inference.shards import ShardedRespondent, block
 from posttrain.models.load import load_model
 from tests.pico import pico
-
-ROOT = Path(__file__).parents[2]
-
-SCRIPT = """
-import json, sys
-from contextlib import nullcontext
-import posttrain.inference.shards as shards
-from posttrain.inference.locations import located
-from posttrain.inference.respondents import ModelRespondent
-from posttrain.models.load import load_model
-from tests.inference.test_shards import ask
-
-shards.CHUNK = 2
-folder, output = sys.argv[1:]
-assert shards.is_sharded()
-inner = ModelRespondent(load_model(folder, device="cpu"))
-with shards.sharing():
-    if shards.rank():
-        shards.work(inner)
-        sys.exit()
-    with shards.ShardedRespondent(inner) as respondent:
-        result = ask(respondent)
-        for key, names in (("unnamed", nullcontext()), ("error", located(lambda number: f"rows.jsonl:{number + 1}"))):
-            try:
-                with names:
-                    respondent.answers(["Hi"] * 6 + ["x" * 5000, "Hi"])  # the third of process 1, in its second part
-            except Exception as error:
-                result[key] = str(error)
-open(output, "w").write(json.dumps(result))
-"""
+from tests.processes import Started
 
 
 def ask(respondent: ModelRespondent | ShardedRespondent) -> dict[str, Any]:
@@ -73,17 +46,46 @@ def test_blocks_are_all_and_apart(n: int, of: int) -> None:
     assert max(sizes) - min(sizes) <= 1
 
 
+def one_of_two(folder: str, output: str) -> None:
+    """What each process does: process 0 asks, and writes what it gets; in parts of two requests."""
+    shards.CHUNK = 2
+    assert shards.is_sharded()
+    inner = ModelRespondent(load_model(folder, device="cpu"))
+    with shards.sharing():
+        if shards.rank():
+            shards.work(inner)
+            return
+        with ShardedRespondent(inner) as respondent:
+            result = ask(respondent)
+            for key, names in (
+                ("unnamed", nullcontext()),
+                ("error", located(lambda number: f"rows.jsonl:{number + 1}")),
+            ):
+                try:
+                    with names:
+                        respondent.answers(["Hi"] * 6 + ["x" * 5000, "Hi"])  # third of process 1, in its second part
+                except PosttrainError as error:
+                    result[key] = str(error)
+    Path(output).write_text(json.dumps(result), encoding="utf-8")
+
+
 def test_two_processes_answer_as_one(tmp_path: Path) -> None:
+    """Two processes with the environment that `torchrun` gives them; process 0 listens at a port that was free."""
     folder = pico("llama", tmp_path)
     one = ask(ModelRespondent(load_model(str(folder), device="cpu")))
-    script, output = tmp_path / "ask.py", tmp_path / "two.json"
-    script.write_text(SCRIPT, encoding="utf-8")
-    start = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
-    environment = {**os.environ, "PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT}", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [*start, str(script), str(folder), str(output)], env=environment, capture_output=True, text=True, timeout=240
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
+    output = tmp_path / "two.json"
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = str(found.getsockname()[1])
+    started = []
+    for rank in ("0", "1"):
+        (tmp_path / rank).mkdir()
+        environment = {"WORLD_SIZE": "2", "RANK": rank, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        words = (one_of_two, str(folder), str(output))
+        started.append(Started(*words, folder=tmp_path / rank, environment=environment))
+    for process in started:
+        code, _, err = process.finish()
+        assert code == 0, err[-2000:]
     two = json.loads(output.read_text())
     assert two["answers"] == one["answers"]
     assert two["told"] == list(range(7))
