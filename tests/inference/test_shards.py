@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
+import subprocess
+import sys
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -21,6 +25,8 @@ from posttrain.inference.shards import ShardedRespondent, block
 from posttrain.models.load import load_model
 from tests.pico import pico
 from tests.processes import Started
+
+ROOT = Path(__file__).parents[2]
 
 
 def ask(respondent: ModelRespondent | ShardedRespondent) -> dict[str, Any]:
@@ -69,23 +75,37 @@ def one_of_two(folder: str, output: str) -> None:
     Path(output).write_text(json.dumps(result), encoding="utf-8")
 
 
-def test_two_processes_answer_as_one(tmp_path: Path) -> None:
-    """Two processes with the environment that `torchrun` gives them; process 0 listens at a port that was free."""
-    folder = pico("llama", tmp_path)
-    one = ask(ModelRespondent(load_model(str(folder), device="cpu")))
-    output = tmp_path / "two.json"
+def as_torchrun(words: tuple[str, str], folder: Path) -> None:
+    """Two forked processes with the environment that `torchrun` gives; process 0 listens at a port that was free."""
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         port = str(found.getsockname()[1])
     started = []
     for rank in ("0", "1"):
-        (tmp_path / rank).mkdir()
+        (folder / rank).mkdir()
         environment = {"WORLD_SIZE": "2", "RANK": rank, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-        words = (one_of_two, str(folder), str(output))
-        started.append(Started(*words, folder=tmp_path / rank, environment=environment))
+        started.append(Started(one_of_two, *words, folder=folder / rank, environment=environment))
     for process in started:
         code, _, err = process.finish()
         assert code == 0, err[-2000:]
+
+
+def by_torchrun(words: tuple[str, str], folder: Path) -> None:
+    """The same by `torchrun` itself, which imports torch in three processes."""
+    script = folder / "ask.py"
+    script.write_text("import sys\nfrom tests.inference.test_shards import one_of_two\none_of_two(*sys.argv[1:])\n")
+    start = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT}", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([*start, str(script), *words], env=environment, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+@pytest.mark.parametrize("start", [as_torchrun, pytest.param(by_torchrun, marks=pytest.mark.slow)])
+def test_two_processes_answer_as_one(tmp_path: Path, start: Callable[[tuple[str, str], Path], None]) -> None:
+    folder = pico("llama", tmp_path)
+    one = ask(ModelRespondent(load_model(str(folder), device="cpu")))
+    output = tmp_path / "two.json"
+    start((str(folder), str(output)), tmp_path)
     two = json.loads(output.read_text())
     assert two["answers"] == one["answers"]
     assert two["told"] == list(range(7))
