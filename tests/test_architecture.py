@@ -49,9 +49,15 @@ def parsed(path: Path) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf-8"))
 
 
+@cache
+def walked(tree: ast.AST) -> tuple[ast.AST, ...]:
+    """All nodes of a tree."""
+    return tuple(ast.walk(tree))
+
+
 def imported(tree: ast.AST) -> Iterator[str]:
     """The posttrain modules that a file imports anywhere, inside functions and TYPE_CHECKING too."""
-    for node in ast.walk(tree):
+    for node in walked(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names if alias.name.split(".")[0] == "posttrain")
         elif isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "posttrain":
@@ -95,7 +101,7 @@ def test_imports_point_downwards() -> None:
     wrong = []
     for path in files:
         tree = parsed(path)
-        assert not any(isinstance(n, ast.ImportFrom) and n.level for n in ast.walk(tree)), f"{path}: relative import"
+        assert not any(isinstance(n, ast.ImportFrom) and n.level for n in walked(tree)), f"{path}: relative import"
         for module in imported(tree):
             reason = wrong_import(room_of(path), module)
             if reason:
@@ -120,7 +126,7 @@ def graph_of(trees: dict[str, ast.AST]) -> dict[str, set[str]]:
             yield from (str(node.module), *(f"{node.module}.{name}" for name in names))
 
     nodes = {
-        name: [n for n in ast.walk(tree) if isinstance(n, ast.Import | ast.ImportFrom)] for name, tree in trees.items()
+        name: [n for n in walked(tree) if isinstance(n, ast.Import | ast.ImportFrom)] for name, tree in trees.items()
     }
     found = {name: {one.removeprefix("posttrain.") for n in every for one in named(n)} for name, every in nodes.items()}
     return {name: (imports & trees.keys()) - {name} for name, imports in found.items()}

@@ -40,7 +40,8 @@ def timed_by_the_wall(source: str) -> list[int]:
         return any(
             (
                 isinstance(part, ast.Attribute)
-                and (ast.unparse(part) in ("time.monotonic", "time.time", "time.perf_counter"))
+                and part.attr in ("monotonic", "time", "perf_counter")
+                and ast.unparse(part.value) == "time"
             )
             or (isinstance(part, ast.Name) and part.id in names)
             for part in ast.walk(node)

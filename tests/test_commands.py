@@ -82,6 +82,12 @@ RULES = (
     # ---- studies ----
     Rule(r"posttrain run .* --dry-run", "run", "trains nothing"),
     Rule(
+        r"posttrain run examples/first_study.yaml --download",
+        "slow",
+        "README's own file is like it",
+        f"--changes 1 {TINY} --set models=[pocket:chat]",
+    ),
+    Rule(
         r"posttrain run .*first_study.yaml --download",
         "run",
         "every method in two steps, on the model in the box",
@@ -100,13 +106,37 @@ RULES = (
     Rule(r"posttrain gate runs/base-chat .*", "run", "of the exams of two models, shortened", codes=(0, 5)),
     # ---- training and exams ----
     Rule(r"posttrain trace .* --dry-run", "run", "traces nothing"),
-    Rule(r"posttrain (--language zh-TW )?trace .*", "run", "two facts, one sample", "--limit 2 --set samples=1"),
+    Rule(
+        r"posttrain trace pocket:chat \S+superlatives/\*\.yaml\S* --output .*",
+        "run",
+        "two facts, one sample",
+        "--limit 2 --set samples=1",
+    ),
+    Rule(
+        r"posttrain (--language zh-TW )?trace .*",
+        "run",
+        "two facts, one sample, one kind of place",
+        "--limit 2 --set samples=1 --set kinds=[mlp]",
+    ),
+    # ---- edits ----
+    Rule(
+        r"(inline )?posttrain edit (?!.*--(list|undo|dry-run)).*",
+        "run",
+        "three steps of each search",
+        "--set target.steps=3 --set contexts=1 --force",
+    ),
     Rule(r"posttrain train .* --dry-run", "run", "trains nothing"),
     Rule(
         r"posttrain train examples/train_(lora|sdft).yaml",
         "run",
         "two steps, eight replayed answers",
         f"{STEPS} --set replay.n=8",
+    ),
+    Rule(
+        r"posttrain train examples/train_dpo.yaml",
+        "run",
+        "two steps of few rows, eight replayed answers",
+        f"{STEPS} --set replay.n=8 --set batch.tokens=256 --set validation_share=0.05",
     ),
     Rule(r"posttrain train .*", "run", "two steps", STEPS),
     Rule(r"(LANG=\S+ )?posttrain exam .*--(exams|exam|tasks) .*", "run", "two questions of each", "--limit 2"),

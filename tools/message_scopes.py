@@ -4,9 +4,16 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
-__all__ = ["Module", "name_of"]
+__all__ = ["Module", "name_of", "walked"]
+
+
+@cache
+def walked(node: ast.AST) -> tuple[ast.AST, ...]:
+    """Return a node and all nodes below it: `ast.walk`, once per node, since each file is searched for many things."""
+    return tuple(ast.walk(node))
 
 
 def name_of(node: ast.expr) -> str:
@@ -22,7 +29,7 @@ class Module:
         self.constants: dict[str, ast.expr] = {}  # constants of other modules, by their names in this one
         self.tree = ast.parse(path.read_text(encoding="utf-8"))
         self.parents: dict[ast.AST, ast.AST] = {}
-        for node in ast.walk(self.tree):
+        for node in walked(self.tree):
             for child in ast.iter_child_nodes(node):
                 self.parents[child] = node
         self._bound: dict[ast.AST, list[ast.AST]] = {}
@@ -39,7 +46,7 @@ class Module:
         """Return the nodes within a scope that give a value to a name."""
         if scope not in self._bound:
             kinds = (ast.Assign, ast.AnnAssign, ast.NamedExpr, ast.For, ast.comprehension)
-            self._bound[scope] = [node for node in ast.walk(scope) if isinstance(node, kinds)]
+            self._bound[scope] = [node for node in walked(scope) if isinstance(node, kinds)]
         return self._bound[scope]
 
     def _handler(self, node: ast.AST) -> ast.AST | None:
@@ -57,7 +64,7 @@ class Module:
     def appended(self, name: str, node: ast.AST) -> list[ast.expr]:
         """Return the values that `append`, `insert` and `+=` put into a list of this name."""
         found: list[ast.expr] = []
-        for other in ast.walk(next(self.scopes(node))):
+        for other in walked(next(self.scopes(node))):
             if (
                 isinstance(other, ast.Call)
                 and isinstance(other.func, ast.Attribute)
@@ -74,7 +81,7 @@ class Module:
 
         If the `+=` is always executed, the values without the added text are left out.
         """
-        for node in ast.walk(scope):
+        for node in walked(scope):
             if isinstance(node, ast.AugAssign) and name_of(node.target) == name and isinstance(node.op, ast.Add):
                 if not isinstance(node.value, ast.Constant | ast.JoinedStr | ast.IfExp | ast.BinOp):
                     continue

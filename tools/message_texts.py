@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tools.message_places import OTHERS, SILENT_ERRORS, SINKS, TABLES, TOLD_ERRORS, WORDS
-from tools.message_scopes import Module, name_of
+from tools.message_scopes import Module, name_of, walked
 
 __all__ = ["Found", "escaped", "messages_in", "placeholders", "shape"]
 
@@ -71,7 +71,7 @@ class _Finder:
         self.followed: set[ast.AST] = set()
         self.looked_into: set[ast.AST] = set()
         for module in modules:
-            for node in ast.walk(module.tree):
+            for node in walked(module.tree):
                 if isinstance(node, ast.FunctionDef):
                     self.functions.setdefault(node.name, []).append((module, node))
         _import(modules)
@@ -81,7 +81,7 @@ class _Finder:
         """Find all messages and add them to `found`."""
         verbs = _verbs(self.modules)
         for module in self.modules:
-            for node in ast.walk(module.tree):
+            for node in walked(module.tree):
                 for text, phrase in [*_shown(node), *self._fields(node)]:
                     self.take(text, module, phrase=phrase)
                 if isinstance(node, ast.FunctionDef):
@@ -111,7 +111,7 @@ class _Finder:
         if function in self.followed:
             return
         self.followed.add(function)
-        for node in ast.walk(function):
+        for node in walked(function):
             if isinstance(node, ast.Return | ast.Yield) and node.value is not None:
                 self.take(node.value, module, phrase=True)
 
@@ -316,7 +316,7 @@ def _import(modules: Sequence[Module]) -> None:
         for module in modules
     }
     for module in modules:
-        for node in ast.walk(module.tree):
+        for node in walked(module.tree):
             if isinstance(node, ast.ImportFrom):
                 there = texts.get(node.module or "", {})
                 module.constants |= {one.asname or one.name: there[one.name] for one in node.names if one.name in there}
@@ -326,7 +326,7 @@ def _told_fields(modules: Iterable[Module]) -> dict[str, list[int]]:
     """Return record -> indices of its fields that are shown to people, by their names, as in `Guess(cause, mend)`."""
     found: dict[str, list[int]] = {}
     for module in modules:
-        for node in ast.walk(module.tree):
+        for node in walked(module.tree):
             if isinstance(node, ast.ClassDef):
                 fields = [name_of(each.target) for each in node.body if isinstance(each, ast.AnnAssign)]
                 found.setdefault(node.name, []).extend(i for i, name in enumerate(fields) if name in WORDS)
@@ -337,7 +337,7 @@ def _verbs(modules: Iterable[Module]) -> set[str]:
     """Return the functions of the verbs: `cli/run.py:run` for each `Verb("run:run", ...)`."""
     found = set()
     for module in modules:
-        for node in ast.walk(module.tree):
+        for node in walked(module.tree):
             if isinstance(node, ast.Call) and name_of(node.func) == "Verb" and isinstance(node.args[0], ast.Constant):
                 file, _, name = str(node.args[0].value).partition(":")
                 found.add(f"cli/{file}.py:{name}")

@@ -124,7 +124,7 @@ def test_samples_of_another_exam_are_not_taken(exam: Invoke, pico_path: Callable
 
 
 def test_kill_9_in_the_middle(exam: Invoke, pico_path: Callable[[str], Path], tmp_path: Path) -> None:
-    many = [f"What is the capital of country {i}?" for i in range(500)]
+    many = [f"What is the capital of country {i}?" for i in range(300)]
     (tmp_path / "many.yaml").write_text(
         f"name: many\ntarget: [{{prompt: x, answer: y}}]\nlocality: {{same_pattern: {json.dumps(many)}}}\n",
         encoding="utf-8",
@@ -138,11 +138,11 @@ def test_kill_9_in_the_middle(exam: Invoke, pico_path: Callable[[str], Path], tm
     code, out, err = process.finish()
     assert code == -signal.SIGKILL, (out, err)
     done = samples.read_bytes().count(b"\n")
-    assert 0 < done < 501
-    result = exam(*words[:-3], "--json")
+    assert 0 < done < 301
+    result = exam(*words)
     assert result.exit_code == 0, result.output
     assert f"{done} of them done before" in result.stderr
-    assert json.loads(result.stdout)["cells"][0]["n"]["locality.same_pattern"] == 500
+    assert json.loads(result.stdout)["cells"][0]["n"]["locality.same_pattern"] == 300
 
 
 def test_an_adapter_is_compared_with_its_base(exam: Invoke, pico_path: Callable[[str], Path], tmp_path: Path) -> None:

@@ -113,6 +113,7 @@ def test_what_lm_eval_does_besides_asking_is_shown_and_not_printed(
     (tmp_path / "tasks" / "questions.jsonl").write_text(lines, encoding="utf-8")
     monkeypatch.setattr("posttrain.cli.works.LINE_EVERY_S", 0.0)
     monkeypatch.setattr("posttrain.models.meter.MOMENT_S", 0.0)
+    monkeypatch.setattr("posttrain.exams.tasks.lm_eval.BOOTSTRAPS", 20)
     model = str(pico_path("llama"))
     words = [model, "--tasks", "letters", "--include-path", "tasks", "--json"]
     shown = exam(*words)

@@ -192,15 +192,15 @@ def test_killed_between_checkpoints_it_goes_on_from_the_last(capsys: pytest.Capt
     rows = [json.dumps({"prompt": f"what is {i}?", "completion": "hi"}) for i in range(6)]
     (study.parent / "known.jsonl").write_text("\n".join(rows), encoding="utf-8")
     exams = ["change", {"kind": "self_test", "path": "known.jsonl", "max_new_tokens": 4}]
-    method = {**TRAIN, "name": "full", "optimizer": {"learning_rate": 1e-4, "max_steps": 300}}
-    study = write_study(study.parent, methods=[method], changes="changes/france.yaml", exams=exams, every=50)
+    method = {**TRAIN, "name": "full", "optimizer": {"learning_rate": 1e-4, "max_steps": 150}}
+    study = write_study(study.parent, methods=[method], changes="changes/france.yaml", exams=exams, every=25)
     process = start(study, output)
-    process.wait_until(lambda: bool(list(output.glob("cells/*/checkpoints/step-100/examined.json"))))
+    process.wait_until(lambda: bool(list(output.glob("cells/*/checkpoints/step-50/examined.json"))))
     process.send(signal.SIGKILL)
     code, out, err = process.finish()
     assert code == -signal.SIGKILL, (out, err)
     (cell,) = (output / "cells").iterdir()
-    done = [p for step in (50, 100) for p in cell.glob(f"checkpoints/step-{step}/**/*") if p.is_file()]
+    done = [p for step in (25, 50) for p in cell.glob(f"checkpoints/step-{step}/**/*") if p.is_file()]
     assert len(done) == 6  # of each checkpoint: what was found, the change's samples, the exam's
     stamps = {p: p.stat().st_mtime_ns for p in done}
     before = (output / "before").rglob("*.jsonl")
@@ -210,8 +210,8 @@ def test_killed_between_checkpoints_it_goes_on_from_the_last(capsys: pytest.Capt
     assert code == 0, err
     assert {p: p.stat().st_mtime_ns for p in stamps} == stamps
     data = json.loads((output / "results.json").read_text(encoding="utf-8"))
-    assert [c["checkpoint"] for c in data["cells"]] == [*(f"step-{n}" for n in range(50, 300, 50)), "final"]
-    assert len((cell / "metrics.jsonl").read_text(encoding="utf-8").splitlines()) == 300
+    assert [c["checkpoint"] for c in data["cells"]] == [*(f"step-{n}" for n in range(25, 150, 25)), "final"]
+    assert len((cell / "metrics.jsonl").read_text(encoding="utf-8").splitlines()) == 150
 
 
 def test_ctrl_c_in_the_middle_of_training(study: Path) -> None:

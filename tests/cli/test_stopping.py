@@ -72,8 +72,14 @@ STAGES = {
 """When -> the function, which call of it, and how many of six cells are done then."""
 
 
-@pytest.mark.parametrize("when", STAGES)
-@pytest.mark.parametrize(("number", "code"), SIGNALS)
+@pytest.mark.parametrize(
+    ("when", "number", "code"),
+    [
+        pytest.param(when, *both, marks=[pytest.mark.slow] if (i + j) % 2 else [])
+        for i, when in enumerate(STAGES)
+        for j, both in enumerate(SIGNALS)
+    ],
+)
 def test_a_study(
     study: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch, when: str, number: int, code: int
 ) -> None:

@@ -118,8 +118,18 @@ def test_free_answers_have_no_chance() -> None:
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("choices", [[4], [2], [2, 3, 4, 10]])
-@pytest.mark.parametrize("known", [(0.5, 0.12, 0.05), (0.0, 0.0, 0.0), (0.0, 0.4, 0.0), (0.2, 0.0, 0.6)])
+CHOICES = ([4], [2], [2, 3, 4, 10])
+KNOWN = ((0.5, 0.12, 0.05), (0.0, 0.0, 0.0), (0.0, 0.4, 0.0), (0.2, 0.0, 0.6))
+
+
+@pytest.mark.parametrize(
+    ("known", "choices"),
+    [
+        pytest.param(known, choices, marks=[pytest.mark.slow] if (i + j) % 3 else [])
+        for i, known in enumerate(KNOWN)
+        for j, choices in enumerate(CHOICES)
+    ],
+)
 def test_true_forgetting_is_recovered(choices: list[int], known: tuple[float, float, float]) -> None:
     """Mean over 40 simulated pairs of models within four standard errors of the truth; the plain share is not."""
     generator = np.random.default_rng(11)

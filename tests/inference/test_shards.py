@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
+from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -13,41 +16,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from posttrain.errors import PosttrainError
+from posttrain.inference import shards
+from posttrain.inference.locations import located
 from posttrain.inference.protocol import Plain
 from posttrain.inference.respondents import ModelRespondent
 from posttrain.inference.shards import ShardedRespondent, block
 from posttrain.models.load import load_model
 from tests.pico import pico
+from tests.processes import Started
 
 ROOT = Path(__file__).parents[2]
-
-SCRIPT = """
-import json, sys
-from contextlib import nullcontext
-import posttrain.inference.shards as shards
-from posttrain.inference.locations import located
-from posttrain.inference.respondents import ModelRespondent
-from posttrain.models.load import load_model
-from tests.inference.test_shards import ask
-
-shards.CHUNK = 2
-folder, output = sys.argv[1:]
-assert shards.is_sharded()
-inner = ModelRespondent(load_model(folder, device="cpu"))
-with shards.sharing():
-    if shards.rank():
-        shards.work(inner)
-        sys.exit()
-    with shards.ShardedRespondent(inner) as respondent:
-        result = ask(respondent)
-        for key, names in (("unnamed", nullcontext()), ("error", located(lambda number: f"rows.jsonl:{number + 1}"))):
-            try:
-                with names:
-                    respondent.answers(["Hi"] * 6 + ["x" * 5000, "Hi"])  # the third of process 1, in its second part
-            except Exception as error:
-                result[key] = str(error)
-open(output, "w").write(json.dumps(result))
-"""
 
 
 def ask(respondent: ModelRespondent | ShardedRespondent) -> dict[str, Any]:
@@ -73,17 +52,60 @@ def test_blocks_are_all_and_apart(n: int, of: int) -> None:
     assert max(sizes) - min(sizes) <= 1
 
 
-def test_two_processes_answer_as_one(tmp_path: Path) -> None:
-    folder = pico("llama", tmp_path)
-    one = ask(ModelRespondent(load_model(str(folder), device="cpu")))
-    script, output = tmp_path / "ask.py", tmp_path / "two.json"
-    script.write_text(SCRIPT, encoding="utf-8")
+def one_of_two(folder: str, output: str) -> None:
+    """What each process does: process 0 asks, and writes what it gets; in parts of two requests."""
+    shards.CHUNK = 2
+    assert shards.is_sharded()
+    inner = ModelRespondent(load_model(folder, device="cpu"))
+    with shards.sharing():
+        if shards.rank():
+            shards.work(inner)
+            return
+        with ShardedRespondent(inner) as respondent:
+            result = ask(respondent)
+            for key, names in (
+                ("unnamed", nullcontext()),
+                ("error", located(lambda number: f"rows.jsonl:{number + 1}")),
+            ):
+                try:
+                    with names:
+                        respondent.answers(["Hi"] * 6 + ["x" * 5000, "Hi"])  # third of process 1, in its second part
+                except PosttrainError as error:
+                    result[key] = str(error)
+    Path(output).write_text(json.dumps(result), encoding="utf-8")
+
+
+def as_torchrun(words: tuple[str, str], folder: Path) -> None:
+    """Two forked processes with the environment that `torchrun` gives; process 0 listens at a port that was free."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = str(found.getsockname()[1])
+    started = []
+    for rank in ("0", "1"):
+        (folder / rank).mkdir()
+        environment = {"WORLD_SIZE": "2", "RANK": rank, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        started.append(Started(one_of_two, *words, folder=folder / rank, environment=environment))
+    for process in started:
+        code, _, err = process.finish()
+        assert code == 0, err[-2000:]
+
+
+def by_torchrun(words: tuple[str, str], folder: Path) -> None:
+    """The same by `torchrun` itself, which imports torch in three processes."""
+    script = folder / "ask.py"
+    script.write_text("import sys\nfrom tests.inference.test_shards import one_of_two\none_of_two(*sys.argv[1:])\n")
     start = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
     environment = {**os.environ, "PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT}", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [*start, str(script), str(folder), str(output)], env=environment, capture_output=True, text=True, timeout=240
-    )
+    done = subprocess.run([*start, str(script), *words], env=environment, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr[-2000:]
+
+
+@pytest.mark.parametrize("start", [as_torchrun, pytest.param(by_torchrun, marks=pytest.mark.slow)])
+def test_two_processes_answer_as_one(tmp_path: Path, start: Callable[[tuple[str, str], Path], None]) -> None:
+    folder = pico("llama", tmp_path)
+    one = ask(ModelRespondent(load_model(str(folder), device="cpu")))
+    output = tmp_path / "two.json"
+    start((str(folder), str(output)), tmp_path)
     two = json.loads(output.read_text())
     assert two["answers"] == one["answers"]
     assert two["told"] == list(range(7))

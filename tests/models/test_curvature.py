@@ -156,8 +156,14 @@ def test_mas_is_the_gradient_of_the_squared_norm(pico_path: PicoPath) -> None:
 # ---- how it is computed -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("tuner", ["full", "lora"])
+@pytest.mark.parametrize(
+    ("tuner", "family"),
+    [
+        pytest.param(tuner, family, marks=[pytest.mark.slow] if (i + j) % 2 else [])
+        for i, tuner in enumerate(("full", "lora"))
+        for j, family in enumerate(FAMILIES)
+    ],
+)
 def test_rows_together_and_singly_are_equal(pico_path: PicoPath, family: str, tuner: str) -> None:
     entry = load("tuner", tuner)
     model = entry.function(load_model(str(pico_path(family)), device="cpu").model, entry.config()).double().eval()

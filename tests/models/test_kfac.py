@@ -93,7 +93,7 @@ def test_many_draws_give_the_double_sum(pico_path: PicoPath, skip: int) -> None:
 
 
 def test_rows_read_together_count_as_if_read_alone(pico_path: PicoPath) -> None:
-    model, rows = double(pico_path), examples(5)
+    model, rows = double(pico_path), examples(3)
     found = kfac(model, NAMES, rows, seed=3, batch_tokens=40)
     for name in NAMES:
         close(found[name].outputs, with_signs(model, name, rows, 3))

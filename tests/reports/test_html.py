@@ -161,6 +161,7 @@ def test_answers_that_cannot_be_counted_and_lists_of_answers(tmp_path: Path) -> 
     ).read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_fourteen_thousand_rows_stay_small(tmp_path: Path) -> None:
     folder = make_run(tmp_path, changes=20, factor=2)
     run = read_run(folder)

@@ -27,8 +27,10 @@ from posttrain.exams.results import CellResult, Line
 from posttrain.studies.config import Study
 from posttrain.studies.events import Watcher
 from posttrain.studies.handing_out import TRIES, Pool, Ran, Spec, Teller, Told, _Processes, handed_out, in_processes
+from posttrain.studies.orphans import end_with_parent
 from posttrain.studies.plan import make_plan
 from posttrain.studies.worker import Hashes, Order
+from tests.processes import SERVER
 from tests.studies.conftest import TRAIN
 from tests.studies.test_run import Listener, go, results
 
@@ -104,10 +106,33 @@ class Killer(Listener):
 def worker_pids() -> list[int]:
     import multiprocessing
 
-    return [p.pid for p in multiprocessing.active_children() if p.pid and p.name.startswith("SpawnProcess")]
+    return [
+        p.pid
+        for p in multiprocessing.active_children()
+        if p.pid and p.name.startswith(("SpawnProcess", "ForkServerProcess"))
+    ]
 
 
-def test_two_processes_give_the_same_results_also_when_they_are_lost(path: Path, expected: Any) -> None:
+def begin_with(environment: dict[str, str]) -> None:
+    os.environ.update(environment)
+    end_with_parent()
+
+
+def forked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """New processes are forked from a server that has imported torch, instead of importing it each, and get what they
+    would have inherited of this one's environment.
+    """
+    monkeypatch.setattr("posttrain.studies.handing_out.multiprocessing.get_context", lambda _: SERVER)
+    begin = partial(begin_with, dict(os.environ))
+    monkeypatch.setattr("posttrain.studies.handing_out.end_with_parent", begin)
+
+
+@pytest.mark.parametrize("how", ["forked", pytest.param("spawned", marks=pytest.mark.slow)])
+def test_two_processes_give_the_same_results_also_when_they_are_lost(
+    path: Path, expected: Any, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if how == "forked":
+        forked(monkeypatch)
     killer = Killer(1)
     outcome, _ = go(path, jobs=2, listener=killer)
     assert killer.left == 0
@@ -224,8 +249,9 @@ def test_a_process_that_is_told_to_end_loses_its_cell_only_for_a_while(path: Pat
     assert [line["scores"].keys() for line in found["cells"]] == [line["scores"].keys() for line in expected["cells"]]
 
 
-def test_what_was_lost_with_former_processes_does_not_end_the_new_ones() -> None:
+def test_what_was_lost_with_former_processes_does_not_end_the_new_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     """Both cells of two processes are lost with one of them: the first loss makes new processes, the second none."""
+    forked(monkeypatch)
     with in_processes(2) as pool:
         assert isinstance(pool, _Processes)
         lost: list[Any] = [Future(), Future()]

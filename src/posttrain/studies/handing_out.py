@@ -17,7 +17,6 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
 from functools import partial
-from multiprocessing.connection import wait as wait_for
 from multiprocessing.managers import SyncManager
 from pathlib import Path
 from queue import Empty
@@ -32,6 +31,7 @@ from posttrain.models.meter import Doing, listening
 from posttrain.studies.config import Resources, Study
 from posttrain.studies.events import ExamEvent, Watcher
 from posttrain.studies.exams import prepare_exams
+from posttrain.studies.orphans import end_with_parent
 from posttrain.studies.plan import Cell
 from posttrain.studies.worker import CellWorker, Order, cell_folder, failed
 
@@ -137,20 +137,6 @@ def run_order(spec: Spec, order: Order, tell: Any) -> tuple[CellResult, float]:
             return worker.run(order), time.monotonic() - began
         except Interrupted:  # a signal to this process alone: its training is saved, and neither cell nor run is over
             os._exit(Interrupted.exit_code)
-
-
-def _end_with_parent() -> None:
-    """Make this process end when its parent ends, for whatever reason. Ctrl-C then reaches only the parent."""
-    os.setpgrp()
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        sentinel = parent.sentinel
-
-        def watch() -> None:
-            wait_for([sentinel])
-            os._exit(1)
-
-        threading.Thread(target=watch, daemon=True).start()
 
 
 # ---- handing out -----------------------------------------------------------------------------------------------------
@@ -259,7 +245,7 @@ class _Processes(Pool):
         self.jobs, self.context = jobs, multiprocessing.get_context("spawn")
         self.manager = SyncManager(ctx=self.context)
         try:
-            self.manager.start(_end_with_parent)
+            self.manager.start(end_with_parent)
         except BaseException:  # a signal: the manager would complain of a closed pipe
             for process in multiprocessing.active_children():
                 process.kill()
@@ -268,7 +254,7 @@ class _Processes(Pool):
         self.pool, self.ran = self._new(), set[Ran]()
 
     def _new(self) -> ProcessPoolExecutor:
-        return ProcessPoolExecutor(self.jobs, mp_context=self.context, initializer=_end_with_parent)
+        return ProcessPoolExecutor(self.jobs, mp_context=self.context, initializer=end_with_parent)
 
     def submit(self, spec: Spec, order: Order) -> Ran:
         future = self.pool.submit(run_order, spec, order, self.queue)

@@ -12,8 +12,9 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,12 +38,11 @@ DATE = "template_date.json"
 
 def environment() -> dict[str, Any]:
     """Return versions of the libraries that compute, processor or GPU, threads, and commit of the working folder."""
-    packages = ("torch", "transformers", "accelerate", "peft", "tokenizers", "safetensors")
     cuda = torch.cuda.is_available()
     return {
         "posttrain": __version__,
         "python": platform.python_version(),
-        "packages": {name: version(name) for name in packages},
+        "packages": dict(_packages()),
         "platform": platform.platform(),
         "device": torch.cuda.get_device_name() if cuda else platform.machine(),
         "cuda": torch.version.cuda if cuda else None,
@@ -50,16 +50,28 @@ def environment() -> dict[str, Any]:
         "cpus": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "argv": sys.argv,
-        "commit": commit(),
+        "commit": commit(Path.cwd()),
     }
 
 
-def commit() -> str | None:
-    """Return the git commit of the working folder, with `+` if files differ from it; None outside of a repository."""
+@cache
+def _packages() -> Mapping[str, str]:
+    """Return the versions of the libraries that compute, which a process has loaded once for all."""
+    return {
+        name: version(name) for name in ("torch", "transformers", "accelerate", "peft", "tokenizers", "safetensors")
+    }
+
+
+@cache
+def commit(folder: Path) -> str | None:
+    """Return the git commit of a folder, with `+` if files differ from it; None outside of a repository.
+
+    It is asked for once per process: a study writes it for every cell, and git reads all files of the repository.
+    """
     try:
         head = subprocess.run(
             ["git", "describe", "--always", "--abbrev=12", "--dirty=+"],
-            capture_output=True, text=True, timeout=5, cwd=Path.cwd(), check=False,
+            capture_output=True, text=True, timeout=5, cwd=folder, check=False,
         )  # fmt: skip
     except (OSError, subprocess.TimeoutExpired):
         return None
