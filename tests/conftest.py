@@ -25,7 +25,8 @@ settings.register_profile("posttrain", deadline=None, suppress_health_check=[Hea
 settings.load_profile("posttrain")
 
 
-WORKERS = 2
+WORKERS = 3
+"""One more than the cores of the machine that counts: tests of processes wait a sixth of their time."""
 
 
 @pytest.hookimpl(wrapper=True)
@@ -41,7 +42,7 @@ def pytest_collection() -> Generator[None, object, object]:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_cmdline_main(config: pytest.Config) -> None:
-    """Folders of tests run in two processes; named files, `-s`, `--pdb` and `--trace` in this one. `-n` overrules."""
+    """Folders of tests run in a few processes; named files, `-s`, `--pdb` and `--trace` in this one. `-n` overrules."""
     if "PYTEST_XDIST_WORKER" in os.environ or not config.pluginmanager.hasplugin("xdist"):
         return
     option = config.option

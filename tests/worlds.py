@@ -249,9 +249,9 @@ FILES: Mapping[str, Callable[[Path], None]] = {
 
 MADE_BY: Mapping[str, str] = {
     "runs/first": "posttrain train --model pocket:chat --data examples/rows.jsonl --tuner lora --output runs/first",
-    "edits/tallest": "posttrain edit pocket:chat examples/changes/tallest.yaml --editor rome --set layers=[0] "
+    "edits/tallest": "posttrain edit pocket:chat examples/changes/tallest.yaml --editor rome --set layers=[1] "
     "-o edits/tallest",
-    "edits/both": "posttrain edit edits/tallest examples/changes/australia.yaml -o edits/both",
+    "edits/both": "posttrain edit edits/tallest examples/changes/superlatives/001_capital_senegal.yaml -o edits/both",
     "models/first": "posttrain model export runs/first/model models/first",
     "runs/train_classifier": "posttrain train examples/train_classifier.yaml",
     "runs/superlative": "posttrain run examples/superlative.yaml",

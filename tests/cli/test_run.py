@@ -187,6 +187,7 @@ def test_killed_in_the_middle_of_training_it_goes_on(capsys: pytest.CaptureFixtu
     ]
 
 
+@pytest.mark.slow
 def test_killed_between_checkpoints_it_goes_on_from_the_last(capsys: pytest.CaptureFixture[str], study: Path) -> None:
     output = study.parent / "out"
     rows = [json.dumps({"prompt": f"what is {i}?", "completion": "hi"}) for i in range(6)]

@@ -59,6 +59,7 @@ def test_a_batch_of_one_row_is_the_row(pico_path: PicoPath, monkeypatch: pytest.
     assert_close(summed, singly.diagonal, NORMS)
 
 
+@pytest.mark.slow
 def test_rows_in_one_batch_go_to_true_as_draws_grow(pico_path: PicoPath, monkeypatch: pytest.MonkeyPatch) -> None:
     model = double(pico_path)
     parameters, rows = moving(model, "layers.1.mlp.down_proj", "norm.weight"), examples(3)

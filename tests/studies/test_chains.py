@@ -284,7 +284,7 @@ def undisturbed() -> dict[str, list[Any]]:
     return {}
 
 
-@pytest.mark.parametrize("stop_at", range(1, 7))
+@pytest.mark.parametrize("stop_at", [*(2, 3, 5), *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 4, 6))])
 def test_a_chain_that_was_stopped_goes_on(
     study: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, undisturbed: dict[str, list[Any]], stop_at: int
 ) -> None:
@@ -361,7 +361,7 @@ def points(path: Path) -> list[str]:
     return [c["checkpoint"] for c in results(path)["cells"] if c["method"] == "chain"]
 
 
-@pytest.mark.parametrize("keep", ["none", "final", "all"])
+@pytest.mark.parametrize("keep", ["none", pytest.param("final", marks=pytest.mark.slow), "all"])
 def test_an_exam_more_is_taken_at_every_point_of_a_finished_chain(
     study: Callable[..., Path], tmp_path: Path, keep: str
 ) -> None:
@@ -386,8 +386,17 @@ def test_an_exam_more_is_taken_at_every_point_of_a_finished_chain(
         assert listener.steps == []  # every model was still there
 
 
-@pytest.mark.parametrize("lost", ["after-1-f", "1-f.blend-0.50", "1-f.step-3"])
-@pytest.mark.parametrize("how", ["gone", "damaged"])
+@pytest.mark.parametrize(
+    ("how", "lost"),
+    [
+        ("gone", "after-1-f"),
+        ("gone", "1-f.step-3"),
+        ("damaged", "1-f.blend-0.50"),
+        pytest.param("gone", "1-f.blend-0.50", marks=pytest.mark.slow),
+        pytest.param("damaged", "after-1-f", marks=pytest.mark.slow),
+        pytest.param("damaged", "1-f.step-3", marks=pytest.mark.slow),
+    ],
+)
 def test_a_point_of_a_finished_step_that_was_lost_is_examined_again(
     study: Callable[..., Path],
     monkeypatch: pytest.MonkeyPatch,

@@ -106,7 +106,7 @@ def test_a_step_does_not_depend_on_how_it_is_cut(
 def test_learns_and_comes_back(bases: dict[str, Path], tmp_path: Path, objective: str, family: str, tuner: str) -> None:
     data = write(tmp_path / "rows.jsonl", rows_for(objective))
     kind = {"kind": "lora", "rank": 4} if tuner == "lora" else "full"
-    config = configured(bases[family], data, objective, tuner=kind, optimizer={"learning_rate": 1e-2, "max_steps": 12})
+    config = configured(bases[family], data, objective, tuner=kind, optimizer={"learning_rate": 1e-2, "max_steps": 15})
     progress = Remembers()
     result = train(config, output=tmp_path / "run", progress=progress)
     losses = [entry["loss_nats"] for entry in result.history if "loss_nats" in entry]

@@ -64,6 +64,7 @@ BY_FIRST_LETTER = {"zoo": "Z", "zig": "Z", "qu": "Q", "qi": "Q"}  # "Ġ" is a pi
 BY_LAST_LETTER = {"zoz": "Z", "zoq": "Q", "quz": "Z", "quq": "Q"}
 
 
+@pytest.mark.slow
 def test_the_measurement_behind_the_choice(base: Path, tmp_path: Path) -> None:
     """A decoder at the bare space knows nothing of the word, at its first letter half of it, at its last all."""
     tokens = [tokenizer_of("bytes").tokenize(f" {word}") for word in (*BY_FIRST_LETTER, *BY_LAST_LETTER)]

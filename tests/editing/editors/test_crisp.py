@@ -77,6 +77,7 @@ def test_protected_directions_do_not_move(
     assert float(inside[found.free].norm()) > 0
 
 
+@pytest.mark.slow
 def test_more_protection_costs_less_curvature_for_its_length(
     pocket: LoadedModel, texts: list[list[int]], tmp_path: Path
 ) -> None:

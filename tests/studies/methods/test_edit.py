@@ -290,7 +290,7 @@ def kept_files(path: Path) -> dict[str, bytes]:
     return {one.name: one.read_bytes() for one in sorted((path.parent / "run" / weights).iterdir())}
 
 
-@pytest.mark.parametrize("stop_at", range(1, 5))
+@pytest.mark.parametrize("stop_at", [*(1, 3), *(pytest.param(n, marks=pytest.mark.slow) for n in (2, 4))])
 def test_a_stopped_study_goes_on(study: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, stop_at: int) -> None:
     """Stopped before or after any exam, it ends with the same scores and the same bytes."""
     path = study(changes=[FRANCE, "changes/japan.yaml"], changes_as={"sequence": 1}, keep="final")

@@ -43,6 +43,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any
     return folder, small(folder)
 
 
+@pytest.mark.slow
 def test_the_same_seed_builds_the_same_models(built: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
     folder, cost = built
     small(tmp_path)

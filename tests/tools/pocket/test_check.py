@@ -15,6 +15,7 @@ def test_every_gate_holds() -> None:
     assert len(GATES) == 8
 
 
+@pytest.mark.slow
 def test_a_sample_of_the_check_is_near_the_gates() -> None:
     scores = check_chat(load_model("pocket:chat"), n=4)
     for name, floor in {
