@@ -148,6 +148,13 @@ RULES = (
     Rule(r"inline posttrain report DIR", "run", "on an exam's folder", names="DIR=runs/base-chat"),
     # ---- benchmarks ----
     Rule(r".*fisher.py --model .*", "slow", "few rows", "--rows 4 --repetitions 1", "...=pocket:chat", SPEED),
+    Rule(
+        r"inline python benchmarks/edit.py",
+        "slow",
+        "four edits, once",
+        "--edits 4 --naive 1 --single 1 --repetitions 1",
+        codes=SPEED,
+    ),
     Rule(r"python benchmarks/exam.py", "slow", "few questions", "--quick --models pocket", codes=SPEED),
     Rule(r"python benchmarks/generation.py", "slow", "once", "--repetitions 1", codes=SPEED),
     Rule(r"python benchmarks/train_loop.py", "slow", "two steps, once", "--repetitions 1 --steps 2", codes=SPEED),
