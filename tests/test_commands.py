@@ -198,11 +198,25 @@ def cases(*hows: How) -> list[object]:
     """Commands that are dealt with so, with their marks."""
     long = pytest.mark.timeout(1800)  # a study on the real model took eight minutes beside eight other programs
     marks = {"slow": [pytest.mark.slow, long], "real": [pytest.mark.real, long]}
-    return [
-        pytest.param(command, id=command.line, marks=marks.get(rule_of(command).how, []))
-        for command in commands().values()
-        if rule_of(command).how in hows
-    ]
+    seen: set[tuple[object, ...]] = set()
+    made: list[object] = []
+    for command in commands().values():
+        how = rule_of(command).how
+        if how in hows:
+            alike = how == "run" and kind_of(command) in seen
+            seen.add(kind_of(command))
+            made.append(pytest.param(command, id=command.line, marks=marks["slow"] if alike else marks.get(how, [])))
+    return made
+
+
+def kind_of(command: Command) -> tuple[object, ...]:
+    """A program, its verb, its options without their values, and its rule: of commands alike in these, the first is
+    typed at once and the others with `make test-slow`.
+    """
+    words = shlex.split(command.line)
+    options = frozenset(word.partition("=")[0] for word in words if word.startswith("-"))
+    kinds = tuple(word for word in words if word in registry.kinds("exam") or "=" in word)
+    return (*words[: 3 if words[1:2] == ["model"] or words[1:2] == ["data"] else 2], options, kinds, rule_of(command))
 
 
 @pytest.fixture(scope="module")

@@ -204,8 +204,7 @@ def test_killed_between_checkpoints_it_goes_on_from_the_last(capsys: pytest.Capt
     done = [p for step in (25, 50) for p in cell.glob(f"checkpoints/step-{step}/**/*") if p.is_file()]
     assert len(done) == 6  # of each checkpoint: what was found, the change's samples, the exam's
     stamps = {p: p.stat().st_mtime_ns for p in done}
-    before = (output / "before").rglob("*.jsonl")
-    stamps |= {p: p.stat().st_mtime_ns for p in before}
+    stamps |= {p: p.stat().st_mtime_ns for p in (output / "before").rglob("*.jsonl")}
 
     code, _, err = run(capsys, str(study), "--output", str(output))
     assert code == 0, err
