@@ -180,7 +180,16 @@ def test_methods_are_described_from_the_study() -> None:
         "Only small low-rank matrices beside the weights (LoRA) move.",
         "75 % of each step's tokens are answers that the untouched model gave to given questions.",
     ]
-    assert [text(m, "en") for m in describe_method({"kind": "edit"})] == ["Method `edit`."]
+    assert [text(m, "en") for m in describe_method({"kind": "strange"})] == ["Method `strange`."]
+    for editor, told in (
+        ("memit", "`memit`, layers: auto."),
+        ({"kind": "rome", "layers": [4, 5]}, "`rome`, layers: 4, 5."),
+    ):
+        said = [text(m, "en") for m in describe_method({"kind": "edit", "editor": editor})]
+        assert said == [
+            "The new answer is written into the weights, where the model looks the fact up.",
+            f"Editor {told}",
+        ]
 
 
 def test_a_chain_is_described_by_its_steps_and_a_start_by_its_name() -> None:

@@ -218,6 +218,12 @@ def describe_method(config: Mapping[str, object], change: bool = True, summary: 
         parts.append(say("method.train_rows" if change else "method.train_data"))
     elif known(f"method.{kind}"):
         parts.append(say(f"method.{kind}"))
+        editor = config.get("editor")
+        if kind == "edit" and editor:
+            its = editor if isinstance(editor, Mapping) else {"kind": editor}
+            layers = its.get("layers", "auto")
+            listed = ", ".join(map(str, layers)) if isinstance(layers, list | tuple) else str(layers)
+            parts.append(say("method.editor", kind=str(its.get("kind", "")), layers=listed))
         if known(own_way := f"method.{kind}_{config.get('source', '')}"):
             parts.append(say(own_way))
     elif kind:
