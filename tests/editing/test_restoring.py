@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -199,12 +200,8 @@ def test_a_trial_decides(pico_path: Callable[[str], Path], monkeypatch: pytest.M
     assert type(run) is PlainRun
     assert "tracing reads whole rows, which is slow: " in told[0]
 
-    def fails(self: Run, token: int) -> Any:
-        raise NotImplementedError(
-            "no cache"
-        )  # as models of transformers say who keep none: it must be told, not raised
-
-    monkeypatch.setattr(Run, "_cache", fails)
+    # what models of transformers say that keep no cache: it must be told to the user, not end the trace
+    monkeypatch.setattr(Run, "_cache", Mock(side_effect=NotImplementedError("no cache")))
     run = run_of(one.model, one.places, row(), noise(), 512, say=told.append, known={})
     assert type(run) is PlainRun
     assert told[1] == "tracing reads whole rows, which is slow: NotImplementedError: no cache"

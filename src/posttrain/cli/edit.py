@@ -159,13 +159,13 @@ def _opened(model: str, output: Path | None, wanted: list[Edit], config: EditorC
     from posttrain.editing.session import EditSession
     from posttrain.models.names import resolve
 
-    known = is_edits(model)
-    if output is not None and is_edits(str(output)) and Path(resolve(model)).resolve() != output.resolve():
-        count = begun(output, model, config, wanted) if not known else 0
-        if count is None or (known and not holds_no_more(output, Path(resolve(model)), wanted)):
+    folder, known = Path(resolve(model)).resolve(), is_edits(model)
+    if output is not None and is_edits(str(output)) and output.resolve() != folder:
+        count = begun(output, model, config, wanted) if not known else None
+        if not holds_no_more(output, folder, wanted) if known else count is None:
             mend = f"choose a new folder, or go on with these: posttrain edit {quoted(str(output))} ..."
             raise ConfigError(Problem(str(output), "it holds other edits", mend))
-        if not known:
+        if count is not None:
             talk(f"{count} of {len(wanted)} edits are in {output} already")
             return _Work(open_session(str(output), say=talk, **how), wanted[count:], count)
     if not known:
@@ -175,8 +175,8 @@ def _opened(model: str, output: Path | None, wanted: list[Edit], config: EditorC
 
 def _without_written(work: _Work) -> _Work:
     """Return the work without edits that the session has already, with the same answer."""
-    held = {(edit.prompt, edit.answer.strip()) for one in work.session.applied for edit in one.edits}
-    left = [edit for edit in work.wanted if (edit.prompt, edit.answer.strip()) not in held]
+    held = {edit.statement for one in work.session.applied for edit in one.edits}
+    left = [edit for edit in work.wanted if edit.statement not in held]
     if len(left) < len(work.wanted):
         talk(f"{len(work.wanted) - len(left)} of {len(work.wanted)} edits are there already")
     return work._replace(wanted=left)

@@ -61,6 +61,11 @@ class Edit:
         """The user's last words."""
         return self.prompt if isinstance(self.prompt, str) else self.prompt[-1].content
 
+    @property
+    def statement(self) -> tuple[Spoken, str]:
+        """What is said after what: edits alike in this are the same."""
+        return self.prompt, self.answer.strip()
+
     def after(self, words: str) -> Edit:
         """Return the edit with other words before the question. White space stands between them, except in Chinese."""
         if not words:

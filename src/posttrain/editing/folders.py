@@ -61,8 +61,8 @@ def check_output(folder: Path) -> None:
 
 def holds_no_more(folder: Path, model: Path, edits: Sequence[Edit]) -> bool:
     """Return whether every edit of a folder is in another one, or among edits that are to be written."""
-    known = {(row.prompt, row.answer.strip()) for row in (*map(_edit, read_edits(model)), *edits)}
-    return all((row.prompt, row.answer.strip()) in known for row in map(_edit, read_edits(folder)))
+    known = {row.statement for row in (*map(_edit, read_edits(model)), *edits)}
+    return all(_edit(row).statement in known for row in read_edits(folder))
 
 
 def begun(folder: Path, model: str, config: EditorConfig, edits: Sequence[Edit]) -> int | None:
@@ -75,11 +75,8 @@ def begun(folder: Path, model: str, config: EditorConfig, edits: Sequence[Edit])
     first = [(edit.prompt, edit.answer, edit.subject) for edit in edits[: len(rows)]]
     same = first == [(row.prompt, row.answer, row.subject) for row in rows]
     same = same and all(one == config.model_dump(mode="json") for one in editors)
-    return (
-        len(rows)
-        if same and Path(resolve(adapter_base(folder) or "")).resolve() == Path(resolve(model)).resolve()
-        else None
-    )
+    same = same and Path(resolve(adapter_base(folder) or "")).resolve() == Path(resolve(model)).resolve()
+    return len(rows) if same else None
 
 
 def load_to_edit(name: str, **options: Unpack[LoadOptions]) -> LoadedModel:

@@ -41,8 +41,7 @@ class EditedModel(Model):
         """One mapping for each edit: number, prompt, subject, answer, editor, its figures, and `said`: the answers
         before it and now, and whether the latter is right.
         """
-        if any(said.now is None for said in self.session.said.values()):
-            ask_all(self.session)
+        ask_all(self.session)
         return rows_of(self.session)
 
     @as_arguments

@@ -11,11 +11,14 @@ __all__ = ["ask_all"]
 
 
 def ask_all(session: EditSession) -> None:
-    """Ask the model about every edit of a session, and keep in `session.said` what it answers now."""
+    """Ask the model about every edit of a session whose answer is not known since the weights changed, and keep in
+    `session.said` what it answers now.
+    """
     asked: dict[str, list[tuple[int, Edit]]] = {"raw": [], "chat": []}
     for one in session.applied:
         form = form_of(one.editor, session.loaded.tokenizer)
-        asked[form] += zip(one.numbers, one.edits, strict=True)
+        every = zip(one.numbers, one.edits, strict=True)
+        asked[form] += [(n, e) for n, e in every if n not in session.said or session.said[n].now is None]
     for form in ("raw", "chat"):
         edits = [edit for _, edit in asked[form]]
         answers = answers_to(session.respondent, edits, form)
