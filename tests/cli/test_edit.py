@@ -116,6 +116,13 @@ def test_edits_are_written_and_load_as_a_model(here: Path, capsys: pytest.Captur
     assert files(here / "base") == before
 
 
+@pytest.mark.parametrize("output", ["{}/new", "./new", "a/b/new"])
+def test_the_output_is_any_new_folder(output: str, here: Path) -> None:
+    (here / "a/b/near").mkdir(parents=True)  # a missing model would be taken for a misspelt one
+    made("france.yaml", output=output.format(here))
+    assert len(rows(output.format(here))) == 1
+
+
 def test_an_editor_is_chosen_and_a_batch_is_solved_together(capsys: pytest.CaptureFixture[str]) -> None:
     made(output="together")
     assert batches("together") == [[0, 1, 2]]
@@ -298,7 +305,7 @@ def test_it_speaks_chinese(capsys: pytest.CaptureFixture[str]) -> None:
     assert edit("edits", "--undo", "1", "--dry-run", "--language", "zh-TW") == 0
     assert capsys.readouterr().out == "收回        1\n"
     Path("bad.yaml").write_text(FRANCE.replace(", subject: France", ""), encoding="utf-8")
-    assert edit("base", "bad.yaml", "-o", "x", "--language", "zh-TW") == 1
+    assert edit("base", "bad.yaml", "-o", "x", "--language", "zh-TW") == 2
     assert "這個編輯沒有指明主詞；寫明事實說的是提示裡的哪些字" in capsys.readouterr().err
 
 
@@ -313,7 +320,7 @@ BAD_FILES = {
         "letter",
     ),
     "no subject": (
-        *(LINE.replace(", subject: France", ""), 1),
+        *(LINE.replace(", subject: France", ""), 2),
         f"{AT}the edit names no subject; write which words of the prompt the fact is about: subject: ...; ultraedit and "
         "locft need none",
     ),
@@ -322,7 +329,7 @@ BAD_FILES = {
         "bad.yaml:3: target.0.answer: an answer is empty, got ' '",
     ),
     "an answer of two lines": (
-        *(LINE.replace("title", '"one\\ntwo"'), 1),
+        *(LINE.replace("title", '"one\\ntwo"'), 2),
         f"{AT}the answer has several lines; an editor writes one short statement; give one line, or teach it with "
         "kind: train",
     ),
@@ -344,7 +351,7 @@ def test_a_target_that_is_no_edit(
 def test_all_bad_targets_are_named_at_once(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     lines = (LINE, LINE.replace(", subject: France", ""), LINE.replace("title", '"one\\ntwo"'))
     (here / "bad.yaml").write_text("name: a\ntarget:\n" + "".join(f"  - {one}\n" for one in lines), encoding="utf-8")
-    assert edit("base", "bad.yaml", "-o", "edits") == 1
+    assert edit("base", "bad.yaml", "-o", "edits") == 2
     told = capsys.readouterr().err.splitlines()
     assert [line.partition(": ")[0] for line in told] == [f"bad.yaml:{n} (change a, target {n - 2})" for n in (4, 5)]
 

@@ -11,7 +11,7 @@ from posttrain.data.changes import load_changes
 from posttrain.data.records import Message
 from posttrain.editing.edits import Edit, Row, RowMaker, chinese, edits_of
 from posttrain.editing.targets import kl_row
-from posttrain.errors import DataError
+from posttrain.errors import ConfigError, DataError
 from tests.pico import CHATML, MARKED, tokenizer
 from tests.pico_tokenizers import KINDS, tokenizer_of
 
@@ -241,7 +241,7 @@ def test_all_targets_that_are_no_edits_are_named_with_file_and_line(tmp_path: Pa
     (tmp_path / "b.yaml").write_text(
         "name: b\ntarget:\n- {prompt: [{role: user, content: Hi}], answer: x, subject: Kenya}\n", encoding="utf-8"
     )
-    with pytest.raises(DataError) as caught:
+    with pytest.raises(ConfigError) as caught:
         edits_of(load_changes(["*.yaml"], tmp_path))
     assert [(problem.location, problem.cause) for problem in caught.value.problems] == [
         (f"{tmp_path / 'a.yaml'}:3 (change a, target 1)", "the edit names no subject"),
@@ -251,6 +251,24 @@ def test_all_targets_that_are_no_edits_are_named_with_file_and_line(tmp_path: Pa
         ),
         (f"{tmp_path / 'b.yaml'}:3 (change b, target 1)", "the subject 'Kenya' does not stand in the prompt"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "subject", "word"),
+    [
+        ("What is the capital of Australia?", "Austral", "Australia"),
+        ("What is the capital of Australia?", "stralia", "Australia"),
+        ("What is the capital of Australia?", "Australia", ""),
+        ("What is Australia's capital?", "Australia", ""),
+        ("Is an australian at home in Australia?", "Australia", ""),
+        ("臺灣最高的山是哪座？", "灣最", ""),
+        ("K2在哪裡？", "K2", ""),
+        ("Где Москва?", "Москв", "Москва"),
+        ("What is it?", "", ""),
+    ],
+)
+def test_a_piece_of_a_word_is_known(prompt: str, subject: str, word: str) -> None:
+    assert Edit(prompt, subject, "x").cut == word
 
 
 def test_chinese_is_known_by_its_characters() -> None:

@@ -112,7 +112,7 @@ def edit(
     wanted = _edits(edits, forget, config) if edits else []
     wanted += _spoken(prompt, subject, answer, config)
     if problems := conflicts(wanted):
-        raise DataError(*problems)
+        raise ConfigError(*problems)
     if not wanted and not undo:
         raise ConfigError(
             Problem("CHANGES", "no edits are named", "name change files: posttrain edit MODEL changes/*.yaml")
@@ -155,12 +155,12 @@ def _opened(model: str, output: Path | None, wanted: list[Edit], config: EditorC
     """Open what is edited: a model, a folder of edits to go on with, or what an interrupted call has left in `output`.
     Raise ConfigError if `output` holds other edits: they would be lost.
     """
-    from posttrain.editing.folders import begun, holds_no_more, is_edits, load_to_edit, open_session
+    from posttrain.editing.folders import begun, holds_edits, holds_no_more, is_edits, load_to_edit, open_session
     from posttrain.editing.session import EditSession
     from posttrain.models.names import resolve
 
     folder, known = Path(resolve(model)).resolve(), is_edits(model)
-    if output is not None and is_edits(str(output)) and output.resolve() != folder:
+    if output is not None and holds_edits(output) and output.resolve() != folder:
         count = begun(output, model, config, wanted) if not known else None
         if not holds_no_more(output, folder, wanted) if known else count is None:
             mend = f"choose a new folder, or go on with these: posttrain edit {quoted(str(output))} ..."
@@ -223,7 +223,10 @@ def _spoken(prompt: str | None, subject: str, answer: str | None, config: Editor
         missing = "--prompt" if prompt is None else "--answer" if answer is None else "--subject"
         mend = 'say all three: --prompt "The capital of France is" --subject France --answer Rome'
         raise ConfigError(Problem(missing, "it is missing", mend))
-    return [Edit(prompt, subject, answer, location="--prompt")]
+    try:
+        return [Edit(prompt, subject, answer, location="--prompt")]
+    except DataError as error:
+        raise ConfigError(*error.problems) from error
 
 
 def _configured(editor: str, sets: list[str]) -> EditorConfig:

@@ -20,7 +20,7 @@ from typing import Any, Literal, NamedTuple
 from posttrain.config.change import Change
 from posttrain.data.chat import prompt_text
 from posttrain.data.records import Message
-from posttrain.errors import DataError, Problem
+from posttrain.errors import ConfigError, DataError, Problem
 from posttrain.inference.encoding import PromptEncoder
 from posttrain.inference.protocol import Plain, Spoken
 
@@ -66,6 +66,23 @@ class Edit:
         """What is said after what: edits alike in this are the same."""
         return self.prompt, self.answer.strip()
 
+    @property
+    def cut(self) -> str:
+        """The word of the prompt of which the subject is a piece, with letters of an alphabet on both sides of a cut:
+        `Australia` for the subject `Austral`. Empty where it stands as a word of its own.
+
+        Only letters that do not change with their neighbours and are written with spaces between words are looked at,
+        so neither Chinese nor an ending after an apostrophe is a cut.
+        """
+        text, subject = self.question.strip(), self.subject.strip()
+        begin = text.rfind(subject)
+        first, last = begin, begin + len(subject)
+        while subject and first > 0 and spelt(text[first - 1]) and spelt(text[first]):
+            first -= 1
+        while subject and last < len(text) and spelt(text[last]) and spelt(text[last - 1]):
+            last += 1
+        return text[first:last] if last - first > len(subject) else ""
+
     def after(self, words: str) -> Edit:
         """Return the edit with other words before the question. White space stands between them, except in Chinese."""
         if not words:
@@ -74,6 +91,15 @@ class Edit:
         if isinstance(self.prompt, str):
             return replace(self, prompt=text)
         return replace(self, prompt=(*self.prompt[:-1], Message("user", text)))
+
+
+def spelt(letter: str) -> bool:
+    """Return whether a character is a letter of an alphabet whose words stand between spaces: Latin, Greek, Cyrillic.
+
+    >>> [spelt(letter) for letter in "aé山й7 '"]
+    [True, True, False, True, False, False, False]
+    """
+    return letter.isalpha() and letter <= "\u052f"
 
 
 def chinese(text: str) -> bool:
@@ -90,7 +116,7 @@ def without_subject(edits: Sequence[Edit]) -> list[Problem]:
 
 def edits_of(changes: Sequence[Change], *, subjects: bool = True) -> list[Edit]:
     """Return the targets of changes as edits, in their order. subjects: whether each must name a subject. Raise
-    DataError with the problems of all targets.
+    ConfigError, as for anything wrong in a change file, with the problems of all targets.
     """
     edits: list[Edit] = []
     problems: list[Problem] = []
@@ -105,7 +131,7 @@ def edits_of(changes: Sequence[Change], *, subjects: bool = True) -> list[Edit]:
             except DataError as error:
                 problems += error.problems
     if problems:
-        raise DataError(*problems)
+        raise ConfigError(*problems)
     return edits
 
 

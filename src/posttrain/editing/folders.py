@@ -42,8 +42,13 @@ PAST = "past_keys.safetensors"
 
 
 def is_edits(name: str) -> bool:
-    """Return whether a model's name is that of a folder of edits."""
-    path = Path(resolve(name)) / "adapter_config.json"
+    """Return whether a model's name is that of a folder of edits. Raise the errors of `resolve`."""
+    return holds_edits(Path(resolve(name)))
+
+
+def holds_edits(folder: Path) -> bool:
+    """Return whether a folder, which need not exist, holds edits."""
+    path = folder / "adapter_config.json"
     if not path.is_file():
         return False
     try:
@@ -54,7 +59,7 @@ def is_edits(name: str) -> bool:
 
 def check_output(folder: Path) -> None:
     """Raise PosttrainError if edits must not be written to a folder, because it holds something else."""
-    if folder.is_file() or (folder.is_dir() and any(folder.iterdir()) and not is_edits(str(folder))):
+    if folder.is_file() or (folder.is_dir() and any(folder.iterdir()) and not holds_edits(folder)):
         cause = "it holds other things than edits"
         raise PosttrainError(Problem(str(folder), cause, "choose a new or an empty folder"))
 

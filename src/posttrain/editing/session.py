@@ -275,6 +275,10 @@ class EditSession:
             problems += without_subject(edits)
         if problems:
             raise DataError(*problems)
+        for edit in edits:
+            if edit.cut:
+                told = f"the subject '{edit.subject}' is a piece of the word '{edit.cut}'"
+                self.say(f"{edit.location}: {told}" if edit.location else told)
         earlier = {e.prompt: (n, e) for one in self.applied for n, e in zip(one.numbers, one.edits, strict=True)}
         for edit in edits:
             number, other = earlier.get(edit.prompt, (0, edit))
