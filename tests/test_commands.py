@@ -279,7 +279,7 @@ def does_what_it_says(line: str, words: list[str], out: str, folder: Path) -> No
         assert lengths == ({rows} if rows else set())
     if line.startswith("posttrain data make prompts"):
         assert len((folder / str(output)).read_text("utf-8").splitlines()) == int(str(option(words, "--n")))
-    if line.startswith("posttrain list ") and "--schema" not in words and "--json" not in words:
+    if line.startswith("posttrain list ") and "--schema" not in words and "--json" not in words and len(words) == 3:
         seam = {"penalties": "penalty"}.get(words[2], words[2].removesuffix("s"))
         assert all(kind in out for kind in registry.kinds(seam))
     if line.startswith("posttrain report ") and "--tables" not in words:

@@ -116,13 +116,6 @@ def test_edits_are_written_and_load_as_a_model(here: Path, capsys: pytest.Captur
     assert files(here / "base") == before
 
 
-@pytest.mark.parametrize("output", ["{}/new", "./new", "a/b/new"])
-def test_the_output_is_any_new_folder(output: str, here: Path) -> None:
-    (here / "a/b/near").mkdir(parents=True)  # a missing model would be taken for a misspelt one
-    made("france.yaml", output=output.format(here))
-    assert len(rows(output.format(here))) == 1
-
-
 def test_an_editor_is_chosen_and_a_batch_is_solved_together(capsys: pytest.CaptureFixture[str]) -> None:
     made(output="together")
     assert batches("together") == [[0, 1, 2]]

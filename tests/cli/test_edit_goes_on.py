@@ -1,4 +1,4 @@
-"""`posttrain edit`: edits without a file, what is not written over, stopping and going on, exams of edits."""
+"""`posttrain edit`: edits without a file, any output, what is not written over, stopping and going on, exams of edits."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 from posttrain.cli.main import main
 from posttrain.editing.session import EditSession
-from tests.cli.test_edit import PLACE, QUICK, edit, files, here, made, rows, subjects
+from tests.cli.test_edit import DOWN, PLACE, QUICK, edit, files, here, made, rows, subjects
 
 __all__ = ["here"]  # its fixture is for these tests, too
 
@@ -23,6 +23,27 @@ def test_one_edit_without_a_file(capsys: pytest.CaptureFixture[str]) -> None:
     for words, missing in ((spoken, "--subject"), (spoken[:2], "--answer"), (spoken[2:], "--prompt")):
         assert edit("base", *words, "-o", "x", *QUICK) == 2
         assert capsys.readouterr().err.startswith(f"{missing}: it is missing; say all three")
+
+
+@pytest.mark.parametrize("output", ["{}/new", "./new", "a/b/new"])
+def test_the_output_is_any_new_folder(output: str, here: Path) -> None:
+    (here / "a/b/near").mkdir(parents=True)  # a missing model would be taken for a misspelt one
+    made("france.yaml", output=output.format(here))
+    assert len(rows(output.format(here))) == 1
+
+
+def test_what_a_folder_holds_is_shown_of_the_model(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    made()
+    capsys.readouterr()
+    assert main(["model", "show", "edits", "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    right = sum(row["said"]["right"] for row in rows("edits"))
+    assert {key: shown[key] for key in ("base", "edits", "said", "editors", "edited")} == {
+        **{"base": str(here / "base"), "edits": 3, "said": f"{right} of 3"},
+        **{"editors": ["memit"], "edited": [DOWN]},
+    }
+    assert main(["model", "show", "base", "--json"]) == 0
+    assert "edits" not in json.loads(capsys.readouterr().out)
 
 
 def test_edits_are_not_lost_to_others(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

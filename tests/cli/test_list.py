@@ -6,6 +6,7 @@ import re
 import pytest
 
 from posttrain import registry
+from posttrain.cli.list_settings import settings_of
 from posttrain.cli.main import main
 
 
@@ -63,3 +64,44 @@ def test_the_study_schema_knows_what_each_kind_takes(capsys: pytest.CaptureFixtu
     train = next(option for option in methods if option.get("properties", {}).get("kind", {}).get("const") == "train")
     replays = [o for o in train["properties"]["replay"]["anyOf"] if "properties" in o]
     assert {o["properties"]["kind"]["const"] for o in replays} == set(registry.kinds("replay"))
+
+
+# ---- the settings of one kind ----------------------------------------------------------------------------------------
+
+
+def test_the_settings_of_a_kind_have_the_defaults_that_it_gives_them(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(capsys, "editors", "memit", "--json")
+    assert code == 0
+    settings = {row.pop("key"): row for row in json.loads(out)}
+    assert settings["target.clamp"]["default"] == "0.75"  # of rome it is 4
+    assert settings["target.steps"]["takes"] == "integer >= 1"
+    assert settings["layers"] == {
+        "takes": "auto | [integer, ...]",
+        "default": "auto",
+        "help": settings["layers"]["help"],
+    }
+    assert "posttrain trace" in settings["layers"]["help"]
+    code, out, err = run(capsys, "editors", "memit")
+    assert code == 0
+    assert set(settings) <= set(out.split())
+    assert "arXiv:2210.07229" in err
+
+
+def test_what_must_be_given_and_what_a_list_holds() -> None:
+    settings = settings_of(registry.load("respondent", "api").config)
+    assert [one.key for one in settings if one.default is None] == ["model"]
+    penalty = next(one for one in settings_of(registry.load("method", "train").config) if one.key == "penalty")
+    assert penalty.takes == f"[{' | '.join(registry.kinds('penalty'))} | {{...}}, ...]"
+
+
+def test_every_setting_of_every_kind_has_its_help() -> None:
+    for seam in registry.SEAMS:
+        for kind in registry.kinds(seam):
+            settings = settings_of(registry.load(seam, kind).config)
+            assert [one.key for one in settings if not one.help or not one.takes] == [], (seam, kind)
+
+
+def test_an_unknown_kind(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = run(capsys, "editors", "mem")
+    assert (code, out) == (2, "")
+    assert err == "list editors: unknown editor 'mem'; did you mean 'memit'?\n"

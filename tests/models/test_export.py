@@ -157,6 +157,7 @@ def test_an_adapter_s_base_that_others_do_not_have_is_said(adapter: Make, tmp_pa
     assert export_model(str(tmp_path / "boxed"), tmp_path / "named", adapter=True).notes == ()
     card = (tmp_path / "named" / "README.md").read_text(encoding="utf-8")
     assert "an adapter for the base `pocket:chat`" in card
+    assert "write it by `posttrain model export pocket:chat DIR`, and give that folder as the base" in card
     assert "base_model_name_or_path" not in card.partition("## The card of the source")[0]
 
 

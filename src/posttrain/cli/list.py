@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from posttrain import registry
-from posttrain.cli.options import JsonOption, console, emit, table
+from posttrain.cli.options import JsonOption, console, emit, table, talk
 from posttrain.errors import ConfigError, Problem
 from posttrain.language import translate
 
@@ -23,15 +23,19 @@ SCHEMAS = {
 
 def list_kinds(
     seam: Annotated[str | None, typer.Argument(metavar="METHODS|OBJECTIVES|...", help="Only this registry.")] = None,
+    kind: Annotated[str | None, typer.Argument(metavar="KIND", help="The settings of this kind alone.")] = None,
     schema: Annotated[
         Literal["study", "change", "train", "exams"] | None,
         typer.Option("--schema", help="Print the JSON Schema of a file, for editors that check YAML."),
     ] = None,
     json: JsonOption = False,
 ) -> None:
-    """List what each registry holds: the words that may follow `kind:` in a YAML file."""
+    """List what each registry holds: the words that may follow `kind:` in a YAML file; or the settings of one kind."""
     if schema is not None:
         emit(schema_of(schema))
+        return
+    if seam and kind:
+        _print_settings(seam_of(seam), kind, json=json)
         return
     names = [seam_of(seam)] if seam else list(registry.SEAMS)
     rows = [row for name in names for row in registry.listed(name)]
@@ -44,6 +48,25 @@ def list_kinds(
     for row in rows:
         shown.add_row(row.seam, row.kind, Text(translate(row.summary)))
     console(stderr=False).print(shown)
+
+
+def _print_settings(seam: str, kind: str, *, json: bool) -> None:
+    from rich.text import Text
+
+    from posttrain.cli.list_settings import settings_of
+
+    entry = registry.load(seam, kind, f"list {plural(seam)}")
+    settings = settings_of(entry.config)
+    if json:
+        emit([setting._asdict() for setting in settings])
+        return
+    shown = table("setting", "default", "takes", "what it is")
+    shown.columns[0].no_wrap = True
+    for key, takes, default, told in settings:
+        shown.add_row(*map(Text, (key, translate("required") if default is None else default, takes, told)))
+    console(stderr=False).print(shown)
+    if entry.paper:
+        talk(f"paper: {entry.paper}")
 
 
 def seam_of(word: str) -> str:

@@ -24,7 +24,7 @@ from posttrain.models.fingerprint import template_fingerprint
 from posttrain.models.heads import load_any
 from posttrain.models.load import LoadedModel, Source, adapter_base, hub_folder
 from posttrain.models.merge_adapter import is_tied, relative_distance, some_logits
-from posttrain.models.names import resolve, say_taken
+from posttrain.models.names import REAL, resolve, say_taken
 from posttrain.models.notes import EDIT_KIND, head_of_model, read_notes
 from posttrain.models.save import save_model, saved_padding, write_notes
 from posttrain.models.tensors import stored_dtype
@@ -265,6 +265,12 @@ def _card(name: str, dtype: str | None, *, merged: bool, base: str = "", fingerp
         how += (
             " adapter_config.json names the base by a path of the machine that wrote it: set `base_model_name_or_path` "
             "there to your copy of the base, or ask for the merged model (`model export` without `--adapter`)."
+        )
+    if dtype is None and (base.startswith("pocket:") or base == REAL):
+        how += (
+            f" Only posttrain knows `{base}` by that name: for plain PEFT, write it by `posttrain model export {base} "
+            "DIR`, and give that folder as the base: "
+            "`PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(DIR), THIS_FOLDER)`."
         )
     if merged:
         how += " An adapter was merged into its base's weights."
