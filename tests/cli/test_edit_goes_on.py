@@ -39,8 +39,11 @@ def test_what_a_folder_holds_is_shown_of_the_model(here: Path, capsys: pytest.Ca
     shown = json.loads(capsys.readouterr().out)
     right = sum(row["said"]["right"] for row in rows("edits"))
     assert {key: shown[key] for key in ("base", "edits", "said", "editors", "edited")} == {
-        **{"base": str(here / "base"), "edits": 3, "said": f"{right} of 3"},
-        **{"editors": ["memit"], "edited": [DOWN]},
+        "base": str(here / "base"),
+        "edits": 3,
+        "said": f"{right} of 3",
+        "editors": ["memit"],
+        "edited": [DOWN],
     }
     assert main(["model", "show", "base", "--json"]) == 0
     assert "edits" not in json.loads(capsys.readouterr().out)
