@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from functools import partial
 from itertools import pairwise
@@ -191,6 +192,34 @@ def test_the_section_by_hand(tmp_path: Path) -> None:
         *((1, 100.0), (3, 62.5), (4, 50.0)),
     ]
     assert {row["score"] for row in drawn} >= {"right after", "all so far", "kept"}
+
+
+def test_what_editors_noted(tmp_path: Path) -> None:
+    """Median and worst by hand; cells of one folder are counted once, and what was left out has no figures."""
+    cells = [
+        line("final", name, 1.0, folder=f"cells/{folder}") for name, folder in (("a", "x"), ("b", "x"), ("c", "y"))
+    ]
+    run_of(tmp_path, cells)
+    noted = {
+        "x": [{"nats": 0.02, "share": 0.1, "alignment": 0.9}, {"nats": 0.04, "share": 0.3, "alignment": None}],
+        "y": [{"nats": 3.0, "share": 0.2, "alignment": 0.5}, {"nats": 9.0, "share": 0.0, "skipped": "too long"}],
+    }
+    for name, figures in noted.items():
+        (tmp_path / "cells" / name).mkdir(parents=True)
+        text_of = "".join(json.dumps({"number": n, "figures": own}) + "\n" for n, own in enumerate(figures))
+        (tmp_path / "cells" / name / "edits.jsonl").write_text(text_of, encoding="utf-8")
+    run = read_run(tmp_path)
+    section = edits_section(run, marks_of(run.versions))
+    assert section is not None
+    (panel,) = section.panels  # without points between edits there is no chart
+    assert panel.table is not None
+    assert [text(head.name, "en") for head in panel.table.heads[1:]] == [
+        *("edits", "left out", "loss", "alignment", "share", "condition", "realised"),
+    ]
+    (row,) = panel.table.lines
+    assert [(entry.text, *entry.below) for entry in row.entries] == [
+        *(("3",), ("1",), ("0.04", "3"), ("0.70", "0.50"), ("0.20", "0.30"), ("–",), ("–",)),
+    ]
 
 
 def test_a_score_that_is_no_share_is_in_the_table_alone(tmp_path: Path) -> None:

@@ -5,21 +5,24 @@ point is examined on all that was taught so far. So two numbers are there for ea
 
     right after     its reliability at the first point at which it was taught
     at the end      its reliability at the last point
+
+Every method that edits has, besides, what its editor noted of each edit.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+import statistics
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from posttrain.reports import numbers
 from posttrain.reports.charts import SHARES, Chart, Layers, Rows, Said, span
 from posttrain.reports.folder import Cell, Run, Version
 from posttrain.reports.marks import Mark, label_of, mark_icon, marks_of
 from posttrain.reports.texts import Message, say
-from posttrain.reports.view import Line, Panel, Section, Table, fixed_column, heads_of
+from posttrain.reports.view import Entry, Head, Line, Panel, Section, Table, fixed_column, heads_of, numeric
 
 __all__ = ["Written", "edits_section", "written_of"]
 
@@ -97,10 +100,17 @@ def _reliability(cells: list[Cell]) -> float | None:
 
 
 def edits_section(run: Run, marks: Mapping[Version, Mark]) -> Section | None:
-    """Return the section: a chart of all methods over the number of edits, then the numbers of each; None without."""
+    """Return the section: a chart of all methods over the number of edits, then the numbers of each, and what editors
+    noted of single edits; None without edits.
+    """
+    panels = (*_over_edits(run, marks), *_noted(run, marks))
+    return Section("edits", say("edits.title"), panels) if panels else None
+
+
+def _over_edits(run: Run, marks: Mapping[Version, Mark]) -> tuple[Panel, ...]:
     found = written_of(run)
     if not found:
-        return None
+        return ()
     series = {version: _series(points) for version, points in found.items()}
     own_names = {"newly": say("edits.newly"), "all": say("edits.all"), "kept": say("edits.kept")}
     names = {n: own_names.get(n) or say("verbatim", text=n) for own in series.values() for n in own}
@@ -113,7 +123,46 @@ def edits_section(run: Run, marks: Mapping[Version, Mark]) -> Section | None:
     panels = (
         Panel(labels[v], mark_icon(marks[v]), table=_table(own, names), kind="beside") for v, own in series.items()
     )
-    return Section("edits", say("edits.title"), (Panel(notes=(say("edits.about"),), chart=chart), *panels))
+    return (Panel(say("edits.over"), notes=(say("edits.about"),), chart=chart), *panels)
+
+
+NOTED: Mapping[str, Callable[[Sequence[float]], float]] = {
+    "edits.nats": max,
+    "edits.alignment": min,
+    "edits.share": max,
+    "edits.condition": max,
+    "edits.realised": min,
+}
+"""What an editor notes of an edit, and which of many is the worst."""
+
+
+def _noted(run: Run, marks: Mapping[Version, Mark]) -> tuple[Panel, ...]:
+    """Return a table with a row for each method that edits: of each figure the median over edits and the worst."""
+    lines = []
+    for version in run.versions:
+        folders = {cell.folder: cell.edits for cell in run.cells if cell.version == version and cell.edits}
+        figures = [row["figures"] for own in folders.values() for row in own if isinstance(row.get("figures"), dict)]
+        if figures:
+            written = [own for own in figures if not own.get("skipped")]
+            skipped = numeric(float(len(figures) - len(written)), numbers.amount)
+            found = (_middle(written, name.partition(".")[2], worst) for name, worst in NOTED.items())
+            entries = (numeric(float(len(written)), numbers.amount), skipped, *found)
+            lines.append(Line((label_of(version, run),), entries, mark_icon(marks[version])))
+    if not lines:
+        return ()
+    names = ("edits.written", "edits.skipped", *NOTED)
+    heads = (Head(say("scores.method")), *(Head(say(name), kind="n") for name in names))
+    table = Table(say("scores.scroll"), heads, tuple(lines))
+    return (Panel(say("edits.noted"), notes=(say("edits.noted_about"),), table=table),)
+
+
+def _middle(figures: Sequence[Mapping[str, Any]], name: str, worst: Callable[[Sequence[float]], float]) -> Entry:
+    """Return the median of a figure, and below it the worst where they differ as printed."""
+    values = [float(own[name]) for own in figures if isinstance(own.get(name), int | float)]
+    if not values:
+        return numeric(None, numbers.amount)
+    middle, end = statistics.median(values), numbers.amount(worst(values))
+    return numeric(middle, numbers.amount, *([end] if end != numbers.amount(middle) else []))
 
 
 Series = Mapping[str, tuple[tuple[int, float], ...]]
@@ -142,7 +191,7 @@ def over_edits(series: Mapping[str, Series], names: Mapping[str, Message], marks
     on.add("point", "line", "line", x=x, y=y)
     tips = on.tips(panel="scores.method", score="exams.score", edits="edits.axis", text="details.env_value")
     on.add("point", "point", "point", x=x, y=y, tooltip=tips)
-    return replace(on.panels(rows, say("edits.title")), names=tuple(marks))
+    return replace(on.panels(rows, say("edits.over")), names=tuple(marks))
 
 
 def _table(own: Series, names: Mapping[str, Message]) -> Table:

@@ -36,11 +36,13 @@ STAGES = "stages."
 
 class Cell(Line):
     """One cell: a line of results.json with the content of the cell's folder. metrics: the lines of metrics.jsonl;
-    samples: the lines of samples.jsonl; config: the text of config.yaml; env: the content of env.json.
+    samples: the lines of samples.jsonl; edits: the lines of edits.jsonl, one for each edit; config: the text of
+    config.yaml; env: the content of env.json.
     """
 
     metrics: tuple[dict[str, Any], ...] = ()
     samples: tuple[dict[str, Any], ...] = ()
+    edits: tuple[dict[str, Any], ...] = ()
     config: str = ""
     env: dict[str, Any] = Field(default_factory=dict)
 
@@ -316,6 +318,7 @@ def _cell(line: Line, folder: Path, problems: list[str]) -> Cell:
             for row in read_lines(own / "samples.jsonl", folder, problems)
             if row.get("change", line.change) == line.change  # a file may have several changes
         ),
+        edits=tuple(read_lines(home / "edits.jsonl", folder, problems)),
         config=_text(home / "config.yaml"),
         env=env if isinstance(env, dict) else {},
     )

@@ -17,6 +17,7 @@ from typing import NamedTuple
 from posttrain.errors import DiskError, Interrupted, PosttrainError, Problem
 from posttrain.exams.results import CellResult, Line, write_json, write_part
 from posttrain.models.disk import write_whole, writing
+from posttrain.models.edit_delta import EDITS
 from posttrain.models.load import LoadedModel
 from posttrain.studies.bench import Bench
 from posttrain.studies.card import to_yaml
@@ -124,7 +125,7 @@ class CellWorker:
         if order.again or known != order.hashes.training:
             for old in ("training", "steps", "model", "checkpoints", "exams", LOGS):
                 shutil.rmtree(folder / old, ignore_errors=True)
-            for old in ("samples.jsonl", "metrics.jsonl", "responses.jsonl", EXAMINED):
+            for old in ("samples.jsonl", "metrics.jsonl", "responses.jsonl", EDITS, EXAMINED):
                 (folder / old).unlink(missing_ok=True)
             write_whole(started, order.hashes.training)
 

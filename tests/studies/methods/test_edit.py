@@ -117,7 +117,10 @@ def test_edits_are_written_into_a_copy(context: CellContext) -> None:
     assert weights_fingerprint(bench.loaded.model) == before
     assert end.cost["edits"] == 4
     assert end.cost["steps"] > 0
-    assert not context.folder.exists()
+    assert [path.name for path in context.folder.iterdir()] == ["edits.jsonl"]
+    noted = [json.loads(one) for one in (context.folder / "edits.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [row["number"] for row in noted] == [0, 1, 2, 3]
+    assert all(row["figures"]["share"] > 0 for row in noted)
     assert re.fullmatch(
         r"4 edits by locft: \d\.\d\d nats per token of the answers, the largest change [\d.]+ of the weights' norm",
         end.notes[0],

@@ -8,6 +8,7 @@ right after an edit and what is left at the end.
 from __future__ import annotations
 
 import hashlib
+import json
 import time
 from collections.abc import Iterator, Sequence
 from typing import Annotated, Literal
@@ -17,11 +18,13 @@ from pydantic import Field, model_validator
 from posttrain.config.base import ByKind
 from posttrain.editing.editors._base import EditorConfig
 from posttrain.editing.edits import Edit, edits_of
-from posttrain.editing.folders import save_session
+from posttrain.editing.folders import rows_of, save_session
 from posttrain.editing.said import answers_to, form_of, said_already
 from posttrain.editing.session import LONGEST, EditSession
 from posttrain.errors import ConfigError, Problem
 from posttrain.inference.respondents import ModelRespondent
+from posttrain.models.disk import write_whole
+from posttrain.models.edit_delta import EDITS
 from posttrain.registry import register
 from posttrain.retention.replay.self import SelfReplayConfig
 from posttrain.studies.candidates import END, Candidate, CellContext, Point
@@ -84,6 +87,9 @@ def edit(config: EditConfig, cell: CellContext) -> Iterator[Candidate]:
         session.apply(group, config.editor, batch=config.batch, force=config.force, counted=(done, len(edits)))
         done += len(group)
         last = number + 1 == len(groups)
+        if last:
+            lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows_of(session))
+            write_whole(cell.folder / EDITS, lines)
         if point is None or (not last and cell.examined(point)):
             continue
         if last and cell.keep != "none":
