@@ -32,6 +32,7 @@ SEAMS: dict[str, tuple[str, ...]] = {
     "replay": ("posttrain.retention.replay",),
     "penalty": ("posttrain.retention.penalty",),
     "editor": ("posttrain.editing.editors",),
+    "merger": ("posttrain.merging.methods",),
     "exam": ("posttrain.exams.tasks",),
     "respondent": ("posttrain.inference.kinds",),
 }

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from posttrain.errors import PosttrainError
-from posttrain.models.tensors import Stored, stored_dtype, tensors_in
+from posttrain.models.tensors import stored_dtype, tensors_in
 from tests.training.tiny import PicoPath
 
 
@@ -23,7 +23,14 @@ def file(tmp_path: Path) -> Path:
 
 
 def test_names_types_and_shapes(file: Path) -> None:
-    assert tensors_in(file) == {"w": Stored("F32", (3, 4)), "b": Stored("BF16", (5,)), "n": Stored("I64", ())}
+    found = tensors_in(file)
+    assert {name: one[:2] for name, one in found.items()} == {
+        "w": ("F32", (3, 4)),
+        "b": ("BF16", (5,)),
+        "n": ("I64", ()),
+    }
+    whole = file.read_bytes()
+    assert whole[found["w"].start :][: 4 * 12] == torch.ones(12).numpy().tobytes()
 
 
 def with_header(path: Path, header: object, data: bytes) -> None:

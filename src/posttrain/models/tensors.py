@@ -28,15 +28,16 @@ MOST = 100 << 20
 
 
 class Stored(NamedTuple):
-    """One tensor of a file."""
+    """One tensor of a file. start: of its numbers, in bytes from the file's beginning."""
 
     dtype: str
     shape: tuple[int, ...]
+    start: int = 0
 
 
 def tensors_in(path: Path) -> dict[str, Stored]:
-    """Return the type and shape of every tensor of a safetensors file, by name. Raise PosttrainError if the header
-    cannot be read, or if the file does not have the length that the header states (a copy that was cut short).
+    """Return the type, shape and place of every tensor of a safetensors file, by name. Raise PosttrainError if the
+    header cannot be read, or if the file does not have the length that the header states (a copy that was cut short).
     """
 
     def wrong(cause: str) -> PosttrainError:
@@ -51,7 +52,10 @@ def tensors_in(path: Path) -> dict[str, Stored]:
         try:
             header: dict[str, Any] = json.loads(file.read(length).decode("utf-8"))
             header.pop("__metadata__", None)
-            found = {name: Stored(str(t["dtype"]), tuple(map(int, t["shape"]))) for name, t in header.items()}
+            found = {
+                name: Stored(str(t["dtype"]), tuple(map(int, t["shape"])), 8 + length + int(t["data_offsets"][0]))
+                for name, t in header.items()
+            }
             extents = sorted((int(t["data_offsets"][0]), int(t["data_offsets"][1]), name) for name, t in header.items())
         except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
             raise wrong(f"its safetensors header cannot be read: {type(error).__name__}") from error

@@ -1,0 +1,126 @@
+"""What a method of merging sees: one tensor of all models, block by block, in float32.
+
+A block is a few whole rows, about 64,000 numbers, so that all of its passes stay in the processor's cache. Blocks are
+the same whatever the number of threads and however much is read at a time, so results are, too. A method gets a `Stack`
+and returns the function that makes one merged block of one block of the models:
+
+    @register("merger", "linear", config=LinearConfig)
+    def linear(config, stack):
+        weights = stack.values(config.weight)
+        return lambda block: moved(block.models[0], block.models[1:], weights[1:])
+
+Before it returns, it may read all blocks for what it needs to know of the whole tensor (`blocks`, `products`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from posttrain.merging.values import PerModel, Place, value_of
+
+__all__ = ["BLOCK", "Apply", "Block", "Stack", "block_rows", "moved"]
+
+BLOCK = 1 << 16
+"""Numbers of a block, about."""
+
+
+def block_rows(rows: int, columns: int) -> int:
+    """Return how many rows a block has: as many as make up `BLOCK` numbers, at least one."""
+    return max(1, min(rows, BLOCK // max(columns, 1)))
+
+
+class Block(NamedTuple):
+    """Some rows of a tensor. first: the number of the first one; base: (rows, columns), None if there is none; models:
+    (models, rows, columns). A method may overwrite all of it.
+    """
+
+    first: int
+    base: Tensor | None
+    models: Tensor
+
+    def differences(self) -> Tensor:
+        """Return models less base, in the place of the models."""
+        assert self.base is not None
+        return self.models.sub_(self.base)
+
+
+Apply = Callable[[Block], Tensor]
+"""Makes of a block of the models the merged one (rows, columns)."""
+
+
+@dataclass
+class Stack:
+    """One tensor of all models.
+
+    place: its name and depth; shape: its own; rows, columns: of the table as which it is read; models: their names,
+    without the base's; read: makes a block of rows, given the first one and their number; has_base; seed: of random
+    masks; survey: what the method's survey of all tensors has found.
+    """
+
+    place: Place
+    shape: tuple[int, ...]
+    rows: int
+    columns: int
+    models: tuple[str, ...]
+    read: Callable[[int, int], Block]
+    has_base: bool = True
+    seed: int = 0
+    survey: Any = None
+    known: dict[str, Tensor] = field(default_factory=dict)
+
+    def values(self, given: PerModel, default: float = 1.0) -> list[float]:
+        """Return the value of a setting for each model at this place."""
+        return [value_of(given, model, self.place, default) for model in self.models]
+
+    def value(self, given: PerModel, default: float = 1.0) -> float:
+        """Return the value of a setting that is the same for all models."""
+        return value_of(given, "", self.place, default)
+
+    def blocks(self) -> Iterator[Block]:
+        """Read the tensor from its first to its last row. A block holds until the next one is read."""
+        step = block_rows(self.rows, self.columns)
+        for first in range(0, self.rows, step):
+            yield self.read(first, min(step, self.rows - first))
+
+    def whole(self) -> Block:
+        """Return the whole tensor as one block of its own."""
+        block = self.read(0, self.rows)
+        return Block(0, None if block.base is None else block.base.clone(), block.models.clone())
+
+    def products(self, *, less_base: bool = False) -> Tensor:
+        """Return the inner products of all pairs of models, (models, models) in float64; of their differences from the
+        base with `less_base`; else the base, if there is one, comes first.
+        """
+        name = f"products {less_base}"
+        if name not in self.known:
+            count = len(self.models) + (self.has_base and not less_base)
+            total = torch.zeros(count, count, dtype=torch.float64)
+            for block in self.blocks():
+                if less_base:
+                    rows = block.differences()
+                else:
+                    rows = block.models if block.base is None else torch.cat([block.base[None], block.models])
+                flat = rows.flatten(1).double()
+                total += flat @ flat.T
+            self.known[name] = total
+        return self.known[name]
+
+
+def moved(anchor: Tensor, models: Sequence[Tensor] | Tensor, weights: Sequence[float], times: float = 1.0) -> Tensor:
+    """Return times anchor + sum_i w_i (model_i - anchor), (rows, columns), in the place of the anchor; models are
+    overwritten.
+
+    So computed, models that are all the same give that model, to the last bit.
+    """
+    for model in models:
+        model.sub_(anchor)
+    if times != 1:
+        anchor.mul_(times)
+    for model, weight in zip(models, weights, strict=True):
+        anchor.add_(model, alpha=weight)
+    return anchor
