@@ -127,10 +127,9 @@ def own_texts(
 class EditSession:
     """Edits of one loaded model.
 
-    loaded: the model, whose weights are changed in place; texts: makes the texts, as token ids, on which second moments
-    are measured (by default the packaged replay prompts with the model's own answers); named: what these texts depend
-    on, for the cache; forbidden: prompts that no text may hold; say: takes a line for the user; cache: folder of the
-    cache.
+    loaded: the model, changed in place; texts: makes the texts, as token ids, on which second moments are measured (by
+    default the packaged replay prompts with the model's own answers); named: what these texts depend on, for the cache;
+    forbidden: prompts that no text may hold; say: takes a line for the user; cache: folder of the cache.
     """
 
     def __init__(
@@ -189,7 +188,7 @@ class EditSession:
         return own_texts(self.respondent, seed=self.seed, forbidden=self.forbidden, say=self.say, cache=self.cache)
 
     def moments(self, layers: Sequence[Site]) -> dict[int, Moment]:
-        """Return the second moments of layers' keys on the untouched model; they are measured once."""
+        """Return the second moments of layers' keys on the untouched model."""
         return self._measured_once(layers, "moments", measure_moments)
 
     def gradients(self, layers: Sequence[Site]) -> dict[int, Moment]:
