@@ -56,6 +56,13 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
         )  # the workers share the processor; each reads it as torch comes in
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_setupnodes() -> None:
+    from tests.workers import fork_workers
+
+    fork_workers()
+
+
 @pytest.fixture(scope="session", autouse=True)
 def disk_is_not_waited_for() -> Generator[None, None, None]:
     """Files are flushed so that they outlast a loss of power, which no test brings about: 2 ms for each of thousands."""

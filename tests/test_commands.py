@@ -168,6 +168,7 @@ STANDS_FOR = {
     "Qwen/Qwen2.5-0.5B-Instruct": "path/to/original",
 }
 """What words stand for where no rule says otherwise."""
+EXAMS = frozenset(registry.kinds("exam"))
 AS_IT_STANDS = Rule(r".*", "run", "as it stands")
 SAID = "Who wrote Hamlet?\n/quit\n"
 """What is typed into a chat."""
@@ -215,7 +216,7 @@ def kind_of(command: Command) -> tuple[object, ...]:
     """
     words = shlex.split(command.line)
     options = frozenset(word.partition("=")[0] for word in words if word.startswith("-"))
-    kinds = tuple(word for word in words if word in registry.kinds("exam") or "=" in word)
+    kinds = tuple(word for word in words if word in EXAMS or "=" in word)
     return (*words[: 3 if words[1:2] == ["model"] or words[1:2] == ["data"] else 2], options, kinds, rule_of(command))
 
 
