@@ -101,6 +101,17 @@ def pico_path(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]
 
 
 @pytest.fixture(scope="session")
+def documented(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the worlds of tests/worlds.py share: examples, what other commands made; answers, with other workers, too."""
+    folder = tmp_path_factory.mktemp("documented")
+    base = tmp_path_factory.getbasetemp()
+    answers = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "answers"
+    answers.mkdir(exist_ok=True)
+    (folder / "cache").symlink_to(answers)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def real_model() -> Path:
     """The folder of the real model (`make real-model`), for tests marked `real`; without it they are skipped."""
     try:

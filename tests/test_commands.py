@@ -220,15 +220,10 @@ def kind_of(command: Command) -> tuple[object, ...]:
     return (*words[: 3 if words[1:2] == ["model"] or words[1:2] == ["data"] else 2], options, kinds, rule_of(command))
 
 
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("documented")
-
-
 @pytest.mark.parametrize("command", cases("run", "slow", "real"))
 def test_a_documented_command_runs(
     command: Command,
-    cache: Path,
+    documented: Path,
     tmp_path: Path,
     request: pytest.FixtureRequest,
     monkeypatch: pytest.MonkeyPatch,
@@ -237,7 +232,7 @@ def test_a_documented_command_runs(
     rule = rule_of(command)
     if rule.how == "real":
         monkeypatch.setenv("POSTTRAIN_REAL", str(request.getfixturevalue("real_model")))
-    world = World(tmp_path / "world", cache, more_of)
+    world = World(tmp_path / "world", documented, more_of)
     line, stdin = typed(command), SAID
     if " | " in line:
         said, line = line.split(" | ")
