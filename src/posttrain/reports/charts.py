@@ -151,7 +151,7 @@ class Chart:
 
 @lru_cache(maxsize=64)
 def _drawn(spec: str) -> str:
-    """Return a specification as SVG. It takes 0.1 s or more, and a report that is written again has most charts again."""
+    """Return a specification as SVG: 0.1 s or more, and a report that is written again has most charts again."""
     import vl_convert
 
     svg: str = vl_convert.vegalite_to_svg(spec)
