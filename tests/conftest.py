@@ -56,6 +56,13 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
         )  # the workers share the processor; each reads it as torch comes in
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_setupnodes() -> None:
+    from tests.workers import fork_workers
+
+    fork_workers()
+
+
 @pytest.fixture(scope="session", autouse=True)
 def disk_is_not_waited_for() -> Generator[None, None, None]:
     """Files are flushed so that they outlast a loss of power, which no test brings about: 2 ms for each of thousands."""
@@ -91,6 +98,17 @@ def pico_path(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]
         return made[family]
 
     return path
+
+
+@pytest.fixture(scope="session")
+def documented(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the worlds of tests/worlds.py share: examples, what other commands made; answers, with other workers, too."""
+    folder = tmp_path_factory.mktemp("documented")
+    base = tmp_path_factory.getbasetemp()
+    answers = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "answers"
+    answers.mkdir(exist_ok=True)
+    (folder / "cache").symlink_to(answers)
+    return folder
 
 
 @pytest.fixture(scope="session")

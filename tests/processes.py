@@ -1,7 +1,11 @@
-"""Processes of their own for tests that stop or kill them, or want two: forked from a server that imported torch once."""
+"""Processes of their own for tests that stop or kill them, or want two: forked from a server that imported torch once.
+
+The workers of pytest-xdist come from it, too, and share it: tests/workers.py.
+"""
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import sys
@@ -10,12 +14,18 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
+from posttrain.registry import SEAMS, kinds
 
 __all__ = ["Started"]
 
 SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(["pytest", "posttrain.studies.run", "posttrain.training.run", "posttrain.exams.lm_eval"])
+SERVER.set_forkserver_preload(
+    [
+        *("pytest", "posttrain.studies.run", "posttrain.training.run", "posttrain.exams.lm_eval", "posttrain.cli.main"),
+        *("lm_eval.models.huggingface", "sklearn.metrics", "nltk.translate.bleu_score", "sacrebleu", "altair"),
+        *(f"{package}.{kind}" for seam, packages in SEAMS.items() for package in packages for kind in kinds(seam)),
+    ]
+)
 
 
 class Started:
@@ -76,6 +86,9 @@ def _begin(
     threads: int,
 ) -> None:
     """In the new process: stand where the parent stands, print to the files, call."""
+    import torch
+
+    gc.freeze()  # what was imported stays
     os.chdir(here)
     os.environ.clear()
     os.environ.update(surroundings)

@@ -168,6 +168,7 @@ STANDS_FOR = {
     "Qwen/Qwen2.5-0.5B-Instruct": "path/to/original",
 }
 """What words stand for where no rule says otherwise."""
+EXAMS = frozenset(registry.kinds("exam"))
 AS_IT_STANDS = Rule(r".*", "run", "as it stands")
 SAID = "Who wrote Hamlet?\n/quit\n"
 """What is typed into a chat."""
@@ -215,19 +216,14 @@ def kind_of(command: Command) -> tuple[object, ...]:
     """
     words = shlex.split(command.line)
     options = frozenset(word.partition("=")[0] for word in words if word.startswith("-"))
-    kinds = tuple(word for word in words if word in registry.kinds("exam") or "=" in word)
+    kinds = tuple(word for word in words if word in EXAMS or "=" in word)
     return (*words[: 3 if words[1:2] == ["model"] or words[1:2] == ["data"] else 2], options, kinds, rule_of(command))
-
-
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("documented")
 
 
 @pytest.mark.parametrize("command", cases("run", "slow", "real"))
 def test_a_documented_command_runs(
     command: Command,
-    cache: Path,
+    documented: Path,
     tmp_path: Path,
     request: pytest.FixtureRequest,
     monkeypatch: pytest.MonkeyPatch,
@@ -236,7 +232,7 @@ def test_a_documented_command_runs(
     rule = rule_of(command)
     if rule.how == "real":
         monkeypatch.setenv("POSTTRAIN_REAL", str(request.getfixturevalue("real_model")))
-    world = World(tmp_path / "world", cache, more_of)
+    world = World(tmp_path / "world", documented, more_of)
     line, stdin = typed(command), SAID
     if " | " in line:
         said, line = line.split(" | ")

@@ -54,11 +54,16 @@ def cases() -> list[object]:
 
 @pytest.mark.parametrize("block", cases())
 def test_a_snippet_runs(
-    block: Block, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, capsys: pytest.CaptureFixture[str]
+    block: Block,
+    tmp_path: Path,
+    documented: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert block.name in SHOWN, "say in SHOWN what the new snippet prints"
     shown = SHOWN[block.name]
-    world = World(tmp_path / "world", tmp_path_factory.mktemp("made"), more_of)
+    monkeypatch.setenv("POSTTRAIN_CACHE", str(documented / "cache"))
+    world = World(tmp_path / "world", documented, more_of)
     world.prepare(shown.names)
     capsys.readouterr()
     with chdir(world.folder):

@@ -245,7 +245,7 @@ def test_a_dry_run_of_taking_back(here: Path, capsys: pytest.CaptureFixture[str]
     assert edit("edits", "france.yaml", "--undo", "all", "--dry-run", "--json", *QUICK) == 0
     seen = json.loads(capsys.readouterr().out)
     assert (seen["taken_back"], seen["edits"]) == (3, 1)
-    assert edit("edits", "--undo", "7", "--dry-run") == 1
+    assert edit("edits", "--undo", "7", "--dry-run") == 2
     assert capsys.readouterr().err == "undo: there is no edit 7; edits here: 0 to 2\n"
     assert files(here) == before
 
@@ -261,11 +261,11 @@ def test_json_is_one_document(capsys: pytest.CaptureFixture[str]) -> None:
     told = json.loads(capsys.readouterr().out)
     now = pytest.approx(loss_of("less"), abs=1e-6)
     assert told["loss_on_other_texts"] == {"untouched": before, "before": after, "after": now}
-    assert edit("edits", "--undo", "9", "-o", "less", "--json") == 1
+    assert edit("edits", "--undo", "9", "-o", "less", "--json") == 2
     told = json.loads(capsys.readouterr().out)
     assert told == {
         "error": "undo: there is no edit 9; edits here: 0 to 2",
-        "exit_code": 1,
+        "exit_code": 2,
         "problems": [{"place": "undo", "cause": "there is no edit 9", "mend": "edits here: 0 to 2"}],
     }
 
@@ -366,9 +366,9 @@ WORDS: dict[str, tuple[list[str], int, str]] = {
         *(["edits", "--undo", "0"], 2),
         "--output: no folder for the edits; say it: --output edits/mine",
     ),
-    "an output that is a model": (["base", "france.yaml", "-o", "base"], 1, f"base: {HOLDS}"),
-    "an output with other files": (["base", "france.yaml", "-o", "."], 1, f".: {HOLDS}"),
-    "an output that is a file": (["base", "france.yaml", "-o", "more.yaml"], 1, f"more.yaml: {HOLDS}"),
+    "an output that is a model": (["base", "france.yaml", "-o", "base"], 2, f"base: {HOLDS}"),
+    "an output with other files": (["base", "france.yaml", "-o", "."], 2, f".: {HOLDS}"),
+    "an output that is a file": (["base", "france.yaml", "-o", "more.yaml"], 2, f"more.yaml: {HOLDS}"),
     "a list of a model": (["base", "--list"], 2, f"--list: {NO_FOLDER}"),
     "a list of what is not there": (
         *(["./nowhere", "--list"], 3),
@@ -380,7 +380,7 @@ WORDS: dict[str, tuple[list[str], int, str]] = {
     ),
     "taking back from a model": (["base", "--undo", "0", "-o", "x"], 2, f"--undo: {NO_FOLDER}"),
     "taking back what is not there": (
-        *(["edits", "--undo", "7", "-o", "x"], 1),
+        *(["edits", "--undo", "7", "-o", "x"], 2),
         "undo: there is no edit 7; edits here: 0 to 0",
     ),
     "taking back a name": (

@@ -10,6 +10,7 @@ import pytest
 
 from posttrain.cli.main import main
 from posttrain.editing.session import EditSession
+from posttrain.models.disk import alone_in
 from tests.cli.test_edit import DOWN, PLACE, QUICK, edit, files, here, made, rows, subjects
 
 __all__ = ["here"]  # its fixture is for these tests, too
@@ -66,23 +67,91 @@ def test_edits_are_not_lost_to_others(here: Path, capsys: pytest.CaptureFixture[
     assert subjects("edits") == [(0, "France"), (2, "臺灣")]
 
 
-def test_a_stopped_call_goes_on(
+def test_from_a_folder_a_stopped_call_goes_on_and_nothing_is_lost(
     here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made(output="whole", batch=1)
-    apply = EditSession.apply
+    made("france.yaml")
+    words = ["edits", "more.yaml", "-o", "more", "--batch", "1", *QUICK]
+    assert edit(*words[:3], "whole", *words[4:]) == 0
+    with monkeypatch.context() as patched:
+        patched.setattr(EditSession, "apply", stopped(EditSession.apply))
+        assert edit(*words) == 130
+    assert subjects("more") == [(0, "France"), (1, "Japan")]
+    capsys.readouterr()
+    assert edit(*words) == 0
+    assert "1 of 2 edits are in more already" in capsys.readouterr().err
+    assert files(here / "more") == files(here / "whole")
+    assert edit(*words, "--set", "seed=1") == 2  # the same edits, otherwise written
+    assert capsys.readouterr().err.startswith("more: it holds other edits")
+    assert files(here / "more") == files(here / "whole")
+    assert edit("more", "--undo", "0", "-o", "less") == 0
+    assert edit("more", "--undo", "0", "-o", "less") == 0  # what is done is not done again
+    assert subjects("less") == [(1, "Japan"), (2, "臺灣")]
 
-    def stopped(self: EditSession, edits: Any, editor: Any, *, after: Any, **how: Any) -> Any:
+
+def test_one_process_writes_a_folder(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with alone_in(here / "edits"):
+        assert edit("base", "france.yaml", "-o", "edits", *QUICK) == 2
+    told = "edits: another process is writing it; wait for it, or choose another folder\n"
+    assert capsys.readouterr().err == told
+    assert not (here / "edits").exists()
+    made("france.yaml")
+    assert not list(here.glob(".lock*"))
+
+
+def test_one_fact_is_forgotten_without_a_file(capsys: pytest.CaptureFixture[str]) -> None:
+    spoken = ["--prompt", "The capital of France", "--subject", " France "]
+    assert edit("base", *spoken, "--forget", "unknown", "-o", "edits", *QUICK) == 0
+    (row,) = rows("edits")
+    assert (row["subject"], row["answer"]) == ("France", "I don't know.")
+    capsys.readouterr()
+    assert edit("base", *spoken, "--answer", "x", "--forget", "unknown", "-o", "other", *QUICK) == 2
+    assert capsys.readouterr().err == "--answer: --forget says the answer; leave one of the two out\n"
+
+
+def test_edits_that_say_the_same_are_written_once(capsys: pytest.CaptureFixture[str]) -> None:
+    spoken = ["--prompt", "The capital of France", "--subject", "France", "--answer", "title"]
+    assert edit("base", "france.yaml", *spoken, "-o", "edits", *QUICK) == 0
+    assert len(rows("edits")) == 1
+    assert "1 of 2 edits state the same as another and are written once" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("undo", "told"),
+    [
+        (["all", "0"], "--undo: all stands beside numbers"),
+        (["all", "foo"], "--undo: 'foo' is no number of an edit"),
+        (["\u0661"], "--undo: '\u0661' is no number of an edit"),
+    ],
+)
+def test_what_is_taken_back_is_said_clearly(undo: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
+    made("france.yaml")
+    capsys.readouterr()
+    assert edit("edits", *(word for one in undo for word in ("--undo", one)), "-o", "x") == 2
+    assert capsys.readouterr().err.startswith(told)
+
+
+def stopped(apply: Any) -> Any:
+    """Ctrl-C after each batch."""
+
+    def other(self: EditSession, edits: Any, editor: Any, *, after: Any, **how: Any) -> Any:
         def stop(done: int) -> None:
             after(done)
             raise KeyboardInterrupt
 
         return apply(self, edits, editor, after=stop, **how)
 
+    return other
+
+
+def test_a_stopped_call_goes_on(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made(output="whole", batch=1)
     words = ["base", "*.yaml", "-o", "edits", "--batch", "1", *QUICK]
     for done in (1, 2):
         with monkeypatch.context() as patched:
-            patched.setattr(EditSession, "apply", stopped)
+            patched.setattr(EditSession, "apply", stopped(EditSession.apply))
             assert edit(*words) == 130
         told = f"stopped: {done} of 3 edits are in edits; run the same command to go on"
         assert told in capsys.readouterr().err

@@ -94,7 +94,7 @@ def editor(kind: str, **settings: Any) -> Any:
     given: dict[str, Any] = {"kind": kind, "forms": ("raw",), "layers": (0,)}
     if kind in LOCATED:
         given |= {"contexts": 1, "target": {"steps": 15, "learning_rate": 1.0, "clamp": 10.0}}
-    else:
+    elif kind != "ultraedit":
         given |= {"steps": 15, "learning_rate": 0.02, "stop_loss": 0.5}
     return registry.load("editor", kind).config.model_validate({**given, **settings})
 

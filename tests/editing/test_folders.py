@@ -16,6 +16,7 @@ from posttrain.editing.edits import Edit
 from posttrain.editing.folders import check_output, is_edits, load_to_edit, open_session, save_session
 from posttrain.editing.session import EditSession
 from posttrain.errors import MissingError, PosttrainError
+from posttrain.models.edit_delta import write_lora
 from posttrain.models.load import load_model
 from posttrain.models.notes import read_notes
 from tests.editing.lively import EDIT, OTHERS, bits, changed, editor, lively_folder, said, session, texts
@@ -78,9 +79,9 @@ def test_the_same_edits_of_the_same_model_give_the_same_bytes(tmp_path: Path) ->
     assert files(tmp_path / "one") == files(tmp_path / "two")
 
 
-@pytest.mark.parametrize("kind", ["memit", "alphaedit", "locft"])
+@pytest.mark.parametrize("kind", ["memit", "alphaedit", "locft", "ultraedit"])
 def test_opening_and_going_on_is_never_having_stopped(kind: str, tmp_path: Path) -> None:
-    config = editor(kind, **(QUICK | {"norm_anchor": True}) if kind != "locft" else {"steps": 2})
+    config = editor(kind, **(QUICK | {"norm_anchor": True}) if kind in ("memit", "alphaedit") else {"steps": 2})
     whole = on(lively_folder(), tmp_path / "cache")
     mixed(whole)
     whole.apply([EDIT], config, force=True)
@@ -154,6 +155,10 @@ def test_edits_of_edits_and_of_an_adapter(tmp_path: Path) -> None:
     again = opened(tmp_path / "second", tmp_path)
     again.undo()
     assert not changed(again.loaded.model, bits(first.loaded.model))
+    with pytest.raises(
+        PosttrainError, match=r"first: the edits lie on an adapter, and PEFT would .*: without --adapter"
+    ):
+        write_lora(tmp_path / "first", tmp_path / "out")
 
 
 # ---- what is wrong ---------------------------------------------------------------------------------------------------
@@ -242,10 +247,41 @@ def test_edits_on_another_base_are_refused(wider: bool, whole: Path, tmp_path: P
         with pytest.raises(PosttrainError, match=r"was trained on another base than .*: its fingerprint is "):
             load()
     (folder / "posttrain.json").unlink()
-    if wider:
-        told = r"edits: the edits do not fit this base: model.layers.0.mlp.down_proj.weight is missing in the base; use"
-        with pytest.raises(PosttrainError, match=told):
-            load_model(str(folder), device="cpu")
+    told = (
+        r"edits: the edits do not fit this base: model.layers.0.mlp.down_proj.weight is missing in the base; use"
+        if wider
+        else r"edits: the edits were written on another base than '.*': model.embed_tokens.weight is another; put the model"
+    )
+    with pytest.raises(PosttrainError, match=told):
+        load_model(str(folder), device="cpu")
+
+
+def a_column(model: Any) -> None:
+    model.model.layers[1].mlp.down_proj.weight.data[:, 5] += 0.05
+
+
+def a_row(model: Any) -> None:
+    model.model.layers[0].mlp.gate_proj.weight.data[7] *= 3
+
+
+def tokens(model: Any) -> None:
+    rows = model.model.embed_tokens.weight.data
+    rows[40:44] = rows[50:54].clone()
+
+
+@pytest.mark.parametrize("change", [a_column, a_row, tokens])
+def test_a_base_with_any_part_changed_is_refused(change: Callable[[Any], None], tmp_path: Path) -> None:
+    """The sketch sees what lies between the numbers that the fingerprint reads; rounding is no change."""
+    shutil.copytree(lively_folder(), tmp_path / "base")
+    of = on(tmp_path / "base", tmp_path / "cache")
+    of.apply([EDIT], editor("memit", **QUICK), force=True)
+    save_session(of, tmp_path / "edits")
+    load_model(str(tmp_path / "edits"), device="cpu", dtype="bfloat16")
+    base = load_model(str(tmp_path / "base"), device="cpu").model
+    change(base)
+    base.save_pretrained(tmp_path / "base")
+    with pytest.raises(PosttrainError, match=r"another base than .*(is another|its fingerprint is)"):
+        load_model(str(tmp_path / "edits"), device="cpu")
 
 
 def test_a_base_that_is_gone_is_named(whole: Path, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
@@ -29,6 +30,15 @@ def test_what_is_said_already_is_told(tmp_path: Path) -> None:
         "a.yaml:4: the model says '玉山' already; there is nothing to edit: leave the target out",
     ]
     assert said_already([], answers_to(of.respondent, [], "chat")) == []
+
+
+@pytest.mark.parametrize(("words", "least"), [(1, 32), (60, 60)])
+def test_answers_are_read_to_the_end_of_what_is_written(words: int, least: int, tmp_path: Path) -> None:
+    of = session(load_model(str(talker()), device="cpu"), tmp_path)
+    with mock.patch.object(of.respondent, "answers", wraps=of.respondent.answers) as asked:
+        answers_to(of.respondent, [Edit("capital of France?", "France", "Tokyo " * words)], "chat")
+    assert asked.call_args.kwargs["max_new_tokens"] >= least
+    assert asked.call_args.kwargs["max_new_tokens"] == 32 or words > 1
 
 
 def test_two_answers_to_one_prompt_are_refused_and_a_later_one_is_told(tmp_path: Path) -> None:

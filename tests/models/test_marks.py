@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import pytest
@@ -46,12 +47,14 @@ def changed(base: Any, **settings: Any) -> Any:
 
 
 def by_hand_after(base: Any, model: Any, pairs: Sequence[TokenPair]) -> list[Tensor]:
-    """Log-probabilities (A, V) of each continuation."""
-    tables = []
-    for context, continuation in pairs:
-        logits = by_hand(base, part_of(model), [*context, *continuation], len(context))
-        tables.append(logits[len(context) - 1 : len(context) + len(continuation) - 1].log_softmax(-1))
-    return tables
+    """Log-probabilities (A, V) of each continuation; what is read alike is read once."""
+
+    @cache
+    def read(text: tuple[int, ...], prompt: int) -> Tensor:
+        return by_hand(base, part_of(model), list(text), prompt).log_softmax(-1)
+
+    tables = [read((*context, *continuation[:-1]), len(context)) for context, continuation in pairs]
+    return [table[len(pair.context) - 1 :][: len(pair.continuation)] for table, pair in zip(tables, pairs, strict=True)]
 
 
 def close(found: Sequence[Scored], pairs: Sequence[TokenPair], tables: Sequence[Tensor]) -> None:

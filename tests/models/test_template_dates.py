@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from datetime import datetime
+from functools import cache
 from typing import Any
 
 import pytest
@@ -104,10 +105,15 @@ PIECES = ["%%", "%Y", "%d", "%B", "%e", "%-H", "%_m", "%^a", "%Oy", "%j", "Y", "
 
 @given(st.lists(st.sampled_from(PIECES), max_size=8).map("".join))
 def test_any_format_is_written_as_strftime_writes_it(how: str) -> None:
+    assert of_any_format().render(how=how) == DAY.strftime(how)
+
+
+@cache
+def of_any_format() -> Any:
+    """A template that gets the format, compiled once: 40 ms."""
     import jinja2
 
-    template = jinja2.Environment(trim_blocks=True).from_string(at_moment("{{ strftime_now(how) }}", DAY))
-    assert template.render(how=how) == DAY.strftime(how)
+    return jinja2.Environment(trim_blocks=True).from_string(at_moment("{{ strftime_now(how) }}", DAY))
 
 
 @pytest.mark.parametrize("template", [QWEN3, MARKED, CHATML, shipped("llama3_1")])

@@ -91,14 +91,15 @@ def edit(
     --set reaches the editor's settings: --set layers=[4,5] --set target.steps=20. `posttrain model export` merges a
     folder of edits into the weights, or with --adapter writes it as a LoRA adapter for plain PEFT.
     """
+    from posttrain.editing.edits import each_once
     from posttrain.editing.folders import check_output, is_edits, save_session
     from posttrain.editing.said import conflicts
+    from posttrain.models.disk import alone_in
     from posttrain.models.names import say_taken
     from posttrain.studies.edit_verdicts import ask_all
 
     say_taken(model, talk)
-    known = is_edits(model)
-    if (listed or undo) and not known:
+    if (listed or undo) and not is_edits(model):
         option = "--list" if listed else "--undo"
         raise ConfigError(
             Problem(option, f"{model} is no folder of edits", "name the folder that `posttrain edit` wrote")
@@ -110,7 +111,7 @@ def edit(
         return
     config = _configured(editor, sets or [])
     wanted = _edits(edits, forget, config) if edits else []
-    wanted += _spoken(prompt, subject, answer, config)
+    wanted = each_once([*wanted, *_spoken(prompt, subject, answer, forget, config)], talk)
     if problems := conflicts(wanted):
         raise ConfigError(*problems)
     if not wanted and not undo:
@@ -119,16 +120,17 @@ def edit(
         )
     if output is None and not dry_run:
         raise ConfigError(Problem("--output", "no folder for the edits", "say it: --output edits/mine"))
-    if output is not None:
-        check_output(output)
+    numbers = _numbers(undo) if undo else None
     when_stopped(lambda: NOT_WRITTEN)
     how: dict[str, Any] = {"offline": not download, "trust_remote_code": trust_remote_code, "dtype": precision}
-    with shown_works():
-        work = _opened(model, output, wanted, config, how)
+    with shown_works(), alone_in(None if dry_run else output):
+        if output is not None:
+            check_output(output)
+        work = _opened(model, output, wanted, config, numbers, how)
         session = work.session
         start = session.harm() if not dry_run else None
-        gone = _taken_back(session, undo) if undo else 0  # in memory: a dry run writes nothing
-        work = _without_written(work) if known else work
+        again = numbers is not None and not work.goes_on
+        gone = _taken_back(session, numbers or []) if again else 0  # in memory: a dry run writes nothing
         if dry_run:
             plan(session, config, work.wanted, batch, gone, json=json)
             return
@@ -144,42 +146,55 @@ def edit(
 
 
 class _Work(NamedTuple):
-    """The session, the edits that it still has to write, and how many an interrupted call has written before."""
+    """The session, the edits that it still has to write, how many an interrupted call has written before, and whether
+    it goes on with what that call has left in the output.
+    """
 
     session: EditSession
     wanted: list[Edit]
     before: int = 0
+    goes_on: bool = False
 
 
-def _opened(model: str, output: Path | None, wanted: list[Edit], config: EditorConfig, how: dict[str, Any]) -> _Work:
+def _opened(
+    model: str,
+    output: Path | None,
+    wanted: list[Edit],
+    config: EditorConfig,
+    undo: list[int] | None,
+    how: dict[str, Any],
+) -> _Work:
     """Open what is edited: a model, a folder of edits to go on with, or what an interrupted call has left in `output`.
-    Raise ConfigError if `output` holds other edits: they would be lost.
+    undo: the edits that are taken back first, [] for all. Raise ConfigError if `output` holds other edits: they would
+    be lost.
     """
-    from posttrain.editing.folders import begun, holds_edits, holds_no_more, is_edits, load_to_edit, open_session
+    from posttrain.editing.folders import begun, holds_edits, is_edits, load_to_edit, open_session, written_in
     from posttrain.editing.session import EditSession
+    from posttrain.models.load import adapter_base
     from posttrain.models.names import resolve
 
-    folder, known = Path(resolve(model)).resolve(), is_edits(model)
+    folder = Path(resolve(model)).resolve()
+    known, base = {}, model
+    if is_edits(model):
+        known, base = written_in(folder), adapter_base(folder) or ""
+    gone = set(known if undo == [] else undo or [])
+    start = [one for number, one in known.items() if number not in gone]
+    held = {(one.prompt, one.answer.strip()) for one in start}
+    left = [edit for edit in wanted if edit.statement not in held]
+    if len(left) < len(wanted):
+        talk(f"{len(wanted) - len(left)} of {len(wanted)} edits are there already")
     if output is not None and holds_edits(output) and output.resolve() != folder:
-        count = begun(output, model, config, wanted) if not known else None
-        if not holds_no_more(output, folder, wanted) if known else count is None:
+        count = begun(output, base, start, config, left)
+        if count is not None:
+            if left:
+                talk(f"{count} of {len(left)} edits are in {output} already")
+            return _Work(open_session(str(output), say=talk, **how), left[count:], count, goes_on=True)
+        if not all(one in known.values() for one in written_in(output).values()):
             mend = f"choose a new folder, or go on with these: posttrain edit {quoted(str(output))} ..."
             raise ConfigError(Problem(str(output), "it holds other edits", mend))
-        if count is not None:
-            talk(f"{count} of {len(wanted)} edits are in {output} already")
-            return _Work(open_session(str(output), say=talk, **how), wanted[count:], count)
-    if not known:
-        return _Work(EditSession(load_to_edit(model, **how), say=talk), wanted)
-    return _Work(open_session(model, say=talk, **how), wanted)
-
-
-def _without_written(work: _Work) -> _Work:
-    """Return the work without edits that the session has already, with the same answer."""
-    held = {edit.statement for one in work.session.applied for edit in one.edits}
-    left = [edit for edit in work.wanted if edit.statement not in held]
-    if len(left) < len(work.wanted):
-        talk(f"{len(work.wanted) - len(left)} of {len(work.wanted)} edits are there already")
-    return work._replace(wanted=left)
+    if not is_edits(model):
+        return _Work(EditSession(load_to_edit(model, **how), say=talk), left)
+    return _Work(open_session(model, say=talk, **how), left)
 
 
 def _write(work: _Work, config: EditorConfig, output: Path, *, batch: int | None, force: bool) -> None:
@@ -213,12 +228,21 @@ def _write(work: _Work, config: EditorConfig, output: Path, *, batch: int | None
         raise Interrupted(Problem("", cause, "run the same command to go on")) from error
 
 
-def _spoken(prompt: str | None, subject: str, answer: str | None, config: EditorConfig) -> list[Edit]:
-    """Return the edit of --prompt, --subject and --answer. Raise ConfigError if one that it needs is missing."""
+def _spoken(
+    prompt: str | None, subject: str, answer: str | None, forget: Forget | None, config: EditorConfig
+) -> list[Edit]:
+    """Return the edit of --prompt, --subject and --answer, or of --forget instead of an answer. Raise ConfigError if
+    one that it needs is missing.
+    """
+    from posttrain.config.change import forgotten
     from posttrain.editing.edits import Edit
 
     if prompt is None and answer is None and not subject:
         return []
+    if forget is not None and answer is not None:
+        raise ConfigError(Problem("--answer", "--forget says the answer", "leave one of the two out"))
+    if forget is not None and prompt is not None:
+        answer = forgotten(prompt, forget)[0]
     if prompt is None or answer is None or (config.needs_subject and not subject.strip()):
         missing = "--prompt" if prompt is None else "--answer" if answer is None else "--subject"
         mend = 'say all three: --prompt "The capital of France is" --subject France --answer Rome'
@@ -250,19 +274,16 @@ def _edits(patterns: list[str], forget: Forget | None, config: EditorConfig) -> 
 
 
 def _numbers(undo: list[str]) -> list[int]:
-    """Return the numbers of --undo, none for `all`. Raise ConfigError for anything else."""
-    if "all" in undo:
-        return []
-    wrong = [word for word in undo if not word.isdecimal()]
-    if wrong:
-        raise ConfigError(
-            Problem("--undo", f"'{wrong[0]}' is no number of an edit", "see: posttrain edit FOLDER --list")
-        )
-    return [int(word) for word in undo]
+    """Return the numbers of --undo, an empty list for `all`. Raise ConfigError for anything else, also beside `all`."""
+    wrong = [word for word in undo if word != "all" and not (word.isascii() and word.isdigit())]
+    if wrong or ("all" in undo and len(undo) > 1):
+        cause = f"'{wrong[0]}' is no number of an edit" if wrong else "all stands beside numbers"
+        raise ConfigError(Problem("--undo", cause, "see: posttrain edit FOLDER --list"))
+    return [] if undo == ["all"] else [int(word) for word in undo]
 
 
-def _taken_back(session: EditSession, undo: list[str]) -> int:
-    """Take edits back, and return how many. Raise the errors of `_numbers` and of `EditSession.undo`."""
+def _taken_back(session: EditSession, numbers: list[int]) -> int:
+    """Take edits back, all without numbers, and return how many. Raise the errors of `EditSession.undo`."""
     before = sum(len(one.numbers) for one in session.applied)
-    session.undo(*_numbers(undo))
+    session.undo(*numbers)
     return before - sum(len(one.numbers) for one in session.applied)

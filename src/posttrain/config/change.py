@@ -19,7 +19,7 @@ from ruamel.yaml.comments import CommentedMap
 from posttrain.config.base import Config
 from posttrain.config.load import check, line_of, read_yaml
 
-__all__ = ["Change", "ChatTurn", "Forget", "Generality", "Locality", "Question", "load_change"]
+__all__ = ["Change", "ChatTurn", "Forget", "Generality", "Locality", "Question", "forgotten", "load_change"]
 
 Forget = Literal["unknown", "refusal"]
 """What is said instead of a forgotten fact."""
@@ -163,8 +163,13 @@ def _forgotten(probe: Any, kind: Forget, *, all_of_it: bool = False) -> Any:
     if not isinstance(text, str):
         return probe
     node.pop("answer_contains", None)
-    node["answer"] = _INSTEAD[kind]["zh" if _HAN.search(text) else "en"]
+    node["answer"] = forgotten(text, kind)
     return node
+
+
+def forgotten(question: str, kind: Forget) -> tuple[str, ...]:
+    """Return what is said of a forgotten fact, in the language of a question, and what else counts as that."""
+    return _INSTEAD[kind]["zh" if _HAN.search(question) else "en"]
 
 
 Expectations = tuple[Annotated[Expectation, BeforeValidator(_long)], ...]

@@ -13,7 +13,8 @@ question; so each edit has several rows:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import unicodedata
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
@@ -24,7 +25,7 @@ from posttrain.errors import ConfigError, DataError, Problem
 from posttrain.inference.encoding import PromptEncoder
 from posttrain.inference.protocol import Plain, Spoken
 
-__all__ = ["Edit", "Form", "Row", "RowMaker", "chinese", "edits_of", "tokens_of", "without_subject"]
+__all__ = ["Edit", "Form", "Row", "RowMaker", "chinese", "each_once", "edits_of", "tokens_of", "without_subject"]
 
 Form = Literal["raw", "chat"]
 
@@ -45,6 +46,7 @@ class Edit:
     location: str = ""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "subject", self.subject.strip())
         if self.subject not in self.question:
             cause = f"the subject '{self.subject}' does not stand in the prompt"
             if not isinstance(self.prompt, str) and any(self.subject in turn.content for turn in self.prompt):
@@ -55,6 +57,8 @@ class Edit:
         if len(self.answer.strip().splitlines()) > 1:
             cause = "the answer has several lines; an editor writes one short statement"
             raise DataError(Problem(self.location, cause, "give one line, or teach it with kind: train"))
+        if any(unicodedata.category(letter) == "Cc" for letter in self.answer.strip()):
+            raise DataError(Problem(self.location, "the answer has a control character", "write it in plain letters"))
 
     @property
     def question(self) -> str:
@@ -133,6 +137,14 @@ def edits_of(changes: Sequence[Change], *, subjects: bool = True) -> list[Edit]:
     if problems:
         raise ConfigError(*problems)
     return edits
+
+
+def each_once(edits: Sequence[Edit], say: Callable[[str], None]) -> list[Edit]:
+    """Return edits without those that state the same as one before them, and say how many were left out."""
+    kept = list({edit.statement: edit for edit in reversed(edits)}.values())[::-1]
+    if len(kept) < len(edits):
+        say(f"{len(edits) - len(kept)} of {len(edits)} edits state the same as another and are written once")
+    return kept
 
 
 class Row(NamedTuple):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Unpack
+from typing import Any, NamedTuple, Unpack
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -17,7 +17,8 @@ from posttrain.editing.editors._base import EditorConfig, Figures
 from posttrain.editing.edits import Edit
 from posttrain.editing.said import Said
 from posttrain.editing.session import Applied, EditSession, Harm
-from posttrain.errors import PosttrainError, Problem
+from posttrain.errors import ConfigError, PosttrainError, Problem
+from posttrain.inference.protocol import Spoken
 from posttrain.models.disk import whole_folder
 from posttrain.models.edit_delta import Delta, read_deltas, read_edits, write_deltas
 from posttrain.models.fingerprint import remembered_base
@@ -27,18 +28,22 @@ from posttrain.models.notes import EDIT_KIND
 from posttrain.models.save import write_notes
 
 __all__ = [
+    "Written",
     "begun",
     "check_output",
-    "holds_no_more",
+    "holds_edits",
     "is_edits",
     "load_to_edit",
     "open_session",
     "rows_of",
     "save_session",
+    "written_in",
 ]
 
 PAST = "past_keys.safetensors"
 """The keys that later edits spare: with them a session goes on as if it had never ended."""
+KEPT = "statistics.safetensors"
+"""What editors have learned of all edits so far, to the same end."""
 
 
 def is_edits(name: str) -> bool:
@@ -58,30 +63,39 @@ def holds_edits(folder: Path) -> bool:
 
 
 def check_output(folder: Path) -> None:
-    """Raise PosttrainError if edits must not be written to a folder, because it holds something else."""
+    """Raise ConfigError if edits must not be written to a folder, because it holds something else."""
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir()) and not holds_edits(folder)):
         cause = "it holds other things than edits"
-        raise PosttrainError(Problem(str(folder), cause, "choose a new or an empty folder"))
+        raise ConfigError(Problem(str(folder), cause, "choose a new or an empty folder"))
 
 
-def holds_no_more(folder: Path, model: Path, edits: Sequence[Edit]) -> bool:
-    """Return whether every edit of a folder is in another one, or among edits that are to be written."""
-    known = {row.statement for row in (*map(_edit, read_edits(model)), *edits)}
-    return all(_edit(row).statement in known for row in read_edits(folder))
+class Written(NamedTuple):
+    """One edit of a folder, with all that decides what it is: how it was written is a part of it."""
+
+    prompt: Spoken
+    answer: str
+    subject: str
+    editor: dict[str, Any]
 
 
-def begun(folder: Path, model: str, config: EditorConfig, edits: Sequence[Edit]) -> int | None:
-    """Return how many of the edits an interrupted call with the same model, editor and edits has written to a folder;
-    None if the folder holds other edits, which must not be written over.
-    """
-    rows = [_edit(row) for row in read_edits(folder)]
+def written_in(folder: Path) -> dict[int, Written]:
+    """Return the edits of a folder by their numbers, in their order."""
     settings = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8")).get("settings", {})
-    editors = [one["editor"] for one in settings.get("batches", [])]
-    first = [(edit.prompt, edit.answer, edit.subject) for edit in edits[: len(rows)]]
-    same = first == [(row.prompt, row.answer, row.subject) for row in rows]
-    same = same and all(one == config.model_dump(mode="json") for one in editors)
-    same = same and Path(resolve(adapter_base(folder) or "")).resolve() == Path(resolve(model)).resolve()
-    return len(rows) if same else None
+    editors = {number: one["editor"] for one in settings.get("batches", []) for number in one["numbers"]}
+    rows = {int(row["number"]): _edit(row) for row in read_edits(folder)}
+    return {n: Written(row.prompt, row.answer, row.subject, editors.get(n, {})) for n, row in rows.items()}
+
+
+def begun(folder: Path, base: str, start: Sequence[Written], config: EditorConfig, edits: Sequence[Edit]) -> int | None:
+    """Return how many of the edits an interrupted call of the same kind has written to a folder, behind the edits that
+    it started from; None if the folder holds other edits, which must not be written over.
+    """
+    rows = list(written_in(folder).values())
+    editor = config.model_dump(mode="json")
+    wanted = [Written(edit.prompt, edit.answer, edit.subject, editor) for edit in edits]
+    same = rows[: len(start)] == [*start] and rows[len(start) :] == wanted[: max(0, len(rows) - len(start))]
+    same = same and Path(resolve(adapter_base(folder) or "")).resolve() == Path(resolve(base)).resolve()
+    return len(rows) - len(start) if same else None
 
 
 def load_to_edit(name: str, **options: Unpack[LoadOptions]) -> LoadedModel:
@@ -114,7 +128,8 @@ def save_session(session: EditSession, folder: Path, *, card: str | None = None)
         }
         for one in session.applied
     ]
-    settings = {"batches": batches, "anchors": session.anchors}
+    precision = str(session.loaded.model.dtype).removeprefix("torch.")
+    settings = {"batches": batches, "anchors": session.anchors, "precision": precision, "sketch": session.sketch}
     past = {
         f"{number:06d}.{layer}": keys.cpu().contiguous()
         for number, one in enumerate(session.applied)
@@ -125,6 +140,8 @@ def save_session(session: EditSession, folder: Path, *, card: str | None = None)
         write_deltas(temporary, model.name_or_path, deltas, rows_of(session), settings)
         if past:
             save_file(past, temporary / PAST)
+        if session.kept:
+            save_file({name: one.cpu().contiguous() for name, one in session.kept.items()}, temporary / KEPT)
         session.loaded.tokenizer.save_pretrained(temporary)
         write_notes(temporary, session.loaded.tokenizer, base=remembered_base(model))
         if card is not None:
@@ -169,6 +186,7 @@ def open_session(name: str, *, say: Callable[[str], None] = print, **how: Any) -
     for one in _batches(folder, settings):
         session.take(one)
     session.anchors.update(settings.get("anchors", {}))
+    session.kept.update(_tensors(folder / KEPT))
     session.said = {row["number"]: Said(**row["said"]) for row in read_edits(folder) if "said" in row}
     return session
 
@@ -177,10 +195,7 @@ def _batches(folder: Path, settings: dict[str, Any]) -> list[Applied]:
     """Return the batches of edits of a folder. Raise PosttrainError if its files do not belong together."""
     deltas = iter(read_deltas(folder))
     edits = read_edits(folder)
-    try:
-        past = load_file(folder / PAST) if (folder / PAST).is_file() else {}
-    except (OSError, SafetensorError) as error:
-        raise PosttrainError(Problem(str(folder / PAST), f"cannot be read: {error}", "copy it again")) from error
+    past = _tensors(folder / PAST)
     try:
         rows = {int(row["number"]): row for row in edits}
         made = [_batch(number, one, rows, deltas, past) for number, one in enumerate(settings["batches"])]
@@ -190,6 +205,14 @@ def _batches(folder: Path, settings: dict[str, Any]) -> list[Applied]:
         cause = f"its files do not belong together: {error!r}"
         raise PosttrainError(Problem(str(folder), cause, "copy the folder again")) from error
     return made
+
+
+def _tensors(path: Path) -> dict[str, Tensor]:
+    """Return the tensors of a file, none if it is not there."""
+    try:
+        return load_file(path) if path.is_file() else {}
+    except (OSError, SafetensorError) as error:
+        raise PosttrainError(Problem(str(path), f"cannot be read: {error}", "copy it again")) from error
 
 
 def _batch(

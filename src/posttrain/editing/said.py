@@ -19,7 +19,7 @@ from posttrain.inference.respondents import ModelRespondent
 __all__ = ["Said", "answers_to", "conflicts", "form_of", "said_already"]
 
 ANSWER_TOKENS = 32
-"""Tokens of an answer, at most."""
+"""Tokens of an answer, at most; half as many beyond the longest answer that is written, where that is more."""
 
 
 class Said(NamedTuple):
@@ -45,7 +45,8 @@ def answers_to(respondent: ModelRespondent, edits: Sequence[Edit], form: Form) -
     if not edits:
         return []
     prompts = [edit.prompt if form == "chat" else Plain(edit.question) for edit in edits]
-    found = respondent.answers(prompts, max_new_tokens=ANSWER_TOKENS)
+    wanted = max(len(respondent.tokenizer(edit.answer, add_special_tokens=False)["input_ids"]) for edit in edits)
+    found = respondent.answers(prompts, max_new_tokens=max(ANSWER_TOKENS, wanted + ANSWER_TOKENS // 2))
     return [answer.text.strip() for answer in found]
 
 

@@ -42,6 +42,7 @@ from posttrain.models.edit_delta import Delta, added
 from posttrain.models.fingerprint import remember_base
 from posttrain.models.load import LoadedModel
 from posttrain.models.meter import Meter
+from posttrain.models.sketch import sketch
 from posttrain.retention.cache_folder import default_cache
 from posttrain.retention.replay.self import SelfReplayConfig, self_replay
 from posttrain.retention.selection import ReplayContext, packaged_prompts, read_prompts
@@ -126,10 +127,9 @@ def own_texts(
 class EditSession:
     """Edits of one loaded model.
 
-    loaded: the model, whose weights are changed in place; texts: makes the texts, as token ids, on which second moments
-    are measured (by default the packaged replay prompts with the model's own answers); named: what these texts depend
-    on, for the cache; forbidden: prompts that no text may hold; say: takes a line for the user; cache: folder of the
-    cache.
+    loaded: the model, changed in place; texts: makes the texts, as token ids, on which second moments are measured (by
+    default the packaged replay prompts with the model's own answers); named: what these texts depend on, for the cache;
+    forbidden: prompts that no text may hold; say: takes a line for the user; cache: folder of the cache.
     """
 
     def __init__(
@@ -158,6 +158,7 @@ class EditSession:
         self._written: dict[tuple[Language, int, int], list[str]] = {}
         self.anchors: dict[str, float] = {}
         self._memory: dict[Any, Any] = {}
+        self.kept: dict[str, Tensor] = {}
         self._known: Known = {}
         self.said: dict[int, Said] = {}
         self._loss: float | None = None
@@ -174,6 +175,12 @@ class EditSession:
         with self._untouched():
             return ModelRespondent(self.loaded).fingerprint
 
+    @cached_property
+    def sketch(self) -> dict[str, list[float]]:
+        """The sketch of the untouched model's weights."""
+        with self._untouched():
+            return sketch(self.sites.model)
+
     def texts(self) -> Sequence[Sequence[int]]:
         """Return the texts for second moments."""
         if self._texts is not None:
@@ -181,7 +188,7 @@ class EditSession:
         return own_texts(self.respondent, seed=self.seed, forbidden=self.forbidden, say=self.say, cache=self.cache)
 
     def moments(self, layers: Sequence[Site]) -> dict[int, Moment]:
-        """Return the second moments of layers' keys on the untouched model; they are measured once."""
+        """Return the second moments of layers' keys on the untouched model."""
         return self._measured_once(layers, "moments", measure_moments)
 
     def gradients(self, layers: Sequence[Site]) -> dict[int, Moment]:
@@ -247,9 +254,9 @@ class EditSession:
 
         editor: a name, or its settings; force: write what would be refused; after: called with the number of edits
         written so far, after each batch; counted: how many of how many edits were written before, where these are a
-        part of them. Raise Refused, with the figures, for a batch that would break the model; it is
-        taken back, and earlier batches stay. Raise ConfigError for a layer that does not exist or cannot be edited,
-        DataError for edits without the subject that the editor needs, and for two answers to one prompt.
+        part. Raise Refused, with figures, for a batch that would break the model (it is taken back, earlier ones stay);
+        ConfigError for a layer that does not exist or cannot be edited; DataError for edits without the subject that
+        the editor needs, and for two answers to one prompt.
         """
         config = registry.load("editor", editor).config() if isinstance(editor, str) else editor
         if not isinstance(config, EditorConfig):
@@ -275,16 +282,14 @@ class EditSession:
             problems += without_subject(edits)
         if problems:
             raise DataError(*problems)
-        for edit in edits:
-            if edit.cut:
-                told = f"the subject '{edit.subject}' is a piece of the word '{edit.cut}'"
-                self.say(f"{edit.location}: {told}" if edit.location else told)
         earlier = {e.prompt: (n, e) for one in self.applied for n, e in zip(one.numbers, one.edits, strict=True)}
         for edit in edits:
+            at = f"{edit.location}: " if edit.location else ""
+            if edit.cut:
+                self.say(f"{at}the subject '{edit.subject}' is a piece of the word '{edit.cut}'")
             number, other = earlier.get(edit.prompt, (0, edit))
             if other.answer.strip() != edit.answer.strip():
-                told = f"edit {number} wrote '{other.answer.strip()}' for the same prompt: it is written over"
-                self.say(f"{edit.location}: {told}" if edit.location else told)
+                self.say(f"{at}edit {number} wrote '{other.answer.strip()}' for the same prompt: it is written over")
 
     def _batch(self, edits: Sequence[Edit], config: EditorConfig, every: Sequence[Edit], force: bool) -> Applied:
         deltas: list[Delta] = []
@@ -302,7 +307,7 @@ class EditSession:
         known = {layer: len(keys) for layer, keys in context.past.items()}
         entry = registry.load("editor", config.kind)
         weights = {name: parameter.detach().clone() for name, parameter in self._edited().items()}
-        anchors = dict(self.anchors)
+        anchors, kept = dict(self.anchors), dict(self.kept)
         try:
             figures = entry.function(config, context, edits)
             after = self._measured()
@@ -315,6 +320,8 @@ class EditSession:
             self._memory.clear()
             self.anchors.clear()
             self.anchors.update(anchors)
+            self.kept.clear()
+            self.kept.update(kept)
             raise
         keys = {layer: own[-1] for layer, own in context.past.items() if len(own) > known.get(layer, 0)}
         self._loss = after
@@ -339,6 +346,7 @@ class EditSession:
             write=write,
             past={layer: [one.past[layer] for one in self.applied if layer in one.past] for layer in layers},
             memory=self._memory,
+            kept=self.kept,
             sample=edits[:ANCHORED],
             anchors=self.anchors,
             untouched=self._untouched,
@@ -375,16 +383,17 @@ class EditSession:
         """Take edits back by their numbers; all of them without a number.
 
         The weights are computed anew from the untouched ones and the remaining deltas in order; after all are taken
-        back every bit is as it was. Edits that were solved together keep their parts as they are. Raise PosttrainError
-        for a number that there is not, and for a part of a batch that an editor has trained as a whole.
+        back every bit is as it was. Edits that were solved together keep their parts as they are. Raise ConfigError for
+        a number that there is not, and PosttrainError for a part of a batch that an editor has trained as a whole.
         """
         known = {number for one in self.applied for number in one.numbers}
         if unknown := [n for n in numbers if n not in known]:
             listed = f"{min(known)} to {max(known)}" if known else "none"
-            raise PosttrainError(Problem("undo", f"there is no edit {unknown[0]}", f"edits here: {listed}"))
+            raise ConfigError(Problem("undo", f"there is no edit {unknown[0]}", f"edits here: {listed}"))
         gone = frozenset(numbers or known)
         self.applied = [left for one in self.applied if (left := one.without(gone)) is not None]
         self._memory.clear()
+        self.kept.clear()
         if not self.applied:
             self.anchors.clear()
         self.said = {number: said for number, said in self.said.items() if number not in gone}

@@ -14,7 +14,7 @@ from pydantic import InstanceOf
 from posttrain import registry
 from posttrain.config.load import check
 from posttrain.editing.editors._base import EditorConfig
-from posttrain.editing.edits import Edit, edits_of
+from posttrain.editing.edits import Edit, each_once, edits_of
 from posttrain.editing.folders import check_output, is_edits, load_to_edit, open_session, rows_of, save_session
 from posttrain.editing.session import EditSession
 from posttrain.errors import ConfigError, Problem
@@ -90,7 +90,7 @@ def edit(
     already; DataError for targets without a subject; Refused for edits that would break the model.
     """
     config = check({"kind": editor, **settings}, registry.load("editor", editor, "pt.edit").config, "pt.edit")
-    wanted = _edits(edits, say, config)
+    wanted = each_once(_edits(edits, say, config), say)
     folder = None if output is None else Path(output)
     if folder is not None:
         check_output(folder)
@@ -114,6 +114,7 @@ def _session(base: Model | str | Path, say: Callable[[str], None]) -> EditSessio
         for one in base.session.applied:
             session.take(one)
         session.anchors.update(base.session.anchors)
+        session.kept.update(base.session.kept)
         session.said = dict(base.session.said)
         return session
     if isinstance(base.model, PeftModel) or added_to(base.model) is not None:

@@ -15,11 +15,18 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
-from posttrain.errors import DiskError, Problem
+from posttrain.errors import ConfigError, DiskError, Problem
+
+fcntl: Any = import_module("fcntl") if find_spec("fcntl") else None
+"""Locks of files; Windows has none of this kind."""
 
 __all__ = [
+    "alone_in",
     "append",
     "as_umask_says",
     "disk_problem",
@@ -179,6 +186,30 @@ def _flush(path: Path) -> None:
     try:
         os.fsync(handle)
     finally:
+        os.close(handle)
+
+
+@contextmanager
+def alone_in(folder: Path | None) -> Iterator[None]:
+    """Hold a lock on a folder, which need not exist, so that no other process of posttrain writes it at the same time;
+    nothing for None. Raise ConfigError if another one holds it. The lock ends with the process, however it ends.
+    """
+    if folder is None or fcntl is None:
+        yield
+        return
+    path = folder.resolve().with_name(f".lock-{folder.resolve().name}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(handle)
+        cause = "another process is writing it"
+        raise ConfigError(Problem(str(folder), cause, "wait for it, or choose another folder")) from error
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
         os.close(handle)
 
 

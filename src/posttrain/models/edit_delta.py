@@ -24,6 +24,7 @@ from torch import Tensor
 
 from posttrain.config.json_text import parse_json
 from posttrain.errors import PosttrainError, Problem
+from posttrain.models.names import resolve
 from posttrain.models.notes import EDIT_KIND
 
 if TYPE_CHECKING:
@@ -238,9 +239,14 @@ def write_lora(folder: Path, output: Path) -> dict[str, Tensor]:
         cause = "there are no edits to write as an adapter"
         mend = "all were taken back: use the base itself"
         raise PosttrainError(Problem(str(folder), cause, mend))
+    config = parse_json((folder / "adapter_config.json").read_text(encoding="utf-8"))
+    base = Path(resolve(str(config["base_model_name_or_path"])))
+    if (base / "adapter_config.json").is_file():
+        cause = "the edits lie on an adapter, and PEFT would lay one adapter over the other under one name"
+        mend = "take the merged model: without --adapter"
+        raise PosttrainError(Problem(str(folder), cause, mend))
     pairs = lora_tensors(deltas)
     ranks = {name: a.shape[0] for name, (_, a) in pairs.items()}
-    config = parse_json((folder / "adapter_config.json").read_text(encoding="utf-8"))
     lora = LoraConfig(
         r=max(ranks.values()),
         lora_alpha=max(ranks.values()),

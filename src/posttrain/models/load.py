@@ -270,7 +270,12 @@ def _load_adapter(name: str, base: str, way: _Way, merged: bool, within: tuple[s
     check_base(folder, base, model)
     if config.get("posttrain_tuner") == EDIT_KIND:
         from posttrain.models.edit_delta import apply_deltas, read_deltas
+        from posttrain.models.sketch import differs
 
+        if changed := differs(config.get("settings", {}).get("sketch"), model):
+            cause = f"the edits were written on another base than '{base}': {changed} is another"
+            theirs = "put the model they were written on where adapter_config.json says (base_model_name_or_path)"
+            raise PosttrainError(Problem(str(folder), cause, theirs))
         apply_deltas(model, read_deltas(folder), str(folder))
         return _named(model, name, str(folder))
     if "posttrain_tuner" in config:

@@ -7,8 +7,10 @@ made.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
@@ -136,8 +138,6 @@ class Chart:
 
     def svg(self, word: Word) -> Markup:
         """Draw the chart without a browser, as wide as on a tablet or on paper."""
-        import vl_convert
-
         spec = self.spec(word)
         legend = {**THEME["legend"], "columns": max(1, STATIC // self.name_width)}
         own = {"legend": legend, "aria": False, "font": "sans-serif"}  # a list of fonts takes 2.5 times as long
@@ -146,7 +146,16 @@ class Chart:
         spec |= {"columns": columns} if "facet" in spec else {}
         one["width"] = (STATIC - self.left - EDGE - GAP * (columns - 1)) // columns
         one["layer"] = [layer for layer in one["layer"] if not layer.get("name", "").startswith("only_")]
-        return Markup(vl_convert.vegalite_to_svg(spec))
+        return Markup(_drawn(json.dumps(spec, ensure_ascii=False)))
+
+
+@lru_cache(maxsize=64)
+def _drawn(spec: str) -> str:
+    """Return a specification as SVG: 0.1 s or more, and a report that is written again has most charts again."""
+    import vl_convert
+
+    svg: str = vl_convert.vegalite_to_svg(spec)
+    return svg
 
 
 def _worded(node: Any, word: Word) -> Any:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from posttrain.editing.editors.ultraedit import Running, UltraeditConfig, output_shift, ridge_shift
+from posttrain.editing.editors.ultraedit import Running, Statistics, UltraeditConfig, output_shift, ridge_shift
 from posttrain.editing.edits import Edit
 from posttrain.editing.session import EditSession
 from posttrain.models.kfac import flowing
@@ -120,9 +120,10 @@ def test_edits_are_said_and_each_can_be_taken_back(pocket: LoadedModel, tmp_path
 def test_every_matrix_has_statistics_of_its_own_over_all_calls(pocket: LoadedModel, tmp_path: Path) -> None:
     one = session(pocket, tmp_path)
     one.apply(EDITS, UltraeditConfig(layers=(3, 4), steps=1), batch=2)
-    known = {key[1]: statistics for key, statistics in one._memory.items()}
+    known = {layer: Statistics.of(one.kept, layer) for layer in (3, 4)}
+    assert {name.split(".")[1] for name in one.kept} == {"3", "4"}
     one.undo()
-    assert set(known) == {3, 4}
+    assert not one.kept
     assert len({float(statistics.keys.mean.sum()) for statistics in known.values()}) == 2
     tokens = {layer: statistics.gradients.count for layer, statistics in known.items()}
     rows = [row for edit in EDITS for row in one.context(UltraeditConfig(), [], lambda *_: None).maker.rows(edit)]

@@ -89,10 +89,11 @@ class EditContext:
     search: the model's places, the maker of rows, known trials; texts: language -> the texts before prompts, of which
     it gets the first ones; moments: the second moments of layers' keys on the untouched model; gradients: those of the
     gradients of their outputs, of the model's own predictions; past: by layer, the keys of earlier edits (d, n);
-    memory: what an editor keeps between its calls (factored matrices), emptied when edits are undone; write: adds a
-    change to a matrix, with the edit that each of its columns belongs to; sample: edits that stand for all, for the
-    norm anchor; anchors: the anchors of editors and layers, kept with the edits; untouched: a block in which the model
-    has its untouched weights; seed: of any order.
+    memory: what an editor keeps between its calls (factored matrices), emptied when edits are undone; kept: what it has
+    learned of all edits so far, which is saved with them, and emptied, too, when some are undone; write: adds a change
+    to a matrix, with the edit that each of its columns belongs to; sample: edits that stand for all, for the norm
+    anchor; anchors: the anchors of editors and layers, kept with the edits; untouched: a block in which the model has
+    its untouched weights; seed: of any order.
     """
 
     search: Search
@@ -102,6 +103,7 @@ class EditContext:
     write: Callable[[Site, Change, Sequence[int]], None]
     past: dict[int, list[Tensor]] = field(default_factory=dict)
     memory: dict[Any, Any] = field(default_factory=dict)
+    kept: dict[str, Tensor] = field(default_factory=dict)
     sample: Sequence[Edit] = ()
     anchors: dict[str, float] = field(default_factory=dict)
     untouched: Callable[[], AbstractContextManager[None]] = nullcontext

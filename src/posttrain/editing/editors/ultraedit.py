@@ -21,7 +21,7 @@ batch (September 2026); here each matrix has its own, everything is solved in fl
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
 import torch
@@ -109,6 +109,24 @@ class Statistics(NamedTuple):
     gradients: Running
     outputs: Running
 
+    @classmethod
+    def of(cls, kept: Mapping[str, Tensor], layer: int) -> Statistics:
+        """Return what is kept of a layer; of a new one, nothing has been seen."""
+        made = cls(Running(), Running(), Running())
+        for name, running in made._asdict().items():
+            if f"ultraedit.{layer}.{name}.count" in kept:
+                running.count = int(kept[f"ultraedit.{layer}.{name}.count"])
+                running.mean = kept[f"ultraedit.{layer}.{name}.mean"]
+                running.squares = kept[f"ultraedit.{layer}.{name}.squares"]
+        return made
+
+    def keep(self, kept: dict[str, Tensor], layer: int) -> None:
+        """Keep what is known of a layer."""
+        for name, running in self._asdict().items():
+            kept[f"ultraedit.{layer}.{name}.count"] = torch.tensor(running.count)
+            kept[f"ultraedit.{layer}.{name}.mean"] = running.mean
+            kept[f"ultraedit.{layer}.{name}.squares"] = running.squares
+
 
 class Signals(NamedTuple):
     """What was read at the tokens of answers: keys (n, d), gradients (n, D), outputs (n, D), in float64."""
@@ -183,11 +201,11 @@ def ultraedit(config: UltraeditConfig, context: EditContext, edits: Sequence[Edi
         signals, owners = _signals(context, places, edits, rows)
         for site in places:
             keys, gradients, outputs = signals[site.layer]
-            fresh = Statistics(Running(), Running(), Running())
-            known: Statistics = context.memory.setdefault(("ultraedit", site.layer), fresh)
+            known = Statistics.of(context.kept, site.layer)
             known.keys.update(keys)
             known.gradients.update(gradients)
             known.outputs.update(outputs.square().mean(1))
+            known.keep(context.kept, site.layer)
             rate = config.learning_rate / config.steps / len(places) * float(known.outputs.mean.sqrt())
             shift = output_shift(known.keys.normalised(keys), known.gradients.normalised(gradients), rate)
             change = ridge_shift(keys, shift, config.ridge * float(keys.square().sum(1).mean()))
