@@ -18,9 +18,9 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor
 
-from posttrain.data.files import parse_json
+from posttrain.config.json_text import parse_json
 from posttrain.errors import MissingError, PosttrainError, Problem
-from posttrain.merging.sources import KINDS, Source, StoredModel, table_of
+from posttrain.merging.sources import Source, StoredModel, table_of
 from posttrain.models.gguf_header import is_gguf
 from posttrain.models.names import resolve
 from posttrain.models.notes import EDIT_KIND
@@ -29,18 +29,20 @@ from posttrain.models.tensors import Stored
 __all__ = ["Term", "open_term"]
 
 EXPORT = "posttrain model export writes it as a whole model, which can be merged"
-PLAIN = {"peft_type": "LORA"}
 UNMERGED = ("layer_replication", "trainable_token_indices", "use_qalora", "lora_bias", "alora_invocation_tokens")
 """Settings of LoRA that are more than an added product."""
-PART = re.compile(r"^base_model\.model\.(?P<module>.+?)\.(?P<part>lora_(?:embedding_)?[AB]|lora_magnitude_vector)(?:\.weight)?$")
+PART = re.compile(
+    r"^base_model\.model\.(?P<module>.+?)\.(?P<part>lora_(?:embedding_)?[AB]|lora_magnitude_vector)(?:\.weight)?$"
+)
 
 
 class Term(NamedTuple):
-    """A model that is merged. name: as it was given; folder: of its configuration and tokenizer (an adapter's base's,
-    where the adapter's folder has none); source: its numbers.
+    """A model that is merged. name: as it was given; path: its folder; folder: that of its configuration (an adapter's
+    base's); source: its numbers.
     """
 
     name: str
+    path: Path
     folder: Path
     source: Source
 
@@ -71,7 +73,7 @@ def _open(name: str, offline: bool, within: tuple[Path, ...]) -> Term:
     if config.get("quantization_config"):
         cause = "its weights are quantised: their numbers cannot be added"
         raise PosttrainError(Problem(name, cause, "load it and save it in bfloat16, or take the model it was made of"))
-    return Term(name, folder, StoredModel(folder))
+    return Term(name, folder, folder, StoredModel(folder))
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -88,20 +90,14 @@ def _adapted(name: str, folder: Path, config: Mapping[str, Any], offline: bool, 
     from posttrain.models.load import adapter_base
 
     base = _open(cast("str", adapter_base(folder)), offline, within)
-    own = folder if (folder / "tokenizer_config.json").is_file() else base.folder
     if config.get("posttrain_tuner") == EDIT_KIND:
-        return Term(name, _with_config(own, base.folder), _edited(name, folder, base.source))
+        return Term(name, folder, base.folder, _edited(name, folder, base.source))
     if config.get("peft_type") != "LORA":
         kind = config.get("posttrain_tuner") or config.get("peft_type")
         raise PosttrainError(Problem(name, f"an adapter of kind {kind} is no sum with its base", EXPORT))
     if used := [key for key in UNMERGED if config.get(key)]:
         raise PosttrainError(Problem(name, f"an adapter with {used[0]} is no sum with its base", EXPORT))
-    return Term(name, _with_config(own, base.folder), _lora(name, folder, config, base.source))
-
-
-def _with_config(folder: Path, base: Path) -> Path:
-    """Return the folder that has config.json: an adapter's has none."""
-    return folder if (folder / "config.json").is_file() else base
+    return Term(name, folder, base.folder, _lora(name, folder, config, base.source))
 
 
 class Change(NamedTuple):
@@ -160,7 +156,9 @@ def _lora(name: str, folder: Path, config: Mapping[str, Any], base: Source) -> W
         if match := PART.match(key):
             parts.setdefault(match["module"], {})[match["part"]] = tensor.float()
         else:
-            module = key.removeprefix("base_model.model.").replace(".modules_to_save", "").replace(".original_module", "")
+            module = (
+                key.removeprefix("base_model.model.").replace(".modules_to_save", "").replace(".original_module", "")
+            )
             whole[_stored_name(name, base, module)] = tensor.float().contiguous()
     changes: dict[str, list[Change]] = {}
     for module, own in parts.items():
@@ -207,7 +205,7 @@ def _product(
     rank = _setting(config, "rank_pattern", "r", module)
     alpha = _setting(config, "alpha_pattern", "lora_alpha", module)
     scale = alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
-    turned = embedded or bool(config.get("fan_in_fan_out")) or len(shape) == 2 and _is_turned(first, second, shape)
+    turned = embedded or bool(config.get("fan_in_fan_out")) or (len(shape) == 2 and _is_turned(first, second, shape))
     left, right = (first.T * scale, second.T) if turned else (second * scale, first)
     rows, columns = table_of(shape)
     if left.shape != (rows, first.shape[0]) or right.shape != (first.shape[0], columns):
@@ -244,7 +242,11 @@ def _edited(name: str, folder: Path, base: Source) -> WithChanges:
         if isinstance(delta.change, Tensor):
             table = delta.change.T if delta.transposed else delta.change
             eye = torch.eye(table.shape[0]) if table.shape[0] <= table.shape[1] else None
-            change = Change(eye, table.contiguous()) if eye is not None else Change(table.contiguous(), torch.eye(table.shape[1]))
+            change = (
+                Change(eye, table.contiguous())
+                if eye is not None
+                else Change(table.contiguous(), torch.eye(table.shape[1]))
+            )
         elif delta.transposed:
             change = Change(delta.change.right.T.contiguous(), delta.change.left.T.contiguous())
         else:

@@ -1,0 +1,193 @@
+"""Write a planned merge as a model folder: weights, configuration, tokenizer, template, a card, and what it was made of.
+
+The folder appears as a whole when all is written. A merge that was stopped leaves its files in a hidden folder beside,
+and the same merge goes on with them; after an error, or on a full disk, nothing is left.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from posttrain import __version__
+from posttrain.config.json_text import parse_json
+from posttrain.errors import ConfigError, Interrupted, Problem
+from posttrain.merging.engine import JOURNAL, run
+from posttrain.merging.layout import create, write_index
+from posttrain.merging.plan import STORED, Plan
+from posttrain.merging.terms import Term
+from posttrain.models.disk import alone_in, as_umask_says, writing
+
+__all__ = ["RECIPE", "template_of", "write_merge"]
+
+RECIPE = "merge.json"
+"""What a merged model was made of."""
+NEVER = {"README.md", "config.json", "posttrain.json", "adapter_config.json", "edits.jsonl", "merge.json"}
+"""Files of a parent that do not describe the merged model; .safetensors and training states are left out, too."""
+TOKENIZER = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json", "vocab.txt", "merges.txt")
+TOKENIZER += ("special_tokens_map.json", "added_tokens.json", "spiece.model", "sentencepiece.bpe.model")
+BESIDE = ("generation_config.json", "preprocessor_config.json", "processor_config.json", "vocab.json")
+TEMPLATES = ("chat_template.jinja", "chat_template.json")
+MODEL_FILES = ("config.json", RECIPE)
+"""A folder with one of these may be replaced by a new model; any other folder that is not empty may not."""
+
+
+def write_merge(
+    plan: Plan,
+    output: Path,
+    *,
+    recipe: Mapping[str, Any],
+    template: str | None = None,
+    threads: int | None = None,
+    say: Callable[[str], None] = print,
+) -> Path:
+    """Write the merged model, and return its folder. recipe: what is noted in merge.json; template: the name of the
+    model whose chat template is taken (see `template_of`). Raise ConfigError for a folder that holds something else,
+    DiskError on a full disk, and the errors of `run`.
+    """
+    if output.is_file() or (
+        output.is_dir() and any(output.iterdir()) and not any((output / file).is_file() for file in MODEL_FILES)
+    ):
+        raise ConfigError(Problem(str(output), "it holds other things than a model", "choose a new or an empty folder"))
+    if any(output.resolve() in (term.path.resolve(), term.folder.resolve()) for term in plan.terms.values()):
+        raise ConfigError(Problem(str(output), "it is one of the models that are merged", "choose another folder"))
+    temporary = output.with_name(f".tmp-{output.name}")
+    with alone_in(output):
+        try:
+            _fill(plan, temporary, recipe, template, threads, say)
+            as_umask_says(temporary)
+        except (KeyboardInterrupt, Interrupted):
+            raise  # what is there is gone on with
+        except BaseException as error:
+            with writing(output, temporary):  # a full disk is told as such
+                raise
+            raise AssertionError from error
+        old = output.with_name(f".tmp-old-{output.name}")
+        if output.exists():
+            output.rename(old)
+        temporary.rename(output)
+        shutil.rmtree(old, ignore_errors=True)
+    return output
+
+
+def _fill(
+    plan: Plan,
+    folder: Path,
+    recipe: Mapping[str, Any],
+    template: str | None,
+    threads: int | None,
+    say: Callable[[str], None],
+) -> None:
+    journal = folder / JOURNAL
+    lines = journal.read_text(encoding="utf-8").split("\n") if journal.is_file() else [""]
+    if lines[0] != json.dumps(plan.merge.digest):
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        create(plan.merge.layout, folder)
+    else:
+        say("going on with a merge that was stopped")
+    run(plan.merge, folder, threads=threads)
+    write_index(plan.merge.layout, folder, [job.name for job in plan.merge.jobs])
+    _config(plan, folder)
+    spoken = plan.terms[template_of(plan.terms, template)]
+    _copy(plan.first, spoken, folder)
+    told = {**recipe, "posttrain": __version__, "models": {name: _origin(term) for name, term in plan.terms.items()}}
+    (folder / RECIPE).write_text(json.dumps(told, indent=2, ensure_ascii=False) + "\n", encoding="utf-8", newline="\n")
+    (folder / "README.md").write_text(_card(plan), encoding="utf-8", newline="\n")
+    journal.unlink()
+
+
+def _config(plan: Plan, folder: Path) -> None:
+    """Write config.json: the first model's, with the type in which the merged one is stored."""
+    path = plan.first.folder / "config.json"
+    if not path.is_file():
+        return
+    config: dict[str, Any] = parse_json(path.read_text(encoding="utf-8"))
+    counts: dict[str, int] = {}
+    for job in plan.merge.jobs:
+        counts[job.stored.dtype] = counts.get(job.stored.dtype, 0) + plan.merge.layout.slots[job.name].size
+    named = {stored: name for name, stored in STORED.items()}
+    stored = max(counts, key=lambda dtype: counts[dtype])
+    if stored in named:
+        key = "torch_dtype" if "torch_dtype" in config and "dtype" not in config else "dtype"
+        config[key] = named[stored]
+    config.pop("_name_or_path", None)
+    text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
+    (folder / "config.json").write_text(text, encoding="utf-8", newline="\n")
+
+
+def template_of(terms: Mapping[str, Term], named: str | None = None) -> str:
+    """Return the name of the model whose chat template the merged one gets: the one that is named, or the first one
+    that has a template, or the first. Raise ConfigError for a name that is not there, and for a model without one.
+    """
+    if named is not None:
+        if named not in terms:
+            raise ConfigError(Problem("template", f"unknown name '{named}'", f"known: {', '.join(terms)}"))
+        if not _has_template(terms[named]):
+            raise ConfigError(Problem("template", f"{named} has no chat template", "name another model"))
+        return named
+    return next((name for name, term in terms.items() if _has_template(term)), next(iter(terms)))
+
+
+def _has_template(term: Term) -> bool:
+    for folder in (term.path, term.folder):
+        if any((folder / name).is_file() for name in TEMPLATES):
+            return True
+        path = folder / "tokenizer_config.json"
+        if path.is_file() and "chat_template" in path.read_text(encoding="utf-8"):
+            return True
+    return False
+
+
+def _file_of(term: Term, name: str) -> Path | None:
+    return next((folder / name for folder in (term.path, term.folder) if (folder / name).is_file()), None)
+
+
+def _copy(first: Term, spoken: Term, folder: Path) -> None:
+    """Copy tokenizer and settings of the first model; the template, and when to stop, of the one whose template it is."""
+    for name in dict.fromkeys((*TOKENIZER, *BESIDE, *TEMPLATES)):
+        if (path := _file_of(first, name)) is not None:
+            shutil.copyfile(path, folder / name)
+    for path in first.folder.glob("*.py"):  # code of the model's own, which its configuration names
+        shutil.copyfile(path, folder / path.name)
+    if spoken is first or _has_template(first):
+        return
+    for name in (*TEMPLATES, "generation_config.json"):
+        if (path := _file_of(spoken, name)) is not None:
+            shutil.copyfile(path, folder / name)
+    config = folder / "tokenizer_config.json"
+    theirs = _file_of(spoken, "tokenizer_config.json")
+    if not config.is_file() or theirs is None:
+        return
+    own: dict[str, Any] = parse_json(config.read_text(encoding="utf-8"))
+    other: dict[str, Any] = parse_json(theirs.read_text(encoding="utf-8"))
+    own |= {key: other[key] for key in ("chat_template", "eos_token") if key in other}
+    config.write_text(json.dumps(own, indent=2, ensure_ascii=False) + "\n", encoding="utf-8", newline="\n")
+
+
+def _origin(term: Term) -> dict[str, Any]:
+    """Return where a model came from: its name, without paths, and a hash of headers and samples of its weights."""
+    digest = hashlib.sha256()
+    for path in sorted(term.path.glob("*.safetensors")):
+        size = path.stat().st_size
+        digest.update(f"{path.name} {size}\n".encode())
+        with path.open("rb") as file:
+            for at in range(0, size, max(1 << 16, size // 64)):
+                file.seek(at)
+                digest.update(file.read(1 << 12))
+    return {"name": Path(term.name).name or term.name, "samples_sha256": digest.hexdigest()[:16]}
+
+
+def _card(plan: Plan) -> str:
+    """Return the text of README.md: what the model was made of, without paths of this machine."""
+    rows = [f"- `{name}`: {Path(term.name).name or term.name}" for name, term in plan.terms.items()]
+    base = "" if plan.merge.base is None else f" `{next(iter(plan.terms))}` is the base."
+    notes = [f"- {note}" for note in plan.notes]
+    return "\n".join(
+        ["A model merged by posttrain.", "", f"`{plan.what}`.{base}", "", *rows, "", *(["Decided:", "", *notes, ""] if notes else []),
+         "It was not trained. Whether it still does what its parents did, an exam tells: `posttrain exam`.", ""]
+    )  # fmt: skip
