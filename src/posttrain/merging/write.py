@@ -1,4 +1,4 @@
-"""Write a planned merge as a model folder: weights, configuration, tokenizer, template, a card, and what it was made of.
+"""Write a planned merge as a model folder: weights, configuration, tokenizer, template, a card, and its origin.
 
 The folder appears as a whole when all is written. A merge that was stopped leaves its files in a hidden folder beside,
 and the same merge goes on with them; after an error, or on a full disk, nothing is left.
@@ -28,8 +28,10 @@ RECIPE = "merge.json"
 """What a merged model was made of."""
 NEVER = {"README.md", "config.json", "posttrain.json", "adapter_config.json", "edits.jsonl", "merge.json"}
 """Files of a parent that do not describe the merged model; .safetensors and training states are left out, too."""
-TOKENIZER = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json", "vocab.txt", "merges.txt")
-TOKENIZER += ("special_tokens_map.json", "added_tokens.json", "spiece.model", "sentencepiece.bpe.model")
+TOKENIZER = (
+    *("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json", "vocab.txt", "merges.txt"),
+    *("special_tokens_map.json", "added_tokens.json", "spiece.model", "sentencepiece.bpe.model"),
+)
 BESIDE = ("generation_config.json", "preprocessor_config.json", "processor_config.json", "vocab.json")
 TEMPLATES = ("chat_template.jinja", "chat_template.json")
 MODEL_FILES = ("config.json", RECIPE)
@@ -148,7 +150,7 @@ def _file_of(term: Term, name: str) -> Path | None:
 
 
 def _copy(first: Term, spoken: Term, folder: Path) -> None:
-    """Copy tokenizer and settings of the first model; the template, and when to stop, of the one whose template it is."""
+    """Copy tokenizer and settings of the first model; template and end of a turn of the one whose template it is."""
     for name in dict.fromkeys((*TOKENIZER, *BESIDE, *TEMPLATES)):
         if (path := _file_of(first, name)) is not None:
             shutil.copyfile(path, folder / name)
@@ -187,7 +189,7 @@ def _card(plan: Plan) -> str:
     rows = [f"- `{name}`: {Path(term.name).name or term.name}" for name, term in plan.terms.items()]
     base = "" if plan.merge.base is None else f" `{next(iter(plan.terms))}` is the base."
     notes = [f"- {note}" for note in plan.notes]
-    return "\n".join(
-        ["A model merged by posttrain.", "", f"`{plan.what}`.{base}", "", *rows, "", *(["Decided:", "", *notes, ""] if notes else []),
-         "It was not trained. Whether it still does what its parents did, an exam tells: `posttrain exam`.", ""]
-    )  # fmt: skip
+    lines = ["A model merged by posttrain.", "", f"`{plan.what}`.{base}", "", *rows, ""]
+    lines += ["Decided:", "", *notes, ""] if notes else []
+    lines += ["It was not trained. Whether it still does what its parents did, an exam tells: `posttrain exam`.", ""]
+    return "\n".join(lines)

@@ -1,0 +1,98 @@
+"""A merge as a file: which models, by which method or expression, and how the result is stored.
+
+```yaml
+# posttrain merge skills.yaml --output models/skills
+models:
+  base: models/base
+  math: runs/math/model          # a model, a LoRA adapter or a folder of edits
+  code: runs/code/model
+expression: base + 0.8*(math - base) + 0.5*(code - base)
+```
+
+With a method instead of the expression:
+
+```yaml
+models: {base: models/base, math: runs/math/model, code: runs/code/model}
+base: base
+method: {kind: ties, density: 0.3, weight: {math: 1.0, code: 0.7}}
+dtype: bfloat16
+```
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from posttrain.config.base import ByKind, Config
+from posttrain.merging.expression import parse
+from posttrain.merging.methods._base import MergerConfig
+from posttrain.merging.plan import Missing, Plan, plan, plan_expression
+from posttrain.merging.terms import Term, open_term
+
+__all__ = ["Recipe", "planned"]
+
+GB = 10**9
+
+
+class Recipe(Config):
+    """Models and what becomes of them."""
+
+    SCHEMA: ClassVar[str] = "merge"
+    models: Annotated[dict[str, str], Field(min_length=1)]
+    """The models by names of your own: a folder, a LoRA adapter's, a folder of edits, pocket:chat, or a hub id."""
+    expression: str | None = None
+    """A sum of models, such as base + 0.8*(math - base); its weights sum to 1. Or give a method."""
+    method: Annotated[MergerConfig, ByKind("merger")] | None = None
+    """A method and its settings, such as {kind: ties, density: 0.3}; `posttrain list mergers` names them."""
+    base: str | None = None
+    """The name of the model that all others were made of; left out: the one that is called base."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """How the merged model is stored; auto: as the first model (the base, where there is one)."""
+    missing: Missing = "error"
+    """What happens to a tensor that a model lacks: an error, or the first model's is taken (base)."""
+    template: str | None = None
+    """The name of the model whose chat template the merged one gets; left out: of the first one that has a template."""
+    shard_gb: Annotated[float, Field(gt=0)] = 5.0
+    """Size of a file in GB, at most."""
+    seed: int = 0
+    """Of random masks."""
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Recipe:
+        if (self.expression is None) == (self.method is None):
+            raise ValueError("give an expression or a method, one of the two")
+        if self.expression is not None and self.base is not None:
+            raise ValueError("base: an expression needs none, its first model is the first")
+        wrong = [name for name in self.models if not name.isidentifier()]
+        if wrong:
+            raise ValueError(f"models: '{wrong[0]}' is no name: use letters, digits and _, and no digit first")
+        return self
+
+    @property
+    def based_on(self) -> str | None:
+        """The name of the base, None without."""
+        if self.base is not None or self.method is None:
+            return self.base
+        return "base" if "base" in self.models and self.method.takes_base else None
+
+
+def planned(recipe: Recipe, *, location: str = "expression", offline: bool = True, **terms: Term) -> Plan:
+    """Return the plan of a recipe. location: of the expression, for errors; terms: models that are open already, by
+    their names. Raise the errors of `open_term`, `parse` and `plan`.
+    """
+    how: dict[str, Any] = {
+        "dtype": recipe.dtype,
+        "missing": recipe.missing,
+        "shard": round(recipe.shard_gb * GB),
+        "seed": recipe.seed,
+    }
+    if recipe.expression is not None:
+        expression = parse(recipe.expression, list(recipe.models), location)
+        used = {name: recipe.models[name] for name in expression.weights}
+        opened = {name: terms.get(name) or open_term(model, offline=offline) for name, model in used.items()}
+        return plan_expression(expression, opened, **how)
+    assert recipe.method is not None
+    opened = {name: terms.get(name) or open_term(model, offline=offline) for name, model in recipe.models.items()}
+    return plan(recipe.method, opened, base=recipe.based_on, **how)
