@@ -117,6 +117,8 @@ def _ordered(config: MergerConfig, terms: Mapping[str, Term], base: str | None) 
     if config.needs_base and base is None:
         mend = "name one of them base: base=FOLDER, or say it: --base NAME"
         raise ConfigError(Problem(kind, "it needs the model that all others were made of", mend))
+    if base is not None and not (config.needs_base or config.may_have_base):
+        raise ConfigError(Problem(kind, "it has no use for a base", "leave it out, or merge it like the others"))
     count = len(terms) - (base is not None)
     most = config.models_at_most
     if count < config.models_at_least or (most is not None and count > most):

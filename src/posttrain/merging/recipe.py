@@ -75,7 +75,8 @@ class Recipe(Config):
         """The name of the base, None without."""
         if self.base is not None or self.method is None:
             return self.base
-        return "base" if "base" in self.models and self.method.takes_base else None
+        takes = self.method.needs_base or self.method.may_have_base
+        return "base" if "base" in self.models and takes else None
 
 
 def planned(recipe: Recipe, *, location: str = "expression", offline: bool = True, **terms: Term) -> Plan:

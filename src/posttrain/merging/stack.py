@@ -23,10 +23,12 @@ from torch import Tensor
 
 from posttrain.merging.values import PerModel, Place, value_of
 
-__all__ = ["BLOCK", "Apply", "Block", "Stack", "block_rows", "moved"]
+__all__ = ["BLOCK", "Apply", "Block", "Stack", "block_rows", "inner", "moved"]
 
 BLOCK = 1 << 16
 """Numbers of a block, about."""
+PIECE = 1 << 10
+"""Numbers that are added up in float32 before they are added to others in float64."""
 
 
 def block_rows(rows: int, columns: int) -> int:
@@ -95,6 +97,9 @@ class Stack:
     def products(self, *, less_base: bool = False) -> Tensor:
         """Return the inner products of all pairs of models, (models, models) in float64; of their differences from the
         base with `less_base`; else the base, if there is one, comes first.
+
+        Models are compared by what they differ: the products are made of the first one and the others' differences from
+        it, so the angle between two that are nearly the same is exact.
         """
         name = f"products {less_base}"
         if name not in self.known:
@@ -105,10 +110,28 @@ class Stack:
                     rows = block.differences()
                 else:
                     rows = block.models if block.base is None else torch.cat([block.base[None], block.models])
-                flat = rows.flatten(1).double()
-                total += flat @ flat.T
+                    rows[1:].sub_(rows[0])
+                total += inner(rows.flatten(1))
+            if not less_base:
+                made_of = torch.eye(count, dtype=torch.float64)
+                made_of[:, 0] = 1
+                total = made_of @ total @ made_of.T
             self.known[name] = total
         return self.known[name]
+
+
+def inner(rows: Tensor) -> Tensor:
+    """Return the inner products of all pairs of rows (k, n): (k, k) in float64. Pieces of `PIECE` numbers are added up
+    in float32, and these in float64.
+    """
+    size = rows.shape[1]
+    whole = size - size % PIECE
+    rest = rows[:, whole:]
+    total = (rest @ rest.T).double()
+    if whole:
+        pieces = rows[:, :whole].view(len(rows), -1, PIECE).transpose(0, 1)
+        total += torch.bmm(pieces, pieces.transpose(1, 2)).double().sum(0)
+    return total
 
 
 def moved(anchor: Tensor, models: Sequence[Tensor] | Tensor, weights: Sequence[float], times: float = 1.0) -> Tensor:

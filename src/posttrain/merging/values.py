@@ -18,7 +18,7 @@ from pydantic import Field
 
 from posttrain.config.base import Config
 
-__all__ = ["Filtered", "Graded", "PerModel", "Place", "patterns_of", "place_of", "value_of"]
+__all__ = ["Filtered", "Graded", "Number", "PerModel", "Place", "patterns_of", "place_of", "value_of"]
 
 Number = Annotated[float, Field(allow_inf_nan=False)]
 

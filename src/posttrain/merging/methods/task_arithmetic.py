@@ -6,7 +6,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from posttrain.merging.methods._base import DeltaConfig
+from posttrain.merging.methods._base import DeltaConfig, scale_of
 from posttrain.merging.stack import Apply, Block, Stack, moved
 from posttrain.registry import register
 
@@ -26,7 +26,7 @@ class TaskArithmeticConfig(DeltaConfig):
 def task_arithmetic(config: TaskArithmeticConfig, stack: Stack) -> Apply:
     """Return the function that adds weighted differences: base + scale * sum_i w_i (model_i - base)."""
     weights = stack.values(config.weight)
-    scale = stack.value(config.scale) / ((sum(weights) or 1.0) if config.normalize else 1.0)
+    scale = scale_of(config, stack) / ((sum(weights) or 1.0) if config.normalize else 1.0)
     weights = [scale * weight for weight in weights]
 
     def apply(block: Block) -> Tensor:
