@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import contextmanager
@@ -96,7 +97,7 @@ def run(merge: Merge, folder: Path, *, threads: int | None = None) -> None:
     try:
         with Meter("merging", total >> 20, "MiB", already=(total - sum(map(work.size, jobs))) >> 20) as meter, _alone():
             work.tell = meter.more
-            work.survey(jobs, threads or os.cpu_count() or 1)
+            work.survey(threads or os.cpu_count() or 1)
             _all(work.job, jobs, threads or os.cpu_count() or 1)
             work.flush()
     finally:
@@ -117,7 +118,7 @@ def in_memory(models: Mapping[str, Mapping[str, Tensor]], base: str | None, conf
     merge = Merge(others, None if base is None else sources[base], function, config, jobs, lay_out(first), seed)
     work = _Work(merge, (), Path())
     with _alone():
-        work.survey(jobs, 1)
+        work.survey(1)
         return {
             job.name: torch.cat([raw.clone() for raw in work.merged(job)])
             .view(KINDS[job.stored.dtype])
@@ -148,13 +149,27 @@ def _alone() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _all(function: Callable[[Job], Any], jobs: Sequence[Job], threads: int) -> list[Any]:
-    """Run a function over jobs in threads, and return what it returns, in their order. The first error ends it."""
+def _all(function: Callable[[Job], Any], jobs: Sequence[Job], threads: int) -> None:
+    """Run a function over jobs in threads. The first error ends it."""
     with ThreadPoolExecutor(min(threads, max(len(jobs), 1))) as pool:
         waiting = [pool.submit(function, job) for job in jobs]
         try:
             wait(waiting, return_when=FIRST_EXCEPTION)
-            return [one.result() for one in waiting]
+            for one in waiting:
+                one.result()
+        except BaseException:
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise
+
+
+def _each(function: Callable[[Job], Any], jobs: Sequence[Job], threads: int) -> Iterator[Any]:
+    """Run a function over jobs in threads, and yield what it returns, in their order, as soon as it is known. So none
+    of it is held for longer than the one who takes it wants."""
+    with ThreadPoolExecutor(min(threads, max(len(jobs), 1))) as pool:
+        waiting = deque(pool.submit(function, job) for job in jobs)
+        try:
+            while waiting:
+                yield waiting.popleft().result()
         except BaseException:
             pool.shutdown(wait=True, cancel_futures=True)
             raise
@@ -177,11 +192,11 @@ class _Work:
         """The bytes of a tensor in the merged model."""
         return self.merge.layout.slots[job.name].size
 
-    def survey(self, jobs: Sequence[Job], threads: int) -> None:
+    def survey(self, threads: int) -> None:
         """Let the method read all tensors as often as it wants before any is merged."""
+        every = [job for job in self.merge.jobs if not job.copied]
         for number in range(self.merge.config.surveys):
-            every = [job for job in self.merge.jobs if not job.copied]
-            parts = _all(lambda job, n=number: self._surveyed(job, n), every, threads)  # type: ignore[misc]
+            parts = _each(lambda job, n=number: self._surveyed(job, n), every, threads)  # type: ignore[misc]
             self.surveyed = self.merge.config.surveyed(number, parts, self.surveyed)
 
     def _surveyed(self, job: Job, number: int) -> Any:
