@@ -42,6 +42,7 @@ VERBS: dict[str, Verb] = {
     "train": Verb("train:train", "Train a model on your examples, as a YAML file says."),
     "trace": Verb("trace:trace", "Say in which layers a model recalls facts, before they are edited."),
     "edit": Verb("edit:edit", "Rewrite facts in a model's weights, list them, take them back."),
+    "merge": Verb("merge:merge", "Add, subtract and average models without training."),
     "exam": Verb("exam:exam", "Examine a model before and after a change."),
     "chat": Verb("chat:chat", "Talk to one or several models side by side."),
     "predict": Verb("predict:predict", "Say what a trained classifier, tagger or reader makes of a file's rows."),

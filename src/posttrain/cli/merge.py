@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from posttrain import registry
-from posttrain.cli.options import DownloadOption, DryRunOption, JsonOption, OutputOption, SetOption, emit, print_lines, talk
+from posttrain.cli.options import (
+    DownloadOption,
+    DryRunOption,
+    JsonOption,
+    OutputOption,
+    SetOption,
+    emit,
+    print_lines,
+    talk,
+)
 from posttrain.cli.stopping import when_stopped
 from posttrain.cli.works import shown_works
 from posttrain.errors import ConfigError, Problem
@@ -26,19 +35,24 @@ def merge(
         list[str],
         typer.Argument(
             metavar="[EXPRESSION|RECIPE] [NAME=MODEL...]",
-            help="A sum of models such as \"base + 0.8*(math - base)\", or a recipe (.yaml); then what each name is.",
+            help='A sum of models such as "base + 0.8*(math - base)", or a recipe (.yaml); then what each name is.',
         ),
     ],
     method: Annotated[
         str | None,
-        typer.Option("--method", "-m", metavar="KIND", help="A method instead of an expression: posttrain list mergers."),
+        typer.Option(
+            "--method", "-m", metavar="KIND", help="A method instead of an expression: posttrain list mergers."
+        ),
     ] = None,
     base: Annotated[
-        str | None, typer.Option("--base", metavar="NAME", help="The model that all others were made of [default: base].")
+        str | None,
+        typer.Option("--base", metavar="NAME", help="The model that all others were made of [default: base]."),
     ] = None,
     output: OutputOption = None,
     sets: SetOption = None,
-    threads: Annotated[int | None, typer.Option("--threads", metavar="N", min=1, help="All cores when left out.")] = None,
+    threads: Annotated[
+        int | None, typer.Option("--threads", metavar="N", min=1, help="All cores when left out.")
+    ] = None,
     download: DownloadOption = False,
     dry_run: DryRunOption = False,
     json: JsonOption = False,
@@ -77,18 +91,19 @@ def merge(
 
 def _recipe(words: list[str], method: str | None, base: str | None, sets: list[str]) -> tuple[Recipe, str]:
     """Return the recipe of the command line, and where its expression stands, for errors."""
-    from posttrain.config.load import apply_sets, check, load_yaml, read_yaml
+    from posttrain.config.load import apply_sets, check, load_yaml
     from posttrain.merging.recipe import Recipe
 
     first, *rest = words
     if first.endswith((".yaml", ".yml")):
         if method is not None or base is not None:
-            raise ConfigError(Problem("--method" if method else "--base", "the recipe says it", "leave it out, or use --set"))
+            raise ConfigError(
+                Problem("--method" if method else "--base", "the recipe says it", "leave it out, or use --set")
+            )
         node = read_yaml(Path(first), Recipe.SCHEMA)
         given = [f"models.{name}={model}" for name, model in _pairs(rest).items()]
         return load_yaml(Path(first), Recipe, [*given, *sets]), first
-    models = _pairs(rest if method is None else words)
-    node: dict[str, Any] = {"models": models}
+    node: dict[str, Any] = {"models": _pairs(rest if method is None else words)}
     if method is None:
         if "=" in first and not any(sign in first.partition("=")[0] for sign in "+-*/() "):
             mend = 'write what shall be computed: "base + 0.8*(math - base)"; or name a --method'

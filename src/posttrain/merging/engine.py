@@ -29,7 +29,7 @@ from posttrain.merging.values import Place, place_of
 from posttrain.models.meter import Meter
 from posttrain.models.tensors import SIZES, Stored
 
-__all__ = ["Job", "Merge", "in_memory", "run"]
+__all__ = ["JOURNAL", "Job", "Merge", "Work", "in_memory", "run"]
 
 JOURNAL = "merge-journal.jsonl"
 FLUSH = 1 << 28
@@ -91,7 +91,7 @@ def run(merge: Merge, folder: Path, *, threads: int | None = None) -> None:
     """
     done = _journal(folder, merge.digest)
     handles = [os.open(folder / file.name, os.O_WRONLY) for file in merge.layout.files]
-    work = _Work(merge, handles, folder / JOURNAL)
+    work = Work(merge, handles, folder / JOURNAL)
     jobs = sorted((job for job in merge.jobs if job.name not in done), key=work.size, reverse=True)
     total = sum(map(work.size, merge.jobs))
     try:
@@ -116,7 +116,7 @@ def in_memory(models: Mapping[str, Mapping[str, Tensor]], base: str | None, conf
     function = registry.load("merger", config.kind).function
     others = {name: source for name, source in sources.items() if name != base}
     merge = Merge(others, None if base is None else sources[base], function, config, jobs, lay_out(first), seed)
-    work = _Work(merge, (), Path())
+    work = Work(merge, (), Path())
     with _alone():
         work.survey(1)
         return {
@@ -175,7 +175,7 @@ def _each(function: Callable[[Job], Any], jobs: Sequence[Job], threads: int) -> 
             raise
 
 
-class _Work:
+class Work:
     """What the threads of a merge share."""
 
     def __init__(self, merge: Merge, handles: Sequence[int], journal: Path) -> None:
@@ -247,6 +247,14 @@ class _Work:
             _write(self.handles[slot.file], raw, at)
             at += raw.numel()
             self._more(raw.numel())
+
+    def tried(self, job: Job) -> Iterator[Tensor]:
+        """Do the same for a trial, in which nothing else is surveyed."""
+        with _alone():
+            for number in range(self.merge.config.surveys):
+                self.surveyed = self.merge.config.surveyed(number, [self._surveyed(job, number)], self.surveyed)
+            yield from self.merged(job)
+            self.surveyed = None
 
     def merged(self, job: Job) -> Iterator[Tensor]:
         """Yield the bytes of the merged tensor, block by block. They hold until the next block."""

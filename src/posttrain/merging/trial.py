@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from pathlib import Path
 from typing import NamedTuple
 
 from posttrain.merging.engine import Work
@@ -30,7 +31,7 @@ def trial(plan: Plan, threads: int | None = None) -> Trial:
     """
     merge = plan.merge
     jobs = sorted((job for job in merge.jobs if not job.copied), key=lambda job: merge.layout.slots[job.name].size)
-    work = Work(merge, (), None)
+    work = Work(merge, (), Path())
     began, done = time.perf_counter(), 0
     for job in jobs[len(jobs) // 2 :]:
         for raw in work.tried(job):

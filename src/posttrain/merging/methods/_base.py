@@ -22,6 +22,8 @@ class MergerConfig(Config):
     models_at_least: ClassVar[int] = 1
     models_at_most: ClassVar[int | None] = None
     """How many models it takes, without the base."""
+    whole: ClassVar[bool] = False
+    """Whether it holds a whole matrix of every model in memory."""
     surveys: ClassVar[int] = 0
     """How often all tensors are read before any is merged; see `survey` of `engine.py`."""
 

@@ -8,7 +8,7 @@ largest singular value have none that is sure, and are left out.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -26,6 +26,7 @@ SURE = 1e-6
 class MatrixConfig(DeltaConfig):
     """A method that takes whole matrices, and averages all other tensors."""
 
+    whole: ClassVar[bool] = True
     averaged: tuple[str, ...] = ("embed", "wte", "wpe", "lm_head", "output_layer")
     """Matrices that are no maps of features: parts of their names, or patterns with * and ?. Of these, and of all
     tensors that are no matrices, the mean of the weighted differences is added."""
