@@ -97,12 +97,10 @@ def _recipe(words: list[str], method: str | None, base: str | None, sets: list[s
     first, *rest = words
     if first.endswith((".yaml", ".yml")):
         if method is not None or base is not None:
-            raise ConfigError(
-                Problem("--method" if method else "--base", "the recipe says it", "leave it out, or use --set")
-            )
-        node = read_yaml(Path(first), Recipe.SCHEMA)
-        given = [f"models.{name}={model}" for name, model in _pairs(rest).items()]
-        return load_yaml(Path(first), Recipe, [*given, *sets]), first
+            option = "--method" if method else "--base"
+            raise ConfigError(Problem(option, "the recipe says it", "leave it out, or use --set"))
+        models = [f"models.{name}={model}" for name, model in _pairs(rest).items()]
+        return load_yaml(Path(first), Recipe, [*models, *sets]), first
     node: dict[str, Any] = {"models": _pairs(rest if method is None else words)}
     if method is None:
         if "=" in first and not any(sign in first.partition("=")[0] for sign in "+-*/() "):
