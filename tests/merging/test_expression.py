@@ -78,7 +78,7 @@ def test_what_is_computed_is_explained() -> None:
         ("a + * b", 5, "a model or a number is missing"),
         ("()", 2, "a model or a number is missing"),
         ("+a", 1, "a model or a number is missing"),
-        ("a b", 3, "what follows is not joined to it; write an operator".replace(";", " in 'a b';")),
+        ("a b", 3, "what follows is not joined to it in 'a b'; write an operator"),
         ("2a", 2, "what follows is not joined to it"),
         ("a ** b", 4, "a model or a number is missing"),
         ("a $ b", 3, "'$' is not understood"),
