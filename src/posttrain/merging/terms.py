@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
+import torch
 from torch import Tensor
 
 from posttrain.config.json_text import parse_json
@@ -174,8 +175,8 @@ class WithChanges:
         """Read rows into `out`, as float32."""
         if name in self.whole:
             out.copy_(self.whole[name].view(table_of(self.whole[name].shape))[first : first + len(out)])
-            return
-        self.base.rows(name, first, out)
+        else:
+            self.base.rows(name, first, out)
         for change in self.changes.get(name, ()):
             change.add(first, out)
 
@@ -193,6 +194,7 @@ def _lora(name: str, folder: Path, config: Mapping[str, Any], base: Source) -> W
     tensors = _adapter_tensors(name, folder)
     parts: dict[str, dict[str, Tensor]] = {}
     whole: dict[str, Tensor] = {}
+    stored: dict[str, Tensor] = {}
     for key, tensor in tensors.items():
         if match := PART.match(key):
             parts.setdefault(match["module"], {})[match["part"]] = tensor.float()
@@ -200,14 +202,19 @@ def _lora(name: str, folder: Path, config: Mapping[str, Any], base: Source) -> W
             module = re.sub(
                 r"\.(modules_to_save(\.default)?|base_layer)(?=\.)", "", key.removeprefix("base_model.model.")
             )
-            whole[_stored_name(name, base, module)] = tensor.float().contiguous()
+            stored[module] = tensor.float().contiguous()
+    tied = not any(map(is_head, base.tensors))
+    for module, tensor in stored.items():
+        if not (tied and is_head(module) and any(torch.equal(tensor, one) for n, one in stored.items() if n != module)):
+            whole[_stored_name(name, base, module)] = tensor
     changes: dict[str, list[Change]] = {}
     for module, own in parts.items():
         at = _stored_name(name, base, f"{module}.weight")
         shape = tuple(whole[at].shape) if at in whole else base.tensors[at].shape
         changes.setdefault(at, []).append(_product(name, at, module, own, config, shape))
-    shared = [] if any(map(is_head, base.tensors)) else [at for at in (*changes, *whole) if is_embedding(at)]
-    if shared:
+    apart = [at for at in whole if any(f".{saved}." in f".{at}" for saved in config.get("modules_to_save") or ())]
+    shared = [at for at in (*changes, *apart) if is_embedding(at) and "wpe" not in at and "position" not in at]
+    if shared and tied:
         cause = f"it changes {shared[0]}, but not the head, which is the same tensor in its base"
         raise PosttrainError(Problem(name, cause, EXPORT))
     return WithChanges(base, changes, whole)
