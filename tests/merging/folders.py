@@ -36,7 +36,9 @@ def drawn(seed: int = 0, dtype: torch.dtype = torch.float32) -> dict[str, Tensor
 def folder(path: Path, tensors: Mapping[str, Tensor] | int = 0, **config: Any) -> Path:
     """Write tensors, or random ones of a seed, as a model folder, and return it."""
     path.mkdir(parents=True)
-    save_file(dict(drawn(tensors) if isinstance(tensors, int) else tensors), path / "model.safetensors", {"format": "pt"})
+    save_file(
+        dict(drawn(tensors) if isinstance(tensors, int) else tensors), path / "model.safetensors", {"format": "pt"}
+    )
     told = {"model_type": "toy", "tie_word_embeddings": False, **config}
     (path / "config.json").write_text(json.dumps(told), encoding="utf-8")
     return path

@@ -314,7 +314,12 @@ def test_integers_that_differ_are_an_error(other: Tensor, tmp_path: Path) -> Non
 
 def test_empty_tensors_and_numbers(tmp_path: Path) -> None:
     def more(seed: int) -> dict[str, Tensor]:
-        return {"none": torch.empty(0, 4), "nil": torch.empty(4, 0), "zero": torch.empty(0), "n": torch.tensor(1.0 + seed)}
+        return {
+            "none": torch.empty(0, 4),
+            "nil": torch.empty(4, 0),
+            "zero": torch.empty(0),
+            "n": torch.tensor(1.0 + seed),
+        }
 
     folders = {str(i): folder(tmp_path / str(i), drawn(i) | more(i)) for i in range(2)}
     made = planned(LinearConfig(), folders)

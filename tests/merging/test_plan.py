@@ -74,7 +74,9 @@ def test_an_untied_head_beside_a_tied_first_one(tmp_path: Path) -> None:
         f"two: its head {HEAD} is apart from its embedding, and in one the two are one; "
         "name two first, so that the merged model has a head of its own"
     )
-    assert set(weights(written(planned(LinearConfig(), dict(reversed(folders.items()))), tmp_path / "out"))) == {*SHAPES}
+    assert set(weights(written(planned(LinearConfig(), dict(reversed(folders.items()))), tmp_path / "out"))) == {
+        *SHAPES
+    }
 
 
 def test_a_head_that_is_stored_though_it_is_tied(tmp_path: Path) -> None:
@@ -82,7 +84,10 @@ def test_a_head_that_is_stored_though_it_is_tied(tmp_path: Path) -> None:
     tied = {"tie_word_embeddings": True}
     twice = drawn(1)
     twice[HEAD] = twice[EMBEDDING].clone()
-    folders = {"one": folder(tmp_path / "one", without(0, HEAD), **tied), "two": folder(tmp_path / "two", twice, **tied)}
+    folders = {
+        "one": folder(tmp_path / "one", without(0, HEAD), **tied),
+        "two": folder(tmp_path / "two", twice, **tied),
+    }
     made = planned(LinearConfig(), folders)
     assert made.notes == (f"two has {HEAD} besides: left out",)
     assert HEAD not in weights(written(made, tmp_path / "out"))
@@ -231,6 +236,6 @@ def test_a_difference_of_the_same_changes_nothing(tmp_path: Path) -> None:
         "b": open_term(str(folder(tmp_path / "b", frozen))),
         "c": open_term(str(folder(tmp_path / "c", 2))),
     }
-    for text in ("c + (a - b)", "c + 0.7*(a - b)", "0.3*(a - b) + c"):
+    for text in ("c + (a - b)", "c + 0.7*(a - b)", "0.3*(a - b) + c", "a - b + c"):
         found = weights(written(plan_expression(parse(text, list(terms)), terms), tmp_path / text.replace("*", "x")))
         assert all(torch.equal(found[name], drawn(2)[name]) for name in SHAPES), text

@@ -20,7 +20,9 @@ SHAPES: list[tuple[int, ...]] = [(), (5,), (7, 3), (4, 2, 3), (0,), (0, 4), (4, 
 
 def tensors(dtype: torch.dtype) -> dict[str, torch.Tensor]:
     draw = torch.Generator().manual_seed(1)
-    return {f"w{i}": torch.randn(shape, generator=draw, dtype=torch.float64).to(dtype) for i, shape in enumerate(SHAPES)}
+    return {
+        f"w{i}": torch.randn(shape, generator=draw, dtype=torch.float64).to(dtype) for i, shape in enumerate(SHAPES)
+    }
 
 
 @pytest.mark.parametrize("dtype", KINDS, ids=str)

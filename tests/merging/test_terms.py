@@ -177,9 +177,7 @@ def test_a_tied_head_is_not_changed_by_half(settings: dict[str, Any], pico_path:
 
 
 def test_dora_of_turned_weights_is_refused(pico_path: PicoPath, tmp_path: Path) -> None:
-    path = adapter(
-        pico_path("gpt2"), tmp_path / "adapter", target_modules=["c_fc"], use_dora=True, fan_in_fan_out=True
-    )
+    path = adapter(pico_path("gpt2"), tmp_path / "adapter", target_modules=["c_fc"], use_dora=True, fan_in_fan_out=True)
     with pytest.raises(PosttrainError, match="DoRA on transformer.h.0.mlp.c_fc is not read row by row"):
         open_term(str(path))
 

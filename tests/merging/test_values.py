@@ -49,7 +49,9 @@ def test_a_gradient_ends_where_it_says() -> None:
     assert gradient([0.1, 0.2], -1) == 0.1
 
 
-@pytest.mark.parametrize("given", [[], {"a": []}, [{"value": []}], float("nan"), [float("inf")], "x", [1, {"value": 1}]])
+@pytest.mark.parametrize(
+    "given", [[], {"a": []}, [{"value": []}], float("nan"), [float("inf")], "x", [1, {"value": 1}]]
+)
 def test_values_that_are_none(given: Any) -> None:
     with pytest.raises(ValidationError):
         ADAPTER.validate_python(given)

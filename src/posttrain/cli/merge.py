@@ -79,8 +79,7 @@ def merge(
         assert output is not None
         for note in plan.notes:
             talk(note)
-        told = recipe.model_dump(mode="json", exclude={"models"}, exclude_defaults=True)
-        write_merge(plan, output, recipe=told, template=recipe.template, threads=threads, say=talk)
+        write_merge(plan, output, recipe=recipe.noted(), template=recipe.template, threads=threads, say=talk)
     if json:
         emit({"output": str(output), **_told(plan)})
         return

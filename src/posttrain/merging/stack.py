@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from math import isclose
 from typing import Any, NamedTuple
 
 import torch
@@ -142,7 +143,7 @@ def moved(anchor: Tensor, models: Sequence[Tensor] | Tensor, weights: Sequence[f
     c + (a - b), the sum is made in float64: it is c, to the last bit, wherever a and b are the same.
     """
     every = (times - sum(weights), *weights)
-    if any(-weight in every for weight in every if weight):
+    if any(isclose(one, -other) for one in every for other in every if other):
         total = anchor.double().mul_(every[0])
         for model, weight in zip(models, weights, strict=True):
             total.add_(model.double(), alpha=weight)
