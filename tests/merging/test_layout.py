@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -60,7 +61,7 @@ def test_every_tensor_is_aligned_and_none_overlaps(shard: int) -> None:
         assert slot.start % SIZES[MIXED[name].dtype] == 0
     for number, file in enumerate(layout.files):
         ends = sorted((slot.start, slot.start + slot.size) for slot in layout.slots.values() if slot.file == number)
-        assert all(end == start for (_, end), (start, _) in zip(ends, ends[1:], strict=False))
+        assert all(end == start for (_, end), (start, _) in pairwise(ends))
         assert (len(file.header), file.size) == (ends[0][0], ends[-1][1])
         held = sum(slot.size for slot in layout.slots.values() if slot.file == number)
         assert held <= shard or sum(slot.file == number and slot.size > 0 for slot in layout.slots.values()) == 1

@@ -178,7 +178,7 @@ def test_a_tied_head_is_not_changed_by_half(settings: dict[str, Any], pico_path:
 
 def test_dora_of_turned_weights_is_refused(pico_path: PicoPath, tmp_path: Path) -> None:
     path = adapter(pico_path("gpt2"), tmp_path / "adapter", target_modules=["c_fc"], use_dora=True, fan_in_fan_out=True)
-    with pytest.raises(PosttrainError, match="DoRA on transformer.h.0.mlp.c_fc is not read row by row"):
+    with pytest.raises(PosttrainError, match=r"DoRA on transformer.h.0.mlp.c_fc is not read row by row"):
         open_term(str(path))
 
 
@@ -191,7 +191,7 @@ def test_adapters_that_do_not_fit(pico_path: PicoPath, tmp_path: Path) -> None:
     with pytest.raises(PosttrainError, match="it is its own base"):
         open_term(str(path))
     change(path, base_model_name_or_path=str(pico_path("gpt2")))
-    with pytest.raises(PosttrainError, match="its model.layers.0.mlp.up_proj.weight has no tensor in its base"):
+    with pytest.raises(PosttrainError, match=r"its model.layers.0.mlp.up_proj.weight has no tensor in its base"):
         open_term(str(path))
     tensors = load_file(path / "adapter_model.safetensors")
     change(path, base_model_name_or_path=str(pico_path("qwen3")))
@@ -203,7 +203,7 @@ def test_adapters_that_do_not_fit(pico_path: PicoPath, tmp_path: Path) -> None:
     with pytest.raises(PosttrainError, match="cannot be read"):
         open_term(str(path))
     (path / "adapter_model.safetensors").rename(path / "adapter_model.bin")
-    with pytest.raises(MissingError, match="adapter_model.safetensors is missing; save the adapter in safetensors"):
+    with pytest.raises(MissingError, match=r"adapter_model.safetensors is missing; save the adapter in safetensors"):
         open_term(str(path))
 
 
@@ -245,7 +245,7 @@ def test_edits_of_another_shape(tmp_path: Path) -> None:
     path.mkdir()
     delta = Delta.of("model.layers.0.mlp.up_proj.weight", False, torch.ones(24, 9), [0])
     write_deltas(path, str(folder(tmp_path / "base")), [delta], [], {})
-    with pytest.raises(PosttrainError, match="its change of .* is 24 x 9, and the tensor 24 x 8; use it with its own"):
+    with pytest.raises(PosttrainError, match=r"its change of .* is 24 x 9, and the tensor 24 x 8; use it with its own"):
         open_term(str(path))
 
 
@@ -265,7 +265,7 @@ def test_models_that_are_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     with pytest.raises(MissingError, match="--download allows fetching"):
         open_term("posttrain-tests/there-is-none")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(MissingError, match="no config.json: not a model folder"):
+    with pytest.raises(MissingError, match=r"no config.json: not a model folder"):
         open_term("empty")
     (folder(tmp_path / "broken") / "config.json").write_text("{", encoding="utf-8")
     with pytest.raises(PosttrainError, match=r"broken/config.json: cannot be read"):

@@ -222,7 +222,7 @@ def test_an_older_model_is_replaced_as_a_whole(folders: dict[str, Path], tmp_pat
     (tmp_path / "empty").mkdir()
     assert contents(written(made, tmp_path / "empty")) == expected
     assert contents(written(made, tmp_path / "a" / "b" / "deep")) == expected
-    assert not [path for path in tmp_path.rglob(".*")]
+    assert not list(tmp_path.rglob(".*"))
 
 
 def test_between_two_renames_the_old_model_is_kept(folders: dict[str, Path], tmp_path: Path) -> None:
