@@ -137,6 +137,16 @@ def test_several_types_are_stored_as_the_first(tmp_path: Path) -> None:
         planned(LinearConfig(), folders, dtype="int8")
 
 
+def test_types_that_are_not_known(tmp_path: Path) -> None:
+    folders = {"one": folder(tmp_path / "one"), "two": folder(tmp_path / "two", 1)}
+    header = json.dumps({"model.norm.weight": {"dtype": "F4", "shape": [8], "data_offsets": [0, 4]}}).encode()
+    (folders["one"] / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
+    with pytest.raises(PosttrainError, match=r"one: model.norm.weight is F4: numbers that cannot be added"):
+        planned(LinearConfig(), folders)
+    with pytest.raises(PosttrainError, match=r"one: model.norm.weight is F4, and F32 in two"):
+        planned(LinearConfig(), dict(reversed(folders.items())), missing="base")
+
+
 def test_bytes_are_counted(tmp_path: Path) -> None:
     folders = {"one": folder(tmp_path / "one"), "two": folder(tmp_path / "two", drawn(1, torch.bfloat16))}
     numbers = sum(tensor.numel() for tensor in drawn().values())

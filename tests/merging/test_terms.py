@@ -19,6 +19,7 @@ from posttrain.merging.sources import numbers_of
 from posttrain.merging.terms import Term, open_term
 from posttrain.models.edit_delta import Delta, LowRank, write_deltas
 from posttrain.models.load import load_model
+from posttrain.models.sketch import sketch
 from tests.merging.folders import drawn, folder
 
 PicoPath = Callable[[str], Path]
@@ -237,6 +238,19 @@ def test_edits_give_the_very_same_bits(family: str, turned: bool, pico_path: Pic
     assert {name for name, tensor in found.items() if not torch.equal(tensor, before[name])} == set(names)
     change(path, base_model_name_or_path=str(pico_path("gpt2" if family == "llama" else "llama")))
     with pytest.raises(PosttrainError, match="has no tensor in its base"):
+        open_term(str(path))
+
+
+def test_edits_of_another_base(pico_path: PicoPath, tmp_path: Path) -> None:
+    name, path = "model.layers.0.mlp.up_proj.weight", tmp_path / "edits"
+    path.mkdir()
+    known = sketch(load_model(str(pico_path("llama")), device="cpu").model)
+    deltas = [Delta.of(name, False, torch.ones(64, 32), [0]) for _ in range(2)]
+    write_deltas(path, str(pico_path("llama")), deltas, [], {"sketch": known})
+    before = numbers(open_term(str(pico_path("llama"))))[name]
+    assert torch.equal(numbers(open_term(str(path)))[name], before + 1 + 1)
+    change(path, base_model_name_or_path=str(pico_path("qwen3")))
+    with pytest.raises(PosttrainError, match=f"its edits were written on another base: {name} is another"):
         open_term(str(path))
 
 

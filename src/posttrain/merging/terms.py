@@ -13,6 +13,7 @@ import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -20,7 +21,7 @@ from torch import Tensor
 
 from posttrain.config.json_text import parse_json
 from posttrain.errors import MissingError, PosttrainError, Problem
-from posttrain.merging.sources import Source, StoredModel, table_of
+from posttrain.merging.sources import Source, StoredModel, numbers_of, table_of
 from posttrain.merging.values import is_embedding, is_head
 from posttrain.models.gguf_header import is_gguf
 from posttrain.models.names import resolve
@@ -118,7 +119,7 @@ def _adapted(name: str, folder: Path, config: Mapping[str, Any], offline: bool, 
         raise MissingError(Problem(name, f"the adapter's base '{known}' is missing", mend), *error.problems) from error
     parents = (*base.parents, base.path)
     if config.get("posttrain_tuner") == EDIT_KIND:
-        return Term(name, folder, base.folder, _edited(name, folder, base.source), parents)
+        return Term(name, folder, base.folder, _edited(name, folder, config, base.source), parents)
     if config.get("peft_type") != "LORA":
         kind = config.get("posttrain_tuner") or config.get("peft_type")
         raise PosttrainError(Problem(name, f"an adapter of kind {kind} is no sum with its base", EXPORT))
@@ -286,9 +287,13 @@ def _setting(config: Mapping[str, Any], patterns: str, key: str, module: str) ->
 # ---- edits -----------------------------------------------------------------------------------------------------------
 
 
-def _edited(name: str, folder: Path, base: Source) -> WithChanges:
+def _edited(name: str, folder: Path, config: Mapping[str, Any], base: Source) -> WithChanges:
+    """Return a model with edits on it. Raise PosttrainError for edits that were written on another base."""
     from posttrain.models.edit_delta import read_deltas
+    from posttrain.models.sketch import differs
 
+    mend = "use it with its own base, which adapter_config.json names"
+    known = (config.get("settings") or {}).get("sketch") or {}
     changes: dict[str, list[Change]] = {}
     for delta in read_deltas(folder):
         at = _stored_name(name, base, delta.weight)
@@ -298,7 +303,12 @@ def _edited(name: str, folder: Path, base: Source) -> WithChanges:
         found, expected = (len(left), (left if right is None else right).shape[1]), table_of(base.tensors[at].shape)
         if found != expected:
             cause = f"its change of {at} is {found[0]} x {found[1]}, and the tensor {expected[0]} x {expected[1]}"
-            raise PosttrainError(Problem(name, cause, "use it with its own base"))
+            raise PosttrainError(Problem(name, cause, mend))
+        if at not in changes and delta.weight in known:
+            held: Any = SimpleNamespace(named_parameters=lambda w=delta.weight, at=at: [(w, numbers_of(base, at))])
+            if differs({delta.weight: known[delta.weight]}, held):
+                cause = f"its edits were written on another base: {delta.weight} is another"
+                raise PosttrainError(Problem(name, cause, mend))
         change = Change(left.contiguous(), None if right is None else right.contiguous(), exact=True)
         changes.setdefault(at, []).append(change)
     return WithChanges(base, changes, {})
