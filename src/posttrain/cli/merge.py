@@ -63,7 +63,7 @@ def merge(
     settings (dtype, missing, template, shard_gb, seed) and, as method.KEY, those of the method.
     """
     from posttrain.merging.recipe import planned
-    from posttrain.merging.write import write_merge
+    from posttrain.merging.write import template_of, write_merge
 
     recipe, location = _recipe(words, method, base, sets or [])
     if output is None and not dry_run:
@@ -72,14 +72,14 @@ def merge(
     when_stopped(lambda: (Problem("", again),))
     with shown_works():
         plan = planned(recipe, location=location, offline=not download)
+        template_of(plan.terms, recipe.template)  # a wrong name is told before anything is computed
         if dry_run:
             _show(plan, threads, json=json)
             return
         assert output is not None
         for note in plan.notes:
             talk(note)
-        told = recipe.model_dump(mode="json", exclude={"models"}, exclude_defaults=True)
-        write_merge(plan, output, recipe=told, template=recipe.template, threads=threads, say=talk)
+        write_merge(plan, output, recipe=recipe.noted(), template=recipe.template, threads=threads, say=talk)
     if json:
         emit({"output": str(output), **_told(plan)})
         return
@@ -91,7 +91,7 @@ def merge(
 
 def _recipe(words: list[str], method: str | None, base: str | None, sets: list[str]) -> tuple[Recipe, str]:
     """Return the recipe of the command line, and where its expression stands, for errors."""
-    from posttrain.config.load import apply_sets, check, load_yaml
+    from posttrain.config.load import apply_sets, check, line_of, load_yaml, read_yaml
     from posttrain.merging.recipe import Recipe
 
     first, *rest = words
@@ -100,20 +100,23 @@ def _recipe(words: list[str], method: str | None, base: str | None, sets: list[s
             option = "--method" if method else "--base"
             raise ConfigError(Problem(option, "the recipe says it", "leave it out, or use --set"))
         models = [f"models.{name}={model}" for name, model in _pairs(rest).items()]
-        return load_yaml(Path(first), Recipe, [*models, *sets]), first
-    node: dict[str, Any] = {"models": _pairs(rest if method is None else words)}
+        recipe = load_yaml(Path(first), Recipe, [*models, *sets])
+        node = read_yaml(Path(first), Recipe.SCHEMA)
+        line = line_of(node, ["expression"]) if node.get("expression") == recipe.expression else None
+        return recipe, "expression" if line is None else f"{first}:{line}: expression"
+    made: dict[str, Any] = {"models": _pairs(rest if method is None else words)}
     if method is None:
         if "=" in first and not any(sign in first.partition("=")[0] for sign in "+-*/() "):
             mend = 'write what shall be computed: "base + 0.8*(math - base)"; or name a --method'
             raise ConfigError(Problem("EXPRESSION", "it is missing", mend))
-        node["expression"] = first
+        made["expression"] = first
     else:
         registry.load("merger", method, "--method")
-        node["method"] = {"kind": method}
+        made["method"] = {"kind": method}
     if base is not None:
-        node["base"] = base
-    given = apply_sets(node, sets)
-    return check(node, Recipe, "merge", given), "expression"
+        made["base"] = base
+    given = apply_sets(made, sets)
+    return check(made, Recipe, "merge", given), "expression"
 
 
 def _pairs(words: list[str]) -> dict[str, str]:

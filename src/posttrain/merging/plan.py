@@ -16,10 +16,9 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from math import prod
-from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from posttrain import registry
+from posttrain import __version__, registry
 from posttrain.config.json_text import parse_json
 from posttrain.errors import ConfigError, PosttrainError, Problem
 from posttrain.merging.engine import Job, Merge
@@ -29,7 +28,7 @@ from posttrain.merging.methods._base import MergerConfig
 from posttrain.merging.methods.linear import LinearConfig
 from posttrain.merging.sources import KINDS, Source
 from posttrain.merging.terms import Term
-from posttrain.merging.values import PerModel, fits, patterns_of, place_of
+from posttrain.merging.values import PerModel, fits, is_embedding, is_head, patterns_of, place_of
 from posttrain.models.tensors import SIZES, Stored
 
 __all__ = ["STORED", "Missing", "Plan", "plan", "plan_expression"]
@@ -89,14 +88,14 @@ def plan(
     first = next(iter(sources.values()))
     notes: list[str] = []
     problems: list[Problem] = []
-    tensors = _stored(first.tensors, dtype)
+    tensors = _stored(next(iter(ordered)), first.tensors, dtype)
     others = dict(list(sources.items())[1:])
     for name, source in others.items():
         others[name] = _fitted(name, source, first, ordered, missing, notes, problems)
     if problems:
         raise PosttrainError(*problems)
     places = place_of(list(tensors))
-    _check_settings(config, list(ordered), list(tensors))
+    _check_settings(config, [name for name in ordered if name != base], list(tensors))
     jobs = [Job(name, stored, places[name], stored.dtype not in KINDS) for name, stored in tensors.items()]
     layout = lay_out(tensors, shard)
     ready = {name: others.get(name, source) for name, source in sources.items()}
@@ -123,9 +122,14 @@ def _ordered(config: MergerConfig, terms: Mapping[str, Term], base: str | None) 
     most = config.models_at_most
     if count < config.models_at_least or (most is not None and count > most):
         wanted = f"{config.models_at_least}" if most == config.models_at_least else f"at least {config.models_at_least}"
+        wanted += " model" if wanted == "1" or wanted.endswith(" 1") else " models"
         beside = " beside the base" if base is not None else ""
         raise ConfigError(
-            Problem(kind, f"it merges {wanted} models{beside}, and {count} are given", "see posttrain list mergers")
+            Problem(
+                kind,
+                f"it merges {wanted}{beside}, and {count} {'is' if count == 1 else 'are'} given",
+                "see posttrain list mergers",
+            )
         )
     return {name: terms[name] for name in sorted(terms, key=lambda name: name != base)}
 
@@ -145,8 +149,13 @@ def _check_settings(config: MergerConfig, names: Sequence[str], tensors: Sequenc
                 raise ConfigError(Problem(f"{config.kind}: {key}", f"the filter '{pattern}' fits no tensor", mend))
 
 
-def _stored(tensors: Mapping[str, Stored], dtype: str) -> dict[str, Stored]:
-    """Return the types and shapes of the merged model's tensors. Raise ConfigError for an unknown type."""
+def _stored(name: str, tensors: Mapping[str, Stored], dtype: str) -> dict[str, Stored]:
+    """Return the types and shapes of the merged model's tensors. Raise ConfigError for an unknown type to store, and
+    PosttrainError for tensors of a type that is not known.
+    """
+    if unknown := [tensor for tensor, one in tensors.items() if one.dtype not in SIZES]:
+        cause = f"{unknown[0]} is {tensors[unknown[0]].dtype}: numbers that cannot be added"
+        raise PosttrainError(Problem(name, cause, "convert it to bfloat16"))
     if dtype != "auto" and dtype not in STORED:
         raise ConfigError(Problem("dtype", f"unknown '{dtype}'", f"one of auto, {', '.join(STORED)}"))
     return {
@@ -160,12 +169,8 @@ class Aliased:
 
     def __init__(self, source: Source, names: Mapping[str, str]) -> None:
         self.source, self.names = source, names
-
-    @property
-    def tensors(self) -> Mapping[str, Stored]:
-        """The type and shape of every tensor, by name."""
-        own = self.source.tensors
-        return {**own, **{name: own[other] for name, other in self.names.items()}}
+        own = source.tensors
+        self.tensors: Mapping[str, Stored] = {**own, **{name: own[other] for name, other in names.items()}}
 
     def rows(self, name: str, first: int, out: Any) -> None:
         """Read rows into `out`, as float32."""
@@ -182,11 +187,7 @@ class Filled:
 
     def __init__(self, source: Source, other: Source) -> None:
         self.source, self.other = source, other
-
-    @property
-    def tensors(self) -> Mapping[str, Stored]:
-        """The type and shape of every tensor, by name."""
-        return {**self.other.tensors, **self.source.tensors}
+        self.tensors: Mapping[str, Stored] = {**other.tensors, **source.tensors}
 
     def _of(self, name: str) -> Any:
         return self.source if name in self.source.tensors else self.other
@@ -215,7 +216,8 @@ def _fitted(
     one, other = next(iter(terms)), terms[name]
     lacks = [tensor for tensor in first.tensors if tensor not in source.tensors]
     if lacks and _is_tied(other):
-        twins = {tensor: twin for tensor in lacks if (twin := _embedding(source, first.tensors[tensor])) is not None}
+        heads = filter(is_head, lacks)
+        twins = {tensor: twin for tensor in heads if (twin := _embedding(source, first.tensors[tensor])) is not None}
         if twins:
             notes.append(f"{name} has its head tied: its embedding stands for {_few(list(twins))}")
             source, lacks = Aliased(source, twins), [tensor for tensor in lacks if tensor not in twins]
@@ -235,8 +237,9 @@ def _fitted(
                 Problem(name, f"{tensor} is {found.dtype}, and {stored.dtype} in {one}", "convert one of them")
             )
     more = [tensor for tensor in source.tensors if tensor not in first.tensors]
-    if more and _is_tied(terms[one]) and (heads := [m for m in more if _embedding(first, source.tensors[m])]):
-        cause = f"its head {heads[0]} is apart from its embedding, and in {one} the two are one"
+    apart = [] if _is_tied(other) or not _is_tied(terms[one]) else [tensor for tensor in more if is_head(tensor)]
+    if apart:
+        cause = f"its head {apart[0]} is apart from its embedding, and in {one} the two are one"
         problems.append(Problem(name, cause, f"name {name} first, so that the merged model has a head of its own"))
     elif more:
         notes.append(f"{name} has {_few(more)} besides: left out")
@@ -244,17 +247,18 @@ def _fitted(
 
 
 def _is_tied(term: Term) -> bool:
+    """Whether a model's head is its embedding. Configurations leave out what is usual for their kind; then the files
+    say it."""
     path = term.folder / "config.json"
     config: Any = parse_json(path.read_text(encoding="utf-8")) if path.is_file() else {}
     inner = config.get("text_config", config)
-    return bool(inner.get("tie_word_embeddings", config.get("tie_word_embeddings", False)))
+    said = inner.get("tie_word_embeddings", config.get("tie_word_embeddings"))
+    return not any(map(is_head, term.source.tensors)) if said is None else bool(said)
 
 
 def _embedding(source: Source, head: Stored) -> str | None:
     """Return the tensor that a head of this shape is tied to: the first of that shape that is called an embedding."""
-    return next(
-        (n for n, one in source.tensors.items() if one.shape == head.shape and ("emb" in n or "wte" in n)), None
-    )
+    return next((n for n, one in source.tensors.items() if one.shape == head.shape and is_embedding(n)), None)
 
 
 def _few(names: Sequence[str]) -> str:
@@ -272,7 +276,7 @@ def _size(one: Stored) -> int:
 def _digest(merge: Merge, terms: Mapping[str, Term], base: str | None) -> str:
     """Return a hash of all that decides the result: the settings, and the size and time of every file."""
     told = [
-        [merge.config.model_dump(mode="json"), merge.seed, base],
+        [__version__, merge.config.model_dump(mode="json"), merge.seed, base],
         [[name, str(term.folder), _files(term)] for name, term in terms.items()],
         [[job.name, job.stored.dtype, list(job.stored.shape)] for job in merge.jobs],
         [[file.name, file.size] for file in merge.layout.files],
@@ -282,8 +286,8 @@ def _digest(merge: Merge, terms: Mapping[str, Term], base: str | None) -> str:
 
 def _files(term: Term) -> list[tuple[str, int, int]]:
     found: list[tuple[str, int, int]] = []
-    for folder in {term.folder, Path(term.path)}:
-        for path in sorted(folder.glob("*.safetensors")):
+    for folder in dict.fromkeys((*term.parents, term.folder, term.path)):
+        for path in sorted((*folder.glob("*.safetensors"), *folder.glob("adapter_config.json"))):
             state = path.stat()
             found.append((path.name, state.st_size, state.st_mtime_ns))
     return found
