@@ -30,6 +30,7 @@ from posttrain.merging.expression import parse
 from posttrain.merging.methods._base import MergerConfig
 from posttrain.merging.plan import Missing, Plan, plan, plan_expression
 from posttrain.merging.terms import Term, open_term
+from posttrain.merging.vocabulary import Choice
 
 __all__ = ["Recipe", "planned"]
 
@@ -52,6 +53,12 @@ class Recipe(Config):
     """How the merged model is stored; auto: as the first model (the base, where there is one)."""
     missing: Missing = "error"
     """What happens to a tensor that a model lacks: an error, or the first model's is taken (base)."""
+    tokenizer: Choice = "first"
+    """The vocabulary of the merged model: the first model's, or also the tokens that were added to others' (union)."""
+    pad_to_multiple_of: Annotated[int, Field(ge=1)] | None = None
+    """Let the rows of the embedding be a multiple of this."""
+    heads_as: Literal["last", "first"] = "last"
+    """Which layer's value of a gradient tensors behind the layers get; mergekit: the first one's."""
     template: str | None = None
     """The name of the model whose chat template the merged one gets; left out: of the first one that has a template."""
     shard_gb: Annotated[float, Field(gt=0)] = 5.0
@@ -88,6 +95,9 @@ def planned(recipe: Recipe, *, location: str = "expression", offline: bool = Tru
         "missing": recipe.missing,
         "shard": round(recipe.shard_gb * GB),
         "seed": recipe.seed,
+        "tokenizer": recipe.tokenizer,
+        "multiple": recipe.pad_to_multiple_of,
+        "behind": float(recipe.heads_as == "last"),
     }
     if recipe.expression is not None:
         expression = parse(recipe.expression, list(recipe.models), location)

@@ -50,14 +50,14 @@ class Place(NamedTuple):
     depth: float
 
 
-def place_of(names: Sequence[str]) -> dict[str, Place]:
+def place_of(names: Sequence[str], behind: float = 1.0) -> dict[str, Place]:
     """Return the place of each tensor of a model. Tensors without a layer are before the layers if they are embeddings,
-    and behind them otherwise.
+    and behind them otherwise. behind: the depth of those.
     """
     numbers = {name: int(match[1]) for name in names if (match := LAYER.search(name))}
     last = max(numbers.values(), default=0)
     return {
-        name: Place(name, (numbers[name] / last if last else 1.0) if name in numbers else float("emb" not in name))
+        name: Place(name, (numbers[name] / last if last else 1.0) if name in numbers else behind * ("emb" not in name))
         for name in names
     }
 
