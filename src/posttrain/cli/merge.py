@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -55,28 +56,42 @@ def merge(
     ] = None,
     download: DownloadOption = False,
     dry_run: DryRunOption = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Print whether the models fit and what is decided; exit with 1 if not.")
+    ] = False,
     json: JsonOption = False,
 ) -> None:
     """Add, subtract and average models without training: skills added, taken away, or carried over to another model.
 
-    Everything is decided and checked before anything is written: --dry-run says it. --set reaches the recipe's
-    settings (dtype, missing, template, shard_gb, seed) and, as method.KEY, those of the method.
+    Everything is decided and checked before anything is written: --check and --dry-run say it. --set reaches the
+    recipe's settings (dtype, missing, tokenizer, template, shard_gb, seed) and, as method.KEY, those of the method.
     """
+    from posttrain.merging.plan import Misfit
     from posttrain.merging.recipe import planned
-    from posttrain.merging.write import write_merge
+    from posttrain.merging.write import told_of_template, write_merge
 
     recipe, location = _recipe(words, method, base, sets or [])
-    if output is None and not dry_run:
+    if output is None and not dry_run and not check:
         raise ConfigError(Problem("--output", "no folder for the merged model", "say it: --output models/merged"))
     again = "stopped: run the same command to go on"
     when_stopped(lambda: (Problem("", again),))
     with shown_works():
-        plan = planned(recipe, location=location, offline=not download)
+        try:
+            plan = planned(recipe, location=location, offline=not download)
+        except Misfit as error:
+            if check:
+                _decided(error.decided, [str(problem) for problem in error.problems], json=json)
+                raise typer.Exit(1) from error
+            raise
+        decided = [*plan.notes, *told_of_template(plan, recipe.template)]
+        if check:
+            _decided(decided, [], json=json)
+            return
         if dry_run:
             _show(plan, threads, json=json)
             return
         assert output is not None
-        for note in plan.notes:
+        for note in decided:
             talk(note)
         told = recipe.model_dump(mode="json", exclude={"models"}, exclude_defaults=True)
         write_merge(plan, output, recipe=told, template=recipe.template, threads=threads, say=talk)
@@ -127,6 +142,17 @@ def _pairs(words: list[str]) -> dict[str, str]:
             raise ConfigError(Problem(word, f"'{name}' is given twice", "give each model a name of its own"))
         models[name] = model
     return models
+
+
+def _decided(decided: Sequence[str], problems: Sequence[str], *, json: bool) -> None:
+    """Print what was decided of the models, and what does not fit."""
+    if json:
+        emit({"fits": not problems, "decided": list(decided), "problems": list(problems)})
+        return
+    verdict = f"no, {len(problems)} {'problem' if len(problems) == 1 else 'problems'}" if problems else "yes"
+    print_lines(
+        f"fits     {verdict}", *(f"problem  {one}" for one in problems), *(f"note     {one}" for one in decided)
+    )
 
 
 def _told(plan: Plan) -> dict[str, Any]:

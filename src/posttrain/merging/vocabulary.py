@@ -251,7 +251,8 @@ def _compare(first: _Model, other: _Model, choice: Choice, notes: list[str], pro
         return
     moved = sum(first.ids[token] != other.ids[token] for token in common)
     if moved:
-        notes.append(f"{other.name}: {moved:,} tokens have other ids than in {first.name}: matched by token")
+        have = "1 token has another id" if moved == 1 else f"{moved:,} tokens have other ids"
+        notes.append(f"{other.name}: {have} than in {first.name}: matched by token")
     if lacks := [token for token in first.ids if token not in common]:
         notes.append(f"{other.name} lacks {_few(lacks)}: {first.name}'s rows stand for them")
     assert other.tokens is not None
@@ -259,14 +260,14 @@ def _compare(first: _Model, other: _Model, choice: Choice, notes: list[str], pro
     added = [token for token in more if token in other.tokens.added]
     plain = [token for token in more if token not in other.tokens.added]
     if added and choice == "first":
-        notes.append(f"{other.name} has added tokens besides, {_few(added)}: left out (tokenizer: union keeps them)")
+        notes.append(f"{other.name} added {_few(added)}: left out (tokenizer: union keeps them)")
     if plain:
-        notes.append(f"{other.name} has {len(plain):,} ordinary tokens besides: left out")
+        notes.append(f"{other.name} has besides {_few(plain)} that {first.name} lacks: left out")
 
 
 def _few(tokens: Sequence[str]) -> str:
-    shown = ", ".join(tokens[:FEW])
-    return f"{len(tokens):,} tokens ({shown}{', ...' if len(tokens) > FEW else ''})"
+    shown = ", ".join(tokens[:FEW]) + (", ..." if len(tokens) > FEW else "")
+    return f"{'1 token' if len(tokens) == 1 else f'{len(tokens):,} tokens'} ({shown})"
 
 
 def _joined(models: Sequence[_Model], choice: Choice) -> tuple[dict[str, int], list[Added]]:
