@@ -106,7 +106,8 @@ def merge(
 
 def _recipe(words: list[str], method: str | None, base: str | None, sets: list[str]) -> tuple[Recipe, str]:
     """Return the recipe of the command line, and where its expression stands, for errors."""
-    from posttrain.config.load import apply_sets, check, load_yaml
+    from posttrain.config.load import apply_sets, check, load_yaml, read_yaml
+    from posttrain.merging.mergekit import is_mergekit, recipe_of
     from posttrain.merging.recipe import Recipe
 
     first, *rest = words
@@ -115,6 +116,10 @@ def _recipe(words: list[str], method: str | None, base: str | None, sets: list[s
             option = "--method" if method else "--base"
             raise ConfigError(Problem(option, "the recipe says it", "leave it out, or use --set"))
         models = [f"models.{name}={model}" for name, model in _pairs(rest).items()]
+        read = read_yaml(Path(first), Recipe.SCHEMA)
+        if is_mergekit(read):
+            tree = recipe_of(read, first)
+            return check(tree, Recipe, first, apply_sets(tree, [*models, *sets])), first
         return load_yaml(Path(first), Recipe, [*models, *sets]), first
     node: dict[str, Any] = {"models": _pairs(rest if method is None else words)}
     if method is None:

@@ -53,7 +53,7 @@ class Misfit(PosttrainError):
 class Plan(NamedTuple):
     """A merge that is ready to run. merge: what the engine does; terms: the models by name, the first one first; what:
     the method or the expression, in words; notes: what was decided, for people; reads, writes: bytes; vocabulary: None
-    if all models have the same one.
+    if all models have the same one; config: what changes in the first model's configuration.
     """
 
     merge: Merge
@@ -63,6 +63,7 @@ class Plan(NamedTuple):
     reads: int
     writes: int
     vocabulary: Vocabulary | None = None
+    config: Mapping[str, Any] = {}
 
     @property
     def first(self) -> Term:

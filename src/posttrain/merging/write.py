@@ -119,9 +119,10 @@ def _config(plan: Plan, folder: Path) -> None:
         key = "torch_dtype" if "torch_dtype" in config and "dtype" not in config else "dtype"
         config[key] = named[stored]
     config.pop("_name_or_path", None)
+    inner = config.get("text_config", config)
+    inner |= plan.config
     if plan.vocabulary is not None:
-        inner = config["text_config"] if "vocab_size" in config.get("text_config", {}) else config
-        inner["vocab_size"] = plan.vocabulary.rows
+        (inner if "vocab_size" in inner else config)["vocab_size"] = plan.vocabulary.rows
     text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
     (folder / "config.json").write_text(text, encoding="utf-8", newline="\n")
 
