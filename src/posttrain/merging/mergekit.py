@@ -20,8 +20,10 @@ from posttrain.merging.mergekit_methods import METHODS, Kind
 
 __all__ = ["is_mergekit", "recipe_of"]
 
-TOP = ("merge_method", "models", "slices", "base_model", "parameters", "dtype", "out_dtype", "tokenizer_source")
-TOP += ("tokenizer", "chat_template")
+TOP = (
+    *("merge_method", "models", "slices", "base_model", "parameters", "dtype", "out_dtype", "tokenizer_source"),
+    *("tokenizer", "chat_template"),
+)
 LAYERS = ("layer_range",)
 TYPES = ("float32", "bfloat16", "float16")
 CHAT = ("chatml", "llama3", "mistral", "alpaca", "exaone")
@@ -131,8 +133,8 @@ class _Reader:
             self.wrong((key,), f"{key}: a list of mappings is expected", key=True)
             return None
         if key == "models":
-            inputs = [self.input(one, (key, i), (), kind) for i, one in enumerate(given)]
-            return [_Slice([one for one in inputs if one], None, {}, (key,))]
+            every = [self.input(one, (key, i), (), kind) for i, one in enumerate(given)]
+            return [_Slice([one for one in every if one is not None], None, {}, (key,))]
         made = []
         for i, one in enumerate(given):
             at = (key, i)
@@ -298,7 +300,7 @@ class _Reader:
                     self.wrong((*at, key), f"mergekit does not read '{key}' for the base", "leave it out", key=True)
 
     def value(self, key: str, default: Any, scopes: Sequence[tuple[Mapping[str, Any], KeyPath]], one: Any) -> Any:
-        """Return a number, a gradient or filters: the first that fits a tensor counts, from the model's to the whole's."""
+        """Return a number, a gradient or filters: the first that fits a tensor counts."""
         found: list[dict[str, Any]] = []
         at: KeyPath = ()
         for given, where in scopes:

@@ -56,7 +56,8 @@ def _rowed(made: dict[str, Any]) -> dict[str, Any]:
 
 
 def _filtered(made: dict[str, Any]) -> dict[str, Any]:
-    return {**made, "per": "row" if made.pop("filter_wise") else "tensor"}
+    by_row = made.pop("filter_wise")
+    return {**made, "per": "row" if by_row else "tensor"}
 
 
 RESCALED = Own("rescale", True)

@@ -30,7 +30,7 @@ from posttrain.config.base import ByKind, Config
 from posttrain.merging.expression import parse
 from posttrain.merging.methods._base import MergerConfig
 from posttrain.merging.plan import Missing, Plan, plan, plan_expression
-from posttrain.merging.slices import Layer, check_ranges, config_of, cut, plan_slices
+from posttrain.merging.slices import Layer, check_ranges, config_of, cut, marked, plan_slices
 from posttrain.merging.terms import Term, open_term
 from posttrain.merging.values import Graded
 from posttrain.merging.vocabulary import Choice
@@ -140,11 +140,13 @@ def planned(recipe: Recipe, *, location: str = "expression", offline: bool = Tru
         return plan_slices(_layers(recipe.slices, opened), _from(recipe.slices, opened), **how)
     if recipe.slices is not None:
         (only,) = recipe.slices
-        opened = {name: cut(term, name, only.models[name]) for name, term in opened.items()}
-        made = plan(recipe.method, opened, base=recipe.based_on, **how)
+        parts = {name: cut(term, name, only.models[name]) for name, term in opened.items()}
+        made = plan(recipe.method, parts, base=recipe.based_on, **how)
+        if all(parts[name] is opened[name] for name in parts):
+            return made
         first = next(iter(made.terms))
         layers = [Layer(first, number) for number in range(*only.models[first])]
-        return made._replace(config=config_of(layers, made.terms))
+        return marked(made, only.models)._replace(config=config_of(layers, made.terms))
     return plan(recipe.method, opened, base=recipe.based_on, **how)
 
 

@@ -22,7 +22,7 @@ from posttrain.merging.values import LAYER, Graded, Place, value_of
 from posttrain.merging.vocabulary import match_rows
 from posttrain.models.tensors import Stored
 
-__all__ = ["Layer", "Sliced", "count_layers", "plan_slices"]
+__all__ = ["Layer", "Sliced", "check_ranges", "config_of", "count_layers", "cut", "marked", "plan_slices"]
 
 COUNTS = ("num_hidden_layers", "n_layer", "num_layers")
 
@@ -132,17 +132,26 @@ def plan_slices(layers: Sequence[Layer], terms: Mapping[str, Term], **how: Any) 
         raise Misfit(problems, notes)
     made = Term(first, terms[first].path, terms[first].folder, Sliced(sources, layers))
     found = plan(PassthroughConfig(), {first: made}, base=None, **{**how, "tokenizer": "first", "multiple": None})
-    told = [found.merge.digest, [list(layer) for layer in layers], [str(term.path) for term in terms.values()]]
-    digest = hashlib.sha256(json.dumps(told, default=str).encode()).hexdigest()[:16]
+    found = marked(found, [list(layer) for layer in layers], [_state(term) for term in terms.values()])
     parts = f"{len(layers)} layers of {', '.join(dict.fromkeys(layer.model for layer in layers))}"
     return found._replace(
-        merge=found.merge._replace(digest=digest),
         terms=dict(terms),
         what=f"passthrough: {parts}",
         notes=(*notes, *found.notes),
         vocabulary=vocabulary,
         config=config_of(layers, terms),
     )
+
+
+def marked(found: Plan, *told: Any) -> Plan:
+    """Return a plan whose digest depends on more than its models."""
+    text = json.dumps([found.merge.digest, told], default=str)
+    return found._replace(merge=found.merge._replace(digest=hashlib.sha256(text.encode()).hexdigest()[:16]))
+
+
+def _state(term: Term) -> list[tuple[str, int, int]]:
+    paths = sorted(path for folder in {term.path, term.folder} for path in folder.glob("*.safetensors"))
+    return [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
 
 
 def _kind(source: Source, number: int) -> dict[str, tuple[int, ...]]:
