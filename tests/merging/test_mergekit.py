@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from posttrain.cli.main import main
-from posttrain.config.yaml_text import parse_yaml
+from posttrain.config.yaml_text import parse_yaml, plain
 from posttrain.errors import ConfigError
 from posttrain.merging.mergekit import recipe_of
 from tests.pico import pico
@@ -59,12 +59,11 @@ def filled(text: str, models: Mapping[str, Path]) -> str:
 
 def theirs(text: str, output: Path) -> dict[str, Tensor]:
     """Return what mergekit writes."""
-    import yaml
     from mergekit.config import MergeConfiguration
     from mergekit.merge import run_merge
     from mergekit.options import MergeOptions
 
-    config = MergeConfiguration.model_validate(yaml.safe_load(text))
+    config = MergeConfiguration.model_validate(plain(parse_yaml(text, "")))
     run_merge(config, str(output), MergeOptions(quiet=True, copy_tokenizer=False))
     return {name: one for path in output.glob("*.safetensors") for name, one in load_file(path).items()}
 
@@ -73,7 +72,8 @@ def ours(text: str, output: Path) -> dict[str, Tensor]:
     recipe = output.with_suffix(".yaml")
     recipe.write_text(text)
     assert main(["merge", str(recipe), "--output", str(output)]) == 0
-    return load_file(output / "model.safetensors")
+    found: dict[str, Tensor] = load_file(output / "model.safetensors")
+    return found
 
 
 LINEAR = """
@@ -236,9 +236,7 @@ def test_the_numbers_are_mergekits(text: str, models: dict[str, Path], tmp_path:
     assert expected.keys() == found.keys()
     for name, one in expected.items():
         assert found[name].dtype == torch.float32
-        torch.testing.assert_close(
-            found[name], one, rtol=NEAR, atol=NEAR, msg=lambda said, name=name: f"{name}: {said}"
-        )
+        assert torch.allclose(found[name], one, rtol=NEAR, atol=NEAR), name
 
 
 def test_a_model_of_slices_loads(tmp_path: Path) -> None:

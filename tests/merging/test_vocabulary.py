@@ -65,7 +65,8 @@ def folder(
 
 
 def tensors(path: Path) -> dict[str, Tensor]:
-    return load_file(path / "model.safetensors")
+    found: dict[str, Tensor] = load_file(path / "model.safetensors")
+    return found
 
 
 def plan_of(models: Mapping[str, Path], expression: str, **how: Any) -> Plan:
@@ -206,6 +207,56 @@ def test_a_damaged_tokenizer_is_said(tmp_path: Path) -> None:
     (one / "tokenizer.json").write_text("{}")
     with pytest.raises(PosttrainError, match=r"tokenizer\.json: its tokens cannot be read"):
         tokens_in([one])
+
+
+def test_a_tokenizer_without_tokenizer_json(tmp_path: Path) -> None:
+    """It is loaded, to be read; but tokens cannot be added to it."""
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *PLAIN]
+    one, two = folder(tmp_path / "one", words, seed=1), folder(tmp_path / "two", words, special=["<a>"], seed=2)
+    (one / "tokenizer.json").unlink()
+    (one / "vocab.txt").write_text("\n".join(words) + "\n")
+    (one / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "BertTokenizer"}))
+    found = tokens_in([one])
+    assert found is not None
+    assert [found.ids[word] for word in words] == list(range(41))
+    out = merged({"one": one, "two": two}, "0.5*one + 0.5*two", tmp_path / "out")
+    torch.testing.assert_close(out[EMBED], (tensors(one)[EMBED] + tensors(two)[EMBED][:41]) / 2)
+    with pytest.raises(Misfit, match=r"one: it has no tokenizer\.json that tokens could be added to"):
+        plan_of({"one": one, "two": two}, "0.5*one + 0.5*two", tokenizer="union")
+
+
+def test_a_model_without_an_embedding_takes_the_first_ones(tmp_path: Path) -> None:
+    one, two = folder(tmp_path / "one", PLAIN, seed=1), folder(tmp_path / "two", PLAIN, special=["<a>"], seed=2)
+    three = folder(tmp_path / "three", PLAIN, seed=3)
+    save_file({"model.layers.0.mlp.weight": torch.ones(3, WIDTH)}, three / "model.safetensors")
+    models = {"one": one, "two": two, "three": three}
+    out = merged(models, "one + (two - three)", tmp_path / "out", missing="base")
+    torch.testing.assert_close(out[EMBED], tensors(two)[EMBED][:36])
+
+
+def test_an_adapter_with_tokens_of_its_own(tmp_path: Path) -> None:
+    """PEFT saves a grown embedding whole, and the tokenizer beside it."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    base = pico("qwen3", tmp_path / "base")
+    tokenizer, model = AutoTokenizer.from_pretrained(base), AutoModelForCausalLM.from_pretrained(base)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|think|>"]})
+    model.resize_token_embeddings(len(tokenizer))
+    saved = ["embed_tokens", "lm_head"]
+    adapted = get_peft_model(model, LoraConfig(r=2, target_modules=["q_proj"], modules_to_save=saved))
+    with torch.no_grad():
+        for name, one in adapted.named_parameters():
+            if one.requires_grad:
+                one.copy_(torch.randn(one.shape, generator=torch.Generator().manual_seed(len(name))) / 8)
+    adapted.save_pretrained(tmp_path / "adapter")
+    tokenizer.save_pretrained(tmp_path / "adapter")
+    models = {"base": base, "adapter": tmp_path / "adapter"}
+    out = merged(models, "base + 1.0*(adapter - base)", tmp_path / "out", tokenizer="union")
+    expected = adapted.merge_and_unload().state_dict()
+    for name, one in out.items():
+        torch.testing.assert_close(one, expected[name], rtol=1e-5, atol=1e-6)
+    assert AutoTokenizer.from_pretrained(tmp_path / "out").convert_tokens_to_ids("<|think|>") == 384
 
 
 def test_ids_are_translated() -> None:

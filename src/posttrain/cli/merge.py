@@ -83,15 +83,16 @@ def merge(
                 _decided(error.decided, [str(problem) for problem in error.problems], json=json)
                 raise typer.Exit(1) from error
             raise
-        decided = [*plan.notes, *told_of_template(plan, recipe.template)]
+        of_template = told_of_template(plan, recipe.template)
         if check:
-            _decided(decided, [], json=json)
+            _decided([*plan.notes, *of_template], [], json=json)
             return
+        plan = plan._replace(notes=(*plan.notes, *of_template[1:]))
         if dry_run:
             _show(plan, threads, json=json)
             return
         assert output is not None
-        for note in decided:
+        for note in plan.notes:
             talk(note)
         told = recipe.model_dump(mode="json", exclude={"models"}, exclude_defaults=True)
         write_merge(plan, output, recipe=told, template=recipe.template, threads=threads, say=talk)

@@ -17,6 +17,8 @@ base: base
 method: {kind: ties, density: 0.3, weight: {math: 1.0, code: 0.7}}
 dtype: bfloat16
 ```
+
+A recipe of mergekit (`merge_method: ...`) is read as it is, see `mergekit.py`.
 """
 
 from __future__ import annotations

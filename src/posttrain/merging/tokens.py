@@ -14,8 +14,8 @@ __all__ = ["Added", "Tokens", "add_tokens", "tokens_in", "translated"]
 
 FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
 """What tokenizer.json says of an added token, beside its id and its text."""
-FILES = ("tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
-"""One of these is there where a tokenizer is, beside tokenizer.json."""
+FILES = ("tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "sentencepiece.bpe.model", "tiktoken.model")
+"""One of these is there where a tokenizer is that has no tokenizer.json."""
 
 
 class Added(NamedTuple):
@@ -46,6 +46,9 @@ def tokens_in(folders: Sequence[Path]) -> Tokens | None:
                 cause = f"its tokens cannot be read: {type(error).__name__}: {error}"
                 raise PosttrainError(Problem(str(path), cause, "copy the file again")) from error
         if any((folder / name).is_file() for name in FILES):
+            return _loaded(folder)
+    for folder in folders:
+        if (folder / "tokenizer_config.json").is_file():  # of a tokenizer with code of its own
             return _loaded(folder)
     return None
 

@@ -184,7 +184,7 @@ def match_rows(
     problems.
     """
     models = [found for name, source in sources.items() if (found := _model(terms[name], name, source)) is not None]
-    if len(models) < len(sources) or _is_one(models, multiple):
+    if not models or models[0].name != next(iter(sources)) or _is_one(models, multiple):
         return dict(sources), None
     first, *others = models
     before = len(problems)
@@ -204,8 +204,8 @@ def match_rows(
     if rows != first.rows:
         notes.append(f"vocabulary: {rows:,} rows, {first.name} has {first.rows:,}")
     digest = hashlib.sha256(repr((rows, added)).encode())
-    given = list(sources.values())
-    made: dict[str, Source] = {}
+    given = [sources[model.name] for model in models]
+    made = dict(sources)
     for number, model in enumerate(models):
         runs = _runs(models, number, ids, rows)
         digest.update(repr(runs).encode())
@@ -293,24 +293,40 @@ def _joined(models: Sequence[_Model], choice: Choice) -> tuple[dict[str, int], l
 def _runs(models: Sequence[_Model], number: int, ids: Mapping[str, int], rows: int) -> list[Run]:
     """Return where the rows of the merged vocabulary are: in the model itself, else in the first one that has them."""
     order = [number, *(other for other in range(len(models)) if other != number)]
-    texts = {row: token for token, row in ids.items()}
-    rank = {row: place for place, row in enumerate(models[0].padded)}
-    runs: list[Run] = []
-    beyond = len(models[0].padded)
-    for row in range(rows):
-        if row in texts:
-            found = next(((n, models[n].ids[texts[row]]) for n in order if texts[row] in models[n].ids), (-1, row))
-        else:
-            if row not in rank:
-                rank[row], beyond = beyond, beyond + 1
-            place = rank[row]
-            found = next(((n, models[n].padded[place]) for n in order if place < len(models[n].padded)), (-1, row))
-        last = runs[-1] if runs else Run(0, 0, -2, 0)
-        if (last.source, last.row + last.size) == found or (last.source, found[0]) == (-1, -1):
-            runs[-1] = last._replace(size=last.size + 1)
-        else:
-            runs.append(Run(row, 1, *found))
-    return runs
+    tokens, places = list(ids), torch.tensor(list(ids.values()), dtype=torch.int64)
+    is_padded = torch.ones(rows, dtype=torch.bool)
+    is_padded[places] = False
+    padded = _ranked(models[0].padded, is_padded)
+    source, row = torch.full((rows,), -1), torch.full((rows,), -1)
+    for other in order:
+        own = torch.full((rows,), -1)
+        own[places] = torch.tensor([models[other].ids.get(token, -1) for token in tokens], dtype=torch.int64)
+        theirs = torch.tensor([*models[other].padded, -1], dtype=torch.int64)
+        own[is_padded] = theirs[padded.clamp(max=len(theirs) - 1)]
+        found = (source < 0) & (own >= 0)
+        source[found], row[found] = other, own[found]
+    steps = torch.where(source < 0, 0, 1)
+    begins = torch.ones(rows, dtype=torch.bool)
+    begins[1:] = (source[1:] != source[:-1]) | (row[1:] != row[:-1] + steps[1:])
+    firsts = begins.nonzero().flatten().tolist()
+    ends = [*firsts[1:], rows]
+    return [
+        Run(first, end - first, int(source[first]), int(row[first])) for first, end in zip(firsts, ends, strict=True)
+    ]
+
+
+def _ranked(known: Sequence[int], is_padded: Tensor) -> Tensor:
+    """Return the number of each padded row of the merged vocabulary among padded rows: as in the first model, whose
+    padded rows are known; those that it does not have follow them.
+    """
+    rows = is_padded.nonzero().flatten()
+    rank = torch.full((len(is_padded) + 1,), -1)
+    inside = torch.tensor([row for row in known if row < len(is_padded)], dtype=torch.int64)
+    rank[inside] = torch.arange(len(inside))
+    found = rank[rows]
+    fresh = found < 0
+    found[fresh] = len(known) + torch.arange(int(fresh.sum()))
+    return found
 
 
 def _check(
