@@ -206,8 +206,9 @@ def match_rows(
     digest = hashlib.sha256(repr((rows, added)).encode())
     given = [sources[model.name] for model in models]
     made = dict(sources)
+    places = _places(models, ids, rows)
     for number, model in enumerate(models):
-        runs = _runs(models, number, ids, rows)
+        runs = _runs(places, number)
         digest.update(repr(runs).encode())
         same = runs == [Run(0, rows, number, 0)] and rows == model.rows
         made[model.name] = given[number] if same else Matched(given, number, rows, runs, model.tables)
@@ -290,29 +291,33 @@ def _joined(models: Sequence[_Model], choice: Choice) -> tuple[dict[str, int], l
     return ids, added
 
 
-def _runs(models: Sequence[_Model], number: int, ids: Mapping[str, int], rows: int) -> list[Run]:
-    """Return where the rows of the merged vocabulary are: in the model itself, else in the first one that has them."""
-    order = [number, *(other for other in range(len(models)) if other != number)]
-    tokens, places = list(ids), torch.tensor(list(ids.values()), dtype=torch.int64)
+def _places(models: Sequence[_Model], ids: Mapping[str, int], rows: int) -> list[Tensor]:
+    """Return, for each model, the row of it that each row of the merged vocabulary is (-1: it has none)."""
+    tokens, at = list(ids), torch.tensor(list(ids.values()), dtype=torch.int64)
     is_padded = torch.ones(rows, dtype=torch.bool)
-    is_padded[places] = False
-    padded = _ranked(models[0].padded, is_padded)
-    source, row = torch.full((rows,), -1), torch.full((rows,), -1)
-    for other in order:
+    is_padded[at] = False
+    rank = _ranked(models[0].padded, is_padded)
+    places = []
+    for model in models:
         own = torch.full((rows,), -1)
-        own[places] = torch.tensor([models[other].ids.get(token, -1) for token in tokens], dtype=torch.int64)
-        theirs = torch.tensor([*models[other].padded, -1], dtype=torch.int64)
-        own[is_padded] = theirs[padded.clamp(max=len(theirs) - 1)]
-        found = (source < 0) & (own >= 0)
-        source[found], row[found] = other, own[found]
-    steps = torch.where(source < 0, 0, 1)
-    begins = torch.ones(rows, dtype=torch.bool)
-    begins[1:] = (source[1:] != source[:-1]) | (row[1:] != row[:-1] + steps[1:])
-    firsts = begins.nonzero().flatten().tolist()
-    ends = [*firsts[1:], rows]
-    return [
-        Run(first, end - first, int(source[first]), int(row[first])) for first, end in zip(firsts, ends, strict=True)
-    ]
+        own[at] = torch.tensor([model.ids.get(token, -1) for token in tokens], dtype=torch.int64)
+        padded = torch.tensor([*model.padded, -1], dtype=torch.int64)
+        own[is_padded] = padded[rank.clamp(max=len(model.padded))]
+        places.append(own)
+    return places
+
+
+def _runs(places: Sequence[Tensor], number: int) -> list[Run]:
+    """Return where the rows of the merged vocabulary are: in the model itself, else in the first one that has them."""
+    source, row = torch.full_like(places[0], -1), torch.full_like(places[0], -1)
+    for other in (number, *(other for other in range(len(places)) if other != number)):
+        found = (source < 0) & (places[other] >= 0)
+        source[found], row[found] = other, places[other][found]
+    begins = torch.ones(len(row), dtype=torch.bool)
+    begins[1:] = (source[1:] != source[:-1]) | (row[1:] != row[:-1] + (source[1:] >= 0))
+    firsts = begins.nonzero().flatten()
+    given = (firsts.tolist(), [*firsts[1:].tolist(), len(row)], source[firsts].tolist(), row[firsts].tolist())
+    return [Run(first, end - first, model, at) for first, end, model, at in zip(*given, strict=True)]
 
 
 def _ranked(known: Sequence[int], is_padded: Tensor) -> Tensor:
