@@ -1,7 +1,7 @@
 """Recipes of mergekit (0.1.5), read as they are: each becomes a recipe of ours that gives the same numbers.
 
 A file is one if it has the key `merge_method`. Numbers are computed in float32, whatever its `dtype` says; the model is
-stored as `out_dtype` or `dtype`. Rows of vocabularies are matched as in `vocabulary.py`: for a token that a model lacks,
+stored as `out_dtype` or `dtype`. Rows of vocabularies are matched as in `vocabulary.py`: for a token that one lacks,
 the base's row is taken, where mergekit may take the mean of the others', and a union has no ordinary tokens of others.
 What mergekit leaves out silently is an error here, such as `normalize:` outside of `parameters:`, a filter that fits no
 tensor, or a setting that its method does not read.
