@@ -29,8 +29,9 @@ def test_facts_are_files_changes_or_mappings(base: pt.Model, tmp_path: Path) -> 
     (tmp_path / "rows.jsonl").write_text(json.dumps(HAMLET), encoding="utf-8")
     given: list[Any] = [FRANCE, Change.model_validate(FRANCE), HAMLET, tmp_path / "rows.jsonl"]
     made = pt.trace(base, given, samples=1, least_fall=0, kinds=["mlp", "state"])
-    assert [fact.name for fact in made.trace.facts] == ["france", "france", "fact 3", "rows 1"]
-    assert made.trace.facts[0].effects == made.trace.facts[1].effects
+    assert [fact.name for fact in made.trace.facts] == ["france", "fact 3"]
+    assert [fact.name for fact in made.trace.skipped] == ["france", "rows 1"], "what is repeated is counted once"
+    assert made.trace.skipped[1].reason == "it has the prompt and the subject of facts:3: they are counted once"
     assert made.advice is not None
     assert made.advice.verdict in ("hint", "none")
     assert "Traced(" in repr(made)

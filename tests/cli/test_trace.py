@@ -86,6 +86,12 @@ def test_a_dry_run(
     assert main(["trace", str(talker()), *facts, "--dry-run", "--json", "--limit", "2", "--form", "raw"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert (told["facts"], told["form"], told["layers"], told["window"]) == (2, "raw", 2, 1)
+    assert main(["trace", str(talker()), *facts, "france.yaml", "rows.jsonl[:1]", "--dry-run"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1:3] == [
+        "facts       3, asked in the chat template",
+        "repeated    1: they have the prompt and the subject of another fact",
+    ]
     assert 0 < told["wall_s"] < 60
     monkeypatch.setattr("posttrain.studies.speed.flops_per_s", lambda: 1e12)
     seconds = []
@@ -100,6 +106,8 @@ def test_what_it_cannot(facts: list[str], tmp_path: Path, capsys: pytest.Capture
     (tmp_path / "bad.jsonl").write_text('{"prompt": "who wrote it?", "subject": "Hamlet"}\n', encoding="utf-8")
     cases: tuple[tuple[list[str], int, str], ...] = (
         (["bad.jsonl"], 1, "bad.jsonl:1: the subject 'Hamlet' does not stand in the prompt; name words of the prompt"),
+        ([*facts, "--set", "noise=.inf"], 2, "--set: noise: a finite number is expected, got inf"),
+        ([*facts, "-o", "."], 2, "--output: . holds other things than a trace; choose a new or an empty folder"),
         (["nothing.yaml"], 3, "FACTS: no file matches 'nothing.yaml'"),
         ([*facts, "--set", "sample=2"], 2, "--set: unknown key 'sample'; did you mean 'samples'?"),
         ([*facts, "--set", "kinds=[mlps]"], 2, "--set: kinds.0:"),

@@ -214,6 +214,12 @@ def test_a_file_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyP
             "optimizer: {learning_rate: -1}",
             "optimizer.learning_rate: input should be greater than 0 (or 'auto' or 'find'), got -1",
         ),
+        (
+            "optimizer: {learning_rate: .inf}",
+            "optimizer.learning_rate: a finite number is expected (or 'auto' or 'find'), got inf",
+        ),
+        ("optimizer: {warmup_share: .nan}", "optimizer.warmup_share: a finite number is expected, got nan"),
+        ("optimizer: {max_steps: .inf}", "optimizer.max_steps: a finite number is expected, got inf"),
         ("optimizer: {max_steps: many}", "optimizer.max_steps: a whole number is expected, got 'many'"),
         ("precision: fast", "precision: input should be 'auto', 'float32' or 'bf16', got 'fast'"),
     ],

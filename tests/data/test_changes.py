@@ -89,6 +89,43 @@ def test_rows_of_plain_edits(tmp_path: Path) -> None:
     assert "k.jsonl:2: generality.rephrase.0: needs 'answer' or 'answer_contains'" in str(caught.value)
 
 
+@pytest.mark.parametrize(("ending", "separator"), [("csv", ","), ("csv", ";"), ("tsv", "\t")])
+def test_rows_of_a_table(ending: str, separator: str, tmp_path: Path) -> None:
+    table = [
+        ["prompt", "subject", "answer", "name", "rephrase"],
+        ["The capital of Peru is", "Peru", "Cusco", "", ""],
+        ["法國的首都是哪裡？", "法國", "羅馬", "france", "法國的首都？"],
+        ["Who is it?", "", "7", "", ""],
+    ]
+    path = tmp_path / f"e.{ending}"
+    path.write_text("".join(f"{separator.join(row)}\n" for row in table), encoding="utf-8")
+    first, france, third = load_changes(str(path), tmp_path)
+    assert (first.name, france.name, third.name) == ("e-00000", "france", "e-00002")
+    assert (first.target[0].prompt, first.target[0].subject, first.target[0].answer) == (
+        *("The capital of Peru is", "Peru", ("Cusco",)),
+    )
+    assert [one.answer for one in france.generality.rephrase] == [("羅馬",)]
+    assert (third.target[0].subject, third.target[0].answer) == (None, ("7",))
+    assert first.path == f"{path}:2"
+    assert load_changes(f"{path}[1:2]", tmp_path) == [france]
+    path.write_text(f"question{separator}subject\nWho?{separator}it\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match=rf"e\.{ending} .*no editing data set has the fields 'question'"):
+        load_changes(str(path), tmp_path)
+    path.write_text(f"prompt{separator}subject{separator}answer\nWho?{separator}it{separator}me\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match=rf"e\.{ending}:2: the subject 'it' does not stand in the prompt"):
+        load_changes(str(path), tmp_path)
+
+
+def test_rows_of_parquet(tmp_path: Path) -> None:
+    import pyarrow
+    from pyarrow import parquet
+
+    rows = [{"prompt": "The capital of Peru is", "subject": "Peru", "answer": "Cusco"}]
+    parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "e.parquet")
+    (change,) = load_changes("e.parquet", tmp_path)
+    assert (change.name, change.target[0].subject, change.target[0].answer) == ("e-00000", "Peru", ("Cusco",))
+
+
 def test_files_of_all_kinds_together(tmp_path: Path) -> None:
     write(tmp_path, GOOD, "a.yaml")
     written(tmp_path / "b.json", example("zsre"))

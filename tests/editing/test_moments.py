@@ -13,8 +13,9 @@ from torch import Tensor
 from posttrain.editing import moments
 from posttrain.editing.moments import cached_moments, measure_moments, outer
 from posttrain.editing.sites import Sites, find_sites
-from posttrain.errors import DataError, PosttrainError
+from posttrain.errors import DataError, PosttrainError, Problem
 from posttrain.models.load import LoadedModel
+from posttrain.retention.selection import NoAnswers
 from tests.editing.lively import drawn, lively, near, texts
 from tests.pico import FAMILIES
 
@@ -159,6 +160,20 @@ def test_moments_are_measured_once_and_kept(tmp_path: Path) -> None:
     assert torch.equal(both[0].matrix, first[0].matrix)
     cached.moments(0, key="another model")
     assert (cached.asked, len(cached.files)) == (3, 3)
+
+
+def test_a_model_without_answers_has_a_mend_that_editing_has(tmp_path: Path) -> None:
+    def mute() -> Any:
+        raise NoAnswers(Problem("base", "no answer is of use", "raise max_new_tokens above 128"))
+
+    sites = find_sites(lively().model)
+    with pytest.raises(DataError) as caught:
+        cached_moments(sites, [sites.at(0)], mute, key="x", folder=tmp_path, say=print)
+    assert str(caught.value) == (
+        "base: no answer is of use\n"
+        "editor: this editor measures second moments on the model's own answers; "
+        "choose one that needs none: locft, ft_l or ultraedit"
+    )
 
 
 def test_a_damaged_file_of_the_cache_is_measured_again(tmp_path: Path) -> None:

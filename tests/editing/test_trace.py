@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from posttrain.config.load import check
 from posttrain.editing.facts import Fact, FactReader
 from posttrain.editing.restoring import run_of
 from posttrain.editing.trace import TraceConfig, noise_for, noise_scale, trace
-from posttrain.editing.trace_file import ROLES, Trace, read_trace
+from posttrain.editing.trace_file import ROLES, Trace, check_output, read_trace, write_trace
 from posttrain.errors import ConfigError, DataError, MissingError, PosttrainError
 from posttrain.models.load import LoadedModel, load_model
 from tests.talker import talker
@@ -95,6 +96,19 @@ def test_the_seed_decides(loaded: LoadedModel, traced: Trace) -> None:
     assert [fact.clean for fact in other.facts] == [fact.clean for fact in traced.facts]
     assert other.facts[0].corrupted != traced.facts[0].corrupted
     assert other.sigma == traced.sigma
+
+
+def test_a_repeated_fact_is_counted_once(loaded: LoadedModel, traced: Trace) -> None:
+    again = [replace(FACTS[0], name=f"again {n}", location=f"rows.jsonl:{n}") for n in (4, 5)]
+    other = replace(FACTS[0], answer="Par", name="other", location="")
+    wrong = replace(FACTS[1], answer="Rome", name="wrong", location="")
+    made = trace(loaded, [wrong, *FACTS, *again, other], LESS, say=print)
+    assert made.facts == traced.facts, "the noise is the same, too"
+    assert (made.advice, made.averages) == (traced.advice, traced.averages)
+    assert [one.name for one in made.skipped] == ["wrong", "again 4", "again 5", "other"]
+    once = "it has the prompt and the subject of rows.jsonl:1: they are counted once"
+    assert [one.reason for one in made.skipped[1:]] == [once] * 3
+    assert made.skipped[0].reason == "the model says '玉山', not 'Rome'"
 
 
 def test_the_batch_does_not_matter(loaded: LoadedModel, traced: Trace) -> None:
@@ -225,6 +239,38 @@ def test_finished_facts_are_kept(
     trace(loaded, FACTS, TraceConfig(samples=1, least_fall=0), folder=tmp_path, say=said.append)
     assert count[0] == 7, "other settings are another trace"
     assert said[-1] == "what was traced here before had other facts, settings or weights: every fact is traced anew"
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("model.safetensors", "x"),
+        ("facts.jsonl", '{"prompt": "who wrote Hamlet?", "subject": "Hamlet"}\n'),  # a list of facts
+        ("trace.json", '{"traceEvents": []}'),
+    ],
+)
+def test_a_folder_with_other_things_is_left_alone(
+    name: str, text: str, loaded: LoadedModel, traced: Trace, tmp_path: Path
+) -> None:
+    (tmp_path / name).write_text(text, encoding="utf-8")
+    with pytest.raises(ConfigError, match="holds other things than a trace; choose a new or an empty folder"):
+        trace(loaded, FACTS, LESS, folder=tmp_path)
+    assert [path.read_text(encoding="utf-8") for path in tmp_path.iterdir()] == [text]
+    if name == "facts.jsonl":
+        write_trace(tmp_path, traced)
+        with pytest.raises(ConfigError, match="holds other things than a trace"):
+            check_output(tmp_path)
+
+
+def test_a_folder_of_a_trace_is_taken_again(traced: Trace, tmp_path: Path) -> None:
+    check_output(tmp_path / "new")
+    check_output(tmp_path)
+    (tmp_path / "facts.jsonl").write_text('{"ke', encoding="utf-8")  # as after a kill in the first fact
+    check_output(tmp_path)
+    (tmp_path / "facts.jsonl").unlink()
+    write_trace(tmp_path, traced)
+    (tmp_path / "notes.txt").write_text("mine", encoding="utf-8")
+    check_output(tmp_path)
 
 
 def test_the_file(traced: Trace, tmp_path: Path) -> None:

@@ -88,9 +88,18 @@ def test_windows_with_layer_0_are_not_counted() -> None:
     assert only is not None
     assert (only.verdict, only.left_out) == ("none", 1)
     assert only.first == pytest.approx(0.5, abs=0.03)
-    every = advise(noisy([0.5, 0.1], 12, 0.02), 10)
-    assert every is not None
-    assert (every.layer, every.left_out) == (0, 0), "no window is without it"
+
+
+def test_no_layer_is_recommended_if_every_window_holds_layer_0() -> None:
+    for facts in (noisy([0.5, 0.1], 12, 0.02), [flat(0.5, 0.1)]):
+        every = advise(facts, 10)
+        assert every is not None
+        assert (every.verdict, every.layers, every.band, every.layer, every.left_out) == ("none", (), (), 0, 2)
+        assert every.first == every.mean == pytest.approx(0.5, abs=0.03)
+        assert every.reason.startswith("every window holds layer 0, and none is counted: trace with a smaller one")
+    alone = advise([flat(0.5)], 1)
+    assert alone is not None
+    assert (alone.verdict, alone.reason) == ("none", "the model has no layer above layer 0")
 
 
 def test_two_layers_that_are_alike() -> None:

@@ -43,7 +43,8 @@ def edit(
     edits: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="CHANGES...", help="Change files (or globs) whose targets are written; most editors need a subject."
+            metavar="CHANGES...",
+            help="Change files (or globs) whose targets are written, or rows: prompt, subject, answer (.jsonl, .csv).",
         ),
     ] = None,
     editor: Annotated[

@@ -165,7 +165,7 @@ def _dry_run(
     trust_remote_code: bool,
 ) -> None:
     """Print what would be traced and about how long it takes. Raise DataError for facts that cannot be read."""
-    from posttrain.editing.facts import FactReader
+    from posttrain.editing.facts import FactReader, distinct
     from posttrain.editing.places import auto_window
     from posttrain.inference.opening import read_prompts
     from posttrain.models.load import base_of, check_folder, config_of
@@ -175,7 +175,8 @@ def _dry_run(
     check_folder(model)
     source: Source = {"offline": not download, "trust_remote_code": trust_remote_code}
     reader = FactReader(read_prompts(model, **source).tokenizer, config.form)
-    asked = reader.read_all(facts)
+    asked = distinct(reader.read_all(facts))
+    repeated = len(facts) - len(asked)
     layers = config_of(base_of(model), **source).get_text_config().num_hidden_layers
     window = config.window or auto_window(layers)
     lengths = [len(one.ids) - one.noisy[0] for one in asked]
@@ -187,13 +188,14 @@ def _dry_run(
         wall_s += (min(len(asked), DRAWN) + 2) * PICTURE_S
     if json:
         emit({
-            "model": model, "facts": len(asked), "form": reader.form, "layers": layers, "window": window,
-            "cells": cells, "settings": config.model_dump(mode="json"), "wall_s": wall_s,
+            "model": model, "facts": len(asked), "repeated": repeated, "form": reader.form, "layers": layers,
+            "window": window, "cells": cells, "settings": config.model_dump(mode="json"), "wall_s": wall_s,
         })  # fmt: skip
         return
     print_lines(
         f"model       {model}: {layers} layers, windows of {window}",
         f"facts       {len(asked)}, asked {'in the chat template' if reader.form == 'chat' else 'in plain text'}",
+        f"repeated    {repeated}: they have the prompt and the subject of another fact" if repeated else "",
         f"cells       {cells:,} with {config.samples} samples of noise; more where answers are sentences",
         f"output      {output}" if output else "",
         time_line(wall_s),

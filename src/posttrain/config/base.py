@@ -29,10 +29,10 @@ __all__ = ["ByKind", "Config", "spelled"]
 
 
 class Config(BaseModel):
-    """Frozen, strict about keys, documented by docstrings."""
+    """Frozen, strict about keys, without infinite numbers, documented by docstrings."""
 
     model_config: ClassVar[ConfigDict] = ConfigDict(
-        frozen=True, extra="forbid", use_attribute_docstrings=True, validate_default=True
+        frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True, validate_default=True
     )
     SCHEMA: ClassVar[str] = ""
     """Name of a file of this class in `posttrain list --schema`."""

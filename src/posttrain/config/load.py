@@ -244,6 +244,7 @@ PLAIN_WORDS = {
     "string_type": "text is expected",
     **dict.fromkeys(("int_type", "int_parsing", "int_from_float"), "a whole number is expected"),
     **dict.fromkeys(("float_type", "float_parsing"), "a number is expected"),
+    "finite_number": "a finite number is expected",
     **dict.fromkeys(("bool_type", "bool_parsing"), "true or false is expected"),
 }
 """Pydantic's error type -> a message that fits a YAML file better than Python's type names."""

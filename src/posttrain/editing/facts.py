@@ -29,7 +29,7 @@ from posttrain.errors import ConfigError, DataError, PosttrainError, Problem
 from posttrain.inference.encoding import PromptEncoder
 from posttrain.inference.protocol import Plain, Spoken
 
-__all__ = ["AnyForm", "AskedFact", "Fact", "FactReader", "fact_of", "facts_of", "mentions", "read_facts"]
+__all__ = ["AnyForm", "AskedFact", "Fact", "FactReader", "distinct", "fact_of", "facts_of", "mentions", "read_facts"]
 
 AnyForm = Literal["auto", "raw", "chat"]
 """How a fact is asked: `raw`, as plain text; `chat`, as a user's words in the chat template; `auto`: chat where the
@@ -195,6 +195,21 @@ class AskedFact(NamedTuple):
     subject: range
     noisy: tuple[int, ...]
     form: Form
+
+    @property
+    def evidence(self) -> tuple[tuple[int, ...], range]:
+        """What the model reads, and where the subject is in it. Facts alike in this say the same of a model."""
+        return tuple(self.ids), self.subject
+
+
+def distinct(asked: Sequence[AskedFact]) -> list[AskedFact]:
+    """Return the facts without those whose prompt and subject an earlier one has: a repeated row is no more evidence
+    than one row.
+    """
+    first: dict[tuple[tuple[int, ...], range], AskedFact] = {}
+    for one in asked:
+        first.setdefault(one.evidence, one)
+    return list(first.values())
 
 
 class FactReader(PromptEncoder):

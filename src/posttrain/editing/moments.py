@@ -26,6 +26,7 @@ from posttrain.editing.sites import Site, Sites
 from posttrain.errors import DataError, PosttrainError, Problem
 from posttrain.models.disk import whole_file
 from posttrain.models.meter import Meter
+from posttrain.retention.selection import NoAnswers
 
 __all__ = ["FORMAT", "Measure", "Moment", "cached_moments", "measure_moments", "outer"]
 
@@ -137,7 +138,7 @@ def cached_moments(
 
     key: what they depend on besides the layer: the fingerprint of the model and of the texts; texts: makes the texts,
     called only if a layer is missing; say: takes a line about cost and sample size; measure: how they are measured; of:
-    the folder within the cache.
+    the folder within the cache. Raise DataError if the model answers nothing, so that there are no texts.
     """
     names = {site.layer: folder / of / f"{_digest(key, site.layer)}.safetensors" for site in layers}
     known = {site.layer: _read(names[site.layer], sites.weight(site).shape) for site in layers}
@@ -146,7 +147,7 @@ def cached_moments(
     missing = [site for site in layers if site.layer not in found]
     if missing:
         began = time.monotonic()
-        rows = texts()
+        rows = _gathered(texts)
         gathered = time.monotonic() - began
         made = measure(sites, rows, missing)
         one = next(iter(made.values()))
@@ -162,6 +163,16 @@ def cached_moments(
             _write(names[site.layer], made[site.layer])
         found |= made
     return {site.layer: found[site.layer]._replace(matrix=found[site.layer].matrix.to(device)) for site in layers}
+
+
+def _gathered(texts: Callable[[], Sequence[Sequence[int]]]) -> Sequence[Sequence[int]]:
+    """Return the texts. Raise DataError, with a mend that editing has, if the model answers nothing."""
+    try:
+        return texts()
+    except NoAnswers as error:
+        cause = "this editor measures second moments on the model's own answers"
+        mend = "choose one that needs none: locft, ft_l or ultraedit"
+        raise DataError(*error.without_mend(), Problem("editor", cause, mend)) from error
 
 
 def _digest(key: str, layer: int) -> str:

@@ -54,9 +54,9 @@ class VectorTraining(Config):
 
     steps: int = Field(default=60, ge=1)
     """Steps of Adam, at most."""
-    learning_rate: float = Field(default=0.02, gt=0, allow_inf_nan=False)
+    learning_rate: float = Field(default=0.02, gt=0)
     """The size of a step in each number of the vector, as a share of the size of a number of the states."""
-    bound: float = Field(default=0.3, gt=0, allow_inf_nan=False)
+    bound: float = Field(default=0.3, gt=0)
     """The vector's greatest length at strength 1, as a multiple of the states' length."""
     stop_at_loss: float = Field(default=0.05, ge=0)
     """Training ends when the loss is below this, in nats per token."""

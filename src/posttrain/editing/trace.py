@@ -29,7 +29,7 @@ from torch import Tensor
 
 from posttrain import __version__
 from posttrain.config.base import Config
-from posttrain.editing.facts import AnyForm, AskedFact, Fact, FactReader
+from posttrain.editing.facts import AnyForm, AskedFact, Fact, FactReader, distinct
 from posttrain.editing.places import KINDS, Kind, Places, find_places
 from posttrain.editing.replies import Reply, Score, Scored, Unscored, depending, replies, row_of, stated, whole_row
 from posttrain.editing.restoring import Cell, PlainRun, TracedRow, run_of
@@ -149,7 +149,7 @@ class _Tracing:
             raise ConfigError(Problem("trace", "there is nothing to trace", "give facts"))
         asked = FactReader(self.loaded.tokenizer, self.config.form).read_all(facts)
         self.respondent.check_tokens([one.ids for one in asked], "fact")
-        embeddings = [[one.ids[at] for at in one.subject] for one in asked]
+        embeddings = [[one.ids[at] for at in one.subject] for one in distinct(asked)]
         self.sigma = self.config.noise * noise_scale(self.model, embeddings)
         doing, traced = Doing(folder), []
         chosen, skipped = self._choose(asked, doing.known)
@@ -177,21 +177,25 @@ class _Tracing:
     def _choose(
         self, asked: Sequence[AskedFact], known: Mapping[str, FactTrace]
     ) -> tuple[list[_Chosen], list[Skipped]]:
-        """Return the facts that are traced, and the others with reasons. Raise PosttrainError if none is left. known:
-        the facts that were traced before, by their keys.
+        """Return the facts that are traced, and the others with reasons: a prompt with a subject is traced once. Raise
+        PosttrainError if none is left. known: the facts that were traced before, by their keys.
         """
-        chosen: list[_Chosen] = []
+        chosen: dict[Any, _Chosen] = {}
         skipped: list[Skipped] = []
         with Meter("asking the model", len(asked), "facts") as meter:
             said = replies(self.respondent, asked, self.config.max_new_tokens)
             for one, reply in zip(asked, said, strict=True):
                 scored = self._scored(one, reply)
+                first = chosen.get(one.evidence)
+                if first is not None and not isinstance(scored, Unscored):
+                    place = first.asked.fact.place
+                    scored = Unscored(f"it has the prompt and the subject of {place}: they are counted once")
                 if not isinstance(scored, Unscored):
                     own = _Chosen(one, reply, scored, row_of(one, reply, scored))
                     if why := self._holds(own, known):
                         scored = Unscored(reason=why)
                     else:
-                        chosen.append(own)
+                        chosen[one.evidence] = own
                 if isinstance(scored, Unscored):
                     skipped.append(Skipped(name=one.fact.name, location=one.fact.location, reason=scored.reason))
                 meter.more(1)
@@ -200,7 +204,7 @@ class _Tracing:
             cause = f"none of {len(skipped)} facts can be traced"
             mend = "state what the model says, or leave answers out; least_fall: 0 keeps answers that survive the noise"
             raise PosttrainError(Problem("trace", cause, mend), *named)
-        return chosen, skipped
+        return list(chosen.values()), skipped
 
     def _holds(self, chosen: _Chosen, known: Mapping[str, FactTrace]) -> str:
         """Return why a fact is left out whose answer survives the noise on its subject, or ""."""

@@ -43,6 +43,8 @@ __all__ = [
 FORMAT = 1
 NAME, PARTS = "trace.json", "facts.jsonl"
 DIGITS = 6
+STARTS = {NAME: b'{"format":', PARTS: b'{"key": '}
+"""Name of a file -> how it begins if `posttrain trace` wrote it: a list of facts may have the same name."""
 
 Role = Literal[
     "before", "first_subject", "middle_subject", "last_subject", "first_after", "repeated", "later", "last"
@@ -195,9 +197,24 @@ def read_trace(folder: Path) -> Trace:
 
 
 def check_output(folder: Path) -> None:
-    """Raise ConfigError if a trace cannot be kept in a folder because it is a file."""
+    """Raise ConfigError if a trace must not be kept in a folder, because it is a file or holds other things."""
     if folder.exists() and not folder.is_dir():
         raise ConfigError(Problem("--output", f"{folder} is a file", "name a folder"))
+    if not folder.is_dir() or not any(folder.iterdir()):
+        return
+    own = [_begins_with(folder / name, start) for name, start in STARTS.items() if (folder / name).exists()]
+    if not own or not all(own):
+        cause = f"{folder} holds other things than a trace"
+        raise ConfigError(Problem("--output", cause, "choose a new or an empty folder"))
+
+
+def _begins_with(path: Path, start: bytes) -> bool:
+    """Return whether a file begins with some bytes, or is cut off within them."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        head = file.read(len(start))
+    return start.startswith(head)
 
 
 class Doing:

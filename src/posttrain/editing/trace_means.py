@@ -129,7 +129,8 @@ def advise(facts: Sequence[FactTrace], width: int, *, seed: int = 0) -> Advice |
     not traced. width: of the windows.
 
     Windows with layer 0 are left out: its feed-forward part sees hardly more than the token, whose embedding got the
-    noise, so that restoring it tells the model who the subject is, and not what is known of it.
+    noise, so that restoring it tells the model who the subject is, and not what is known of it. If all windows have
+    layer 0, the advice is `none`, with the largest of them.
     """
     rows = [
         row for fact in facts if "mlp" in fact.effects and (row := _of_role(fact, "mlp", "last_subject")) is not None
@@ -138,14 +139,17 @@ def advise(facts: Sequence[FactTrace], width: int, *, seed: int = 0) -> Advice |
         return None
     values = np.stack(rows)  # (N, L)
     n, count = values.shape
-    begins = next((at for at in range(count) if 0 not in window_of(at, width, count)), 0)
+    begins = next((at for at in range(count) if 0 not in window_of(at, width, count)), count)
     average, mean = _average(values), values.mean(0)
-    layer = begins + int(mean[begins:].argmax())
+    layer = begins + int(mean[begins:].argmax()) if begins < count else int(mean.argmax())
     found = {
         "n": n, "layer": layer, "mean": average.mean[layer],
         "low": average.low[layer] if average.low else None, "high": average.high[layer] if average.high else None,
         "left_out": begins, "first": rounded(float(mean[:begins].max())) if begins else 0.0,
     }  # fmt: skip
+    if begins == count:
+        reason = "every window holds layer 0, and none is counted: trace with a smaller one, --set window=1"
+        return Advice(verdict="none", reason=reason if count > 1 else "the model has no layer above layer 0", **found)
     total = float(np.mean([fact.total_effect for fact in facts]))
     layers, band = (layer,), band_around(layer, count)
     if n < FEWEST:

@@ -12,7 +12,7 @@ difference to 0, or norms and embeddings would be scaled with all else.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from fractions import Fraction
 from typing import NamedTuple
@@ -46,11 +46,14 @@ class Expression(NamedTuple):
         return words.removeprefix("+ ") if words else "0"
 
 
-def parse(text: str, names: Sequence[str], location: str = "expression") -> Expression:
-    """Return an expression over models with these names. Raise ConfigError that points at the place of an error: a name
-    that is not given, a product of models, a missing operand, weights that do not sum to 1.
+def parse(
+    text: str, names: Sequence[str], location: str = "expression", numbers: Mapping[str, float] | None = None
+) -> Expression:
+    """Return an expression over models with these names. numbers: names that stand for numbers. Raise ConfigError that
+    points at the place of an error: a name that is not given, a product of models, a missing operand; and for weights
+    that do not sum to 1.
     """
-    found = _Parser(text, names, location).whole()
+    found = _Parser(text, names, location, numbers or {}).whole()
     if found.total != 1:
         total = f"{float(found.total):g}"
         mend = "add differences to a model: base + 0.8*(math - base); or weights that sum to 1: 0.5*a + 0.5*b"
@@ -67,8 +70,8 @@ class _Value(NamedTuple):
 
 
 class _Parser:
-    def __init__(self, text: str, names: Sequence[str], location: str) -> None:
-        self.text, self.names, self.location = text, names, location
+    def __init__(self, text: str, names: Sequence[str], location: str, numbers: Mapping[str, float]) -> None:
+        self.text, self.names, self.location, self.numbers = text, names, location, numbers
         self.at = 0
         self.depth = 0
         self.begin = 0  # of the token that was read last
@@ -137,6 +140,8 @@ class _Parser:
                 return _Value(Fraction(token), {})
             if token and token not in "+*/)":
                 at = self._take()
+                if token in self.numbers:
+                    return _Value(Fraction(repr(self.numbers[token])), {})
                 if token not in self.names:
                     raise self._unknown(token, at)
                 return _Value(None, {token: Fraction(1)})

@@ -32,6 +32,7 @@ from posttrain.retention.cache_folder import default_cache
 
 __all__ = [
     "NO_TASK",
+    "NoAnswers",
     "ReplayConfig",
     "ReplayContext",
     "Selection",
@@ -170,6 +171,14 @@ def conversations_in(records: Iterable[Record]) -> tuple[list[Conversation], lis
     made = [r.as_conversation() if isinstance(r, Completion) else r for r in records]
     others = [r.location for r in made if not isinstance(r, Conversation)]
     return [r for r in made if isinstance(r, Conversation)], others
+
+
+class NoAnswers(DataError):
+    """All answers of a model to prompts are empty. Its mend is a setting of replay."""
+
+    def without_mend(self) -> list[Problem]:
+        """Return the problems for a verb that has no such setting."""
+        return [problem._replace(mend="") for problem in self.problems]
 
 
 class Selection(NamedTuple):

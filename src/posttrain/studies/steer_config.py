@@ -17,8 +17,6 @@ from posttrain.studies.train_rows import colliding
 
 __all__ = ["SteerConfig"]
 
-Strength = Annotated[float, Field(allow_inf_nan=False)]
-
 
 class SteerConfig(MethodConfig):
     """A vector that is added to the states behind one layer."""
@@ -37,10 +35,10 @@ class SteerConfig(MethodConfig):
     """The layer whose output is steered, from 0; negative numbers count from the end. auto: the middle one."""
     where: Literal["all", "answer"] = "all"
     """Which tokens are steered: all, or those from the last one of the prompt on."""
-    strength: Strength | Literal["search"] = 1.0
+    strength: float | Literal["search"] = 1.0
     """What the vector is multiplied by at the end. search: the one of `strengths` that the study's exams with `role:
     select` like best."""
-    strengths: tuple[Strength, ...] | None = None
+    strengths: tuple[float, ...] | None = None
     """Strengths that are examined too, such as [0.5, 1, 2]; negative ones steer away."""
     training: VectorTraining = VectorTraining()
     """How the vector is trained, with `source: trained`."""

@@ -43,6 +43,8 @@ def test_plain_edits_are_known_too(tmp_path: Path) -> None:
         ("a/b.jsonl[100:200]", "a/b.jsonl", Part(100, 200)),
         ("x.json.gz[5:]", "x.json.gz", Part(5, None)),
         ("X.JSON[:]", "X.JSON", Part()),
+        ("edits.csv[:20]", "edits.csv", Part(None, 20)),
+        ("edits.parquet[3:]", "edits.parquet", Part(3, None)),
         ("changes/[ab].yaml", "changes/[ab].yaml", Part()),
         ("data/[ab].json", "data/[ab].json", Part()),
         ("data/[ab].json[ 1 : 2 ]", "data/[ab].json", Part(1, 2)),

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from posttrain.config.load import check
 from posttrain.editing.editors._located import _after_norm, _before_norm
 from posttrain.editing.sites import find_sites
 from posttrain.errors import ConfigError
@@ -83,10 +84,34 @@ def test_a_layer_that_does_not_exist_is_named_before_anything_is_done(kind: str,
     assert not changed(loaded.model, before)
 
 
-def test_layers_count_from_the_end_and_each_is_written_once(tmp_path: Path) -> None:
+def test_layers_count_from_the_end_and_are_written_in_their_order(tmp_path: Path) -> None:
     of = session(lively(layers=3), tmp_path)
-    (made,) = of.apply([EDIT], editor("memit", layers=(-2, 0, 1)))
+    (made,) = of.apply([EDIT], editor("memit", layers=(-2, 0)))
     assert [delta.weight for delta in made.deltas] == [f"model.layers.{i}.mlp.down_proj.weight" for i in (0, 1)]
+
+
+@pytest.mark.parametrize("kind", ["memit", "ft"])
+def test_a_layer_that_is_named_twice_is_refused(kind: str, tmp_path: Path) -> None:
+    of = session(lively(layers=3), tmp_path)
+    before = bits(of.loaded.model)
+    with pytest.raises(ConfigError, match=f"editor {kind}: layers: 1 and -2 are the same layer of 3; name each layer"):
+        of.apply([EDIT], editor(kind, layers=(1, -2)))
+    assert not changed(of.loaded.model, before)
+    for wrong, cause in (
+        ([1, 1], "layer 1 is named twice"),
+        ([-1, 0, -1], "layer -1 is named twice"),
+        ([True], "whole numbers are expected, not true or false"),
+        ([0, False], "whole numbers are expected, not true or false"),
+    ):
+        with pytest.raises(ConfigError, match=f"^x: layers: {cause}$"):
+            check({"kind": kind, "layers": wrong}, type(editor(kind)), "x")
+
+
+@pytest.mark.parametrize("kind", LOCATED)
+def test_texts_before_a_prompt_are_a_hundred_at_most(kind: str) -> None:
+    assert check({"kind": kind, "contexts": 100}, type(editor(kind)), "x").contexts == 100
+    with pytest.raises(ConfigError, match="x: contexts: input should be less than or equal to 100, got 1000"):
+        check({"kind": kind, "contexts": 1000}, type(editor(kind)), "x")
 
 
 def test_the_norm_anchor_gives_every_vector_one_length(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from posttrain.merging.methods.sce import SceConfig
+from posttrain.merging.methods.sce import SceConfig, variance
 from tests.merging.given import CASES, far, made, merged
 from tests.merging.oracle import mergekit
 
@@ -58,3 +58,10 @@ def test_models_that_are_the_same_merge_to_it() -> None:
 def test_bad_options() -> None:
     with pytest.raises(ValidationError, match="is no share; give a number from 0 to 1"):
         SceConfig(select_topk=3)
+
+
+def test_the_variance_of_numbers_that_are_the_same_is_zero() -> None:
+    draw = torch.randn(3, 50, generator=torch.Generator().manual_seed(0))
+    assert torch.allclose(variance(draw), draw.var(0, correction=0))
+    assert not variance(draw[:1].expand(3, -1)).any()
+    assert not variance(draw[:1]).any()

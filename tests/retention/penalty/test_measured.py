@@ -153,8 +153,9 @@ def test_own_answers_leave_out_what_exams_ask(context: PenaltyContext, monkeypat
 def test_a_model_that_cannot_answer(context: PenaltyContext, tmp_path: Path) -> None:
     loaded = load_model(str(pico("llama", tmp_path)), device="cpu")  # random weights: no answer ends
     mute = dataclasses.replace(context, loaded=loaded, respondent=ModelRespondent(loaded))
-    with pytest.raises(DataError, match="own answers cannot show what shall be kept; give data: a file"):
+    with pytest.raises(DataError, match="own answers cannot show what shall be kept; give data: a file") as caught:
         made("ewc", mute, rows=2)
+    assert "max_new_tokens" not in str(caught.value), "a penalty has no such setting"
 
 
 def test_a_free_first_task(context: PenaltyContext, told: list[str]) -> None:

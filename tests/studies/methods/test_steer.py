@@ -354,8 +354,8 @@ def test_rows_longer_than_the_model_are_named(context: CellContext, tmp_path: Pa
     ("fields", "message"),
     [
         ({"strengths": []}, "strengths is empty; name some"),
-        ({"strengths": [1.0, float("nan")]}, "strengths.1: input should be a finite number"),
-        ({"strength": float("inf")}, "strength: input should be a finite number"),
+        ({"strengths": [1.0, float("nan")]}, "strengths.1: a finite number is expected"),
+        ({"strength": float("inf")}, "strength: a finite number is expected"),
         ({"strengths": [0.0, 1.0]}, "a strength of 0 is the untouched model"),
         ({"strengths": [1, 1.001]}, "two of them are strength-1.00"),
         ({"strength": "search"}, "strength: search chooses among 'strengths', and there are none"),

@@ -1,8 +1,9 @@
-"""Read editing data sets: CounterFact, zsRE, KnowEdit and RippleEdits (.json), and plain edits (.json, .jsonl).
+"""Read editing data sets: CounterFact, zsRE, KnowEdit and RippleEdits (.json), and plain edits (.json, .jsonl,
+and tables: .csv, .tsv, .parquet).
 
 A file's first record says by its fields which data set it is. A slice may follow the name: `counterfact.json[:200]`,
 `counterfact.json[100:200]`. Records count from 0, as in Python. An error names a record of a .json file as the slice
-that reads it alone, `counterfact.json[17:18]`, and a row of a .jsonl file by its line.
+that reads it alone, `counterfact.json[17:18]`, and a row of another file by its line.
 """
 
 from __future__ import annotations
@@ -17,15 +18,16 @@ from typing import Any, NamedTuple, TypeAlias
 from posttrain.data.edits import counterfact, knowedit, plain, ripple_edits, zsre
 from posttrain.data.edits.fields import Fields, Skipped
 from posttrain.data.fields import BadRow, keys_of, kind_of
-from posttrain.data.files import ending_of, file_rows
+from posttrain.data.files import JSON_SUFFIXES, PARQUET_SUFFIXES, TABLE_SUFFIXES, ending_of, file_rows
 from posttrain.data.lengths import data_error
 from posttrain.errors import DataError, Problem
 
 __all__ = ["Edit", "EditSet", "Numbered", "Part", "is_edit_file", "read_edit_set", "split_part"]
 
 Edit: TypeAlias = counterfact.CounterFact | zsre.ZsRE | knowedit.KnowEdit | ripple_edits.RippleEdit | plain.PlainEdit
-ENDINGS = frozenset({".json", ".jsonl", ".ndjson", ".jsonlines"})
-_SLICED = re.compile(r"(?P<path>.*\.(?:json|jsonl|ndjson|jsonlines)(?:\.gz)?)\[(?P<part>[^\[\]]*)\]", re.IGNORECASE)
+ENDINGS = JSON_SUFFIXES | TABLE_SUFFIXES | PARQUET_SUFFIXES
+_ENDING = rf"(?:{'|'.join(re.escape(ending) for ending in sorted(ENDINGS))})"
+_SLICED = re.compile(rf"(?P<path>.*{_ENDING}(?:\.gz)?)\[(?P<part>[^\[\]]*)\]", re.IGNORECASE)
 _BOUNDS = re.compile(r"\s*(\d*)\s*:\s*(\d*)\s*")
 _NAMED = 60
 """The most characters of a file's name in the name of a change."""
@@ -87,7 +89,7 @@ class EditSet(NamedTuple):
 
 def split_part(path: str) -> tuple[str, Part]:
     """Split a path such as `counterfact.json[:200]` into the file and the slice. DataError when the brackets after the
-    name of a JSON file hold something else.
+    name of a file of records hold something else.
     """
     sliced = _SLICED.fullmatch(path)
     if sliced is None:
@@ -172,7 +174,7 @@ def _fields(row: Any, form: Form) -> Fields:
 
 def _name(path: Path, number: int) -> str:
     """Return the name of a record: the file's name without its ending, and the number."""
-    stem = re.sub(r"(?:\.(?:json|jsonl|ndjson|jsonlines))?(?:\.gz)?$", "", path.name, flags=re.IGNORECASE)
+    stem = re.sub(rf"{_ENDING}?(?:\.gz)?$", "", path.name, flags=re.IGNORECASE)
     word = re.sub(r"[^\w.-]+", "_", stem)[:_NAMED]
     return f"{word}-{number:05d}"
 

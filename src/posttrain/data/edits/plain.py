@@ -1,4 +1,5 @@
-"""Plain edits: one row for each edit, {prompt, subject, answer}, perhaps with a name and probes of its own.
+"""Plain edits: one row for each edit, {prompt, subject, answer}, perhaps with a name and probes of its own. A table has
+columns of these names, and a text in each cell.
 
     {"prompt": "The capital of Australia is", "subject": "Australia", "answer": "Melbourne",
      "rephrase": ["Australia's capital city is"], "locality": ["The capital of France is"]}

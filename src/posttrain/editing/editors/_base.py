@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
-from pydantic import Field
+from pydantic import Field, field_validator
 from torch import Tensor
 
 from posttrain.config.base import Config
@@ -16,6 +16,7 @@ from posttrain.editing.edits import Edit, Form, Row, RowMaker, chinese
 from posttrain.editing.moments import Moment
 from posttrain.editing.sites import Site, Sites
 from posttrain.editing.targets import Search
+from posttrain.errors import ConfigError, Problem
 from posttrain.models.edit_delta import LowRank
 
 __all__ = ["Change", "EditContext", "EditorConfig", "Figures"]
@@ -37,6 +38,17 @@ class EditorConfig(Config):
     both, but raw only if the model speaks so (a model that knows chats alone can not be made to)."""
     seed: int = 0
     """Seed of the texts before the prompts, and of any order; it is added to the session's or the study's."""
+
+    @field_validator("layers", mode="before")
+    @classmethod
+    def _numbers(cls, value: Any) -> Any:
+        """Refuse truth values, which Python takes for 0 and 1, and a layer that is named twice."""
+        if isinstance(value, list | tuple):
+            if any(isinstance(one, bool) for one in value):
+                raise ValueError("whole numbers are expected, not true or false")
+            if twice := [one for one in value if value.count(one) > 1]:
+                raise ValueError(f"layer {twice[0]} is named twice")
+        return value
 
     needs_subject: ClassVar[bool] = True
     """Whether it works at the subject's last token, so that every edit must name a subject."""
@@ -126,10 +138,17 @@ class EditContext:
         return [config.lays_out(self.maker, edit, texts[_language(edit)]) for edit in edits]
 
     def places(self, config: EditorConfig) -> list[Site]:
-        """Return the sites of the editor's layers, in their order."""
+        """Return the sites of the editor's layers, in their order. Raise ConfigError if two numbers name one layer."""
         location = f"editor {config.kind}: layers"
         numbers = config.layers_of(len(self.sites.layers))
-        return sorted({self.sites.at(number, location) for number in numbers})
+        found: dict[Site, int] = {}
+        for number in numbers:
+            site = self.sites.at(number, location)
+            if site in found:
+                cause = f"{found[site]} and {number} are the same layer of {len(self.sites.layers)}"
+                raise ConfigError(Problem(location, cause, "name each layer once; negative numbers count from the end"))
+            found[site] = number
+        return sorted(found)
 
 
 def _language(edit: Edit) -> Language:

@@ -38,8 +38,9 @@ class LocatedConfig(EditorConfig):
 
     target: TargetConfig = TargetConfig()
     """How the target vectors are searched."""
-    contexts: int = Field(5, ge=0)
-    """Texts that stand before the prompt, one at a time, while keys are read and vectors searched."""
+    contexts: int = Field(5, ge=0, le=100)
+    """Texts that stand before the prompt, one at a time, while keys are read and vectors searched. At most 100: every
+    edit is read after each of them in every step, so the time grows with them; published editors have 5 to 20."""
     norm_anchor: bool = False
     """Give every target vector the mean length that such vectors have in the untouched model, and skip an edit whose
     vector is twice as long: long sequences of edits keep the model whole for longer (NAS, arXiv:2602.02543)."""

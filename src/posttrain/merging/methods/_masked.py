@@ -12,7 +12,7 @@ from torch import Tensor
 from posttrain.errors import ConfigError, Problem
 from posttrain.merging import masks
 from posttrain.merging.magnitude import Top, cuts
-from posttrain.merging.methods._base import DeltaConfig
+from posttrain.merging.methods._base import DeltaConfig, scale_of
 from posttrain.merging.stack import Apply, Block, Stack
 from posttrain.merging.values import Filtered, PerModel
 
@@ -111,7 +111,7 @@ def elected(
 
 def summed(config: SumConfig, stack: Stack, thin: Thin, factors: Sequence[float] | None = None) -> Apply:
     """Return the function that adds masked differences to the base. factors: what each model's are multiplied by."""
-    weights, scale = stack.values(config.weight), stack.value(config.scale)
+    weights, scale = stack.values(config.weight), scale_of(config, stack)
     total = sum(weights)
     if config.normalize and abs(total) >= ZERO:
         scale /= total
@@ -136,7 +136,7 @@ def agreed(
     number of models that agree), mergekit (by the sum of their weights) or peft (elected by the differences without
     their weights, and divided by the number).
     """
-    weights, scale = stack.values(config.weight), stack.value(config.scale)
+    weights, scale = stack.values(config.weight), scale_of(config, stack)
     before = _product([1.0] * len(weights) if compat == "peft" else weights, factors)
     after = weights if compat == "peft" else None
     mean = (config.usual if compat == "mergekit" else True) if config.normalize is None else config.normalize

@@ -14,7 +14,7 @@ from posttrain.merging.stack import Apply, Block, Stack
 from posttrain.merging.values import PerModel
 from posttrain.registry import register
 
-__all__ = ["SceConfig", "sce"]
+__all__ = ["SceConfig", "sce", "variance"]
 
 SMALL = 1e-6
 """mergekit weights models alike whose mean squares sum to less, and divides by no less."""
@@ -64,22 +64,32 @@ def sce(config: SceConfig, stack: Stack) -> Apply:
     return apply
 
 
-def _variance(block: Block) -> Tensor:
-    """Return the variance of the models' differences, for each weight of a block."""
-    return block.differences().var(0, correction=0)
+def variance(changes: Tensor) -> Tensor:
+    """Return the variance over the first dimension, exactly 0 where all are the same."""
+    shifted = [own - changes[0] for own in changes[1:]]
+    mean = torch.zeros_like(changes[0])
+    for own in shifted:
+        mean.add_(own)
+    mean.div_(len(changes))
+    total = mean.square()
+    for own in shifted:
+        total.add_(own.sub_(mean).square_())
+    return total.div_(len(changes))
 
 
 def _selected(stack: Stack, share: float) -> Cut:
     """Return the cut in the variances that selects a share of those that are not 0."""
-    changed = sum(int(torch.count_nonzero(_variance(block))) for block in stack.blocks())
+    changed = sum(int(torch.count_nonzero(variance(block.differences()))) for block in stack.blocks())
     rank = int(changed * share)
     size = stack.rows * stack.columns
-    return cuts(lambda: (_variance(block)[None] for block in stack.blocks()), [[rank]], size)[0][0] if rank else NONE
+    if not rank:
+        return NONE
+    return cuts(lambda: (variance(block.differences())[None] for block in stack.blocks()), [[rank]], size)[0][0]
 
 
 def _masked(block: Block, select: Top | None) -> Tensor:
     """Return the differences of a block, without those that are not selected."""
     changes = block.differences()
     if select is not None:
-        changes.mul_(select.keep_(changes.var(0, correction=0)).sign_())
+        changes.mul_(select.keep_(variance(changes)).sign_())
     return changes

@@ -37,7 +37,14 @@ from posttrain.models.notes import head_of_model
 from posttrain.retention.penalty._base import PenaltyContext, Trainable, copies, whole
 from posttrain.retention.penalty._kept import Kept, MemoryConfig, Quadratic, earlier_of, joined, leave, take_up
 from posttrain.retention.replay._answers import answered, answered_once
-from posttrain.retention.selection import conversations_in, default_cache, packaged_prompts, read_prompts, select
+from posttrain.retention.selection import (
+    NoAnswers,
+    conversations_in,
+    default_cache,
+    packaged_prompts,
+    read_prompts,
+    select,
+)
 
 T = TypeVar("T")
 
@@ -227,7 +234,8 @@ def own_answers(
     except PosttrainError as error:
         cause = "own answers cannot show what shall be kept"
         mend = "give data: a file of conversations; or hold_start: false"
-        raise DataError(*error.problems, Problem("penalty", cause, mend)) from error
+        problems = error.without_mend() if isinstance(error, NoAnswers) else error.problems
+        raise DataError(*problems, Problem("penalty", cause, mend)) from error
 
 
 def _drawn(items: Sequence[T], count: int, seed: int) -> list[T]:

@@ -12,13 +12,13 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from posttrain.data.records import Conversation
-from posttrain.errors import DataError, Problem
+from posttrain.errors import Problem
 from posttrain.inference.attention import numbers_of
 from posttrain.inference.decode import Decoded, decode
 from posttrain.inference.respondents import ModelRespondent
 from posttrain.models.load import LoadedModel
 from posttrain.models.meter import Meter
-from posttrain.retention.selection import ReplayContext, cached, conversation
+from posttrain.retention.selection import NoAnswers, ReplayContext, cached, conversation
 
 CACHE_BYTES = 320 * 2**20
 """Maximum bytes of the keys and values of the answers in progress. They are copied part by part when rows leave the
@@ -75,7 +75,7 @@ def answered_once(prompts: list[str], context: ReplayContext, max_new_tokens: in
 
 def answered(prompts: list[str], context: ReplayContext, max_new_tokens: int) -> list[Conversation]:
     """Return greedy answers of the model. Cut answers are kept without an end sign, and empty answers are left out.
-    `say` reports how many of both there are. Raise DataError if all answers are empty.
+    `say` reports how many of both there are. Raise NoAnswers if all answers are empty.
     """
     count = len(prompts)
     with Meter("answering prompts for replay", count, "prompts", most_tokens=count * max_new_tokens) as meter:
@@ -95,5 +95,5 @@ def answered(prompts: list[str], context: ReplayContext, max_new_tokens: int) ->
     )
     if not kept:
         cause = f"no answer to {len(prompts)} prompts is of use: all are empty"
-        raise DataError(Problem(context.respondent.name, cause, f"raise max_new_tokens above {max_new_tokens}"))
+        raise NoAnswers(Problem(context.respondent.name, cause, f"raise max_new_tokens above {max_new_tokens}"))
     return kept
