@@ -16,9 +16,11 @@ from posttrain.errors import PosttrainError
 from posttrain.merging import stack
 from posttrain.merging.plan import Misfit, Plan
 from posttrain.merging.recipe import Recipe, planned
+from posttrain.merging.terms import open_term
 from posttrain.merging.tokens import tokens_in, translated
+from posttrain.merging.vocabulary import tables_in
 from posttrain.merging.write import told_of_template, write_merge
-from tests.pico import pico
+from tests.pico import pico, pico_encoder
 
 WIDTH = 4
 PLAIN = [f"t{number}" for number in range(36)]
@@ -257,6 +259,20 @@ def test_an_adapter_with_tokens_of_its_own(tmp_path: Path) -> None:
     for name, one in out.items():
         torch.testing.assert_close(one, expected[name], rtol=1e-5, atol=1e-6)
     assert AutoTokenizer.from_pretrained(tmp_path / "out").convert_tokens_to_ids("<|think|>") == 384
+
+
+@pytest.mark.parametrize(
+    ("family", "tables"),
+    [
+        ("llama", {"model.embed_tokens.weight"}),
+        ("qwen3", {"model.embed_tokens.weight", "lm_head.weight"}),
+        ("gpt2", {"transformer.wte.weight"}),
+        ("bert", {"bert.embeddings.word_embeddings.weight", "cls.predictions.bias"}),
+    ],
+)
+def test_tables_are_found(family: str, tables: set[str], tmp_path: Path) -> None:
+    term = open_term(str(pico_encoder(tmp_path) if family == "bert" else pico(family, tmp_path)))
+    assert set(tables_in(term.source, term)) == tables
 
 
 def test_ids_are_translated() -> None:

@@ -94,8 +94,7 @@ def merge(
         assert output is not None
         for note in plan.notes:
             talk(note)
-        told = recipe.model_dump(mode="json", exclude={"models"}, exclude_defaults=True)
-        write_merge(plan, output, recipe=told, template=recipe.template, threads=threads, say=talk)
+        write_merge(plan, output, recipe=recipe.noted(), template=recipe.template, threads=threads, say=talk)
     if json:
         emit({"output": str(output), **_told(plan)})
         return
@@ -107,7 +106,7 @@ def merge(
 
 def _recipe(words: list[str], method: str | None, base: str | None, sets: list[str]) -> tuple[Recipe, str]:
     """Return the recipe of the command line, and where its expression stands, for errors."""
-    from posttrain.config.load import apply_sets, check, load_yaml, read_yaml
+    from posttrain.config.load import apply_sets, check, line_of, load_yaml, read_yaml
     from posttrain.merging.mergekit import is_mergekit, recipe_of
     from posttrain.merging.recipe import Recipe
 
@@ -117,24 +116,26 @@ def _recipe(words: list[str], method: str | None, base: str | None, sets: list[s
             option = "--method" if method else "--base"
             raise ConfigError(Problem(option, "the recipe says it", "leave it out, or use --set"))
         models = [f"models.{name}={model}" for name, model in _pairs(rest).items()]
-        read = read_yaml(Path(first), Recipe.SCHEMA)
-        if is_mergekit(read):
-            tree = recipe_of(read, first)
+        node = read_yaml(Path(first), Recipe.SCHEMA)
+        if is_mergekit(node):
+            tree = recipe_of(node, first)
             return check(tree, Recipe, first, apply_sets(tree, [*models, *sets])), first
-        return load_yaml(Path(first), Recipe, [*models, *sets]), first
-    node: dict[str, Any] = {"models": _pairs(rest if method is None else words)}
+        recipe = load_yaml(Path(first), Recipe, [*models, *sets])
+        line = line_of(node, ["expression"]) if node.get("expression") == recipe.expression else None
+        return recipe, "expression" if line is None else f"{first}:{line}: expression"
+    made: dict[str, Any] = {"models": _pairs(rest if method is None else words)}
     if method is None:
         if "=" in first and not any(sign in first.partition("=")[0] for sign in "+-*/() "):
             mend = 'write what shall be computed: "base + 0.8*(math - base)"; or name a --method'
             raise ConfigError(Problem("EXPRESSION", "it is missing", mend))
-        node["expression"] = first
+        made["expression"] = first
     else:
         registry.load("merger", method, "--method")
-        node["method"] = {"kind": method}
+        made["method"] = {"kind": method}
     if base is not None:
-        node["base"] = base
-    given = apply_sets(node, sets)
-    return check(node, Recipe, "merge", given), "expression"
+        made["base"] = base
+    given = apply_sets(made, sets)
+    return check(made, Recipe, "merge", given), "expression"
 
 
 def _pairs(words: list[str]) -> dict[str, str]:

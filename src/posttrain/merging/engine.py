@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -23,7 +23,7 @@ from torch import Tensor
 from posttrain import registry
 from posttrain.errors import PosttrainError, Problem
 from posttrain.merging.layout import Layout, lay_out
-from posttrain.merging.sources import KINDS, MemoryModel, Source, StoredModel, table_of
+from posttrain.merging.sources import KINDS, MemoryModel, Source, table_of
 from posttrain.merging.stack import Block, Stack, block_rows
 from posttrain.merging.values import Place, place_of
 from posttrain.models.meter import Meter
@@ -34,7 +34,7 @@ __all__ = ["JOURNAL", "Job", "Merge", "Work", "in_memory", "run"]
 JOURNAL = "merge-journal.jsonl"
 FLUSH = 1 << 28
 """Bytes that are written before the disk is asked to store them and the journal says so."""
-
+KEPT = "what is written is kept, and the same command goes on"
 
 Tensors = dict[str, Tensor]
 
@@ -95,11 +95,14 @@ def run(merge: Merge, folder: Path, *, threads: int | None = None) -> None:
     jobs = sorted((job for job in merge.jobs if job.name not in done), key=work.size, reverse=True)
     total = sum(map(work.size, merge.jobs))
     try:
-        with Meter("merging", total >> 20, "MiB", already=(total - sum(map(work.size, jobs))) >> 20) as meter, _alone():
+        already = (total - sum(map(work.size, jobs))) >> 20
+        with Meter("merging", total >> 20, "MiB", kept=KEPT, already=already) as meter, _alone():
             work.tell = meter.more
             work.survey(threads or os.cpu_count() or 1)
-            _all(work.job, jobs, threads or os.cpu_count() or 1)
-            work.flush()
+            try:
+                _all(work.job, jobs, threads or os.cpu_count() or 1)
+            finally:  # also when it is stopped: what is finished is not computed again
+                work.flush()
     finally:
         for handle in handles:
             os.close(handle)
@@ -119,8 +122,9 @@ def in_memory(models: Mapping[str, Mapping[str, Tensor]], base: str | None, conf
     work = Work(merge, (), Path())
     with _alone():
         work.survey(1)
+        nothing = torch.empty(0, dtype=torch.uint8)
         return {
-            job.name: torch.cat([raw.clone() for raw in work.merged(job)])
+            job.name: torch.cat([nothing, *(raw.clone() for raw in work.merged(job))])
             .view(KINDS[job.stored.dtype])
             .view(job.stored.shape)
             for job in jobs
@@ -130,8 +134,10 @@ def in_memory(models: Mapping[str, Mapping[str, Tensor]], base: str | None, conf
 def _journal(folder: Path, digest: str) -> set[str]:
     """Return the tensors that an earlier run of the same merge has written; begin a journal for a new one."""
     path = folder / JOURNAL
-    lines = path.read_text(encoding="utf-8").split("\n")[:-1] if path.is_file() else []
+    *lines, torn = path.read_text(encoding="utf-8").split("\n") if path.is_file() else [""]
     if lines and json.loads(lines[0]) == digest:
+        if torn:  # the machine lost power while this line was written
+            path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
         return {name for line in lines[1:] for name in json.loads(line)}
     path.write_text(json.dumps(digest) + "\n", encoding="utf-8")
     return set()
@@ -200,7 +206,7 @@ class Work:
             self.surveyed = self.merge.config.surveyed(number, parts, self.surveyed)
 
     def _surveyed(self, job: Job, number: int) -> Any:
-        with torch.inference_mode():
+        with torch.inference_mode(), self._named(job):
             return self.merge.config.survey(number, self.stack(job), self.surveyed)
 
     def job(self, job: Job) -> None:
@@ -259,9 +265,11 @@ class Work:
     def merged(self, job: Job) -> Iterator[Tensor]:
         """Yield the bytes of the merged tensor, block by block. They hold until the next block."""
         stack = self.stack(job)
-        apply = self.merge.method(self.merge.config, stack)
+        with self._named(job):
+            apply = self.merge.method(self.merge.config, stack)
         for block in stack.blocks():
-            merged = apply(block)
+            with self._named(job):
+                merged = apply(block)
             out = self.buffers.bytes(merged.numel() * SIZES[job.stored.dtype])
             rounded = out.view(KINDS[job.stored.dtype]).view(merged.shape)
             rounded.copy_(merged)
@@ -274,22 +282,37 @@ class Work:
         wrong = (~torch.isfinite(rounded)).nonzero()
         if not len(wrong):
             return
-        row = first + int(wrong[0, 0])
-        rows, columns = table_of(job.stored.shape)
-        named = {**({} if self.merge.base is None else {"the base": self.merge.base}), **self.merge.models}
-        for name, source in named.items():
-            own = torch.empty(1, columns)
-            source.rows(job.name, row, own)
-            if not torch.isfinite(own).all():
-                column = int((~torch.isfinite(own)).nonzero()[0, 1])
-                where = f"row {row:,}, column {column:,}" if rows > 1 else f"number {column:,}"
-                cause = f"{name} has {float(own[0, column])} in {job.name}, {where}"
-                raise PosttrainError(Problem("", cause, "take a copy of this model that is whole"))
         if torch.isfinite(merged).all():
-            cause = f"a number of {job.name} is too large for {job.stored.dtype.lower()}"
+            row, column = first + int(wrong[0, 0]), int(wrong[0, 1])
+            number, kind = float(merged[tuple(wrong[0])]), str(rounded.dtype).removeprefix("torch.")
+            cause = f"{number:g} in {job.name}, {_where(job, row, column)}, is too large for {kind}"
             raise PosttrainError(Problem("dtype", cause, "store it as bfloat16 or float32"))
+        self._blame(job)
         cause = f"the merged {job.name} has numbers that are none, and no model has"
         raise PosttrainError(Problem("", cause, "choose smaller weights"))
+
+    @contextmanager
+    def _named(self, job: Job) -> Iterator[None]:
+        """If a method cannot go on with numbers that are none, raise PosttrainError that says whose they are."""
+        try:
+            yield
+        except RuntimeError:  # of torch, such as a decomposition that does not converge
+            self._blame(job)
+            raise
+
+    def _blame(self, job: Job) -> None:
+        """Raise PosttrainError that names the first number of a model that is none; return if there is none."""
+        rows, columns = table_of(job.stored.shape)
+        step = block_rows(rows, columns)
+        named = {**({} if self.merge.base is None else {"the base": self.merge.base}), **self.merge.models}
+        for name, source in named.items():
+            for first in range(0, rows, step):
+                own = torch.empty(min(step, rows - first), columns)
+                source.rows(job.name, first, own)
+                if len(wrong := (~torch.isfinite(own)).nonzero()):
+                    row, column = wrong[0].tolist()
+                    cause = f"{name} has {float(own[row, column])} in {job.name}, {_where(job, first + row, column)}"
+                    raise PosttrainError(Problem("", cause, "take a copy of this model that is whole"))
 
     def _copy(self, job: Job) -> None:
         """Write a tensor that is not merged, after a look whether it is the same in all models."""
@@ -335,11 +358,14 @@ class Work:
             file.write(json.dumps(names) + "\n")
 
 
+def _where(job: Job, row: int, column: int) -> str:
+    return f"row {row:,}, column {column:,}" if len(job.stored.shape) > 1 else f"number {column:,}"
+
+
 def _raw(source: Source, name: str, first: int, count: int) -> Tensor:
-    raw: Any = getattr(source, "raw", None)
-    if raw is None:
-        raise PosttrainError(Problem("", f"{name} of an adapted model is no number that is merged", "export the model"))
-    return StoredModel.raw(source, name, first, count) if isinstance(source, StoredModel) else raw(name, first, count)
+    """Return bytes of a tensor that is not merged. Only models in files have such tensors."""
+    found: Tensor = cast("Any", source).raw(name, first, count)
+    return found
 
 
 def _write(handle: int, data: Tensor, at: int) -> None:

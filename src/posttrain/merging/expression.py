@@ -24,6 +24,10 @@ __all__ = ["Expression", "parse"]
 TOKEN = re.compile(r"\s*(?:(?P<number>(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)|(?P<name>[^\W\d]\w*)|(?P<sign>[-+*/()]))")
 MOST = 64
 """Deepest nesting of parentheses and signs."""
+LARGEST = 30
+"""Largest exponent of a number; float32 has none beyond 38."""
+DIGITS = 60
+"""Longest number, in characters."""
 
 
 class Expression(NamedTuple):
@@ -41,7 +45,7 @@ class Expression(NamedTuple):
 
     def explained(self) -> str:
         """Return the sum that is computed, such as `0.2 base + 0.8 math`."""
-        parts = [("-" if w < 0 else "+", f"{float(abs(w)):g} {name}") for name, w in self.weights.items() if w]
+        parts = [("-" if w < 0 else "+", f"{_said(abs(w))} {name}") for name, w in self.weights.items() if w]
         words = " ".join(f"{sign} {part}" for sign, part in parts)
         return words.removeprefix("+ ") if words else "0"
 
@@ -55,10 +59,15 @@ def parse(
     """
     found = _Parser(text, names, location, numbers or {}).whole()
     if found.total != 1:
-        total = f"{float(found.total):g}"
+        total = _said(found.total)
+        if total == "1":
+            total = f"nearly 1 (off by {_said(found.total - 1)})"
         mend = "add differences to a model: base + 0.8*(math - base); or weights that sum to 1: 0.5*a + 0.5*b"
         cause = f"the weights sum to {total} and not to 1 ({found.explained()}), so every number would be scaled"
         raise ConfigError(Problem(location, cause, mend))
+    if any(abs(weight) > 10**LARGEST for weight in found.weights.values()):
+        cause = f"its weights are larger than any number of a model ({found.explained()})"
+        raise ConfigError(Problem(location, cause, "choose smaller weights"))
     return found
 
 
@@ -78,7 +87,9 @@ class _Parser:
 
     def whole(self) -> Expression:
         value = self._sum()
-        if self._peek():
+        if follows := self._peek():
+            if follows == ")":
+                raise self._error("this parenthesis closes none", "leave it out")
             raise self._error("what follows is not joined to it", "write an operator: + - * /")
         if value.number is not None:
             raise self._error("it names no model", f"known: {', '.join(self.names)}", at=0)
@@ -135,9 +146,8 @@ class _Parser:
                     raise self._error("this parenthesis is not closed", "write ) where it ends", at=opened)
                 self._take()
                 return value
-            if token and (token[0].isdigit() or token[0] == "."):
-                self._take()
-                return _Value(Fraction(token), {})
+            if token and (token[0].isdecimal() or token[0] == "."):
+                return _Value(self._number(token), {})
             if token and token not in "+*/)":
                 at = self._take()
                 if token in self.numbers:
@@ -148,6 +158,14 @@ class _Parser:
         finally:
             self.depth -= 1
         raise self._error("a model or a number is missing" if token else "it ends before a model or a number")
+
+    def _number(self, token: str) -> Fraction:
+        """Read a number. A huge exponent would be written out, digit by digit."""
+        at = self._take()
+        power = token.lower().partition("e")[2]
+        if len(token) > DIGITS or (power and abs(int(power)) > LARGEST):
+            raise self._error(f"'{token}' is no weight", f"use numbers from 1e-{LARGEST} to 1e{LARGEST}", at=at)
+        return Fraction(token)
 
     def _peek(self) -> str:
         """Return the next token without reading it, "" at the end."""
@@ -174,6 +192,14 @@ class _Parser:
     def _error(self, cause: str, mend: str = "", at: int | None = None) -> ConfigError:
         at = self.at + len(self.text[self.at :]) - len(self.text[self.at :].lstrip()) if at is None else at
         return ConfigError(Problem(f"{self.location}:{at + 1}", f"{cause} in '{self.text}'", mend))
+
+
+def _said(weight: Fraction) -> str:
+    """Return a weight in a few digits. Products of large numbers may be larger than any float."""
+    try:
+        return f"{float(weight):g}"
+    except OverflowError:
+        return f"{'-' if weight < 0 else ''}1e{len(str(abs(weight.numerator) // weight.denominator)) - 1}"
 
 
 def _scaled(value: _Value, by: Fraction) -> _Value:

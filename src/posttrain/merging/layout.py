@@ -82,7 +82,8 @@ def _header(tensors: Mapping[str, Stored]) -> tuple[bytes, dict[str, int], int]:
     """Return the beginning of a file, where each tensor's numbers begin in it, and its length."""
     entries: dict[str, object] = {"__metadata__": {"format": "pt"}}
     at = 0
-    for name, one in tensors.items():
+    # Larger types first, as safetensors does it: else a tensor behind odd bytes could not be read in place.
+    for name, one in sorted(tensors.items(), key=lambda item: -SIZES[item[1].dtype]):
         size = _size(one)
         entries[name] = {"dtype": one.dtype, "shape": list(one.shape), "data_offsets": [at, at + size]}
         at += size

@@ -16,10 +16,9 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from math import prod
-from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from posttrain import registry
+from posttrain import __version__, registry
 from posttrain.config.json_text import parse_json
 from posttrain.errors import ConfigError, PosttrainError, Problem
 from posttrain.merging.engine import Job, Merge
@@ -29,8 +28,8 @@ from posttrain.merging.methods._base import MergerConfig
 from posttrain.merging.methods.linear import LinearConfig
 from posttrain.merging.sources import KINDS, Source
 from posttrain.merging.terms import Term
-from posttrain.merging.values import PerModel, fits, patterns_of, place_of
-from posttrain.merging.vocabulary import Choice, Vocabulary, is_embedding, is_head, match_rows, tables_in
+from posttrain.merging.values import PerModel, fits, is_head, patterns_of, place_of
+from posttrain.merging.vocabulary import Choice, Vocabulary, is_of_tokens, match_rows, tables_in
 from posttrain.models.tensors import SIZES, Stored
 
 __all__ = ["STORED", "Misfit", "Missing", "Plan", "plan", "plan_expression"]
@@ -109,7 +108,7 @@ def plan(
     tied = {name: _untied(name, source, own, ordered[name], notes) for name, source in sources.items()}
     ready, vocabulary = match_rows(ordered, tied, tokenizer, multiple, notes, problems)
     one, first = next(iter(ready.items()))
-    tensors = _stored(first.tensors, dtype)
+    tensors = _stored(one, first.tensors, dtype)
     unmatched = tables_in(first, ordered[one]) if problems else ()
     for name in list(ready)[1:]:
         ready[name] = _fitted(name, ready[name], first, ordered, missing, notes, problems, unmatched)
@@ -117,7 +116,7 @@ def plan(
         raise Misfit(problems, notes)
     notes += _types(ready, tensors)
     places = place_of(list(tensors), behind)
-    _check_settings(config, list(ordered), list(tensors))
+    _check_settings(config, [name for name in ordered if name != base], list(tensors))
     jobs = [Job(name, stored, places[name], stored.dtype not in KINDS) for name, stored in tensors.items()]
     layout = lay_out(tensors, shard)
     models = {name: source for name, source in ready.items() if name != base}
@@ -143,9 +142,14 @@ def _ordered(config: MergerConfig, terms: Mapping[str, Term], base: str | None) 
     most = config.models_at_most
     if count < config.models_at_least or (most is not None and count > most):
         wanted = f"{config.models_at_least}" if most == config.models_at_least else f"at least {config.models_at_least}"
+        wanted += " model" if wanted == "1" or wanted.endswith(" 1") else " models"
         beside = " beside the base" if base is not None else ""
         raise ConfigError(
-            Problem(kind, f"it merges {wanted} models{beside}, and {count} are given", "see posttrain list mergers")
+            Problem(
+                kind,
+                f"it merges {wanted}{beside}, and {count} {'is' if count == 1 else 'are'} given",
+                "see posttrain list mergers",
+            )
         )
     return {name: terms[name] for name in sorted(terms, key=lambda name: name != base)}
 
@@ -165,8 +169,13 @@ def _check_settings(config: MergerConfig, names: Sequence[str], tensors: Sequenc
                 raise ConfigError(Problem(f"{config.kind}: {key}", f"the filter '{pattern}' fits no tensor", mend))
 
 
-def _stored(tensors: Mapping[str, Stored], dtype: str) -> dict[str, Stored]:
-    """Return the types and shapes of the merged model's tensors. Raise ConfigError for an unknown type."""
+def _stored(name: str, tensors: Mapping[str, Stored], dtype: str) -> dict[str, Stored]:
+    """Return the types and shapes of the merged model's tensors. Raise ConfigError for an unknown type to store, and
+    PosttrainError for tensors of a type that is not known.
+    """
+    if unknown := [tensor for tensor, one in tensors.items() if one.dtype not in SIZES]:
+        cause = f"{unknown[0]} is {tensors[unknown[0]].dtype}: numbers that cannot be added"
+        raise PosttrainError(Problem(name, cause, "convert it to bfloat16"))
     if dtype != "auto" and dtype not in STORED:
         raise ConfigError(Problem("dtype", f"unknown '{dtype}'", f"one of auto, {', '.join(STORED)}"))
     return {
@@ -180,12 +189,8 @@ class Aliased:
 
     def __init__(self, source: Source, names: Mapping[str, str]) -> None:
         self.source, self.names = source, names
-
-    @property
-    def tensors(self) -> Mapping[str, Stored]:
-        """The type and shape of every tensor, by name."""
-        own = self.source.tensors
-        return {**own, **{name: own[other] for name, other in self.names.items()}}
+        own = source.tensors
+        self.tensors: Mapping[str, Stored] = {**own, **{name: own[other] for name, other in names.items()}}
 
     def rows(self, name: str, first: int, out: Any) -> None:
         """Read rows into `out`, as float32."""
@@ -202,11 +207,7 @@ class Filled:
 
     def __init__(self, source: Source, other: Source) -> None:
         self.source, self.other = source, other
-
-    @property
-    def tensors(self) -> Mapping[str, Stored]:
-        """The type and shape of every tensor, by name."""
-        return {**self.other.tensors, **self.source.tensors}
+        self.tensors: Mapping[str, Stored] = {**other.tensors, **source.tensors}
 
     def _of(self, name: str) -> Any:
         return self.source if name in self.source.tensors else self.other
@@ -233,7 +234,7 @@ def _fitted(
     """Return a model as it is read beside the first one. What was decided is added to the notes, what does not fit to
     the problems, but for the tensors of a vocabulary that was not matched.
     """
-    one = next(iter(terms))
+    one, other = next(iter(terms)), terms[name]
     lacks = [tensor for tensor in first.tensors if tensor not in source.tensors]
     if lacks and missing == "base":
         notes.append(f"{name} lacks {_few(lacks)}: taken from {one}")
@@ -251,12 +252,9 @@ def _fitted(
                 Problem(name, f"{tensor} is {found.dtype}, and {stored.dtype} in {one}", "convert one of them")
             )
     more = [tensor for tensor in source.tensors if tensor not in first.tensors]
-    if (
-        more
-        and _is_tied(terms[one])
-        and (heads := [m for m in more if is_head(m) and _embedding(first, source.tensors[m])])
-    ):
-        cause = f"its head {heads[0]} is apart from its embedding, and in {one} the two are one"
+    apart = [] if _is_tied(other) or not _is_tied(terms[one]) else [tensor for tensor in more if is_head(tensor)]
+    if apart:
+        cause = f"its head {apart[0]} is apart from its embedding, and in {one} the two are one"
         problems.append(Problem(name, cause, f"name {name} first, so that the merged model has a head of its own"))
     elif more:
         notes.append(f"{name} has {_few(more)} besides: left out")
@@ -287,10 +285,13 @@ def _types(sources: Mapping[str, Source], tensors: Mapping[str, Stored]) -> list
 
 
 def _is_tied(term: Term) -> bool:
+    """Whether a model's head is its embedding. Configurations leave out what is usual for their kind; then the files
+    say it."""
     path = term.folder / "config.json"
     config: Any = parse_json(path.read_text(encoding="utf-8")) if path.is_file() else {}
     inner = config.get("text_config", config)
-    return bool(inner.get("tie_word_embeddings", config.get("tie_word_embeddings", False)))
+    said = inner.get("tie_word_embeddings", config.get("tie_word_embeddings"))
+    return not any(map(is_head, term.source.tensors)) if said is None else bool(said)
 
 
 def _embedding(source: Source, head: Stored) -> str | None:
@@ -298,7 +299,7 @@ def _embedding(source: Source, head: Stored) -> str | None:
     may be others, as they are matched by token.
     """
     width = head.shape[1:]
-    return next((n for n, one in source.tensors.items() if width and one.shape[1:] == width and is_embedding(n)), None)
+    return next((n for n, one in source.tensors.items() if width and one.shape[1:] == width and is_of_tokens(n)), None)
 
 
 def _few(names: Sequence[str]) -> str:
@@ -316,7 +317,7 @@ def _size(one: Stored) -> int:
 def _digest(merge: Merge, terms: Mapping[str, Term], base: str | None, vocabulary: str) -> str:
     """Return a hash of all that decides the result: the settings, and the size and time of every file."""
     told = [
-        [merge.config.model_dump(mode="json"), merge.seed, base, vocabulary],
+        [__version__, merge.config.model_dump(mode="json"), merge.seed, base, vocabulary],
         [[name, str(term.folder), _files(term)] for name, term in terms.items()],
         [[job.name, job.stored.dtype, list(job.stored.shape), job.place.depth] for job in merge.jobs],
         [[file.name, file.size] for file in merge.layout.files],
@@ -326,8 +327,8 @@ def _digest(merge: Merge, terms: Mapping[str, Term], base: str | None, vocabular
 
 def _files(term: Term) -> list[tuple[str, int, int]]:
     found: list[tuple[str, int, int]] = []
-    for folder in {term.folder, Path(term.path)}:
-        for path in sorted(folder.glob("*.safetensors")):
+    for folder in dict.fromkeys((*term.parents, term.folder, term.path)):
+        for path in sorted((*folder.glob("*.safetensors"), *folder.glob("adapter_config.json"))):
             state = path.stat()
             found.append((path.name, state.st_size, state.st_mtime_ns))
     return found

@@ -117,6 +117,10 @@ class Recipe(Config):
         takes = self.method.needs_base or self.method.may_have_base
         return "base" if "base" in self.models and takes else None
 
+    def noted(self) -> dict[str, Any]:
+        """Return what merge.json says of it: all settings, also those that were left out, but not where models lie."""
+        return self.model_dump(mode="json", exclude={"models"}, exclude_none=True)
+
 
 def planned(recipe: Recipe, *, location: str = "expression", offline: bool = True, **terms: Term) -> Plan:
     """Return the plan of a recipe. location: of the expression, for errors; terms: models that are open already, by

@@ -18,7 +18,7 @@ from posttrain.merging.methods.passthrough import PassthroughConfig
 from posttrain.merging.plan import Misfit, Plan, plan
 from posttrain.merging.sources import Source
 from posttrain.merging.terms import Term
-from posttrain.merging.values import LAYER, Graded, Place, value_of
+from posttrain.merging.values import LAYER, Graded, Place, is_embedding, value_of
 from posttrain.merging.vocabulary import match_rows
 from posttrain.models.tensors import Stored
 
@@ -51,7 +51,7 @@ class Sliced:
         first, last = layers[0], layers[-1]
         found: dict[str, _Origin] = {}
         for name in sources[first.model].tensors:
-            if not LAYER.search(name) and "emb" in name:
+            if not LAYER.search(name) and is_embedding(name):
                 found[name] = _origin(sources, first._replace(depth=0.0), name)
         for number, layer in enumerate(layers):
             for name in sources[layer.model].tensors:
@@ -59,7 +59,7 @@ class Sliced:
                     new = f"{name[: match.start(1)]}{number}{name[match.end(1) :]}"
                     found[new] = _origin(sources, layer, name, new)
         for name in sources[last.model].tensors:
-            if not LAYER.search(name) and "emb" not in name:
+            if not LAYER.search(name) and not is_embedding(name):
                 found[name] = _origin(sources, last._replace(depth=0.0), name)
         self.found = found
         self._tensors = {name: origin.source.tensors[origin.name] for name, origin in found.items()}
@@ -130,7 +130,7 @@ def plan_slices(layers: Sequence[Layer], terms: Mapping[str, Term], **how: Any) 
         problems.append(Problem(last, cause, "end with a slice of a model that is alike"))
     if problems:
         raise Misfit(problems, notes)
-    made = Term(first, terms[first].path, terms[first].folder, Sliced(sources, layers))
+    made = terms[first]._replace(source=Sliced(sources, layers))
     found = plan(PassthroughConfig(), {first: made}, base=None, **{**how, "tokenizer": "first", "multiple": None})
     found = marked(found, [list(layer) for layer in layers], [_state(term) for term in terms.values()])
     parts = f"{len(layers)} layers of {', '.join(dict.fromkeys(layer.model for layer in layers))}"

@@ -4,14 +4,15 @@ A tensor is read as a table: its first dimension are the rows, all others one ro
 is a single row.
 
     StoredModel    the safetensors files of a folder
-    WithLora       a model and a LoRA adapter on it: W + s B A, row by row (rsLoRA, DoRA, patterns of ranks)
-    WithEdits      a model and the deltas of edits on it
+    MemoryModel    tensors in memory
+    WithChanges    a model and an adapter or edits on it (`terms.py`)
 """
 
 from __future__ import annotations
 
 import os
 import threading
+import weakref
 from collections.abc import Mapping, Sequence
 from math import prod
 from pathlib import Path
@@ -55,7 +56,10 @@ class Source(Protocol):
 
 
 class StoredModel:
-    """The safetensors files of a folder. Raise PosttrainError for a folder without any and for damaged files."""
+    """The safetensors files of a folder. `close` closes them, at the latest when the model is no longer used.
+
+    Raise PosttrainError for a folder without any and for damaged files, MissingError for one that the index names.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -76,6 +80,7 @@ class StoredModel:
             self._files.append(handle)
             self._tensors |= found
             self._where |= dict.fromkeys(found, handle)
+        self.close = weakref.finalize(self, _close, self._files)
 
     @property
     def tensors(self) -> Mapping[str, Stored]:
@@ -112,10 +117,10 @@ class StoredModel:
             known = self._local.buffer = torch.empty(size, dtype=torch.uint8)
         return known[:size]
 
-    def close(self) -> None:
-        """Close the files."""
-        while self._files:
-            os.close(self._files.pop())
+
+def _close(files: list[int]) -> None:
+    while files:
+        os.close(files.pop())
 
 
 class MemoryModel:

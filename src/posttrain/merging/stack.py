@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from math import isclose
 from typing import Any, NamedTuple
 
 import torch
@@ -138,8 +139,15 @@ def moved(anchor: Tensor, models: Sequence[Tensor] | Tensor, weights: Sequence[f
     """Return times anchor + sum_i w_i (model_i - anchor), (rows, columns), in the place of the anchor; models are
     overwritten.
 
-    So computed, models that are all the same give that model, to the last bit.
+    So computed, models that are all the same give that model, to the last bit. Where weights are opposite, as in
+    c + (a - b), the sum is made in float64: it is c, to the last bit, wherever a and b are the same.
     """
+    every = (times - sum(weights), *weights)
+    if any(isclose(one, -other) for one in every for other in every if other):
+        total = anchor.double().mul_(every[0])
+        for model, weight in zip(models, weights, strict=True):
+            total.add_(model.double(), alpha=weight)
+        return anchor.copy_(total)
     for model in models:
         model.sub_(anchor)
     if times != 1:

@@ -13,6 +13,7 @@ import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -20,7 +21,8 @@ from torch import Tensor
 
 from posttrain.config.json_text import parse_json
 from posttrain.errors import MissingError, PosttrainError, Problem
-from posttrain.merging.sources import Source, StoredModel, table_of
+from posttrain.merging.sources import Source, StoredModel, numbers_of, table_of
+from posttrain.merging.values import is_embedding, is_head
 from posttrain.models.gguf_header import is_gguf
 from posttrain.models.names import resolve
 from posttrain.models.notes import EDIT_KIND
@@ -29,8 +31,13 @@ from posttrain.models.tensors import Stored
 __all__ = ["Term", "open_term"]
 
 EXPORT = "posttrain model export writes it as a whole model, which can be merged"
-UNMERGED = ("layer_replication", "trainable_token_indices", "use_qalora", "lora_bias", "alora_invocation_tokens")
+UNMERGED = (
+    *("layer_replication", "trainable_token_indices", "use_qalora", "lora_bias", "alora_invocation_tokens"),
+    *("target_parameters", "megatron_config", "use_bdlora", "arrow_config", "monteclora_config", "kasa_config"),
+)
 """Settings of LoRA that are more than an added product."""
+MOVED = ("pissa", "olora", "corda", "loftq", "lora")  # lora: LoRA-GA
+"""Ways to begin that take something out of the base, which PEFT does again when it loads the adapter."""
 PART = re.compile(
     r"^base_model\.model\.(?P<module>.+?)\.(?P<part>lora_(?:embedding_)?[AB]|lora_magnitude_vector)(?:\.weight)?$"
 )
@@ -38,13 +45,14 @@ PART = re.compile(
 
 class Term(NamedTuple):
     """A model that is merged. name: as it was given; path: its folder; folder: that of its configuration (an adapter's
-    base's); source: its numbers.
+    base's); source: its numbers; parents: other folders that these are read from.
     """
 
     name: str
     path: Path
     folder: Path
     source: Source
+    parents: tuple[Path, ...] = ()
 
 
 def open_term(name: str, *, offline: bool = True) -> Term:
@@ -73,7 +81,21 @@ def _open(name: str, offline: bool, within: tuple[Path, ...]) -> Term:
     if config.get("quantization_config"):
         cause = "its weights are quantised: their numbers cannot be added"
         raise PosttrainError(Problem(name, cause, "load it and save it in bfloat16, or take the model it was made of"))
+    _check_shards(folder)
     return Term(name, folder, folder, StoredModel(folder))
+
+
+def _check_shards(folder: Path) -> None:
+    """Raise MissingError for files that the index of the weights names and that are not there."""
+    path = folder / "model.safetensors.index.json"
+    if not path.is_file():
+        return
+    found = _json(path).get("weight_map")
+    if not isinstance(found, dict):
+        raise PosttrainError(Problem(str(path), "does not list the weights' files", "copy it again"))
+    if missing := sorted({str(file) for file in found.values() if not (folder / str(file)).is_file()}):
+        causes = [f"{file} is missing ({path.name} names it)" for file in missing]
+        raise MissingError(*(Problem(str(folder), cause, "copy it, too") for cause in causes))
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -89,26 +111,50 @@ def _json(path: Path) -> dict[str, Any]:
 def _adapted(name: str, folder: Path, config: Mapping[str, Any], offline: bool, within: tuple[Path, ...]) -> Term:
     from posttrain.models.load import adapter_base
 
-    base = _open(cast("str", adapter_base(folder)), offline, within)
+    known = cast("str", adapter_base(folder))
+    try:
+        base = _open(known, offline, within)
+    except MissingError as error:
+        mend = "put the base where adapter_config.json says, or change base_model_name_or_path there"
+        raise MissingError(Problem(name, f"the adapter's base '{known}' is missing", mend), *error.problems) from error
+    parents = (*base.parents, base.path)
     if config.get("posttrain_tuner") == EDIT_KIND:
-        return Term(name, folder, base.folder, _edited(name, folder, base.source))
+        return Term(name, folder, base.folder, _edited(name, folder, config, base.source), parents)
     if config.get("peft_type") != "LORA":
         kind = config.get("posttrain_tuner") or config.get("peft_type")
         raise PosttrainError(Problem(name, f"an adapter of kind {kind} is no sum with its base", EXPORT))
     if used := [key for key in UNMERGED if config.get(key)]:
         raise PosttrainError(Problem(name, f"an adapter with {used[0]} is no sum with its base", EXPORT))
-    return Term(name, folder, base.folder, _lora(name, folder, config, base.source))
+    if str(init := config.get("init_lora_weights", True)).partition("_")[0].lower() in MOVED:
+        cause = f"an adapter that began with {init} belongs to other weights than its base's"
+        raise PosttrainError(Problem(name, cause, EXPORT))
+    return Term(name, folder, base.folder, _lora(name, folder, config, base.source), parents)
 
 
 class Change(NamedTuple):
-    """What is added to a tensor, read as a table: left (rows, r) times right (r, columns), in float32.
+    """What is added to a tensor, read as a table: left (rows, r) times right (r, columns), or left (rows, columns)
+    alone, in float32.
 
-    magnitude: (rows,), of DoRA: the length that each row gets after the sum.
+    magnitude: (rows,), of DoRA: the length that each row gets after the sum; exact: computed in float64, as edits are.
     """
 
     left: Tensor
-    right: Tensor
+    right: Tensor | None
     magnitude: Tensor | None = None
+    exact: bool = False
+
+    def add(self, first: int, out: Tensor) -> None:
+        """Add it to rows (rows, columns) from `first`."""
+        left = self.left[first : first + len(out)]
+        if self.exact:
+            change = left.double() if self.right is None else left.double() @ self.right.double()
+            out.copy_(out.double() + change)
+        elif self.right is None:
+            out.add_(left)
+        else:
+            out.addmm_(left, self.right)
+        if self.magnitude is not None:
+            out.mul_((self.magnitude[first : first + len(out)] / out.norm(dim=1)).unsqueeze(1))
 
 
 class WithChanges:
@@ -130,13 +176,10 @@ class WithChanges:
         """Read rows into `out`, as float32."""
         if name in self.whole:
             out.copy_(self.whole[name].view(table_of(self.whole[name].shape))[first : first + len(out)])
-            return
-        self.base.rows(name, first, out)
+        else:
+            self.base.rows(name, first, out)
         for change in self.changes.get(name, ()):
-            out.add_(change.left[first : first + len(out)] @ change.right)
-            if change.magnitude is not None:
-                wanted = change.magnitude[first : first + len(out)]
-                out.mul_((wanted / out.norm(dim=1)).unsqueeze(1))
+            change.add(first, out)
 
     def raw(self, name: str, first: int, count: int) -> Tensor:
         """Return bytes of a tensor that is not merged; an adapter does not change those."""
@@ -152,18 +195,29 @@ def _lora(name: str, folder: Path, config: Mapping[str, Any], base: Source) -> W
     tensors = _adapter_tensors(name, folder)
     parts: dict[str, dict[str, Tensor]] = {}
     whole: dict[str, Tensor] = {}
+    stored: dict[str, Tensor] = {}
     for key, tensor in tensors.items():
         if match := PART.match(key):
             parts.setdefault(match["module"], {})[match["part"]] = tensor.float()
-        else:
-            module = (
-                key.removeprefix("base_model.model.").replace(".modules_to_save", "").replace(".original_module", "")
+        elif ".original_module." not in key:  # of a grown embedding PEFT saves also what it was before
+            module = re.sub(
+                r"\.(modules_to_save(\.default)?|base_layer)(?=\.)", "", key.removeprefix("base_model.model.")
             )
-            whole[_stored_name(name, base, module)] = tensor.float().contiguous()
+            stored[module] = tensor.float().contiguous()
+    tied = not any(map(is_head, base.tensors))
+    for module, tensor in stored.items():
+        if not (tied and is_head(module) and any(torch.equal(tensor, one) for n, one in stored.items() if n != module)):
+            whole[_stored_name(name, base, module)] = tensor
     changes: dict[str, list[Change]] = {}
     for module, own in parts.items():
         at = _stored_name(name, base, f"{module}.weight")
-        changes.setdefault(at, []).append(_product(name, at, module, own, config, base.tensors[at].shape))
+        shape = tuple(whole[at].shape) if at in whole else base.tensors[at].shape
+        changes.setdefault(at, []).append(_product(name, at, module, own, config, shape))
+    apart = [at for at in whole if any(f".{saved}." in f".{at}" for saved in config.get("modules_to_save") or ())]
+    shared = [at for at in (*changes, *apart) if is_embedding(at) and "wpe" not in at and "position" not in at]
+    if shared and tied:
+        cause = f"it changes {shared[0]}, but not the head, which is the same tensor in its base"
+        raise PosttrainError(Problem(name, cause, EXPORT))
     return WithChanges(base, changes, whole)
 
 
@@ -233,23 +287,28 @@ def _setting(config: Mapping[str, Any], patterns: str, key: str, module: str) ->
 # ---- edits -----------------------------------------------------------------------------------------------------------
 
 
-def _edited(name: str, folder: Path, base: Source) -> WithChanges:
+def _edited(name: str, folder: Path, config: Mapping[str, Any], base: Source) -> WithChanges:
+    """Return a model with edits on it. Raise PosttrainError for edits that were written on another base."""
     from posttrain.models.edit_delta import read_deltas
+    from posttrain.models.sketch import differs
 
+    mend = "use it with its own base, which adapter_config.json names"
+    known = (config.get("settings") or {}).get("sketch") or {}
     changes: dict[str, list[Change]] = {}
     for delta in read_deltas(folder):
         at = _stored_name(name, base, delta.weight)
-        if isinstance(delta.change, Tensor):
-            table = delta.change.T if delta.transposed else delta.change
-            eye = torch.eye(table.shape[0]) if table.shape[0] <= table.shape[1] else None
-            change = (
-                Change(eye, table.contiguous())
-                if eye is not None
-                else Change(table.contiguous(), torch.eye(table.shape[1]))
-            )
-        elif delta.transposed:
-            change = Change(delta.change.right.T.contiguous(), delta.change.left.T.contiguous())
-        else:
-            change = Change(delta.change.left, delta.change.right)
+        left, right = (delta.change, None) if isinstance(delta.change, Tensor) else delta.change
+        if delta.transposed:
+            left, right = (left.T, None) if right is None else (right.T, left.T)
+        found, expected = (len(left), (left if right is None else right).shape[1]), table_of(base.tensors[at].shape)
+        if found != expected:
+            cause = f"its change of {at} is {found[0]} x {found[1]}, and the tensor {expected[0]} x {expected[1]}"
+            raise PosttrainError(Problem(name, cause, mend))
+        if at not in changes and delta.weight in known:
+            held: Any = SimpleNamespace(named_parameters=lambda w=delta.weight, at=at: [(w, numbers_of(base, at))])
+            if differs({delta.weight: known[delta.weight]}, held):
+                cause = f"its edits were written on another base: {delta.weight} is another"
+                raise PosttrainError(Problem(name, cause, mend))
+        change = Change(left.contiguous(), None if right is None else right.contiguous(), exact=True)
         changes.setdefault(at, []).append(change)
     return WithChanges(base, changes, {})

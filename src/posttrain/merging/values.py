@@ -18,9 +18,13 @@ from pydantic import Field
 
 from posttrain.config.base import Config
 
-__all__ = ["Filtered", "Graded", "Number", "PerModel", "Place", "patterns_of", "place_of", "value_of"]
+__all__ = [
+    *("Filtered", "Graded", "Number", "PerModel", "Place"),
+    *("fits", "is_embedding", "is_head", "patterns_of", "place_of", "value_of"),
+]
 
 Number = Annotated[float, Field(allow_inf_nan=False)]
+Gradient = Annotated[list[Number], Field(min_length=1)]
 
 
 class Filtered(Config):
@@ -28,11 +32,11 @@ class Filtered(Config):
 
     filter: str = "*"
     """A part of a tensor's name, or a pattern for the whole of it with * and ?."""
-    value: Number | list[Number]
+    value: Number | Gradient
     """A number, or a gradient over the layers."""
 
 
-Graded = Number | list[Number] | list[Filtered]
+Graded = Number | Gradient | Annotated[list[Filtered], Field(min_length=1)]
 """A number, a gradient (its values evenly over the layers, in lines between them), or filters, of which the first that
 fits counts."""
 PerModel = Graded | dict[str, Graded]
@@ -57,9 +61,21 @@ def place_of(names: Sequence[str], behind: float = 1.0) -> dict[str, Place]:
     numbers = {name: int(match[1]) for name in names if (match := LAYER.search(name))}
     last = max(numbers.values(), default=0)
     return {
-        name: Place(name, (numbers[name] / last if last else 1.0) if name in numbers else behind * ("emb" not in name))
+        name: Place(
+            name, (numbers[name] / last if last else 1.0) if name in numbers else behind * (not is_embedding(name))
+        )
         for name in names
     }
+
+
+def is_embedding(name: str) -> bool:
+    """Return whether a tensor is called like an embedding: embed_tokens, wte, ..."""
+    return ("emb" in name and "embed_out" not in name) or name.split(".")[-2:][0] in ("wte", "wpe")
+
+
+def is_head(name: str) -> bool:
+    """Return whether a tensor is called like the head of a language model."""
+    return name.split(".")[-2:][0] in ("lm_head", "embed_out", "output", "head")
 
 
 def fits(pattern: str, name: str) -> bool:

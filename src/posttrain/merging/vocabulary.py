@@ -22,14 +22,14 @@ from posttrain.errors import Problem
 from posttrain.merging.sources import KINDS, Source
 from posttrain.merging.terms import Term
 from posttrain.merging.tokens import Added, Tokens, tokens_in
-from posttrain.merging.values import LAYER
+from posttrain.merging.values import LAYER, is_embedding, is_head
 from posttrain.models.tensors import Stored
 
-__all__ = ["Choice", "Matched", "Vocabulary", "is_embedding", "is_head", "match_rows", "rows_of", "tables_in"]
+__all__ = ["Choice", "Matched", "Vocabulary", "is_of_tokens", "match_rows", "rows_of", "tables_in"]
 
 Choice = Literal["first", "union"]
-EMBEDDING = re.compile(r"emb|wte|shared")
-HEAD = re.compile(r"head|output|decoder|predictions|embed_out")
+ENCODER = ("cls.predictions.decoder", "cls.predictions.bias")
+"""The head of encoders that were trained with masks."""
 OTHER = re.compile(r"pos|wpe|type|patch|visual|vision|audio")
 """Of an embedding that is not of tokens."""
 FEW = 3
@@ -143,18 +143,17 @@ def rows_of(source: Source, term: Term) -> int | None:
     path = term.folder / "config.json"
     config: Any = parse_json(path.read_text(encoding="utf-8")) if path.is_file() else {}
     said = config.get("text_config", config).get("vocab_size", config.get("vocab_size"))
-    found = [one.shape[0] for name, one in source.tensors.items() if len(one.shape) == 2 and is_embedding(name)]
+    found = [one.shape[0] for name, one in source.tensors.items() if len(one.shape) == 2 and is_of_tokens(name)]
     return said if said in found else next(iter(found), None)
 
 
-def is_embedding(name: str) -> bool:
+def is_of_tokens(name: str) -> bool:
     """Whether a tensor is called as the embedding of tokens is."""
-    return bool(EMBEDDING.search(name)) and not OTHER.search(name) and not LAYER.search(name)
+    return (is_embedding(name) or name.startswith("shared.")) and not OTHER.search(name) and not LAYER.search(name)
 
 
-def is_head(name: str) -> bool:
-    """Whether a tensor is called as the head over tokens is, or as its bias."""
-    return bool(HEAD.search(name)) and not OTHER.search(name) and not LAYER.search(name)
+def _is_head(name: str) -> bool:
+    return (is_head(name) or name.startswith(ENCODER)) and not LAYER.search(name)
 
 
 def tables_in(source: Source, term: Term) -> tuple[str, ...]:
@@ -164,7 +163,7 @@ def tables_in(source: Source, term: Term) -> tuple[str, ...]:
     def has(name: str, one: Stored) -> bool:
         if not one.shape or one.shape[0] != rows:
             return False
-        return is_head(name) and name.endswith("bias") if len(one.shape) == 1 else is_embedding(name) or is_head(name)
+        return _is_head(name) and name.endswith("bias") if len(one.shape) == 1 else is_of_tokens(name) or _is_head(name)
 
     return tuple(name for name, one in source.tensors.items() if has(name, one))
 

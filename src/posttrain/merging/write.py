@@ -27,13 +27,11 @@ __all__ = ["RECIPE", "template_of", "told_of_template", "write_merge"]
 
 RECIPE = "merge.json"
 """What a merged model was made of."""
-NEVER = {"README.md", "config.json", "posttrain.json", "adapter_config.json", "edits.jsonl", "merge.json"}
-"""Files of a parent that do not describe the merged model; .safetensors and training states are left out, too."""
 TOKENIZER = (
     *("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json", "vocab.txt", "merges.txt"),
     *("special_tokens_map.json", "added_tokens.json", "spiece.model", "sentencepiece.bpe.model"),
 )
-BESIDE = ("generation_config.json", "preprocessor_config.json", "processor_config.json", "vocab.json")
+BESIDE = ("generation_config.json", "preprocessor_config.json", "processor_config.json")
 TEMPLATES = ("chat_template.jinja", "chat_template.json")
 MODEL_FILES = ("config.json", RECIPE)
 """A folder with one of these may be replaced by a new model; any other folder that is not empty may not."""
@@ -52,16 +50,24 @@ def write_merge(
     model whose chat template is taken (see `template_of`). Raise ConfigError for a folder that holds something else,
     DiskError on a full disk, and the errors of `run`.
     """
+    output = output.absolute() if output.name in ("", "..") else output
+    spoken = template_of(plan.terms, template)
     if output.is_file() or (
         output.is_dir() and any(output.iterdir()) and not any((output / file).is_file() for file in MODEL_FILES)
     ):
         raise ConfigError(Problem(str(output), "it holds other things than a model", "choose a new or an empty folder"))
-    if any(output.resolve() in (term.path.resolve(), term.folder.resolve()) for term in plan.terms.values()):
-        raise ConfigError(Problem(str(output), "it is one of the models that are merged", "choose another folder"))
-    temporary = output.with_name(f".tmp-{output.name}")
+    for term in plan.terms.values():
+        for folder in (term.path, term.folder, *term.parents):
+            if output.resolve() in (folder.resolve(), *folder.resolve().parents):
+                cause = "it is, or it contains, one of the models that are merged"
+                raise ConfigError(Problem(str(output), cause, "choose another folder"))
+    temporary, old = output.with_name(f".tmp-{output.name}"), output.with_name(f".tmp-old-{output.name}")
     with alone_in(output):
+        if old.exists() and not output.exists():  # an earlier process was killed between the two renames
+            old.rename(output)
+        shutil.rmtree(old, ignore_errors=True)
         try:
-            _fill(plan, temporary, recipe, template, threads, say)
+            _fill(plan, temporary, recipe, spoken, threads, say)
             as_umask_says(temporary)
         except (KeyboardInterrupt, Interrupted):
             raise  # what is there is gone on with
@@ -69,7 +75,6 @@ def write_merge(
             with writing(output, temporary):  # a full disk is told as such
                 raise
             raise AssertionError from error
-        old = output.with_name(f".tmp-old-{output.name}")
         if output.exists():
             output.rename(old)
         temporary.rename(output)
@@ -81,7 +86,7 @@ def _fill(
     plan: Plan,
     folder: Path,
     recipe: Mapping[str, Any],
-    template: str | None,
+    spoken: str,
     threads: int | None,
     say: Callable[[str], None],
 ) -> None:
@@ -96,8 +101,7 @@ def _fill(
     run(plan.merge, folder, threads=threads)
     write_index(plan.merge.layout, folder, [job.name for job in plan.merge.jobs])
     _config(plan, folder)
-    spoken = plan.terms[template_of(plan.terms, template)]
-    _copy(plan, spoken, folder)
+    _copy(plan, plan.terms[spoken], folder)
     told = {**recipe, "posttrain": __version__, "models": {name: _origin(term) for name, term in plan.terms.items()}}
     (folder / RECIPE).write_text(json.dumps(told, indent=2, ensure_ascii=False) + "\n", encoding="utf-8", newline="\n")
     (folder / "README.md").write_text(_card(plan), encoding="utf-8", newline="\n")
@@ -141,11 +145,11 @@ def template_of(terms: Mapping[str, Term], named: str | None = None) -> str:
 
 
 def _has_template(term: Term) -> bool:
-    for folder in (term.path, term.folder):
+    for folder in dict.fromkeys((term.path, term.folder)):
         if any((folder / name).is_file() for name in TEMPLATES):
             return True
         path = folder / "tokenizer_config.json"
-        if path.is_file() and "chat_template" in path.read_text(encoding="utf-8"):
+        if path.is_file() and parse_json(path.read_text(encoding="utf-8")).get("chat_template"):
             return True
     return False
 
@@ -164,13 +168,13 @@ def _copy(plan: Plan, spoken: Term, folder: Path) -> None:
         shutil.copyfile(path, folder / path.name)
     if plan.vocabulary is not None and plan.vocabulary.added:
         add_tokens(folder, plan.vocabulary.added)
-    if spoken is first:
+    if spoken is first or not _has_template(spoken):
         return
+    for name in TEMPLATES:
+        (folder / name).unlink(missing_ok=True)
     for name in (*TEMPLATES, "generation_config.json"):
         if (path := _file_of(spoken, name)) is not None:
             shutil.copyfile(path, folder / name)
-        elif name in TEMPLATES:
-            (folder / name).unlink(missing_ok=True)
     if (path := _file_of(spoken, "generation_config.json")) is not None:
         kept = _file_of(first, "generation_config.json")
         before: dict[str, Any] = {} if kept is None else parse_json(kept.read_text(encoding="utf-8"))

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from posttrain.config.base import Config
 from posttrain.merging.stack import Stack
-from posttrain.merging.values import Number, PerModel
+from posttrain.merging.values import Graded, Number, PerModel
 
 __all__ = ["DeltaConfig", "Lines", "MergerConfig", "scale_of"]
 
@@ -44,7 +44,7 @@ class DeltaConfig(MergerConfig):
     weight: PerModel = 1.0
     """How much of each model's difference from the base is added: a number, a gradient over the layers, filters, or one
     of these for each model."""
-    scale: PerModel = 1.0
+    scale: Graded = 1.0
     """What the sum of the differences is multiplied by (lambda of the papers)."""
     lines: Lines | None = None
     """Multiply the differences of each layer by alpha + beta * depth, its depth from 0 (the first layer) to 1 (the

@@ -13,7 +13,7 @@ from torch import Tensor
 from posttrain.errors import ConfigError, Problem
 from posttrain.merging.methods._base import MergerConfig
 from posttrain.merging.stack import Apply, Block, Stack
-from posttrain.merging.values import PerModel
+from posttrain.merging.values import Graded
 from posttrain.registry import register
 
 __all__ = ["NearswapConfig", "nearswap"]
@@ -26,7 +26,7 @@ class NearswapConfig(MergerConfig):
     models_at_most: ClassVar[int | None] = 2
     kind: Literal["nearswap"] = "nearswap"
     """Small steps to a second model."""
-    t: PerModel = 1e-4
+    t: Graded = 1e-4
     """The longest way that a number moves, 0 or more. (Below 1e-6 mergekit moves numbers that are nearer than 1e-6 less
     far.)"""
 

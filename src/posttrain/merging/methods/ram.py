@@ -10,7 +10,7 @@ from torch import Tensor
 
 from posttrain.merging.methods._base import MergerConfig
 from posttrain.merging.stack import Apply, Block, Stack
-from posttrain.merging.values import PerModel
+from posttrain.merging.values import Graded
 from posttrain.registry import register
 
 __all__ = ["ChangesConfig", "RamConfig", "contributions", "ram"]
@@ -22,7 +22,7 @@ class ChangesConfig(MergerConfig):
     needs_base: ClassVar[bool] = True
     epsilon: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1e-5
     """A difference from the base up to this counts as no change."""
-    scale: PerModel = 1.0
+    scale: Graded = 1.0
     """What the merged differences are multiplied by."""
 
 

@@ -11,7 +11,7 @@ from posttrain.merging.magnitude import ALL, NONE, Cut, Top, cuts
 from posttrain.merging.methods._base import MergerConfig
 from posttrain.merging.methods._masked import Share, elected
 from posttrain.merging.stack import Apply, Block, Stack
-from posttrain.merging.values import PerModel
+from posttrain.merging.values import Graded
 from posttrain.registry import register
 
 __all__ = ["SceConfig", "sce", "variance"]
@@ -29,7 +29,7 @@ class SceConfig(MergerConfig):
     select_topk: Share = 1.0
     """The share of those weights of each tensor that the models do not all change alike which is merged: those whose
     differences have the largest variance. The others stay as they are in the base."""
-    scale: PerModel = 1.0
+    scale: Graded = 1.0
     """What the merged differences are multiplied by."""
     compat: Literal["paper", "mergekit"] = "paper"
     """mergekit weights all models alike in a tensor where the mean squares of their differences sum to less than 1e-6,

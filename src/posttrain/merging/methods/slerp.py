@@ -14,7 +14,7 @@ from pydantic import Field
 from posttrain.merging.methods._base import MergerConfig
 from posttrain.merging.methods._sphere import arc, summed
 from posttrain.merging.stack import Apply, Stack
-from posttrain.merging.values import PerModel
+from posttrain.merging.values import Graded
 from posttrain.registry import register
 
 __all__ = ["SlerpConfig", "slerp"]
@@ -32,7 +32,7 @@ class SlerpConfig(MergerConfig):
     models_at_most: ClassVar[int | None] = 2
     kind: Literal["slerp"] = "slerp"
     """The arc between two models."""
-    t: PerModel = 0.5
+    t: Graded = 0.5
     """Where on the arc: 0 is the first model, 1 the second; below 0 or above 1 it goes on beyond them."""
     lerp_above: float = Field(default=0.9995, ge=0, le=1)
     """Tensors whose cosine is above this (or below its negative) are joined by a straight line. 1: always by an arc."""

@@ -1,8 +1,7 @@
-"""The leading singular directions of every task vector, turned until those of different tasks are perpendicular
-(TSV-M).
+"""The leading singular directions of all task vectors, turned until those of different tasks are perpendicular.
 
-Each of T task vectors keeps the part 1 / T of its singular values, the largest. Directions of all of them are put side
-by side and replaced by the nearest orthonormal ones, so that tasks do not disturb each other.
+TSV-M: each of T task vectors keeps the part 1 / T of its singular values, the largest. Directions of all of them are
+put side by side and replaced by the nearest orthonormal ones, so that tasks do not disturb each other.
 """
 
 from __future__ import annotations
