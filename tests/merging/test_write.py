@@ -245,6 +245,15 @@ def test_the_working_folder(folders: dict[str, Path], tmp_path: Path, monkeypatc
     assert weights(tmp_path / "here").keys() == SHAPES.keys()
 
 
+def test_a_link_to_a_folder_stays_one(folders: dict[str, Path], tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "elsewhere")
+    written(plan_of(LinearConfig(), folders), tmp_path / "link")
+    assert (tmp_path / "link").is_symlink()
+    assert weights(tmp_path / "elsewhere").keys() == SHAPES.keys()
+    assert {path.name for path in tmp_path.iterdir()} == {"one", "two", "link", "elsewhere"}
+
+
 def test_two_processes_at_once(folders: dict[str, Path], tmp_path: Path) -> None:
     made = plan_of(LinearConfig(), folders)
     with alone_in(tmp_path / "out"):

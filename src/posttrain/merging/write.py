@@ -50,7 +50,8 @@ def write_merge(
     model whose chat template is taken (see `template_of`). Raise ConfigError for a folder that holds something else,
     DiskError on a full disk, and the errors of `run`.
     """
-    output = output.absolute() if output.name in ("", "..") else output
+    if output.name in ("", "..") or output.is_symlink():
+        output = output.resolve()
     spoken = template_of(plan.terms, template)
     if output.is_file() or (
         output.is_dir() and any(output.iterdir()) and not any((output / file).is_file() for file in MODEL_FILES)
