@@ -19,8 +19,17 @@ from pydantic import Field
 from posttrain.config.base import Config
 
 __all__ = [
-    *("Filtered", "Graded", "Number", "PerModel", "Place"),
-    *("fits", "is_embedding", "is_head", "patterns_of", "place_of", "value_of"),
+    "Filtered",
+    "Graded",
+    "Number",
+    "PerModel",
+    "Place",
+    "fits",
+    "is_embedding",
+    "is_head",
+    "patterns_of",
+    "place_of",
+    "value_of",
 ]
 
 Number = Annotated[float, Field(allow_inf_nan=False)]
