@@ -195,9 +195,12 @@ def test_a_kind_is_a_file_and_its_config_says_so(seam: str, kind: str) -> None:
 
 @pytest.mark.parametrize(("seam", "kind"), all_kinds())
 def test_every_kind_is_documented(seam: str, kind: str) -> None:
-    pages = {"exam": ("exams.md", "exams-tasks.md"), "respondent": ("respondents.md",), "editor": ("editing.md",), "merger": ("merging.md",)}.get(
-        seam, ("methods.md",)
-    )
+    pages = {
+        "exam": ("exams.md", "exams-tasks.md"),
+        "respondent": ("respondents.md",),
+        "editor": ("editing.md",),
+        "merger": ("merging.md",),
+    }.get(seam, ("methods.md",))
     texts = [(ROOT / "docs" / page).read_text(encoding="utf-8") for page in pages]
     assert any(f"`{kind}`" in text for text in texts), f"no line about {seam} `{kind}` in {pages}"
 

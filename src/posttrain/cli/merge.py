@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -55,24 +56,38 @@ def merge(
     ] = None,
     download: DownloadOption = False,
     dry_run: DryRunOption = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Print whether the models fit and what is decided; exit with 1 if not.")
+    ] = False,
     json: JsonOption = False,
 ) -> None:
     """Add, subtract and average models without training: skills added, taken away, or carried over to another model.
 
-    Everything is decided and checked before anything is written: --dry-run says it. --set reaches the recipe's
-    settings (dtype, missing, template, shard_gb, seed) and, as method.KEY, those of the method.
+    Everything is decided and checked before anything is written: --check and --dry-run say it. --set reaches the
+    recipe's settings (dtype, missing, tokenizer, template, shard_gb, seed) and, as method.KEY, those of the method.
     """
+    from posttrain.merging.plan import Misfit
     from posttrain.merging.recipe import planned
-    from posttrain.merging.write import template_of, write_merge
+    from posttrain.merging.write import told_of_template, write_merge
 
     recipe, location = _recipe(words, method, base, sets or [])
-    if output is None and not dry_run:
+    if output is None and not dry_run and not check:
         raise ConfigError(Problem("--output", "no folder for the merged model", "say it: --output models/merged"))
     again = "stopped: run the same command to go on"
     when_stopped(lambda: (Problem("", again),))
     with shown_works():
-        plan = planned(recipe, location=location, offline=not download)
-        template_of(plan.terms, recipe.template)  # a wrong name is told before anything is computed
+        try:
+            plan = planned(recipe, location=location, offline=not download)
+        except Misfit as error:
+            if check:
+                _decided(error.decided, [str(problem) for problem in error.problems], json=json)
+                raise typer.Exit(1) from error
+            raise
+        of_template = told_of_template(plan, recipe.template)
+        if check:
+            _decided([*plan.notes, *of_template], [], json=json)
+            return
+        plan = plan._replace(notes=(*plan.notes, *of_template[1:]))
         if dry_run:
             _show(plan, threads, json=json)
             return
@@ -92,6 +107,7 @@ def merge(
 def _recipe(words: list[str], method: str | None, base: str | None, sets: list[str]) -> tuple[Recipe, str]:
     """Return the recipe of the command line, and where its expression stands, for errors."""
     from posttrain.config.load import apply_sets, check, line_of, load_yaml, read_yaml
+    from posttrain.merging.mergekit import is_mergekit, recipe_of
     from posttrain.merging.recipe import Recipe
 
     first, *rest = words
@@ -100,8 +116,11 @@ def _recipe(words: list[str], method: str | None, base: str | None, sets: list[s
             option = "--method" if method else "--base"
             raise ConfigError(Problem(option, "the recipe says it", "leave it out, or use --set"))
         models = [f"models.{name}={model}" for name, model in _pairs(rest).items()]
-        recipe = load_yaml(Path(first), Recipe, [*models, *sets])
         node = read_yaml(Path(first), Recipe.SCHEMA)
+        if is_mergekit(node):
+            tree = recipe_of(node, first)
+            return check(tree, Recipe, first, apply_sets(tree, [*models, *sets])), first
+        recipe = load_yaml(Path(first), Recipe, [*models, *sets])
         line = line_of(node, ["expression"]) if node.get("expression") == recipe.expression else None
         return recipe, "expression" if line is None else f"{first}:{line}: expression"
     made: dict[str, Any] = {"models": _pairs(rest if method is None else words)}
@@ -130,6 +149,17 @@ def _pairs(words: list[str]) -> dict[str, str]:
             raise ConfigError(Problem(word, f"'{name}' is given twice", "give each model a name of its own"))
         models[name] = model
     return models
+
+
+def _decided(decided: Sequence[str], problems: Sequence[str], *, json: bool) -> None:
+    """Print what was decided of the models, and what does not fit."""
+    if json:
+        emit({"fits": not problems, "decided": list(decided), "problems": list(problems)})
+        return
+    verdict = f"no, {len(problems)} {'problem' if len(problems) == 1 else 'problems'}" if problems else "yes"
+    print_lines(
+        f"fits     {verdict}", *(f"problem  {one}" for one in problems), *(f"note     {one}" for one in decided)
+    )
 
 
 def _told(plan: Plan) -> dict[str, Any]:

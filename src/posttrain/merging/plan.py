@@ -28,10 +28,11 @@ from posttrain.merging.methods._base import MergerConfig
 from posttrain.merging.methods.linear import LinearConfig
 from posttrain.merging.sources import KINDS, Source
 from posttrain.merging.terms import Term
-from posttrain.merging.values import PerModel, fits, is_embedding, is_head, patterns_of, place_of
+from posttrain.merging.values import PerModel, fits, is_head, patterns_of, place_of
+from posttrain.merging.vocabulary import Choice, Vocabulary, is_of_tokens, match_rows, tables_in
 from posttrain.models.tensors import SIZES, Stored
 
-__all__ = ["STORED", "Missing", "Plan", "plan", "plan_expression"]
+__all__ = ["STORED", "Misfit", "Missing", "Plan", "plan", "plan_expression"]
 
 Missing = Literal["error", "base"]
 STORED = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
@@ -40,9 +41,18 @@ FEW = 3
 """Names that a message lists."""
 
 
+class Misfit(PosttrainError):
+    """Models do not fit each other. decided: what was decided of them all the same, for people."""
+
+    def __init__(self, problems: Sequence[Problem], decided: Sequence[str]) -> None:
+        super().__init__(*problems)
+        self.decided = tuple(decided)
+
+
 class Plan(NamedTuple):
     """A merge that is ready to run. merge: what the engine does; terms: the models by name, the first one first; what:
-    the method or the expression, in words; notes: what was decided, for people; reads, writes: bytes.
+    the method or the expression, in words; notes: what was decided, for people; reads, writes: bytes; vocabulary: None
+    if all models have the same one; config: what changes in the first model's configuration.
     """
 
     merge: Merge
@@ -51,6 +61,8 @@ class Plan(NamedTuple):
     notes: tuple[str, ...]
     reads: int
     writes: int
+    vocabulary: Vocabulary | None = None
+    config: Mapping[str, Any] = {}
 
     @property
     def first(self) -> Term:
@@ -75,37 +87,45 @@ def plan(
     missing: Missing = "error",
     shard: int = SHARD,
     seed: int = 0,
+    tokenizer: Choice = "first",
+    multiple: int | None = None,
+    behind: float = 1.0,
 ) -> Plan:
     """Return the plan of a merge by a method.
 
     terms: the models by name; base: the name of the one that all others were made of; dtype: how the merged model is
-    stored, auto as the first one; missing: see the module; shard: bytes of a file, at most; seed: of random masks.
+    stored, auto as the first one; missing: see the module; shard: bytes of a file, at most; seed: of random masks;
+    tokenizer: whose vocabulary it has; multiple: of which its rows shall be; behind: depth of what is behind the
+    layers.
     Raise ConfigError for a number of models that the method does not take, for settings of models that are not there
-    and filters that fit no tensor, and PosttrainError with all tensors that do not fit.
+    and filters that fit no tensor, and PosttrainError (a Misfit) with all tensors that do not fit.
     """
     ordered = _ordered(config, terms, base)
     sources = {name: term.source for name, term in ordered.items()}
-    first = next(iter(sources.values()))
     notes: list[str] = []
     problems: list[Problem] = []
-    tensors = _stored(next(iter(ordered)), first.tensors, dtype)
-    others = dict(list(sources.items())[1:])
-    for name, source in others.items():
-        others[name] = _fitted(name, source, first, ordered, missing, notes, problems)
+    own = next(iter(sources.values()))
+    tied = {name: _untied(name, source, own, ordered[name], notes) for name, source in sources.items()}
+    ready, vocabulary = match_rows(ordered, tied, tokenizer, multiple, notes, problems)
+    one, first = next(iter(ready.items()))
+    tensors = _stored(one, first.tensors, dtype)
+    unmatched = tables_in(first, ordered[one]) if problems else ()
+    for name in list(ready)[1:]:
+        ready[name] = _fitted(name, ready[name], first, ordered, missing, notes, problems, unmatched)
     if problems:
-        raise PosttrainError(*problems)
-    places = place_of(list(tensors))
+        raise Misfit(problems, notes)
+    notes += _types(ready, tensors)
+    places = place_of(list(tensors), behind)
     _check_settings(config, [name for name in ordered if name != base], list(tensors))
     jobs = [Job(name, stored, places[name], stored.dtype not in KINDS) for name, stored in tensors.items()]
     layout = lay_out(tensors, shard)
-    ready = {name: others.get(name, source) for name, source in sources.items()}
     models = {name: source for name, source in ready.items() if name != base}
     function = registry.load("merger", config.kind).function
     merge = Merge(models, ready[base] if base else None, function, config, jobs, layout, seed, "")
     read = sum(_size(one) for source in sources.values() for one in source.tensors.values())
-    return Plan(
-        merge._replace(digest=_digest(merge, ordered, base)), ordered, config.kind, tuple(notes), read, layout.size
-    )
+    digest = _digest(merge, ordered, base, "" if vocabulary is None else vocabulary.digest)
+    merge = merge._replace(digest=digest)
+    return Plan(merge, ordered, config.kind, tuple(notes), read, layout.size, vocabulary)
 
 
 def _ordered(config: MergerConfig, terms: Mapping[str, Term], base: str | None) -> dict[str, Term]:
@@ -209,18 +229,13 @@ def _fitted(
     missing: Missing,
     notes: list[str],
     problems: list[Problem],
+    unmatched: Sequence[str],
 ) -> Source:
     """Return a model as it is read beside the first one. What was decided is added to the notes, what does not fit to
-    the problems.
+    the problems, but for the tensors of a vocabulary that was not matched.
     """
     one, other = next(iter(terms)), terms[name]
     lacks = [tensor for tensor in first.tensors if tensor not in source.tensors]
-    if lacks and _is_tied(other):
-        heads = filter(is_head, lacks)
-        twins = {tensor: twin for tensor in heads if (twin := _embedding(source, first.tensors[tensor])) is not None}
-        if twins:
-            notes.append(f"{name} has its head tied: its embedding stands for {_few(list(twins))}")
-            source, lacks = Aliased(source, twins), [tensor for tensor in lacks if tensor not in twins]
     if lacks and missing == "base":
         notes.append(f"{name} lacks {_few(lacks)}: taken from {one}")
         source = Filled(source, first)
@@ -229,7 +244,7 @@ def _fitted(
         problems.append(Problem(name, f"it lacks {_few(lacks)}", mend))
     for tensor, stored in first.tensors.items():
         found = source.tensors.get(tensor)
-        if found is not None and found.shape != stored.shape:
+        if found is not None and found.shape != stored.shape and tensor not in unmatched:
             cause = f"{tensor} is {_shape(found)}, and {_shape(stored)} in {one}"
             problems.append(Problem(name, cause, "merge models of one shape"))
         elif found is not None and (found.dtype in KINDS) != (stored.dtype in KINDS):
@@ -246,6 +261,29 @@ def _fitted(
     return source
 
 
+def _untied(name: str, source: Source, first: Source, term: Term, notes: list[str]) -> Source:
+    """Return a model in which its embedding stands for a head that the first model has, if its own is tied."""
+    lacks = [tensor for tensor in first.tensors if tensor not in source.tensors]
+    if not lacks or not _is_tied(term):
+        return source
+    heads = [tensor for tensor in lacks if is_head(tensor)]
+    twins = {head: twin for head in heads if (twin := _embedding(source, first.tensors[head])) is not None}
+    if not twins:
+        return source
+    notes.append(f"{name} has its head tied: its embedding stands for {_few(list(twins))}")
+    return Aliased(source, twins)
+
+
+def _types(sources: Mapping[str, Source], tensors: Mapping[str, Stored]) -> list[str]:
+    """Say in which types the models are stored, where they are not alike."""
+    held = {name: {source.tensors[one].dtype for one in tensors} for name, source in sources.items()}
+    wanted = {stored.dtype for stored in tensors.values()}
+    if all(own == wanted for own in held.values()):
+        return []
+    said = ", ".join(f"{name} {'/'.join(sorted(own))}" for name, own in held.items())
+    return [f"types: {said}; added in F32 and stored as {'/'.join(sorted(wanted))}"]
+
+
 def _is_tied(term: Term) -> bool:
     """Whether a model's head is its embedding. Configurations leave out what is usual for their kind; then the files
     say it."""
@@ -257,8 +295,11 @@ def _is_tied(term: Term) -> bool:
 
 
 def _embedding(source: Source, head: Stored) -> str | None:
-    """Return the tensor that a head of this shape is tied to: the first of that shape that is called an embedding."""
-    return next((n for n, one in source.tensors.items() if one.shape == head.shape and is_embedding(n)), None)
+    """Return the tensor that a head is tied to: the first one as wide that is called an embedding of tokens. Its rows
+    may be others, as they are matched by token.
+    """
+    width = head.shape[1:]
+    return next((n for n, one in source.tensors.items() if width and one.shape[1:] == width and is_of_tokens(n)), None)
 
 
 def _few(names: Sequence[str]) -> str:
@@ -273,12 +314,12 @@ def _size(one: Stored) -> int:
     return SIZES.get(one.dtype, 1) * prod(one.shape)
 
 
-def _digest(merge: Merge, terms: Mapping[str, Term], base: str | None) -> str:
+def _digest(merge: Merge, terms: Mapping[str, Term], base: str | None, vocabulary: str) -> str:
     """Return a hash of all that decides the result: the settings, and the size and time of every file."""
     told = [
-        [__version__, merge.config.model_dump(mode="json"), merge.seed, base],
+        [__version__, merge.config.model_dump(mode="json"), merge.seed, base, vocabulary],
         [[name, str(term.folder), _files(term)] for name, term in terms.items()],
-        [[job.name, job.stored.dtype, list(job.stored.shape)] for job in merge.jobs],
+        [[job.name, job.stored.dtype, list(job.stored.shape), job.place.depth] for job in merge.jobs],
         [[file.name, file.size] for file in merge.layout.files],
     ]
     return hashlib.sha256(json.dumps(told, ensure_ascii=False).encode()).hexdigest()[:16]

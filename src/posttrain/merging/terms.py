@@ -199,7 +199,7 @@ def _lora(name: str, folder: Path, config: Mapping[str, Any], base: Source) -> W
     for key, tensor in tensors.items():
         if match := PART.match(key):
             parts.setdefault(match["module"], {})[match["part"]] = tensor.float()
-        else:
+        elif ".original_module." not in key:  # of a grown embedding PEFT saves also what it was before
             module = re.sub(
                 r"\.(modules_to_save(\.default)?|base_layer)(?=\.)", "", key.removeprefix("base_model.model.")
             )

@@ -19,8 +19,17 @@ from pydantic import Field
 from posttrain.config.base import Config
 
 __all__ = [
-    *("Filtered", "Graded", "Number", "PerModel", "Place"),
-    *("fits", "is_embedding", "is_head", "patterns_of", "place_of", "value_of"),
+    "Filtered",
+    "Graded",
+    "Number",
+    "PerModel",
+    "Place",
+    "fits",
+    "is_embedding",
+    "is_head",
+    "patterns_of",
+    "place_of",
+    "value_of",
 ]
 
 Number = Annotated[float, Field(allow_inf_nan=False)]
@@ -54,14 +63,16 @@ class Place(NamedTuple):
     depth: float
 
 
-def place_of(names: Sequence[str]) -> dict[str, Place]:
+def place_of(names: Sequence[str], behind: float = 1.0) -> dict[str, Place]:
     """Return the place of each tensor of a model. Tensors without a layer are before the layers if they are embeddings,
-    and behind them otherwise.
+    and behind them otherwise. behind: the depth of those.
     """
     numbers = {name: int(match[1]) for name in names if (match := LAYER.search(name))}
     last = max(numbers.values(), default=0)
     return {
-        name: Place(name, (numbers[name] / last if last else 1.0) if name in numbers else float(not is_embedding(name)))
+        name: Place(
+            name, (numbers[name] / last if last else 1.0) if name in numbers else behind * (not is_embedding(name))
+        )
         for name in names
     }
 

@@ -20,9 +20,10 @@ from posttrain.merging.engine import JOURNAL, run
 from posttrain.merging.layout import create, write_index
 from posttrain.merging.plan import STORED, Plan
 from posttrain.merging.terms import Term
+from posttrain.merging.tokens import add_tokens, translated
 from posttrain.models.disk import alone_in, as_umask_says, writing
 
-__all__ = ["RECIPE", "template_of", "write_merge"]
+__all__ = ["RECIPE", "template_of", "told_of_template", "write_merge"]
 
 RECIPE = "merge.json"
 """What a merged model was made of."""
@@ -101,7 +102,7 @@ def _fill(
     run(plan.merge, folder, threads=threads)
     write_index(plan.merge.layout, folder, [job.name for job in plan.merge.jobs])
     _config(plan, folder)
-    _copy(plan.first, plan.terms[spoken], folder)
+    _copy(plan, plan.terms[spoken], folder)
     told = {**recipe, "posttrain": __version__, "models": {name: _origin(term) for name, term in plan.terms.items()}}
     (folder / RECIPE).write_text(json.dumps(told, indent=2, ensure_ascii=False) + "\n", encoding="utf-8", newline="\n")
     (folder / "README.md").write_text(_card(plan), encoding="utf-8", newline="\n")
@@ -123,6 +124,10 @@ def _config(plan: Plan, folder: Path) -> None:
         key = "torch_dtype" if "torch_dtype" in config and "dtype" not in config else "dtype"
         config[key] = named[stored]
     config.pop("_name_or_path", None)
+    inner = config.get("text_config", config)
+    inner |= plan.config
+    if plan.vocabulary is not None:
+        (inner if "vocab_size" in inner else config)["vocab_size"] = plan.vocabulary.rows
     text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
     (folder / "config.json").write_text(text, encoding="utf-8", newline="\n")
 
@@ -154,13 +159,16 @@ def _file_of(term: Term, name: str) -> Path | None:
     return next((folder / name for folder in (term.path, term.folder) if (folder / name).is_file()), None)
 
 
-def _copy(first: Term, spoken: Term, folder: Path) -> None:
+def _copy(plan: Plan, spoken: Term, folder: Path) -> None:
     """Copy tokenizer and settings of the first model; template and end of a turn of the one whose template it is."""
+    first = plan.first
     for name in dict.fromkeys((*TOKENIZER, *BESIDE, *TEMPLATES)):
         if (path := _file_of(first, name)) is not None:
             shutil.copyfile(path, folder / name)
     for path in first.folder.glob("*.py"):  # code of the model's own, which its configuration names
         shutil.copyfile(path, folder / path.name)
+    if plan.vocabulary is not None and plan.vocabulary.added:
+        add_tokens(folder, plan.vocabulary.added)
     if spoken is first or not _has_template(spoken):
         return
     for name in TEMPLATES:
@@ -168,6 +176,13 @@ def _copy(first: Term, spoken: Term, folder: Path) -> None:
     for name in (*TEMPLATES, "generation_config.json"):
         if (path := _file_of(spoken, name)) is not None:
             shutil.copyfile(path, folder / name)
+    if (path := _file_of(spoken, "generation_config.json")) is not None:
+        kept = _file_of(first, "generation_config.json")
+        before: dict[str, Any] = {} if kept is None else parse_json(kept.read_text(encoding="utf-8"))
+        settings = {key: value for key, value in before.items() if key.endswith("_token_id")}
+        settings |= _generation(plan, spoken, path)[0]
+        text = json.dumps(settings, indent=2, ensure_ascii=False) + "\n"
+        (folder / "generation_config.json").write_text(text, encoding="utf-8", newline="\n")
     config = folder / "tokenizer_config.json"
     theirs = _file_of(spoken, "tokenizer_config.json")
     if not config.is_file() or theirs is None:
@@ -175,8 +190,42 @@ def _copy(first: Term, spoken: Term, folder: Path) -> None:
     own: dict[str, Any] = parse_json(config.read_text(encoding="utf-8"))
     other: dict[str, Any] = parse_json(theirs.read_text(encoding="utf-8"))
     own.pop("chat_template", None)
-    own |= {key: other[key] for key in ("chat_template", "eos_token") if key in other}
+    own |= {key: other[key] for key in ("chat_template", "eos_token") if key in other and _is_known(plan, key, other)}
     config.write_text(json.dumps(own, indent=2, ensure_ascii=False) + "\n", encoding="utf-8", newline="\n")
+
+
+def _generation(plan: Plan, spoken: Term, path: Path) -> tuple[dict[str, Any], list[str]]:
+    """Return settings of generation with the ids of the merged vocabulary, and the tokens that it lacks."""
+    settings: dict[str, Any] = parse_json(path.read_text(encoding="utf-8"))
+    name = next(name for name, term in plan.terms.items() if term is spoken)
+    if plan.vocabulary is None or name not in plan.vocabulary.own:
+        return settings, []
+    return translated(settings, plan.vocabulary.own[name].ids, plan.vocabulary.ids)
+
+
+def _is_known(plan: Plan, key: str, settings: Mapping[str, Any]) -> bool:
+    """Whether the merged vocabulary has the token that ends a turn. Without, that of the first model stays."""
+    token = settings[key]["content"] if isinstance(settings[key], dict) else settings[key]
+    return key != "eos_token" or plan.vocabulary is None or token in plan.vocabulary.ids
+
+
+def told_of_template(plan: Plan, named: str | None) -> list[str]:
+    """Return what was decided about the chat template, for people: whose it is, and which of its tokens are lost."""
+    name = template_of(plan.terms, named)
+    spoken = plan.terms[name]
+    if not _has_template(spoken):
+        return ["template: no model has one"]
+    told = [f"template: that of {name}"]
+    path = _file_of(spoken, "generation_config.json")
+    lost = _generation(plan, spoken, path)[1] if path is not None and spoken is not plan.first else []
+    settings = _file_of(spoken, "tokenizer_config.json")
+    other: dict[str, Any] = {} if settings is None else parse_json(settings.read_text(encoding="utf-8"))
+    if other.get("eos_token") and spoken is not plan.first and not _is_known(plan, "eos_token", other):
+        lost.append(str(other["eos_token"]))
+    if lost:
+        tokens = ", ".join(dict.fromkeys(lost))
+        told.append(f"template: {name} uses {tokens}, which the merged vocabulary lacks (tokenizer: union keeps them)")
+    return told
 
 
 def _origin(term: Term) -> dict[str, Any]:
