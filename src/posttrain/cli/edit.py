@@ -44,7 +44,7 @@ def edit(
         list[str] | None,
         typer.Argument(
             metavar="CHANGES...",
-            help="Change files (or globs) whose targets are written, or rows: prompt, subject, answer (.jsonl, .csv).",
+            help="Change files (or globs) whose targets are written; or rows: prompt, subject, answer (.jsonl, .csv).",
         ),
     ] = None,
     editor: Annotated[
