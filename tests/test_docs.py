@@ -30,6 +30,7 @@ from posttrain.editing.trace import TraceConfig
 from posttrain.exams.records import ProbeResult
 from posttrain.exams.scores import score
 from posttrain.exams.task import TaskConfig
+from posttrain.merging.methods._base import DeltaConfig
 from posttrain.studies.config import IMPLIED, MethodConfig, Study
 from posttrain.studies.exam import ExamsFile
 from posttrain.training.config import BatchConfig, OptimizerConfig, TrainConfig
@@ -46,9 +47,10 @@ SEAM_HEADINGS = {
     "penalty": "Penalties",
     "exam": "Kinds",
     "editor": "Editors",
+    "merger": "Mergers",
     "respondent": "Respondents",
 }
-KIND_PAGES = ("methods.md", "editing.md", "exams.md", "exams-tasks.md", "respondents.md")
+KIND_PAGES = ("methods.md", "editing.md", "merging.md", "exams.md", "exams-tasks.md", "respondents.md")
 ANYWHERE = {"--help", "-h", "--debug", "--quiet", "--language"}
 
 
@@ -138,6 +140,8 @@ def test_every_kind_has_its_section_with_every_key(seam: str, kind: str) -> None
     common = COMMON.get(seam, {"kind"})  # these have a table of their own
     if seam == "editor":
         common = {*next(one for one in EDITORS if issubclass(config, one)).model_fields}
+    if seam == "merger" and issubclass(config, DeltaConfig):
+        common = {*DeltaConfig.model_fields}
     assert_table_is(documented_keys(body), [config], leave_out=common)
 
 
