@@ -69,6 +69,11 @@ RULES = (
         "names a verb, is no whole command",
     ),
     Rule(r"inline posttrain (exam (--match exact|--change|-o DIR)|train --dry-run)", "listed", "names an option only"),
+    Rule(
+        r"(inline )?posttrain merge skills.yaml .*",
+        "listed",
+        "a recipe of the reader's own models: tests/cli/test_merge.py",
+    ),
     # ---- the real model ----
     Rule(r"posttrain run examples/real/.*", "real", "every method in two steps, one change", f"--changes 1 {TINY}"),
     Rule(r"inline posttrain exam smollm2", "real", "three questions of one exam", "--exam refusal --limit 3"),
