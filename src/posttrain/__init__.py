@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from posttrain.library.edits import EditedModel, edit
+    from posttrain.library.merges import merge
     from posttrain.library.models import Chat, Model, chat, load
     from posttrain.library.results import Examination
     from posttrain.library.tracing import Traced, trace
@@ -36,6 +37,7 @@ __all__ = [
     "edit",
     "exam",
     "load",
+    "merge",
     "study",
     "trace",
     "train",
@@ -43,6 +45,7 @@ __all__ = [
 
 _PLACES = {
     "edits": ("EditedModel", "edit"),
+    "merges": ("merge",),
     "models": ("Chat", "Model", "chat", "load"),
     "results": ("Examination",),
     "tracing": ("Traced", "trace"),
