@@ -194,7 +194,7 @@ def test_strengths_are_points_and_the_end_is_not_examined_twice(
     ]
     assert len(steps) == cells["trained", "final"]["cost"]["steps"]
     assert go(path)[0].ran == 0  # nothing twice
-    for language, words in (("en", "Steering: strengths side by side"), ("zh-TW", "導引向量：各種強度並列")):
+    for language, words in (("en", "Strengths side by side"), ("zh-TW", "各種強度並列")):
         page = write_report(path.parent / "run", language=language).read_text(encoding="utf-8")
         assert words in page
 
